@@ -1,0 +1,105 @@
+"""
+shockproof: asyncio-native resilience for trading systems.
+
+Names are loaded when first used: importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shockproof.calls.blocks import AttemptBlock as AttemptBlock
+    from shockproof.calls.blocks import Attempts as Attempts
+    from shockproof.calls.blocks import Guard as Guard
+    from shockproof.calls.handle import Handle as Handle
+    from shockproof.calls.history_of_attempts import attempts_of as attempts_of
+    from shockproof.decorators import get_error_recovery_service as get_error_recovery_service
+    from shockproof.decorators import set_error_recovery_service as set_error_recovery_service
+    from shockproof.decorators import with_error_recovery as with_error_recovery
+    from shockproof.memory.registered_types import register_type as register_type
+    from shockproof.memory.secrets import Redacted as Redacted
+    from shockproof.memory.secrets import SecretNotSavedWarning as SecretNotSavedWarning
+    from shockproof.service import ErrorRecoveryService as ErrorRecoveryService
+    from shockproof.settings import ErrorLogOptions as ErrorLogOptions
+    from shockproof.vocabulary.clock import Clock as Clock
+    from shockproof.vocabulary.errors import AttemptTimeoutError as AttemptTimeoutError
+    from shockproof.vocabulary.errors import CallRejectedError as CallRejectedError
+    from shockproof.vocabulary.errors import CircuitOpenError as CircuitOpenError
+    from shockproof.vocabulary.errors import DeadlineExceededError as DeadlineExceededError
+    from shockproof.vocabulary.errors import ShockproofError as ShockproofError
+    from shockproof.vocabulary.errors import StateNotSavedError as StateNotSavedError
+    from shockproof.vocabulary.errors import StateVersionError as StateVersionError
+    from shockproof.vocabulary.events import AttemptFailed as AttemptFailed
+    from shockproof.vocabulary.events import CallFailed as CallFailed
+    from shockproof.vocabulary.events import CallRejected as CallRejected
+    from shockproof.vocabulary.events import CircuitClosed as CircuitClosed
+    from shockproof.vocabulary.events import CircuitHalfOpened as CircuitHalfOpened
+    from shockproof.vocabulary.events import CircuitOpened as CircuitOpened
+    from shockproof.vocabulary.events import Event as Event
+    from shockproof.vocabulary.events import FallbackAnswered as FallbackAnswered
+    from shockproof.vocabulary.events import RetryScheduled as RetryScheduled
+    from shockproof.vocabulary.models import ErrorRecord as ErrorRecord
+    from shockproof.vocabulary.models import SystemState as SystemState
+    from shockproof.vocabulary.outcomes import Attempt as Attempt
+    from shockproof.vocabulary.outcomes import CallInfo as CallInfo
+    from shockproof.vocabulary.outcomes import Outcome as Outcome
+    from shockproof.vocabulary.outcomes import Verdict as Verdict
+    from shockproof.vocabulary.statuses import ErrorSeverity as ErrorSeverity
+    from shockproof.vocabulary.statuses import ServiceStatus as ServiceStatus
+
+_HOMES = {
+    "calls.blocks": ("AttemptBlock", "Attempts", "Guard"),
+    "calls.handle": ("Handle",),
+    "calls.history_of_attempts": ("attempts_of",),
+    "decorators": ("get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"),
+    "memory.registered_types": ("register_type",),
+    "memory.secrets": ("Redacted", "SecretNotSavedWarning"),
+    "service": ("ErrorRecoveryService",),
+    "settings": ("ErrorLogOptions",),
+    "vocabulary.clock": ("Clock",),
+    "vocabulary.errors": (
+        "AttemptTimeoutError",
+        "CallRejectedError",
+        "CircuitOpenError",
+        "DeadlineExceededError",
+        "ShockproofError",
+        "StateNotSavedError",
+        "StateVersionError",
+    ),
+    "vocabulary.events": (
+        "AttemptFailed",
+        "CallFailed",
+        "CallRejected",
+        "CircuitClosed",
+        "CircuitHalfOpened",
+        "CircuitOpened",
+        "Event",
+        "FallbackAnswered",
+        "RetryScheduled",
+    ),
+    "vocabulary.models": ("ErrorRecord", "SystemState"),
+    "vocabulary.outcomes": ("Attempt", "CallInfo", "Outcome", "Verdict"),
+    "vocabulary.statuses": ("ErrorSeverity", "ServiceStatus"),
+}
+_HOME_OF = {name: f"shockproof.{home}" for home, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:  # checkers read the imports above
+    __all__ = [*_HOME_OF]  # noqa: PLE0604 - they are strings, from the one table above
+__version__ = "0.1.0"
+
+logging.getLogger("shockproof").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'shockproof' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

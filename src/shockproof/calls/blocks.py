@@ -1,0 +1,223 @@
+"""
+The policies around a block: once (`Guard`), or repeated (`Attempts`).
+
+A block may be entered in one task and left in another; its timer belongs to the task that entered,
+and left elsewhere it is only disarmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import NoReturn, Self
+
+from shockproof.calls.executor import failure_of
+from shockproof.calls.ongoing_call import OngoingCall
+from shockproof.calls.plan import Plan
+from shockproof.calls.timer import Timer
+from shockproof.policies.circuit_breaker import Ticket
+
+__all__ = ["AttemptBlock", "Attempts", "Guard"]
+
+
+class _Block:
+    """One attempt, written as a block: what is taken at the entry is given back at the exit."""
+
+    __slots__ = ("_call", "_started", "_ticket", "_timer")
+
+    def __init__(self, call: OngoingCall) -> None:
+        self._call = call
+        self._ticket: Ticket | None = None
+        self._timer: Timer | None = None
+        self._started = 0.0
+
+    def _enter(self) -> None:
+        ticket = self._call.admit()
+        try:
+            limit = self._call.time_limit()
+            self._started = self._call.plan.stopwatch()
+            self._timer = None if limit is None else Timer(limit)
+        except BaseException:
+            ticket.released()
+            raise
+        self._ticket = ticket
+
+    def _leave(self, error: BaseException | None) -> float | None:
+        """
+        The block ended: seconds until it is repeated, or None when it is over.
+
+        Raises:
+            AttemptTimeoutError, DeadlineExceededError: in place of the cancellation that ended it.
+        """
+        ticket, timer, call = self._ticket, self._timer, self._call
+        if ticket is None:
+            raise RuntimeError("this block was never entered, or is left a second time")
+        self._ticket = self._timer = None
+        if error is None:
+            if timer is not None:
+                timer.stop()
+            call.succeeded(ticket)
+            return None
+        if not call.function_name:
+            call.function_name = _name_of_block(error)
+        failure = failure_of(call.plan, error, ticket, self._started, timer)
+        if failure is None:
+            return None
+        try:
+            delay = call.after(failure)
+            if delay is None and failure.error is not None and failure.error is not error:
+                raise failure.error
+            return delay
+        finally:
+            failure = None  # the traceback holds this frame: no cycle
+
+
+class Guard(_Block):
+    """The policies of a handle around one block, except retry and fallback."""
+
+    __slots__ = ("_entered",)
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(OngoingCall(plan, "", repeats=False))
+        self._entered = False
+
+    async def __aenter__(self) -> Self:
+        """
+        Enter the block.
+
+        Raises:
+            CircuitOpenError: the circuit refuses.
+            RuntimeError: this guard was entered before; make a fresh one with ``guard()``.
+        """
+        if self._entered:
+            raise RuntimeError("a guard is for one block: call guard() anew for each entry")
+        self._entered = True
+        self._call.start_deadline()
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._leave(error)
+        finally:
+            self._call.close()
+
+
+class Attempts:
+    """
+    The repetitions of one block: ``async for attempt in ...: async with attempt: ...``.
+
+    A block that ends without an error ends the loop; so does ``break``, ``return``, or an error
+    that is not repeated, which is raised unchanged.
+    """
+
+    __slots__ = ("_current", "_delay", "_over", "_plan")
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._current: AttemptBlock | None = None
+        self._delay: float | None = None
+        self._over = False
+
+    def __aiter__(self) -> Self:
+        if self._current is not None:
+            raise RuntimeError("this loop has run before: call attempts() anew for each loop")
+        return self
+
+    async def __anext__(self) -> AttemptBlock:
+        """
+        The next attempt, after the wait that is due before it.
+
+        Raises:
+            CircuitOpenError: the circuit refuses before the first attempt.
+            Exception: it refuses before a later one: the last attempt's own error.
+        """
+        if self._current is None:
+            call = OngoingCall(self._plan, "")
+            call.start_deadline()
+            self._current = AttemptBlock(call, self)
+            return self._current
+        if not self._current.was_left:
+            raise RuntimeError("each attempt must be entered: `async with attempt:` inside the loop")
+        call = self._current.call
+        if self._over or self._delay is None:
+            raise StopAsyncIteration
+        try:
+            if self._delay > 0:
+                await self._plan.runtime.clock.sleep(self._delay)
+            else:
+                await asyncio.sleep(0)
+        except BaseException:
+            call.close()
+            raise
+        self._current = AttemptBlock(call, self)
+        return self._current
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError("attempts() waits between attempts: write `async for attempt in ...attempts():`")
+
+    def ended(self, delay: float | None) -> None:
+        """Told by a block that it is over, and whether another follows."""
+        self._delay = delay
+        self._over = delay is None
+
+
+class AttemptBlock(_Block):
+    """One attempt of `Attempts`."""
+
+    __slots__ = ("_loop", "was_left")
+
+    def __init__(self, call: OngoingCall, loop: Attempts) -> None:
+        super().__init__(call)
+        self._loop: Attempts | None = loop
+        self.was_left = False
+
+    @property
+    def call(self) -> OngoingCall:
+        """The call this attempt belongs to."""
+        return self._call
+
+    @property
+    def number(self) -> int:
+        """1 for the first attempt."""
+        return self._call.number
+
+    async def __aenter__(self) -> Self:
+        """
+        Enter the attempt.
+
+        Raises:
+            CircuitOpenError: the circuit refuses the first attempt.
+            Exception: it refuses a later one: the last attempt's own error.
+        """
+        if self.was_left or self._ticket is not None:
+            raise RuntimeError("an attempt is entered once; the loop gives the next one")
+        try:
+            self._enter()
+        except BaseException:
+            self._call.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.was_left = True
+        delay: float | None = None
+        try:
+            delay = self._leave(error)
+        finally:
+            loop, self._loop = self._loop, None  # each knows the other only while it runs: no cycle
+            if loop is not None:
+                loop.ended(delay)
+            if delay is None:
+                self._call.close()
+        return delay is not None
+
+
+def _name_of_block(error: BaseException) -> str:
+    """The function that holds the block: the outermost frame of the error's traceback."""
+    trace = error.__traceback__
+    return trace.tb_frame.f_code.co_name if trace is not None else "block"

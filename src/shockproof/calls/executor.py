@@ -1,0 +1,200 @@
+"""
+The one place that awaits: it runs attempts, waits between them, and asks the stand-ins.
+
+The order, outermost first: fallback, deadline, retry, circuit breaker, attempt timeout, the call.
+A healthy call does not come here at all; its first failure does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from shockproof.calls.callables import name_of
+from shockproof.calls.ongoing_call import Failure, OngoingCall, timeout_error
+from shockproof.calls.plan import Plan
+from shockproof.calls.threads import NotStartedError
+from shockproof.calls.timer import Timer
+from shockproof.policies.circuit_breaker import Ticket
+from shockproof.vocabulary.events import FallbackAnswered
+from shockproof.vocabulary.statuses import ErrorSeverity
+
+__all__ = ["execute", "failure_of"]
+
+
+def failure_of(
+    plan: Plan, error: BaseException, ticket: Ticket, started: float, timer: Timer | None
+) -> Failure | None:
+    """
+    What *error* means for the attempt it ended; None when it must pass untouched.
+
+    That is the caller's cancellation, and whatever else is no ``Exception``: the ticket is given
+    back, and nothing is counted.
+    """
+    duration = max(0.0, plan.stopwatch() - started)
+    ended_by_us = timer is not None and timer.stop()
+    failure = Failure(ticket, started, duration)
+    if isinstance(error, asyncio.CancelledError):
+        if not ended_by_us or timer is None:
+            ticket.released()
+            return None
+        failure.error = timeout_error(plan, timer)
+        failure.error.__cause__ = error  # its traceback shows where the attempt hung
+        failure.stalled = timer.stalled
+    elif isinstance(error, Exception):
+        failure.error = error
+    else:
+        ticket.released()
+        return None
+    return failure
+
+
+async def execute(
+    plan: Plan,
+    fn: Callable[..., Any],  # Any: the user's function
+    args: tuple[Any, ...],  # Any: its arguments
+    kwargs: dict[str, Any],  # Any: its arguments
+    failure: Failure | None = None,
+) -> Any:  # Any: its result
+    """
+    A call through all policies; with *failure*, one whose first attempt has just failed.
+
+    Raises the last error unchanged, or the last stand-in's with the call's own as its cause. The
+    caller's cancellation passes at once, at every await.
+    """
+    if not plan.prepared:
+        plan.prepare()
+    call = OngoingCall(plan, name_of(fn), started=None if failure is None else failure.started)
+    primary: Exception | None = None
+    try:
+        try:
+            result, failed = await _attempts(call, fn, args, kwargs, failure)
+        except Exception as error:
+            if not (plan.fallbacks and call.can_fall_back):
+                raise
+            primary = error
+        else:
+            if not (failed and plan.fallbacks and call.can_fall_back):
+                return result
+        return await _stand_in(call, args, kwargs, primary)
+    finally:
+        call.close()
+        primary = failure = None  # the traceback holds this frame: no cycle
+
+
+async def _attempts(
+    call: OngoingCall,
+    fn: Callable[..., Any],  # Any: the user's function
+    args: tuple[Any, ...],  # Any: its arguments
+    kwargs: dict[str, Any],  # Any: its arguments
+    failure: Failure | None,
+) -> tuple[Any, bool]:  # Any: its result; and whether that was judged a failure
+    try:
+        while True:
+            if failure is None:
+                result, failure = await _attempt(call, fn, args, kwargs)
+                if failure is None:
+                    return result, False
+            delay = call.after(failure)
+            if delay is None:
+                if failure.error is not None:
+                    raise failure.error
+                return failure.result, True
+            failure = None
+            if delay > 0:
+                await call.plan.runtime.clock.sleep(delay)
+            else:
+                await asyncio.sleep(0)  # a retry loop without waits must not starve the event loop
+    finally:
+        failure = None  # the traceback holds this frame: no cycle
+
+
+async def _attempt(
+    call: OngoingCall,
+    fn: Callable[..., Any],  # Any: the user's function
+    args: tuple[Any, ...],  # Any: its arguments
+    kwargs: dict[str, Any],  # Any: its arguments
+) -> tuple[Any, Failure | None]:  # Any: its result
+    plan = call.plan
+    ticket = call.admit()
+    try:
+        awaitable = plan.awaitable(fn, args, kwargs)
+    except BaseException:  # wrong arguments: raised at once, and no verdict on the service
+        ticket.released()
+        raise
+    limit = call.time_limit()
+    started = plan.stopwatch()
+    timer = None if limit is None else Timer(limit)
+    try:
+        result = await awaitable
+    except NotStartedError as refused:
+        if timer is not None:
+            timer.stop()
+        ticket.released()
+        raise refused.error from None
+    except BaseException as error:
+        failure = failure_of(plan, error, ticket, started, timer)
+        if failure is None:
+            raise
+        try:
+            return None, failure
+        finally:
+            del failure  # the error's traceback holds this frame: no cycle
+    if timer is not None:
+        timer.stop()
+    if plan.judges_results:
+        verdict = plan.classifier.of_result(result, call.info())
+        if verdict is not None:
+            failure = Failure(ticket, started, max(0.0, plan.stopwatch() - started))
+            failure.result, failure.verdict = result, verdict
+            return None, failure
+    call.succeeded(ticket)
+    return result, None
+
+
+async def _stand_in(
+    call: OngoingCall,
+    args: tuple[Any, ...],  # Any: the call's arguments
+    kwargs: dict[str, Any],  # Any: the call's arguments
+    primary: Exception | None,
+) -> Any:  # Any: what the stand-in returns
+    plan, state = call.plan, call.plan.state
+    last: Exception | None = None
+    try:
+        for fallback in plan.fallbacks:
+            try:
+                result = fallback.value
+                if fallback.fn is not None:
+                    fitting, named = fallback.arguments(args, kwargs)
+                    awaitable = plan.awaitable(fallback.fn, fitting, named)
+                    result = await awaitable
+            except Exception as error:  # noqa: BLE001 - a stand-in may fail in any way; the next one is asked
+                last = error.error if isinstance(error, NotStartedError) else error
+                plan.runtime.recorder.record(
+                    last,
+                    severity=ErrorSeverity.CRITICAL if state.critical else ErrorSeverity.HIGH,
+                    service_name=state.name,
+                    function_name=fallback.name,
+                    retry_count=0,
+                    now=plan.runtime.clock.monotonic(),
+                )
+                continue
+            state.answered_by_fallback()
+            if plan.runtime.listeners:
+                plan.runtime.listeners.publish(
+                    FallbackAnswered(
+                        service_name=state.name,
+                        at=plan.runtime.clock.time(),
+                        function_name=fallback.name,
+                        error_type=type(primary).__name__,
+                    )
+                )
+            return result
+        state.failed_for_good()
+        assert last is not None
+        if last is primary:
+            raise last
+        raise last from primary
+    finally:
+        last = primary = None  # the traceback holds this frame: no cycle

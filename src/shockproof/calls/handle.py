@@ -1,0 +1,150 @@
+"""
+A handle: one service with the options of one way to use it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
+
+from shockproof.calls.blocks import Attempts, Guard
+from shockproof.calls.callables import check_callable, has_coroutine_code
+from shockproof.calls.executor import execute, failure_of
+from shockproof.calls.options import HandleOptions, check_options
+from shockproof.calls.plan import Plan
+from shockproof.calls.timer import Timer
+from shockproof.calls.wrap import wrap
+from shockproof.vocabulary.statuses import ServiceStatus
+
+__all__ = ["Handle"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SERVICE_MARK = "__shockproof_service__"
+
+
+class Handle:
+    """
+    Calls one service, as an awaited call, a decorator, or a block.
+
+    Safe to share between tasks, threads and loops. Several handles on one name share the circuit,
+    the health and the counts; retry, time limits and fallback are each handle's own.
+    """
+
+    __slots__ = ("plan",)
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    @property
+    def service_name(self) -> str:
+        """The name of the service."""
+        return self.plan.state.name
+
+    @property
+    def status(self) -> ServiceStatus:
+        """How the service is doing now."""
+        return self.plan.state.status_at(self.plan.runtime.clock.monotonic())
+
+    @overload
+    async def call(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """
+        Call *fn* with the arguments, through all policies of this handle.
+
+        A plain function runs in a thread of the service's own; an awaitable result is awaited.
+
+        Raises:
+            CircuitOpenError: the circuit is open, and no fallback answered.
+            AttemptTimeoutError, DeadlineExceededError: it took too long.
+            Exception: the last attempt's own error, unchanged; see `attempts_of`.
+
+        The caller's cancellation passes at once and counts nowhere.
+        """  # Any: see the overloads
+        # The same healthy path as in wrap.py: a shared body would cost every call one more frame.
+        plan = self.plan
+        ticket = plan.circuit.closed
+        if ticket is None or plan.judges_results or not has_coroutine_code(fn):
+            check_callable(fn)
+            refusal = plan.refusal()
+            if refusal is not None:
+                raise refusal
+            return await execute(plan, fn, args, kwargs)
+        coroutine = fn(*args, **kwargs)
+        started = plan.stopwatch()
+        timer = None if plan.limit is None else Timer(plan.limit)
+        try:
+            result = await coroutine
+        except BaseException as error:
+            failure = failure_of(plan, error, ticket, started, timer)
+            if failure is None:
+                raise
+        else:
+            if timer is not None:
+                timer.stop()
+            plan.state.successes += 1
+            if plan.state.stirred:
+                plan.state.settle(ticket, plan.runtime.clock.monotonic())
+            return result
+        try:
+            return await execute(plan, fn, args, kwargs, failure)
+        finally:
+            failure = None  # the traceback holds this frame: no cycle
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """
+        Decorate *fn*: its signature, name and docstring stay; a plain function becomes a coroutine function.
+
+        Raises:
+            TypeError: *fn* cannot be guarded: a coroutine object, a generator, a classmethod object.
+        """  # Any: see the overloads
+        if getattr(fn, _SERVICE_MARK, None) == self.service_name:
+            warnings.warn(
+                f"{getattr(fn, '__name__', fn)!r} is already guarded by service {self.service_name!r}: "
+                "retries inside retries on one service; decorate it once",
+                stacklevel=2,
+            )
+        wrapped = wrap(self.plan, fn)
+        if not isinstance(wrapped, staticmethod):
+            setattr(wrapped, _SERVICE_MARK, self.service_name)
+        return wrapped
+
+    def using(self, **options: Unpack[HandleOptions]) -> Handle:
+        """
+        A handle on the same service with other options; what is not named stays as it is here.
+
+        Raises:
+            TypeError, ValueError: an unknown option, or a value that is not allowed.
+        """
+        checked, _ = check_options(options, handle_only=True)
+        return Handle(Plan({**self.plan.options, **checked}).bind(self.plan.runtime, self.plan.state))
+
+    def guard(self) -> Guard:
+        """
+        A block under the breaker, the time limits, the health and the error log; nothing is repeated.
+
+        ``async with handle.guard(): ...``; each entry needs a fresh ``guard()``.
+        """
+        return Guard(self.plan)
+
+    def attempts(self) -> Attempts:
+        """
+        A block that is repeated: ``async for attempt in handle.attempts(): async with attempt: ...``.
+
+        Everything but the fallback applies.
+        """
+        return Attempts(self.plan)
+
+    def __repr__(self) -> str:
+        shown = "".join(f", {name}={value!r}" for name, value in self.plan.options.items())
+        return f"<Handle on {self.service_name!r}{shown}>"

@@ -1,0 +1,339 @@
+"""
+One call on its way: the attempts so far, what is left of the deadline, and what follows a failure.
+
+Everything here is synchronous. The executor and the blocks ask, and then wait as they are told.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from typing import Final
+
+from shockproof.calls.history_of_attempts import attach, describe
+from shockproof.calls.plan import Plan
+from shockproof.calls.timer import Timer
+from shockproof.policies.circuit_breaker import Ticket
+from shockproof.policies.retry import Decision, leaves
+from shockproof.vocabulary.errors import (
+    AttemptTimeoutError,
+    CallRejectedError,
+    DeadlineExceededError,
+)
+from shockproof.vocabulary.events import AttemptFailed, CallFailed, RetryScheduled
+from shockproof.vocabulary.outcomes import Attempt, CallInfo, Outcome, Verdict
+from shockproof.vocabulary.statuses import ErrorSeverity
+
+__all__ = ["Failure", "OngoingCall", "UnwantedResultError", "timeout_error"]
+
+
+class UnwantedResultError(Exception):
+    """Stands in the records for a result that was judged a failure; it is never raised."""
+
+
+class Failure:
+    """How one attempt ended, if not well: with an error, or with a result that may be unwanted."""
+
+    __slots__ = ("duration", "error", "result", "stalled", "started", "ticket", "verdict")
+
+    def __init__(self, ticket: Ticket, started: float, duration: float) -> None:
+        self.ticket = ticket
+        self.started = started
+        self.duration = duration
+        self.error: Exception | None = None
+        self.result: object = None
+        self.verdict: Verdict | None = None
+        self.stalled = False
+
+
+class _PassThrough:
+    """The ticket of a risk-reducing call through an open circuit: it decides nothing."""
+
+    def succeeded(self, now: float) -> None:
+        pass
+
+    def failed(self, now: float, cause: str) -> None:
+        pass
+
+    def released(self) -> None:
+        pass
+
+
+_PASS_THROUGH: Final = _PassThrough()
+
+
+class _RunningRetry:
+    """Marks everything inside a repeated attempt; `ended` for tasks that outlive it."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False
+
+
+_running_retry: ContextVar[_RunningRetry | None] = ContextVar("shockproof_running_retry", default=None)
+
+
+def timeout_error(plan: Plan, timer: Timer) -> Exception:
+    """The error that stands for an attempt which *timer* ended."""
+    plan.state.timeouts += 1
+    if plan.deadline is not None and (plan.timeout is None or timer.seconds < plan.timeout):
+        return DeadlineExceededError(plan.state.name, plan.deadline)
+    return AttemptTimeoutError(plan.state.name, timer.seconds)
+
+
+class OngoingCall:
+    """The bookkeeping of one call from its first attempt to its end."""
+
+    __slots__ = (
+        "_attempts",
+        "_deadline_at",
+        "_last_error",
+        "_mark",
+        "_mark_token",
+        "_previous_delay",
+        "can_fall_back",
+        "function_name",
+        "plan",
+        "repeats",
+    )
+
+    def __init__(
+        self, plan: Plan, function_name: str, *, started: float | None = None, repeats: bool = True
+    ) -> None:
+        self.plan = plan
+        self.function_name = function_name
+        self.repeats = repeats
+        """Whether this way of calling repeats attempts at all; a guard does not."""
+        self.can_fall_back = False
+        """Whether the call ended in a way that a stand-in may answer for."""
+        self._attempts: list[Attempt] = []
+        self._previous_delay = 0.0
+        self._last_error: Exception | None = None
+        self._mark: _RunningRetry | None = None
+        self._mark_token: Token[_RunningRetry | None] | None = None
+        self._deadline_at: float | None = None
+        if plan.deadline is not None:
+            begun = plan.runtime.clock.monotonic() if started is None else started
+            self._deadline_at = begun + plan.deadline
+
+    def start_deadline(self) -> None:
+        """The deadline counts from now on; for a block that is from its first entry."""
+        if self.plan.deadline is not None:
+            self._deadline_at = self.plan.runtime.clock.monotonic() + self.plan.deadline
+
+    @property
+    def number(self) -> int:
+        """The number of the attempt that is due or in flight; 1 for the first."""
+        return len(self._attempts) + 1
+
+    def info(self) -> CallInfo:
+        """What `classify` is told about the attempt in flight."""
+        return CallInfo(self.plan.state.name, self.function_name, self.number, self.plan.effect)
+
+    # -- before an attempt ---------------------------------------------------------------------
+
+    def admit(self) -> Ticket:
+        """
+        A ticket for the next attempt.
+
+        Raises:
+            CircuitOpenError: the circuit refuses, and there was no attempt yet.
+            Exception: the circuit refuses, or the deadline passed: the last attempt's own error.
+        """
+        plan = self.plan
+        if not plan.prepared:
+            plan.prepare()
+        now = plan.runtime.clock.monotonic()
+        circuit = plan.state.circuit
+        last = self._last_error
+        if last is not None and self._deadline_at is not None and now >= self._deadline_at:
+            self.can_fall_back = True
+            self._end(last, "the deadline passed before another attempt")
+            raise last
+        lease = plan.state.probe_lease
+        ticket = circuit.admit(now, lease=plan.limit if lease is None else lease)
+        if ticket is not None:
+            return ticket
+        if plan.risk_reducing:
+            return _PASS_THROUGH
+        self.can_fall_back = True
+        if last is not None:
+            self._end(last, "the circuit opened")
+            raise last
+        raise plan.refused(now)
+
+    def time_limit(self) -> float | None:
+        """Seconds the next attempt may take, or None for no limit."""
+        limit = self.plan.timeout
+        if self._deadline_at is not None:
+            left = max(0.0, self._deadline_at - self.plan.runtime.clock.monotonic())
+            limit = left if limit is None else min(limit, left)
+        return limit
+
+    # -- after an attempt ----------------------------------------------------------------------
+
+    def succeeded(self, ticket: Ticket) -> None:
+        """The attempt succeeded."""
+        plan = self.plan
+        plan.state.successes += 1
+        # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
+        if plan.state.stirred or ticket is not plan.state.circuit.closed:
+            plan.state.settle(ticket, plan.runtime.clock.monotonic())
+
+    def after(self, failure: Failure) -> float | None:
+        """
+        Judge how an attempt ended: seconds until the next one, or None when there is none.
+
+        Told to the circuit, recorded, and attached to the error here and nowhere else.
+        """
+        plan, state = self.plan, self.plan.state
+        error = failure.error
+        verdict = failure.verdict
+        if verdict is None:
+            assert error is not None
+            verdict = plan.classifier.of_error(error, self.info())
+        if verdict.outcome is Outcome.NEUTRAL:
+            failure.ticket.released()
+            self.can_fall_back = error is not None and all(
+                isinstance(leaf, CallRejectedError) for leaf in leaves(error)
+            )
+            return None
+        if verdict.outcome is Outcome.SUCCESS:  # the user's classify knows better
+            self.succeeded(failure.ticket)
+            return None
+        now = plan.runtime.clock.monotonic()
+        shown = error if error is not None else _unwanted(failure.result)
+        error_type, message = describe(shown)
+        state.failures += 1
+        if failure.stalled:
+            failure.ticket.released()  # our own loop stood still: no verdict on the other side
+        else:
+            failure.ticket.failed(now, f"{error_type}: {message}")
+        state.stirred = True
+        decision = self._decide(error, verdict, now)
+        self._record(shown, verdict, decision, now)
+        self._attempts.append(
+            Attempt(
+                number=self.number,
+                error_type=error_type,
+                error_message=message,
+                started_at=plan.runtime.clock.time() - failure.duration,
+                duration=failure.duration,
+                delay=decision.delay,
+                outcome=verdict.outcome,
+            )
+        )
+        if plan.runtime.listeners:
+            self._tell(decision, verdict, failure.duration)
+        if decision.delay is None:
+            self.can_fall_back = verdict.outcome is not Outcome.UNKNOWN
+            self._end(error, decision.reason)
+            return None
+        state.retries += 1
+        self._previous_delay = decision.delay
+        self._last_error = shown if error is None else error
+        self._mark_running()
+        return decision.delay
+
+    def _decide(self, error: Exception | None, verdict: Verdict, now: float) -> Decision:
+        plan = self.plan
+        if verdict.outcome is Outcome.UNKNOWN:
+            return Decision(None, "its outcome is unknown: it may have happened at the other side")
+        if not self.repeats:
+            return Decision(None, "")
+        decision = plan.retry.after_failure(
+            error,
+            retries=len(self._attempts),
+            previous_delay=self._previous_delay,
+            retry_after=verdict.retry_after,
+            remaining=None if self._deadline_at is None else self._deadline_at - now,
+        )
+        if decision.delay is None:
+            return decision
+        around = _running_retry.get()
+        if around is not None and around is not self._mark and not around.ended:
+            return Decision(None, "a retry around it is already running, and layers do not multiply")
+        if plan.state.circuit.state(now) == "open" and not plan.risk_reducing:
+            return Decision(None, "the circuit opened")
+        return decision
+
+    def _record(self, shown: Exception, verdict: Verdict, decision: Decision, now: float) -> None:
+        if verdict.outcome is Outcome.UNKNOWN or self.plan.state.critical:
+            severity = ErrorSeverity.CRITICAL
+        else:
+            severity = ErrorSeverity.MEDIUM if decision.delay is not None else ErrorSeverity.HIGH
+        self.plan.runtime.recorder.record(
+            shown,
+            severity=severity,
+            service_name=self.plan.state.name,
+            function_name=self.function_name,
+            retry_count=len(self._attempts),
+            now=now,
+        )
+
+    def _tell(self, decision: Decision, verdict: Verdict, duration: float) -> None:
+        publish, name = self.plan.runtime.listeners.publish, self.plan.state.name
+        at, last = self.plan.runtime.clock.time(), self._attempts[-1]
+        publish(
+            AttemptFailed(
+                service_name=name,
+                at=at,
+                function_name=self.function_name,
+                attempt=last.number,
+                error_type=last.error_type,
+                error_message=last.error_message,
+                outcome=verdict.outcome,
+                duration=duration,
+            )
+        )
+        if decision.delay is not None:
+            publish(
+                RetryScheduled(
+                    service_name=name,
+                    at=at,
+                    function_name=self.function_name,
+                    attempt=last.number + 1,
+                    delay=decision.delay,
+                )
+            )
+
+    def _end(self, error: Exception | None, reason: str) -> None:
+        plan = self.plan
+        if not plan.fallbacks or not self.can_fall_back:
+            plan.state.failed_for_good()
+        if error is not None:
+            attach(error, plan.state.name, self._attempts, reason)
+        if plan.runtime.listeners:
+            last = self._attempts[-1]
+            plan.runtime.listeners.publish(
+                CallFailed(
+                    service_name=plan.state.name,
+                    at=plan.runtime.clock.time(),
+                    function_name=self.function_name,
+                    attempts=len(self._attempts),
+                    error_type=last.error_type,
+                    reason=reason,
+                )
+            )
+
+    # -- the fuse: retries inside retries --------------------------------------------------------
+
+    def _mark_running(self) -> None:
+        if self._mark is None:
+            self._mark = _RunningRetry()
+            self._mark_token = _running_retry.set(self._mark)
+
+    def close(self) -> None:
+        """The call is over, however it ended."""
+        self._last_error = None  # its traceback leads back here: no cycle
+        if self._mark is not None and self._mark_token is not None:
+            self._mark.ended = True
+            try:
+                _running_retry.reset(self._mark_token)
+            except ValueError:
+                pass  # a block that is left in another task than it was entered in
+            self._mark = self._mark_token = None
+
+
+def _unwanted(result: object) -> UnwantedResultError:
+    return UnwantedResultError(f"a result of type {type(result).__name__} was judged a failure")

@@ -1,0 +1,186 @@
+"""
+The options of a handle: their names, their defaults, and the check of each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypedDict
+
+from shockproof.memory.registry import SERVICE_OPTIONS
+from shockproof.policies.backoff import JITTERS, Jitter
+from shockproof.policies.classification import Classify, ResultCheck
+from shockproof.policies.retry import RetryOn
+from shockproof.vocabulary.arguments import Seconds, at_least, seconds, whole_number
+from shockproof.vocabulary.outcomes import CallEffect
+
+__all__ = ["HANDLE_OPTIONS", "HandleOptions", "ServiceOptions", "calling_place", "check_options"]
+
+
+class HandleOptions(TypedDict, total=False):
+    """What may differ between two functions on one service. Seconds are floats or timedeltas."""
+
+    max_retries: int | None
+    """Retries after the first call. Default and None: the service's (3)."""
+    base_delay: Seconds
+    """Seconds before the first retry. Default: the service's (1.0)."""
+    max_delay: Seconds
+    """The longest wait. Default: the service's (60.0)."""
+    backoff_factor: float
+    """What each wait is multiplied by, at least 1. Default: the service's (2.0)."""
+    jitter: Jitter
+    """``"none"`` (default), ``"full"`` (recommended), ``"equal"`` or ``"decorrelated"``."""
+    retry_on: RetryOn
+    """Which errors are repeated: types or a predicate. Default: every ``Exception``."""
+    retry_if_result: ResultCheck | None
+    """A result for which this is true counts as a failure. Default: none does."""
+    timeout: Seconds | None
+    """Seconds one attempt may take. Default: no limit."""
+    deadline: Seconds | None
+    """Seconds all attempts and waits may take together. Default: no limit."""
+    effect: CallEffect
+    """``"read"`` (default), ``"idempotent"``, or ``"unsafe"``: never repeated blindly."""
+    risk_reducing: bool
+    """Cancels and closes: they pass an open circuit. Default: False."""
+    classify: Classify | None
+    """``(error_or_result, call) -> Verdict | None``; None leaves it to the rules."""
+    fallback: Any  # Any: a callable, a value, or a list of those
+    """What answers when the call failed for good: a function, a value, or a list that makes a chain."""
+
+
+class ServiceOptions(HandleOptions, total=False):
+    """The handle's options and those that belong to the service: one value for its name."""
+
+    circuit_threshold: int | None
+    """Failed attempts in a row that open the circuit; None: never. Default: the service's (5)."""
+    circuit_timeout: Seconds
+    """Seconds it stays open. Default: the service's (60.0)."""
+    half_open_probes: int
+    """Most probes in flight, and the successes that close it. Default: 1."""
+    probe_lease: Seconds | None
+    """Seconds after which a silent probe loses its place. Default: the timeout, else circuit_timeout."""
+    critical: bool
+    """Its errors are recorded as CRITICAL. Default: False."""
+    health_check: Callable[[], Awaitable[object]] | Callable[[], object] | None
+    """Called every `check_every` seconds; an exception or False is a failure. Default: none."""
+    check_every: Seconds
+    """Seconds between two health checks. Default: 30.0."""
+
+
+def _choice(*allowed: str) -> Callable[[str, object], object]:
+    def check(name: str, value: object) -> object:
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        return value
+
+    return check
+
+
+def _optional(check: Callable[[str, object], object]) -> Callable[[str, object], object]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _positive(name: str, value: object) -> float:
+    return seconds(name, value, more_than=0)
+
+
+def _boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _function(name: str, value: object) -> object:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r}")
+    return value
+
+
+def _retry_on(name: str, value: object) -> object:
+    kinds = value if isinstance(value, tuple) else (value,)
+    if all(isinstance(kind, type) for kind in kinds):
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+                raise TypeError(
+                    f"{name} must name Exception types, got {kind!r}; cancellation and exits are never retried"
+                )
+        if not kinds:
+            raise ValueError(f"{name} is empty, so nothing would be retried: say max_retries=0 instead")
+        return value
+    if callable(value):
+        return value
+    raise TypeError(
+        f"{name} must be an exception type, a tuple of them, or a predicate (error) -> bool, got {value!r}"
+    )
+
+
+_CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
+    "max_retries": _optional(lambda name, value: whole_number(name, value, minimum=0)),
+    "base_delay": seconds,
+    "max_delay": seconds,
+    "backoff_factor": lambda name, value: at_least(name, value, 1),
+    "jitter": _choice(*JITTERS),
+    "retry_on": _retry_on,
+    "retry_if_result": _optional(_function),
+    "timeout": _optional(_positive),
+    "deadline": _optional(_positive),
+    "effect": _choice("read", "idempotent", "unsafe"),
+    "risk_reducing": _boolean,
+    "classify": _optional(_function),
+    "fallback": lambda name, value: value,
+    "circuit_threshold": _optional(lambda name, value: whole_number(name, value, minimum=1)),
+    "circuit_timeout": _positive,
+    "half_open_probes": lambda name, value: whole_number(name, value, minimum=1),
+    "probe_lease": _optional(_positive),
+    "critical": _boolean,
+    "health_check": _optional(_function),
+    "check_every": _positive,
+}
+
+HANDLE_OPTIONS: Final = tuple(HandleOptions.__annotations__)
+
+
+def check_options(
+    options: Mapping[str, Any],  # Any: each has a type of its own
+    *,
+    handle_only: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    The handle's part and the service's part of *options*, each value checked and durations as floats.
+
+    Raises:
+        TypeError: an unknown name, or a value of the wrong type.
+        ValueError: a value out of range.
+    """
+    checked: dict[str, Any] = {}  # Any: each has a type of its own
+    for name, value in options.items():
+        if name not in _CHECKS:
+            raise TypeError(f"unknown option {name!r}; there are {', '.join(_CHECKS)}")
+        if handle_only and name in SERVICE_OPTIONS:
+            raise TypeError(f"{name} belongs to the service: give it to recovery.service(...), not here")
+        checked[name] = _CHECKS[name](name, value)
+    timeout, deadline = checked.get("timeout"), checked.get("deadline")
+    if timeout is not None and deadline is not None and timeout > deadline:
+        warnings.warn(
+            f"timeout={timeout:g} is longer than deadline={deadline:g}: no attempt can reach its timeout; "
+            "make the deadline the sum of what the attempts and waits may take",
+            stacklevel=3,
+        )
+    handle = {name: value for name, value in checked.items() if name not in SERVICE_OPTIONS}
+    service = {name: value for name, value in checked.items() if name in SERVICE_OPTIONS}
+    return handle, service
+
+
+_OWN_FILES = str(Path(__file__).parents[1]) + os.sep
+
+
+def calling_place() -> str:
+    """The nearest line outside shockproof, as file:line, to name it in a message."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,218 @@
+"""
+The policies of one handle, as the executor reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any, Final, Self
+
+from shockproof.calls.callables import check_callable, is_async, name_of
+from shockproof.calls.runtime import Runtime
+from shockproof.calls.threads import NotStartedError
+from shockproof.memory.service_state import ServiceState
+from shockproof.policies.backoff import Backoff
+from shockproof.policies.circuit_breaker import Circuit
+from shockproof.policies.classification import Classifier
+from shockproof.policies.retry import RetryRule
+from shockproof.vocabulary.errors import CircuitOpenError
+from shockproof.vocabulary.events import CallRejected
+from shockproof.vocabulary.outcomes import CallEffect
+
+__all__ = ["Fallback", "Plan"]
+
+# Stands in for the service's circuit until the first call on a loop: it is never closed, so that
+# call takes the long way and prepares the plan, and the healthy path needs no test of its own.
+_NOT_PREPARED: Final = Circuit(threshold=None, timeout=float("inf"))
+_NOT_PREPARED.closed = None
+
+
+class Fallback:
+    """One stand-in: a callable that gets the call's arguments if it can bind them, or a value."""
+
+    __slots__ = ("_signature", "fn", "name", "value")
+
+    def __init__(self, stand_in: object) -> None:
+        self.value = stand_in
+        self.fn: Callable[..., Any] | None = None  # Any: any signature
+        self._signature: inspect.Signature | None = None
+        self.name = "value"
+        if inspect.iscoroutine(stand_in) or callable(stand_in):
+            check_callable(stand_in)
+        if callable(stand_in):
+            self.fn = stand_in
+            self.name = name_of(stand_in)
+            try:
+                self._signature = inspect.signature(stand_in)
+            except (TypeError, ValueError):  # some built-ins have none
+                self._signature = None
+
+    def arguments(
+        self,
+        args: tuple[Any, ...],  # Any: the call's arguments
+        kwargs: dict[str, Any],  # Any: the call's arguments
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # Any: the call's arguments
+        """The call's arguments, or none if they do not fit."""
+        if self._signature is not None:
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError:
+                return (), {}
+        return args, kwargs
+
+
+class Plan:
+    """
+    The policies of one handle in the form the executor reads: plain attributes.
+
+    Refreshed in place when the service is configured, so that functions decorated long ago follow.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "backoff",
+        "circuit",
+        "classifier",
+        "deadline",
+        "effect",
+        "fallbacks",
+        "judges_results",
+        "limit",
+        "options",
+        "retry",
+        "risk_reducing",
+        "runtime",
+        "state",
+        "stopwatch",
+        "timeout",
+    )
+
+    runtime: Runtime
+    state: ServiceState
+    stopwatch: Callable[[], float]
+
+    def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
+        self.options = options
+        self.fallbacks: tuple[Fallback, ...] = ()
+        fallback = options.get("fallback")
+        if fallback is not None:
+            chain = fallback if isinstance(fallback, list | tuple) else [fallback]
+            self.fallbacks = tuple(Fallback(one) for one in chain)
+        self.timeout: float | None = options.get("timeout")
+        self.deadline: float | None = options.get("deadline")
+        self.limit = min((x for x in (self.timeout, self.deadline) if x is not None), default=None)
+        """Seconds the first attempt may take."""
+        self.effect: CallEffect = options.get("effect", "read")
+        self.risk_reducing: bool = options.get("risk_reducing", False)
+        self.classifier = Classifier(
+            effect=self.effect,
+            classify=options.get("classify"),
+            retry_if_result=options.get("retry_if_result"),
+        )
+        self.judges_results = self.classifier.looks_at_results
+        self.circuit: Circuit = _NOT_PREPARED
+
+    def bind(self, runtime: Runtime, state: ServiceState) -> Self:
+        """Belong to *runtime* from now on, as a way to call the service of *state*."""
+        self.runtime = runtime
+        self.state = state
+        # The deadline is counted on the clock that decides; a mere duration may use a cheaper one.
+        self.stopwatch = runtime.stopwatch if self.deadline is None else runtime.clock.monotonic
+        self.circuit = _NOT_PREPARED
+        runtime.plans.add(self)
+        self.refresh()
+        return self
+
+    def refresh(self) -> None:
+        """Take over the defaults of the recovery service as they are now."""
+        options = {**self.runtime.defaults, **{k: v for k, v in self.options.items() if v is not None}}
+        self.backoff = Backoff(
+            base_delay=options["base_delay"],
+            max_delay=options["max_delay"],
+            factor=options["backoff_factor"],
+            jitter=options["jitter"],
+            rng=self.runtime.rng,
+        )
+        self.retry = RetryRule(
+            max_retries=options["max_retries"],
+            backoff=self.backoff,
+            retry_on=options.get("retry_on", Exception),
+        )
+
+    @property
+    def prepared(self) -> bool:
+        """Whether a call on the current loop has been seen."""
+        return self.circuit is not _NOT_PREPARED
+
+    def prepare(self) -> None:
+        """
+        The first call on a loop: make sure that it is asyncio's, and start what runs beside calls.
+
+        Raises:
+            RuntimeError: no asyncio event loop is running here (trio, for one, is not supported).
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "shockproof needs a running asyncio event loop: start the program with asyncio.run(...); "
+                "trio is not supported"
+            ) from None
+        self.runtime.on_first_call()
+        self.circuit = self.state.circuit
+
+    def refusal(self) -> CircuitOpenError | None:
+        """
+        The error for a call that an open circuit refuses, counted and told; None if it may go on.
+
+        A call that has somebody to answer for it, or that reduces risk, is for the executor.
+        """
+        if self.fallbacks or self.risk_reducing or self.circuit is _NOT_PREPARED:
+            return None
+        runtime, circuit = self.runtime, self.circuit
+        now = runtime.clock.monotonic()
+        return self.refused(now) if circuit.state(now) == "open" else None
+
+    def refused(self, now: float) -> CircuitOpenError:
+        """Count and tell that the circuit refuses a call, and give the error that says so."""
+        state, runtime = self.state, self.runtime
+        retry_after = state.circuit.retry_after(now)
+        state.rejections += 1
+        if runtime.listeners.active:
+            runtime.listeners.publish(
+                CallRejected(
+                    service_name=state.name,
+                    at=runtime.clock.time(),
+                    policy="circuit_breaker",
+                    retry_after=retry_after,
+                )
+            )
+        return CircuitOpenError(state.name, "circuit_breaker", retry_after, state.circuit.last_error)
+
+    def forget_loop(self) -> None:
+        """The loop has ended: the next call prepares again."""
+        self.circuit = _NOT_PREPARED
+
+    async def start(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a plain *fn* in a thread of the service's own; what it returns is awaited if it can be."""
+        # Any: the function's own arguments and result
+        result = await self.runtime.threads(self.state).run(fn, args, kwargs)
+        if inspect.isawaitable(result):
+            return await result
+        if inspect.isasyncgen(result) or inspect.isgenerator(result):
+            raise NotStartedError(
+                TypeError(
+                    f"{name_of(fn)} returned a generator: it would run unguarded. "
+                    "Return a finished result, or put the loop into attempts()"
+                )
+            )
+        return result
+
+    def awaitable(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Something to await that runs *fn* once; wrong arguments of a coroutine function raise here."""
+        # Any: the function's own arguments and result
+        if is_async(fn):
+            return fn(*args, **kwargs)
+        return self.start(fn, args, kwargs)

@@ -1,0 +1,145 @@
+"""
+Plain functions, run in threads of our own so that they cannot hold the event loop.
+
+Not asyncio's default executor: it is shared with DNS look-ups and joined at exit, so one hung
+broker call would hold both. These threads are daemons, and a busy thread *is* the permit: a call
+that was cancelled keeps its place until its thread really ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from shockproof.memory.service_state import ServiceState
+
+__all__ = ["NotStartedError", "WorkerThreads"]
+
+_IDLE_SECONDS = 10.0
+
+
+class NotStartedError(Exception):
+    """The function refused its arguments: the error is `error`, and nothing of it ran."""
+
+    def __init__(self, error: TypeError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class WorkerThreads:
+    """At most *limit* threads for one service; calls beyond that wait their turn, first in first out."""
+
+    def __init__(self, state: ServiceState, limit: int) -> None:
+        self.limit = limit
+        self._state = state
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._waiting: deque[_Job] = deque()
+        self._idle = 0
+        self._threads = 0
+
+    async def run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """
+        What *fn* returns, or raises.
+
+        Cancelled while it waits, it leaves the queue; cancelled while it runs, its thread is left
+        behind, counted in ``abandoned_threads``, and its result is thrown away.
+
+        Raises:
+            NotStartedError: the arguments do not fit the function.
+        """  # Any: the function's own arguments and result
+        loop = asyncio.get_running_loop()
+        job = _Job(fn, args, kwargs, loop)
+        with self._lock:
+            self._waiting.append(job)
+            if self._idle:
+                self._wake.notify()
+            elif self._threads < self.limit:
+                self._threads += 1
+                threading.Thread(
+                    target=self._work, name=f"shockproof-{self._state.name}", daemon=True
+                ).start()
+        hold_time = getattr(loop, "hold_time", nullcontext)  # a loop with virtual time waits for threads
+        try:
+            with hold_time():
+                await job.done
+        except asyncio.CancelledError:
+            with self._lock:
+                if job in self._waiting:
+                    self._waiting.remove(job)
+                elif not job.ended:
+                    job.abandoned = True
+                    self._state.abandon_thread()
+            raise
+        if job.error is not None:
+            try:
+                raise job.error
+            finally:
+                job.error = None  # the traceback holds this frame: no cycle
+        return job.result
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._idle += 1
+                    woken = self._wake.wait_for(lambda: bool(self._waiting), timeout=_IDLE_SECONDS)
+                    self._idle -= 1
+                    if not woken:
+                        self._threads -= 1
+                        return
+                job = self._waiting.popleft()
+            job.run()
+            with self._lock:
+                job.ended = True
+                abandoned = job.abandoned
+            if abandoned:
+                self._state.thread_came_back()
+            else:
+                job.deliver()
+            del job  # an idle thread keeps no result alive
+
+
+class _Job:
+    __slots__ = ("abandoned", "args", "context", "done", "ended", "error", "fn", "kwargs", "loop", "result")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],  # Any: the user's function
+        args: tuple[Any, ...],  # Any: its arguments
+        kwargs: Mapping[str, Any],  # Any: its arguments
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.fn, self.args, self.kwargs, self.loop = fn, args, kwargs, loop
+        self.context = contextvars.copy_context()
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.result: Any = None  # Any: what the function returned
+        self.error: BaseException | None = None
+        self.ended = False
+        self.abandoned = False
+
+    def run(self) -> None:
+        try:
+            self.result = self.context.run(self.fn, *self.args, **self.kwargs)
+        except TypeError as error:
+            # With no frame below this one nothing of the function ran: the arguments do not fit.
+            inner = error.__traceback__
+            started = inner is not None and inner.tb_next is not None
+            self.error = error if started else NotStartedError(error)
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's task
+            self.error = error
+
+    def deliver(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._finish)
+        except RuntimeError:
+            pass  # the loop has ended, and the caller with it
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)

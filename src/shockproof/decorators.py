@@ -1,0 +1,109 @@
+"""
+The recovery service of the process, and the decorator that uses it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from weakref import WeakSet
+
+from shockproof.calls.options import ServiceOptions, calling_place, check_options
+from shockproof.calls.plan import Plan
+from shockproof.calls.wrap import wrap
+from shockproof.service import ErrorRecoveryService
+from shockproof.vocabulary.arguments import a_name
+
+__all__ = ["get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_lock = threading.Lock()
+_current: ErrorRecoveryService | None = None
+
+
+def get_error_recovery_service() -> ErrorRecoveryService:
+    """The one recovery service of this process, made with the environment's settings at first need."""
+    global _current
+    with _lock:
+        if _current is None:
+            _current = ErrorRecoveryService()
+        return _current
+
+
+def set_error_recovery_service(service: ErrorRecoveryService | None) -> None:
+    """
+    Use *service* for the whole process; functions decorated before follow at their next call.
+
+    Meant for tests and for programs that configure their service at start-up. None: a new one is
+    made at the next need. The one used before is left as it is; close it if it is not needed.
+    """
+    global _current
+    if service is not None and not isinstance(service, ErrorRecoveryService):
+        raise TypeError(f"service must be an ErrorRecoveryService or None, got {service!r}")
+    with _lock:
+        _current = service
+    for plan in list(_ProcessPlan.made):
+        plan.forget_loop()
+
+
+class _ProcessPlan(Plan):
+    """A plan of the process's service, bound at its first call and again when that is replaced."""
+
+    __slots__ = ("_name", "_place", "_service_options")
+
+    made: ClassVar[WeakSet[_ProcessPlan]] = WeakSet()
+
+    def __init__(
+        self,
+        name: str,
+        options: dict[str, Any],  # Any: each option has a type of its own
+        service_options: dict[str, Any],  # Any: each option has a type of its own
+        place: str,
+    ) -> None:
+        super().__init__(options)
+        self._name, self._service_options, self._place = name, service_options, place
+        _ProcessPlan.made.add(self)
+
+    def prepare(self) -> None:
+        get_error_recovery_service().bind(self, self._name, self._service_options, self._place)
+        super().prepare()
+
+
+class Decorator(Protocol):
+    """Makes a function one that recovers: its signature, name and docstring stay."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+
+def with_error_recovery(service_name: str, **options: Unpack[ServiceOptions]) -> Decorator:
+    """
+    Decorate a function so that its calls recover, through the process's service.
+
+    Args:
+        service_name: whose circuit and health the calls belong to.
+        **options: what `ErrorRecoveryService.service` takes: ``max_retries``, ``fallback``,
+            ``timeout`` and so on.
+
+    Returns:
+        A decorator; a plain function becomes a coroutine function.
+
+    Raises:
+        TypeError, ValueError: an option that is unknown or not allowed, or a function that cannot be
+            guarded.
+    """
+    name = a_name("service_name", service_name)
+    handle_options, service_options = check_options(options)
+    place = calling_place()
+
+    def decorate(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: see Decorator
+        return wrap(_ProcessPlan(name, handle_options, service_options, place), fn)
+
+    return cast("Decorator", decorate)

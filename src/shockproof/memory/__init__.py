@@ -1,0 +1,1 @@
+"""What is remembered: services and their health, the error log, the state on disk."""

@@ -1,0 +1,264 @@
+"""
+A queue that never makes a producer wait, never outgrows its bounds, and knows exactly what it lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import insort
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+
+__all__ = ["BoundedQueue", "Entry", "Gap", "QueueCounts", "WhenFull"]
+
+T = TypeVar("T")
+
+WhenFull = Literal["drop_lowest", "drop_oldest", "drop_new"]
+"""Who goes when the queue is full: the oldest of the lowest rank, the oldest of all, the newcomer."""
+
+_MOST_GAPS: Final = 64
+_ENTRIES_PER_LOCK: Final = 128
+
+
+# A plain tuple: one is built for every record on the producer's loop, and a named one costs four times that.
+Entry: TypeAlias = tuple[int, int, int, float, T]
+"""One record in the queue: sequence, size, rank, time, item."""
+
+
+@dataclass(slots=True)
+class Gap:
+    """What was dropped at one place of the order."""
+
+    sequence: int
+    """That of the first record that was dropped: the gap's place."""
+    begins: float
+    """Time of the earliest record that was dropped, in the producers' own seconds."""
+    ends: float
+    """Time of the latest."""
+    dropped: list[int]
+    """How many, by rank."""
+
+    def __lt__(self, other: Gap) -> bool:
+        return self.sequence < other.sequence
+
+
+class QueueCounts(NamedTuple):
+    """One moment of a queue: ``submitted == settled + queued + sum(dropped)``, always."""
+
+    submitted: int
+    settled: int
+    """Taken and done with."""
+    queued: int
+    """Waiting, or taken and not yet settled."""
+    dropped: tuple[int, ...]
+    """By rank."""
+    queued_bytes: int
+
+
+class BoundedQueue(Generic[T]):
+    """
+    Many producers, in any thread, signal handler or finalizer; one consumer.
+
+    ``max_records`` and ``max_bytes`` bound what waits together with what was taken and is not yet
+    settled. Sizes are the producers' estimates.
+
+    A producer appends to an inbox, which is atomic, and moves the inbox into the queue if nobody
+    else is at it just now; if somebody is, that one looks at the inbox again after unlocking. So
+    nobody waits for the lock, and coming back in while holding it (a signal, a finalizer) is harmless.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_records: int = 10_000,
+        max_bytes: int = 8 * 2**20,
+        when_full: WhenFull = "drop_lowest",
+        ranks: int = 4,
+    ) -> None:
+        self.max_records = max_records
+        self.max_bytes = max_bytes
+        self.when_full: WhenFull = when_full
+        self._ranks = ranks
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, counts included: for a forked child, whose parent keeps the records."""
+        self._lock = threading.Lock()
+        self._inbox: deque[tuple[int, int, float, T]] = deque()
+        self._lanes: tuple[deque[Entry[T]], ...] = tuple(deque() for _ in range(self._ranks))
+        self._taken: deque[tuple[int, int, bool]] = deque()
+        self._gaps: list[Gap] = []
+        self._open_gap: Gap | None = None
+        self._records = 0
+        self._bytes = 0
+        self._submitted = 0
+        self._settled = 0
+        self._dropped: tuple[int, ...] = (0,) * self._ranks
+        self._counts = (0, 0, 0, self._dropped, 0)
+
+    def __repr__(self) -> str:
+        return f"<BoundedQueue {self.counts()}>"
+
+    def put(self, item: T, *, rank: int, size: int, at: float) -> None:
+        """Add a record; never waits. What has to go for it is counted."""
+        self._inbox.append((rank, size, at, item))
+        self._combine()
+
+    def counts(self) -> QueueCounts:
+        """Exact counts of this moment, without waiting for anybody."""
+        self._combine()
+        submitted, settled, queued, dropped, size = self._counts
+        arriving = len(self._inbox)  # only if another thread is moving them just now
+        return QueueCounts(submitted + arriving, settled, queued + arriving, dropped, size)
+
+    def mark(self) -> int:
+        """A mark behind everything that was put so far, for `is_settled`."""
+        self._combine()
+        return self._submitted + len(self._inbox)
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits, neither a record nor a gap."""
+        self._combine()
+        return not (self._inbox or self._counts[2] or self._gaps or self._open_gap or self._taken)
+
+    def is_settled(self, mark: int) -> bool:
+        """Whether nothing from before the mark waits any more, gaps included."""
+        self._combine()
+        with self._lock:
+            if self._inbox:
+                return False
+            waiting = [lane[0][0] for lane in self._lanes if lane]
+            if self._taken:
+                waiting.append(self._taken[0][0])
+            if self._gaps:
+                waiting.append(self._gaps[0].sequence)
+            if self._open_gap is not None:
+                waiting.append(self._open_gap.sequence)
+            return min(waiting, default=mark) >= mark
+
+    def take(self, *, max_records: int, max_bytes: int) -> list[Entry[T] | Gap]:
+        """
+        The next records and gaps in their order, for the consumer, which has to `settle` them.
+
+        At least one record when there is one, however large. Asking means that there is room
+        again: a gap ends here, and what is dropped from now on makes another.
+        """
+        batch: list[Entry[T] | Gap] = []
+        size = 0
+        while len(batch) < max_records and size < max_bytes:
+            with self._lock:
+                if self._open_gap is not None:
+                    insort(self._gaps, self._open_gap)
+                    self._open_gap = None
+                    self._merge_gaps()
+                more = self._move(batch, min(_ENTRIES_PER_LOCK, max_records - len(batch)), max_bytes - size)
+            self._combine()
+            if not more:
+                break
+            size += more
+        return batch
+
+    def settle(self, count: int) -> None:
+        """The first ``count`` of what was taken, gaps included, are done with."""
+        with self._lock:
+            for _ in range(count):
+                _, size, is_record = self._taken.popleft()
+                if is_record:
+                    self._records -= 1
+                    self._bytes -= size
+                    self._settled += 1
+            self._publish()
+        self._combine()
+
+    def _combine(self) -> None:
+        inbox = self._inbox
+        lock = self._lock
+        while inbox and lock.acquire(False):  # the keyword costs as much as the lock
+            try:
+                self._admit()
+            finally:
+                lock.release()
+
+    def _admit(self) -> None:
+        inbox = self._inbox
+        while inbox:
+            rank, size, at, item = inbox.popleft()
+            lane = self._lanes[rank]
+            lane.append((self._submitted, size, rank, at, item))
+            self._submitted += 1
+            self._records += 1
+            self._bytes += size
+            while self._records > self.max_records or self._bytes > self.max_bytes:
+                self._drop(lane)
+        self._publish()
+
+    def _drop(self, newest: deque[Entry[T]]) -> None:
+        if self.when_full == "drop_new":
+            entry = newest.pop()
+        elif self.when_full == "drop_oldest":
+            entry = min((lane for lane in self._lanes if lane), key=_head).popleft()
+        else:
+            entry = next(lane for lane in self._lanes if lane).popleft()
+        sequence, size, rank, at, _ = entry
+        self._records -= 1
+        self._bytes -= size
+        gap = self._open_gap
+        if gap is None:
+            gap = self._open_gap = Gap(sequence, at, at, [0 for _ in range(self._ranks)])
+        else:
+            gap.sequence = min(gap.sequence, sequence)
+            gap.begins = min(gap.begins, at)
+            gap.ends = max(gap.ends, at)
+        gap.dropped[rank] += 1
+        dropped: list[int] = list(self._dropped)
+        dropped[rank] += 1
+        self._dropped = tuple(dropped)
+
+    def _merge_gaps(self) -> None:
+        # A disk that takes a few records between long hangs must not fill memory with gaps.
+        while len(self._gaps) > _MOST_GAPS:
+            last = self._gaps.pop()
+            kept = self._gaps[-1]
+            kept.begins = min(kept.begins, last.begins)
+            kept.ends = max(kept.ends, last.ends)
+            kept.dropped = [one + two for one, two in zip(kept.dropped, last.dropped, strict=True)]
+
+    def _move(self, batch: list[Entry[T] | Gap], count: int, max_bytes: int) -> int:
+        # Moves at most count records, so that the lock is held for a moment only. Gives the bytes moved,
+        # 0 when nothing is left.
+        moved = 0
+        taken = self._taken
+        while count > 0 and (moved < max_bytes or not batch):
+            waiting = sorted((lane for lane in self._lanes if lane), key=_head)
+            while self._gaps and (not waiting or self._gaps[0].sequence < waiting[0][0][0]):
+                gap = self._gaps.pop(0)
+                batch.append(gap)
+                taken.append((gap.sequence, 0, False))
+            if not waiting:
+                break
+            lane = waiting[0]
+            # As far as the next gap or the head of another lane, one after the other.
+            until = min(
+                [lane[0][0] for lane in waiting[1:]] + [gap.sequence for gap in self._gaps[:1]], default=None
+            )
+            while (
+                lane
+                and count > 0
+                and (until is None or lane[0][0] < until)
+                and (moved < max_bytes or not batch)
+            ):
+                entry = lane.popleft()
+                batch.append(entry)
+                taken.append((entry[0], entry[1], True))
+                moved += max(entry[1], 1)
+                count -= 1
+        return moved
+
+    def _publish(self) -> None:
+        # One reference to one tuple: who reads it sees one moment, without a lock.
+        self._counts = (self._submitted, self._settled, self._records, self._dropped, self._bytes)
+
+
+def _head(lane: deque[Entry[T]]) -> int:
+    return lane[0][0]

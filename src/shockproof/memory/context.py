@@ -1,0 +1,29 @@
+"""
+Data that is in force around a block and ends up in `ErrorRecord.context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+__all__ = ["current_context", "error_context"]
+
+_in_force: ContextVar[Mapping[str, Any] | None] = ContextVar("shockproof_error_context", default=None)
+
+
+def current_context() -> Mapping[str, Any] | None:  # Any: the user's own values
+    """What is in force here, or None."""
+    return _in_force.get()
+
+
+@contextmanager
+def error_context(data: Mapping[str, Any]) -> Generator[None]:  # Any: the user's own values
+    """Put *data* in force for the block, on top of what is in force around it."""
+    token = _in_force.set({**(_in_force.get() or {}), **data})
+    try:
+        yield
+    finally:
+        _in_force.reset(token)

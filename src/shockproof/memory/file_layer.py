@@ -1,0 +1,182 @@
+"""
+The few things asked of a file system: one small interface, so that a simulated disk can take its place.
+
+Everything here blocks, and belongs in the writer's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["FileLayer", "SystemFiles"]
+
+
+class FileLayer(Protocol):
+    """What durable files need of a file system. Every method blocks and raises OSError."""
+
+    def make_directory(self, path: Path) -> None:
+        """Make *path* and its missing parents durably; an existing one is fine."""
+        ...
+
+    def list_directory(self, path: Path) -> list[str]:
+        """The names in *path*."""
+        ...
+
+    def read(self, path: Path, limit: int) -> bytes:
+        """The first *limit* bytes of the file, or all when it is shorter."""
+        ...
+
+    def create(self, path: Path) -> int:
+        """A handle to write to a file that did not exist, readable by its owner only."""
+        ...
+
+    def write(self, handle: int, data: memoryview) -> int:
+        """How many bytes of *data* were taken: at least one, maybe not all."""
+        ...
+
+    def fsync(self, handle: int) -> None:
+        """Return when the file's content survives a power cut. Never tried again after an error."""
+        ...
+
+    def close(self, handle: int) -> None:
+        """Close the handle; a write error may only show here."""
+        ...
+
+    def link(self, existing: Path, new: Path) -> None:
+        """Give the file *existing* a second name that was free."""
+        ...
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename *source* to *target*, over whatever has that name; readers see one or the other."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Remove the name *path*."""
+        ...
+
+    def fsync_directory(self, path: Path) -> None:
+        """Return when the names in *path* survive a power cut."""
+        ...
+
+    def locked(self, path: Path) -> AbstractContextManager[None]:
+        """Hold the directory *path* against other writers, threads and processes alike."""
+        ...
+
+
+class SystemFiles:
+    """
+    The real file system.
+
+    ``lock_timeout`` is how long `locked` waits for another writer, in seconds, before it raises
+    BlockingIOError.
+    """
+
+    def __init__(self, lock_timeout: float = 10.0) -> None:
+        self._lock_timeout = lock_timeout
+
+    def make_directory(self, path: Path) -> None:
+        missing: list[Path] = []
+        while not path.is_dir():
+            missing.append(path)
+            if path == path.parent:
+                break
+            path = path.parent
+        for directory in reversed(missing):
+            # Somebody else may be making it too; a file of that name is still refused.
+            directory.mkdir(exist_ok=True)
+            self.fsync_directory(directory.parent)
+
+    def list_directory(self, path: Path) -> list[str]:
+        return os.listdir(path)  # noqa: PTH208 - names are wanted, not paths
+
+    def read(self, path: Path, limit: int) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            pieces: list[bytes] = []
+            while limit > 0 and (piece := file.read(min(limit, 1 << 20))):
+                pieces.append(piece)
+                limit -= len(piece)
+        return b"".join(pieces)
+
+    def create(self, path: Path) -> int:
+        flags = (
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        )
+        return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
+
+    def write(self, handle: int, data: memoryview) -> int:
+        return os.write(handle, data)
+
+    def fsync(self, handle: int) -> None:
+        if sys.platform == "darwin":
+            # There, fsync reaches the drive and not the platter.
+            import fcntl
+
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+        else:
+            os.fsync(handle)
+
+    def close(self, handle: int) -> None:
+        os.close(handle)
+
+    def link(self, existing: Path, new: Path) -> None:
+        new.hardlink_to(existing)
+
+    def replace(self, source: Path, target: Path) -> None:
+        source.replace(target)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink()
+
+    def fsync_directory(self, path: Path) -> None:
+        if sys.platform == "win32":
+            return  # no such call there: the file system journals its names
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def locked(self, path: Path) -> Generator[None]:
+        if sys.platform == "win32":
+            yield  # two writers may interleave there; each file is still replaced whole
+            return
+        # The lock sits on the directory itself: no lock file to leave behind, and the kernel drops it
+        # when its owner dies.
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._lock(handle, path)
+            yield
+        finally:
+            os.close(handle)
+
+    def _lock(self, handle: int, path: Path) -> None:
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        give_up_at = time.monotonic() + self._lock_timeout
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= give_up_at:
+                    raise BlockingIOError(
+                        errno.EAGAIN,
+                        f"another writer has held this directory for {self._lock_timeout:g} s",
+                        str(path),
+                    ) from None
+                time.sleep(0.005)
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
+                    return  # some network file systems have no locks: as on Windows, above
+                raise

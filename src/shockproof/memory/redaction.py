@@ -1,0 +1,256 @@
+"""
+Secrets are kept out of what is written and shown.
+
+A secret is recognised by the name it stands under (``api_key``, ``X-MBX-APIKEY``, ``signature=``),
+by its place (a password in a URL, a bearer token, a private key's block), or because its value was
+registered. What is recognised becomes ``***``.
+
+By name means: the name contains one of the words, whatever its case and with or without ``-``, ``_``
+or a space inside. In text the name has to be followed by ``=``, ``:``, ``=>`` or, quoted, by a comma
+and a quoted value; prose such as "token bucket is empty" or "invalid signature" has no value after
+the word and stays as it is. Left as they are, because they tell nothing and help to find an error:
+``None``, ``null``, ``true``, ``false``, empty strings, and plain numbers under a name about *counts*
+of tokens (``max_tokens=4096``, ``tokens: 5``). The price of looking at names only is that
+"invalid token: expired" becomes "invalid token: ***".
+
+Every pattern takes time in proportion to the text: what may repeat is either bounded or possessive,
+and what is open at the end of the text (a message was cut) is a secret up to there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import quote
+
+__all__ = ["DEFAULT_NAMES", "REDACTED", "Redactor"]
+
+REDACTED: Final = "***"
+
+DEFAULT_NAMES: Final = (
+    "api_key",
+    "secret",
+    "password",
+    "passphrase",
+    "private_key",
+    "token",
+    "signature",
+    "authorization",
+    "cookie",
+)
+
+# What brokers call the same things: Binance's user stream, Bybit, Gate, OKX, KuCoin, Kraken, AWS, Alpaca.
+_ALSO: Final = ("passwd", "listen_key", "access_key", "access_sign", "api_sign")
+
+_SHORTEST_VALUE: Final = 4
+_MOST_MEMORIES: Final = 4096
+
+# Nothing that could be a secret, whatever the name.
+_HARMLESS: Final = re.compile(r"(?:none|null|true|false|nil|undefined|\*{3,})\Z", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"[0-9][0-9_.,]{0,11}\Z")
+_COUNTED: Final = re.compile(r"tokens\Z|token[_\- ]?(?:count|limit|budget|usage)", re.IGNORECASE)
+
+_ELSEWHERE: Final = re.compile(
+    r"""
+    (?P<user>://[^/\s:@"']{0,256}:)(?P<password>[^/\s@"']{1,512})(?=@)
+    | (?P<scheme>\b(?:bearer|basic)\s{1,4})(?P<credentials>[A-Za-z0-9._~+/=\-]{8,})
+    | (?P<begin>-----BEGIN\ [A-Z0-9 ]{0,40}PRIVATE\ KEY-----)(?s:.*?)(?P<end>-----END|\Z)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+# After a word: the rest of the name, what separates name and value, the value.
+_VALUE: Final = r"""
+    (?P<rest>[\w\-.]{0,64}+)
+    (?:
+        (?P<list>\\{0,4}["']\s{0,4},\s{0,4}(?=b?\\{0,4}["']))
+      | (?P<equal>\s?={2,3}\s{0,4}(?=b?\\{0,4}["']))
+      | (?P<separator>\]?\\{0,4}["']?\]?\s{0,4}(?:=>|:=|[=:](?!=)|%3d|%3a)\s{0,4})
+    )
+    (?:
+        (?P<open>[bru]{0,2})(?P<quote>["'])(?P<plain>(?:[^\\"']|\\(?s:.)|(?!(?P=quote))["'])*+)(?:(?P=quote)|\\?\Z)
+      | (?P<escaped>\\{1,4}["'])(?P<inner>(?s:.*?))(?:(?P=escaped)|\Z)
+      | (?P<bare>(?:[^\s&,;"'<>{}\\%]|%(?!26))++)
+    )
+"""
+# A header's value has blanks, commas and equal signs of its own: everything up to the line's end.
+_HEADER: Final = re.compile(r"""(?:[^\r\n"'{}\\]|(?<==)"[^"\r\n]*+"?)++""")
+_HEADER_WORDS: Final = ("authorization", "cookie")
+
+
+_PART: Final = re.compile(r"[A-Z]?[^\W_A-Z]+|[A-Z]+")
+
+
+def _parts(name: str) -> list[str]:
+    # api_key, api-key and apiKey are "api" and "key".
+    return [part.lower() for part in _PART.findall(name)]
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _hints_of(words: list[list[str]]) -> tuple[str, ...]:
+    # A text that has none of these pieces is left alone, as most are: looking for a piece is cheap,
+    # but ten searches are not, so one piece serves as many words as possible.
+    hints = {"sign"}
+    for parts in sorted(words, key=len):
+        pieces = [part[:4] for part in parts]
+        if hints.isdisjoint(pieces):
+            hints.add(pieces[-1])
+    return tuple(sorted(hints))
+
+
+class Redactor:
+    """
+    Takes secrets out of texts and of JSON-like values.
+
+    Args:
+        names: the words that mark a name as secret. ``(*DEFAULT_NAMES, "pin")`` adds one, ``()``
+            switches redaction off, registered values included.
+        values: secrets that are taken out wherever they stand; see `register`.
+
+    May be shared by threads.
+    """
+
+    def __init__(self, names: Iterable[str] = DEFAULT_NAMES, values: Iterable[str] = ()) -> None:
+        self.names = tuple(names)
+        """The words in force; empty when redaction is off."""
+        self.memory: dict[object, str] = {}
+        """Texts that were redacted already, for whoever has to redact the same ones again and again."""
+        self._values: tuple[str, ...] = ()
+        words = [_parts(name) for name in self.names]
+        if not all(words):
+            raise ValueError(f"redact={self.names!r}: every name needs a letter or a digit")
+        if set(DEFAULT_NAMES) <= set(self.names):
+            words += [_parts(name) for name in _ALSO]
+        self._words = tuple("".join(parts) for parts in words)
+        self._hints = _hints_of(words)
+        self._pattern = self._compile(words)
+        for value in values:
+            self.register(value)
+
+    def __repr__(self) -> str:
+        return f"Redactor({self.names!r}, {len(self._values)} registered values)"
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is ever changed."""
+        return not self.names
+
+    def register(self, value: str) -> None:
+        """
+        Take this value out of everything from now on, wherever it stands.
+
+        Also in the forms it has in URLs and in JSON.
+
+        Raises:
+            ValueError: fewer than four characters, which would be found everywhere.
+        """
+        if len(value) < _SHORTEST_VALUE:
+            raise ValueError(
+                f"a secret value of {len(value)} characters is too short: at least {_SHORTEST_VALUE}"
+            )
+        forms = {value, quote(value, safe=""), quote(value), value.replace("\\", "\\\\").replace('"', '\\"')}
+        # Longest first, so that a secret which contains another one goes as a whole.
+        self._values = tuple(sorted(forms.union(self._values), key=lambda form: (-len(form), form)))
+        self.memory.clear()
+
+    def is_secret(self, name: str) -> bool:
+        """Whether a value under this name is a secret."""
+        if not self.names:
+            return False
+        plain = _plain(name)
+        return plain == "sign" or any(word in plain for word in self._words)
+
+    def text(self, text: str) -> str:
+        """The text with every recognised secret replaced by ``***``."""
+        if not self.names:
+            return text
+        for value in self._values:
+            if value in text:
+                text = text.replace(value, REDACTED)
+        lowered = text.lower()
+        if any(hint in lowered for hint in self._hints):
+            text = self._by_name(text)
+        if "://" in lowered or "bearer" in lowered or "basic" in lowered or "-----begin" in lowered:
+            text = _ELSEWHERE.sub(_hide_elsewhere, text)
+        return text
+
+    def value(self, value: object) -> object:
+        """A JSON-like value with the secrets in it replaced; containers are copied, not changed."""
+        if not self.names:
+            return value
+        return self._value(value, hide_texts=False, hide_numbers=False)
+
+    def _value(self, value: object, *, hide_texts: bool, hide_numbers: bool) -> object:
+        if isinstance(value, str):
+            if not hide_texts:
+                return self.text(value)
+            return value if not value or _HARMLESS.match(value) else REDACTED
+        if isinstance(value, dict):
+            copy: dict[str, object] = {}
+            for key, item in value.items():
+                name = str(key)
+                secret = self.is_secret(name)
+                copy[self.text(name)] = self._value(
+                    item,
+                    hide_texts=hide_texts or secret,
+                    hide_numbers=hide_numbers or (secret and not _COUNTED.search(name)),
+                )
+            return copy
+        if isinstance(value, list | tuple):
+            return [self._value(item, hide_texts=hide_texts, hide_numbers=hide_numbers) for item in value]
+        if hide_numbers and isinstance(value, int | float) and not isinstance(value, bool):
+            return REDACTED
+        return value
+
+    def _by_name(self, text: str) -> str:
+        pieces: list[str] = []
+        done = 0
+        position = 0
+        while (found := self._pattern.search(text, position)) is not None:
+            start, end = self._secret_in(found, text)
+            if end > start:
+                pieces += (text[done:start], REDACTED)
+                done = end
+            position = max(end, found.end("rest"))
+        if not pieces:
+            return text
+        pieces.append(text[done:])
+        return "".join(pieces)
+
+    def _secret_in(self, found: re.Match[str], text: str) -> tuple[int, int]:
+        # Where the secret is; an empty range: there is none after all.
+        group = next(name for name in ("plain", "inner", "bare") if found[name] is not None)
+        start, end = found.span(group)
+        value = text[start:end]
+        if group == "bare":
+            value = value.rstrip(")]")  # those of a call or a list around it
+            end = start + len(value)
+        nothing = found.end("rest"), found.end("rest")
+        if not value or _HARMLESS.match(value):
+            return nothing
+        name = found["word"] + found["rest"]
+        if _NUMBER.match(value) and _COUNTED.search(name):
+            return nothing
+        if group == "bare" and found["separator"] is not None and name.lower().startswith(_HEADER_WORDS):
+            header = _HEADER.match(text, start)
+            if header is not None:
+                end = header.end()
+        return start, end
+
+    @staticmethod
+    def _compile(words: list[list[str]]) -> re.Pattern[str]:
+        alternatives = "|".join(r"[_\-\s]?".join(map(re.escape, parts)) for parts in words)
+        word = rf"(?P<word>{alternatives}|(?<![a-z])sign(?![a-z]))"
+        return re.compile(word + _VALUE, re.IGNORECASE | re.VERBOSE)
+
+
+def _hide_elsewhere(found: re.Match[str]) -> str:
+    if found["user"] is not None:
+        return found["user"] + REDACTED
+    if found["scheme"] is not None:
+        return found["scheme"] + REDACTED
+    return found["begin"] + REDACTED + found["end"]

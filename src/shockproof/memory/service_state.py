@@ -1,0 +1,127 @@
+"""
+What is known about one service: its circuit, its status, its counts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from shockproof.policies.circuit_breaker import Circuit, Ticket
+from shockproof.vocabulary.statuses import ServiceStatus
+
+__all__ = ["ServiceState"]
+
+
+class ServiceState:
+    """
+    The shared state of one service, used by all its handles, tasks, threads and loops.
+
+    The healthy path does two things here: ``successes += 1`` and a test of `stirred`. On CPython
+    with its interpreter lock ``x.n += 1`` on a slot is atomic as long as no call stands between
+    its load and its store (evaluation breaks only at calls and backward jumps).
+
+    `stirred` is set by whatever needs attention at the next success (a streak, a status). A
+    failure writes its trace first and the flag second; settling clears the flag first and the
+    trace second: so no interleaving of threads loses a failure.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "abandoned_threads",
+        "check_every",
+        "circuit",
+        "critical",
+        "declared_at",
+        "failures",
+        "fallbacks",
+        "health_check",
+        "name",
+        "probe_lease",
+        "rejections",
+        "retries",
+        "set_by_hand",
+        "status",
+        "stirred",
+        "successes",
+        "timeouts",
+    )
+
+    def __init__(self, name: str, circuit: Circuit) -> None:
+        self.name = name
+        self.circuit = circuit
+        self.critical = False
+        self.probe_lease: float | None = None
+        self.health_check: Callable[[], Any] | None = None  # Any: a value, or something to await
+        self.check_every = 30.0
+        self.status = ServiceStatus.OPERATIONAL
+        """The verdict of the last call; `status_at` adds what the circuit says."""
+        self.stirred = False
+        self.successes = 0
+        self.failures = 0
+        self.retries = 0
+        self.timeouts = 0
+        self.fallbacks = 0
+        self.rejections = 0
+        self.abandoned_threads = 0
+        self.set_by_hand: dict[str, object] = {}
+        """The options somebody declared for this name, to tell a second, different value."""
+        self.declared_at: dict[str, str] = {}
+        """Where each of them was declared, as file:line."""
+        self._lock = threading.Lock()
+
+    def settle(self, ticket: Ticket, now: float) -> None:
+        """A call succeeded while something needed attention."""
+        self.stirred = False
+        ticket.succeeded(now)
+        self.status = ServiceStatus.OPERATIONAL
+
+    def answered_by_fallback(self) -> None:
+        """A fallback answered in place of the service."""
+        self.status = ServiceStatus.DEGRADED
+        self.stirred = True
+        with self._lock:
+            self.fallbacks += 1
+
+    def failed_for_good(self) -> None:
+        """No other attempt follows and no fallback answered."""
+        self.status = ServiceStatus.UNAVAILABLE
+        self.stirred = True
+
+    def circuit_opened(self) -> None:
+        """From now on calls are refused; a fallback that answers makes it DEGRADED again."""
+        self.status = ServiceStatus.UNAVAILABLE
+        self.stirred = True
+
+    def reset(self, now: float) -> None:
+        """Close the circuit and forget the last verdict."""
+        self.stirred = False
+        self.circuit.reset(now)
+        self.status = ServiceStatus.OPERATIONAL
+
+    def abandon_thread(self) -> None:
+        """A call was cancelled while its thread ran on."""
+        with self._lock:
+            self.abandoned_threads += 1
+
+    def thread_came_back(self) -> None:
+        """A thread that had been left behind has ended."""
+        with self._lock:
+            self.abandoned_threads -= 1
+
+    def status_at(self, now: float) -> ServiceStatus:
+        """The status a person should see at *now*."""
+        circuit = self.circuit.state(now)
+        if circuit == "half-open":
+            return ServiceStatus.DEGRADED
+        if circuit == "open" and self.status is not ServiceStatus.DEGRADED:
+            return ServiceStatus.UNAVAILABLE
+        return self.status
+
+    def __repr__(self) -> str:
+        return (
+            f"<ServiceState {self.name!r} {self.status.value}, {self.circuit!r}, "
+            f"{self.successes} successes, {self.failures} failures>"
+        )

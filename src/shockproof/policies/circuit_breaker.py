@@ -1,0 +1,236 @@
+"""
+Whether a service may be called: closed, open, half-open.
+
+Every admission is a ticket, and what became of the call is told to the ticket. A ticket of an
+earlier period writes to an object nobody reads any more, so a late answer decides nothing.
+
+    closed ──(threshold failures in a row)──> open ──(timeout passed)──> half-open
+      ^                                        ^                          │    │
+      │                                        └─────(one failure)────────┘    │
+      └───────────────────(probes successes)────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+__all__ = ["Circuit", "CircuitState", "Ticket"]
+
+CircuitState = Literal["closed", "open", "half-open"]
+
+
+class Ticket(Protocol):
+    """One admission. Exactly one of its verbs is called, once, when the call is over."""
+
+    def succeeded(self, now: float) -> None:
+        """The call was a success."""
+        ...
+
+    def failed(self, now: float, cause: str) -> None:
+        """The call was a failure; *cause* is kept to be shown, as text."""
+        ...
+
+    def released(self) -> None:
+        """The call ended without a verdict: what was taken is given back."""
+        ...
+
+
+class Circuit:
+    """
+    The breaker of one service.
+
+    Safe to share between tasks, threads and loops: transitions happen under a lock of its own that
+    is never held while anything else runs. The healthy path takes no lock: it reads `closed`.
+
+    `threshold` failures in a row open it (None: never). Open for `timeout` seconds, it then lets at
+    most `probes` calls in at a time; that many successes close it and one failure opens it again.
+    """
+
+    __slots__ = (
+        "_lock",
+        "_opened_at",
+        "_round",
+        "closed",
+        "last_error",
+        "on_transition",
+        "probes",
+        "threshold",
+        "timeout",
+        "trips",
+    )
+
+    def __init__(self, *, threshold: int | None, timeout: float, probes: int = 1) -> None:
+        self.threshold = threshold
+        self.timeout = timeout
+        self.probes = probes
+        self.closed: Closed | None = Closed(self)
+        """The admission of everybody while the circuit is closed; None while it is not."""
+        self.last_error: str | None = None
+        self.trips = 0
+        self.on_transition: Callable[[CircuitState, float], None] | None = None
+        self._opened_at = 0.0
+        self._round: HalfOpen | None = None
+        self._lock = threading.Lock()
+
+    def admit(self, now: float, *, lease: float | None = None) -> Ticket | None:
+        """
+        A ticket, or None when the circuit refuses.
+
+        A probe that has not come back after *lease* seconds (None: `timeout`) loses its place.
+        """
+        closed = self.closed
+        if closed is not None:
+            return closed
+        with self._lock:
+            if self.closed is not None:
+                return self.closed
+            begun = False
+            if self._round is None:
+                if now < self._opened_at + self.timeout:
+                    return None
+                self._round, begun = HalfOpen(self), True
+            probe = self._round.admit(now, self.timeout if lease is None else lease)
+        if begun:
+            self._told("half-open", now)
+        return probe
+
+    def state(self, now: float) -> CircuitState:
+        """The state at *now*; half-open as soon as the open time is over, without needing a call."""
+        if self.closed is not None:
+            return "closed"
+        if self._round is None and now < self._opened_at + self.timeout:
+            return "open"
+        return "half-open"
+
+    def retry_after(self, now: float) -> float:
+        """Seconds until a call may be admitted; 0 when one may be now, or as soon as a probe is back."""
+        if self.closed is not None or self._round is not None:
+            return 0.0
+        return max(0.0, self._opened_at + self.timeout - now)
+
+    def reset(self, now: float) -> bool:
+        """Close it, and forget what was counted; True when it was not closed before."""
+        with self._lock:
+            was_closed = self.closed is not None
+            self._close()
+        if not was_closed:
+            self._told("closed", now)
+        return not was_closed
+
+    def _close(self) -> None:
+        self.closed, self._round, self.last_error = Closed(self), None, None
+
+    def _open(self, now: float, cause: str) -> None:
+        self.closed, self._round = None, None
+        self._opened_at, self.last_error = now, cause
+        self.trips += 1
+
+    def _told(self, state: CircuitState, now: float) -> None:
+        if self.on_transition is not None:
+            self.on_transition(state, now)
+
+    def __repr__(self) -> str:
+        if self.closed is not None:
+            return f"<Circuit closed, {self.closed.streak} of {self.threshold} failures in a row>"
+        if self._round is not None:
+            return f"<Circuit half-open, {self._round!r}>"
+        return f"<Circuit open since {self._opened_at:.3f} for {self.timeout:g} s>"
+
+
+class Closed:
+    """One closed period: the ticket of everyone in it, and the count that may end it."""
+
+    __slots__ = ("_circuit", "streak")
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit = circuit
+        self.streak = 0
+
+    def succeeded(self, now: float) -> None:
+        with self._circuit._lock:
+            self.streak = 0
+
+    def failed(self, now: float, cause: str) -> None:
+        circuit = self._circuit
+        with circuit._lock:
+            self.streak += 1
+            tripped = (
+                circuit.closed is self and circuit.threshold is not None and self.streak >= circuit.threshold
+            )
+            if tripped:
+                circuit._open(now, cause)
+        if tripped:
+            circuit._told("open", now)
+
+    def released(self) -> None:
+        pass
+
+
+class HalfOpen:
+    """One half-open period: who is probing, and how many have succeeded."""
+
+    __slots__ = ("circuit", "probing", "successes")
+
+    def __init__(self, circuit: Circuit) -> None:
+        self.circuit = circuit
+        self.probing: set[Probe] = set()
+        self.successes = 0
+
+    def admit(self, now: float, lease: float) -> Probe | None:
+        lost = {probe for probe in self.probing if probe.leased_until <= now}
+        self.probing -= lost
+        if len(self.probing) >= self.circuit.probes:
+            return None
+        probe = Probe(self, now + lease)
+        self.probing.add(probe)
+        return probe
+
+    def __repr__(self) -> str:
+        return f"{len(self.probing)} probing, {self.successes} of {self.circuit.probes} succeeded"
+
+
+class Probe:
+    """
+    The ticket of one call through a half-open circuit.
+
+    Its verbs do nothing when the period is over or when the lease was lost to somebody else.
+    """
+
+    __slots__ = ("_round", "leased_until")
+
+    def __init__(self, half_open: HalfOpen, leased_until: float) -> None:
+        self._round = half_open
+        self.leased_until = leased_until
+
+    def succeeded(self, now: float) -> None:
+        half_open, circuit = self._round, self._round.circuit
+        closed = False
+        with circuit._lock:
+            if self._counts(now):
+                half_open.successes += 1
+                closed = half_open.successes >= circuit.probes
+                if closed:
+                    circuit._close()
+        if closed:
+            circuit._told("closed", now)
+
+    def failed(self, now: float, cause: str) -> None:
+        circuit = self._round.circuit
+        with circuit._lock:
+            counts = self._counts(now)
+            if counts:
+                circuit._open(now, cause)
+        if counts:
+            circuit._told("open", now)
+
+    def released(self) -> None:
+        with self._round.circuit._lock:
+            self._round.probing.discard(self)
+
+    def _counts(self, now: float) -> bool:
+        held = self in self._round.probing
+        self._round.probing.discard(self)
+        # An expired lease is no verdict, even while nobody has taken the place yet.
+        return held and now < self.leased_until and self._round.circuit._round is self._round

@@ -1,0 +1,100 @@
+"""
+What an error or a result means: one classification per handle decides for all its policies.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from shockproof.policies.retry import leaves
+from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.errors import CallRejectedError
+from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Outcome, Verdict
+
+__all__ = ["Classifier", "Classify", "ResultCheck"]
+
+Classify = Callable[[Any, CallInfo], "Verdict | None"]  # Any: an error or whatever the function returned
+ResultCheck = Callable[[Any], bool]  # Any: whatever the function returned
+
+_log = logging.getLogger("shockproof")
+
+# For a call that is one request these prove that the request never left.
+_NOTHING_HAPPENED = (ConnectionRefusedError, socket.gaierror)
+
+
+class Classifier:
+    """
+    Turns what an attempt ended with into a `Verdict`. Stateless.
+
+    The user's ``classify`` is asked first; one that raises is treated as if it had no opinion, so
+    that its own failure never hides the call's.
+    """
+
+    __slots__ = ("_classify", "_effect", "_unwanted")
+
+    def __init__(
+        self, *, effect: CallEffect, classify: Classify | None, retry_if_result: ResultCheck | None
+    ) -> None:
+        self._effect: CallEffect = effect
+        self._classify = classify
+        self._unwanted = retry_if_result
+
+    @property
+    def looks_at_results(self) -> bool:
+        """Whether a returned value may be anything but a success."""
+        return self._classify is not None or self._unwanted is not None
+
+    def of_result(self, result: object, call: CallInfo) -> Verdict | None:
+        """The verdict on a returned value; None is the common case, a success."""
+        verdict = self._users(result, call)
+        if verdict is not None:
+            return None if verdict.outcome is Outcome.SUCCESS else verdict
+        if self._unwanted is not None:
+            try:
+                unwanted = self._unwanted(result)
+            except Exception:  # noqa: BLE001 - a predicate is foreign code; its failure is its own
+                _log.exception("retry_if_result failed; the result is taken as it is")
+                return None
+            if unwanted:
+                return Verdict(Outcome.FAILURE)
+        return None
+
+    def of_error(self, error: Exception, call: CallInfo) -> Verdict:
+        """
+        The verdict on an error.
+
+        Without an opinion of the user's: our own refusals are neutral, a group is judged by its
+        leaves (one failure makes it a failure), and everything else is a failure; for an unsafe
+        call it is *unknown* unless the error proves that nothing happened.
+        """
+        verdict = self._users(error, call)
+        if verdict is None:
+            verdict = self._by_rule(error)
+        if self._effect == "unsafe" and verdict.outcome is Outcome.FAILURE and verdict.effect != "none":
+            verdict = Verdict(Outcome.UNKNOWN, verdict.retry_after, verdict.effect)
+        return verdict
+
+    def _users(self, value: object, call: CallInfo) -> Verdict | None:
+        if self._classify is None:
+            return None
+        try:
+            verdict: object = self._classify(value, call)
+        except Exception:  # noqa: BLE001 - a predicate is foreign code; its failure is its own
+            _log.exception("classify failed; the rules decide instead")
+            return None
+        if verdict is None or isinstance(verdict, Verdict):
+            return verdict
+        _log.error("classify returned %r instead of a Verdict or None; the rules decide instead", verdict)
+        return None
+
+    def _by_rule(self, error: Exception) -> Verdict:
+        ends = list(leaves(error))
+        if all(isinstance(leaf, CallRejectedError) for leaf in ends):
+            return Verdict(Outcome.NEUTRAL)
+        nothing_happened = all(isinstance(leaf, (*_NOTHING_HAPPENED, CallRejectedError)) for leaf in ends)
+        return Verdict(
+            Outcome.FAILURE, asked_to_wait(error), effect="none" if nothing_happened else "unknown"
+        )

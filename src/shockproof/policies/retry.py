@@ -1,0 +1,92 @@
+"""
+Whether a failed attempt is repeated, and after how many seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from shockproof.policies.backoff import Backoff
+
+__all__ = ["Decision", "RetryOn", "RetryRule", "leaves"]
+
+RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
+"""Which errors are worth another attempt: types, or a predicate that runs on the loop."""
+
+
+class Decision(NamedTuple):
+    """What follows a failed attempt."""
+
+    delay: float | None
+    """Seconds until the next attempt; None when there is none."""
+    reason: str
+    """Why there is none, in words a log can show; empty when there is one."""
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors inside a group, however deep; an ordinary error is its own only leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+class RetryRule:
+    """
+    Decides whether, and after how many seconds, a failed attempt is repeated.
+
+    Stateless: one instance serves any number of calls and threads.
+    """
+
+    __slots__ = ("_wants", "backoff", "max_retries")
+
+    def __init__(self, *, max_retries: int, backoff: Backoff, retry_on: RetryOn) -> None:
+        self.max_retries = max_retries
+        self.backoff = backoff
+        if isinstance(retry_on, type | tuple):
+            self._wants: Callable[[Exception], bool] = lambda error: isinstance(error, retry_on)
+        else:
+            self._wants = retry_on
+
+    def wants(self, error: Exception) -> bool:
+        """
+        Whether *error* is of a kind that is retried.
+
+        A group is, when each of its leaves is. A predicate that raises means no, so that its own
+        failure never hides the call's.
+        """
+        try:
+            return all(isinstance(leaf, Exception) and self._wants(leaf) for leaf in leaves(error))
+        except Exception:  # noqa: BLE001 - a predicate is foreign code; its failure is its own
+            return False
+
+    def after_failure(
+        self,
+        error: Exception | None,
+        *,
+        retries: int,
+        previous_delay: float,
+        retry_after: float | None,
+        remaining: float | None,
+    ) -> Decision:
+        """
+        What follows a failed attempt, *retries* having been made already.
+
+        *error* is None when a result was judged a failure. *retry_after* is what the other side
+        asked for: it is honoured within the deadline, and without a deadline up to `max_delay`.
+        *remaining* is what is left of the deadline; a wait that would use it up is not begun.
+        """
+        if retries >= self.max_retries:
+            return Decision(None, "no retries left" if self.max_retries else "retries are off")
+        if error is not None and not self.wants(error):
+            return Decision(None, f"{type(error).__name__} is not retried")
+        delay = self.backoff.delay(retries, previous_delay)
+        if retry_after is not None and retry_after > delay:
+            if remaining is None and retry_after > self.backoff.max_delay:
+                return Decision(None, f"the other side asked to wait {retry_after:g} s")
+            delay = retry_after
+        if remaining is not None and delay >= remaining:
+            return Decision(None, "the deadline would pass before another attempt")
+        return Decision(delay, "")

@@ -1,0 +1,760 @@
+"""
+The recovery service: the seed's names, made asynchronous, over the parts that do the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import random
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+
+from shockproof.calls.handle import Handle
+from shockproof.calls.options import ServiceOptions, calling_place, check_options
+from shockproof.calls.periodic import Periodic
+from shockproof.calls.plan import Plan
+from shockproof.calls.runtime import Runtime
+from shockproof.memory.context import error_context
+from shockproof.memory.error_log import ErrorLog
+from shockproof.memory.health import RECENT_SECONDS, health_report
+from shockproof.memory.history import ErrorHistory
+from shockproof.memory.listeners import Listener, Listeners
+from shockproof.memory.recorder import Recorder
+from shockproof.memory.redaction import DEFAULT_NAMES, Redactor
+from shockproof.memory.registry import Registry
+from shockproof.memory.secrets import SECRET_NAMES, SecretCipher, SecretNames
+from shockproof.memory.service_state import ServiceState
+from shockproof.memory.state_capture import StateSecrets
+from shockproof.memory.state_files import StateFiles
+from shockproof.memory.state_saver import StateSaver
+from shockproof.memory.writer import at_exit, writer_for
+from shockproof.policies.backoff import Jitter, Randomness
+from shockproof.policies.circuit_breaker import CircuitState
+from shockproof.settings import ErrorLogOptions, check_change, check_error_log, resolve
+from shockproof.vocabulary.arguments import NOT_GIVEN, NotGiven, Seconds, a_name, seconds, whole_number
+from shockproof.vocabulary.clock import Clock, as_clock
+from shockproof.vocabulary.errors import ShockproofError
+from shockproof.vocabulary.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
+from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
+
+if TYPE_CHECKING:
+    from shockproof.vocabulary.models import ErrorRecord, SystemState
+
+__all__ = ["ErrorRecoveryService"]
+
+R = TypeVar("R")
+
+_log = logging.getLogger("shockproof")
+
+
+class _PendingSaves:
+    """Savers with a state that waits for its interval: kept alive until the program ends."""
+
+    def __init__(self) -> None:
+        self._savers: set[StateSaver] = set()
+
+    def keep(self, saver: StateSaver) -> None:
+        """Write what *saver* holds when the program ends, if it is not written before."""
+        at_exit(self._write)
+        self._savers = {other for other in self._savers if other.pending} | {saver}
+
+    def _write(self, timeout: float) -> str | None:
+        for saver in self._savers:
+            try:
+                saver.flush_blocking(timeout)
+            except ShockproofError as error:
+                return str(error)
+        return None
+
+
+_pending_saves = _PendingSaves()
+
+
+def _forwarded(setting: str) -> Any:  # Any: a property, whose type mypy would ask each class for
+    def get(self: ErrorRecoveryService) -> object:
+        return getattr(self, setting)
+
+    def set_(self: ErrorRecoveryService, value: object) -> None:
+        warnings.warn(
+            f"setting a private attribute is deprecated: call configure({setting}={value!r})",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        self.configure(**{setting: value})
+
+    return property(get, set_)
+
+
+class ErrorRecoveryService:
+    """
+    Retries, falls back, stops at open circuits, remembers errors and state, and knows the health.
+
+    Made anywhere, also outside a loop; nothing starts before it is needed; several threads and
+    loops may share one. As an async context manager it starts on entry and flushes everything on
+    exit. Not given arguments are looked up in the environment (``ERROR_RECOVERY_MAX_RETRIES`` and
+    so on) when the service is made, then the default applies.
+
+    Args:
+        state_dir: where the state is kept. Made at first need.
+        error_log_dir: where errors are logged, one JSON line each. Made at first need.
+        max_retries: retries after the first call, at least 0. Default 3.
+        base_delay: seconds before the first retry, at least 0. Default 1.0.
+        max_delay: the longest wait in seconds, at least 0. Default 60.0.
+        backoff_factor: what each wait is multiplied by, at least 1. Default 2.0.
+        jitter: ``"none"`` (default: delays are exact), ``"full"`` (recommended), ``"equal"``,
+            ``"decorrelated"``.
+        circuit_threshold: failed attempts in a row that open a circuit, at least 1; None never
+            opens one. Default 5.
+        circuit_timeout: seconds a circuit stays open, more than 0. Default 60.0.
+        state_save_interval: the least seconds between two saves that are not forced. Default 60.0.
+        max_threads: most threads for plain functions, for each service. Default 16.
+        error_log: how the error log keeps its files and its bounds, see `ErrorLogOptions`. Default:
+            all files are kept, and 10,000 records or 8 MiB may wait for the disk.
+        redact: the names under which strings are secret; ``()`` turns that off. Default: ``api_key``,
+            ``secret``, ``password``, ``passphrase``, ``private_key``, and in the error log also
+            ``token``, ``signature``, ``authorization``, ``cookie``.
+        encryption_key: a Fernet key that encrypts secrets in the state (the extra ``crypto``), or
+            several: the first encrypts, every one decrypts. Default: secrets are left out.
+        clock: where time comes from, see `Clock`. Default: the real time.
+        rng: the source of jitter, for example ``random.Random(7)``. Default: a fresh one.
+
+    Raises:
+        TypeError, ValueError: a value that is not allowed, with its name, the value and the range.
+    """
+
+    def __init__(
+        self,
+        state_dir: str | os.PathLike[str] | NotGiven = NOT_GIVEN,
+        error_log_dir: str | os.PathLike[str] | NotGiven = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        base_delay: Seconds | NotGiven = NOT_GIVEN,
+        max_delay: Seconds | NotGiven = NOT_GIVEN,
+        backoff_factor: float | NotGiven = NOT_GIVEN,
+        *,
+        circuit_threshold: int | NotGiven | None = NOT_GIVEN,
+        circuit_timeout: Seconds | NotGiven = NOT_GIVEN,
+        state_save_interval: Seconds | NotGiven = NOT_GIVEN,
+        jitter: Jitter = "none",
+        max_threads: int = 16,
+        error_log: ErrorLogOptions | None = None,
+        redact: Iterable[str] | None = None,
+        encryption_key: str | bytes | Sequence[str | bytes] | None = None,
+        clock: Clock | Callable[[], float] | None = None,
+        rng: Randomness | None = None,
+    ) -> None:
+        self._settings = resolve(
+            {
+                "state_dir": state_dir,
+                "error_log_dir": error_log_dir,
+                "max_retries": max_retries,
+                "base_delay": base_delay,
+                "max_delay": max_delay,
+                "backoff_factor": backoff_factor,
+                "circuit_threshold": circuit_threshold,
+                "circuit_timeout": circuit_timeout,
+                "state_save_interval": state_save_interval,
+            },
+            os.environ,
+        )
+        handle_defaults, _ = check_options({"jitter": jitter})
+        self._clock = as_clock(clock)
+        self._history = ErrorHistory()
+        self._error_log = ErrorLog(self.error_log_dir, clock=self._clock, **check_error_log(error_log or {}))
+        self._redactor = Redactor(DEFAULT_NAMES if redact is None else _names(redact))
+        self._listeners = Listeners()
+        self._registry = Registry(
+            circuit_threshold=self._settings["circuit_threshold"],
+            circuit_timeout=self._settings["circuit_timeout"],
+            on_transition=self._on_transition,
+        )
+        self._runtime = Runtime(
+            clock=self._clock,
+            rng=random.Random() if rng is None else rng,  # noqa: S311 - jitter is no secret
+            registry=self._registry,
+            recorder=Recorder(self._history, self._error_log, self._clock, self._redactor),
+            listeners=self._listeners,
+            defaults={**self._settings, **handle_defaults},
+            max_threads=whole_number("max_threads", max_threads, minimum=1),
+            on_first_call=self._start_background,
+        )
+        self._state_files = StateFiles(
+            self.state_dir,
+            secrets=StateSecrets(
+                SecretNames(SECRET_NAMES if redact is None else _names(redact)),
+                None if encryption_key is None else SecretCipher(_keys(encryption_key)),
+            ),
+            now=lambda: datetime.fromtimestamp(self._clock.time(), UTC),
+        )
+        self._state_writer = writer_for(self.state_dir)
+        self._saver = StateSaver(
+            self._state_files,
+            clock=self._clock,
+            interval=self.state_save_interval,
+            submit=self._state_writer.submit,
+        )
+        self._handles: dict[tuple[str, int | None], Handle] = {}
+        self._periodic: dict[str, Periodic] = {}
+        self._final_saves: dict[str, Callable[[], Awaitable[None]]] = {}
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    @overload
+    async def retry_with_backoff(
+        self,
+        func: Callable[..., Awaitable[R]],
+        /,
+        *args: Any,
+        service_name: str = ...,
+        max_retries: int | None = ...,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def retry_with_backoff(
+        self,
+        func: Callable[..., R],
+        /,
+        *args: Any,
+        service_name: str = ...,
+        max_retries: int | None = ...,
+        **kwargs: Any,
+    ) -> R: ...
+    async def retry_with_backoff(
+        self,
+        func: Callable[..., Any],
+        /,
+        *args: Any,
+        service_name: str = "unknown",
+        max_retries: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Call *func* with the arguments, and again after each failure, with growing waits between.
+
+        Only *service_name* and *max_retries* are ours; every other keyword goes to *func*.
+
+        Args:
+            func: a coroutine function, or a plain function, which runs in a thread.
+            *args: its arguments.
+            service_name: whose circuit and health this call belongs to.
+            max_retries: retries after the first call; None: the service's.
+            **kwargs: its arguments.
+
+        Returns:
+            What *func* returned.
+
+        Raises:
+            CircuitOpenError: the circuit of the service is open; *func* did not run.
+            Exception: the last attempt's own error, unchanged; `attempts_of` tells the earlier ones.
+
+        A cancellation passes at once, counts nowhere and is never retried.
+        """  # Any: the function's own arguments and result
+        return await self._handle(service_name, max_retries).call(func, *args, **kwargs)
+
+    async def with_fallback(
+        self,
+        primary_func: Callable[..., Any],
+        fallback_func: Any,
+        *args: Any,
+        service_name: str = "unknown",
+        max_retries: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Call *primary_func* with retries; when it fails for good or its circuit is open, *fallback_func*.
+
+        The fallback gets the arguments if it can bind them, else none; a value that is not callable
+        is returned as it is. Its answer leaves the service DEGRADED.
+
+        Raises:
+            Exception: both failed: the fallback's error, with the primary's as its ``__cause__``.
+        """  # Any: the functions' own arguments and results
+        options = {"max_retries": self._retries(max_retries), "fallback": [fallback_func]}
+        state = self._registry.get_or_create(a_name("service_name", service_name))
+        return await self._bound(state, options).call(primary_func, *args, **kwargs)
+
+    def _handle(self, service_name: str, max_retries: int | None) -> Handle:
+        key = (service_name, max_retries)
+        handle = self._handles.get(key)
+        if handle is None:
+            state = self._registry.get_or_create(a_name("service_name", service_name))
+            handle = self._bound(state, {"max_retries": self._retries(max_retries)})
+            handle = self._handles.setdefault(key, handle)
+        return handle
+
+    def _bound(self, state: ServiceState, options: dict[str, Any]) -> Handle:  # Any: see options
+        return Handle(Plan(options).bind(self._runtime, state))
+
+    @staticmethod
+    def _retries(max_retries: int | None) -> int | None:
+        return None if max_retries is None else whole_number("max_retries", max_retries, minimum=0)
+
+    def service(self, name: str, **options: Unpack[ServiceOptions]) -> Handle:
+        """
+        A handle on the service *name*: call it, decorate with it, or enter its blocks.
+
+        What belongs to the service (circuit, probes, critical, health check) is one for its name.
+
+        Raises:
+            TypeError: an unknown option, or a value of the wrong type.
+            ValueError: a value out of range, or a second, different value for what belongs to the
+                service; both places are named.
+        """
+        handle_options, service_options = check_options(options)
+        plan = Plan(handle_options)
+        self.bind(plan, a_name("name", name), service_options, calling_place())
+        return Handle(plan)
+
+    def bind(self, plan: Plan, name: str, service_options: Mapping[str, Any], place: str) -> None:
+        """Make *plan* a way to call the service *name*; for `service` and the decorator."""
+        # Any: each option has a type of its own
+        state = self._registry.declare(name, service_options, place)
+        plan.bind(self._runtime, state)
+        if state.health_check is not None:
+            self._check_by_itself(state)
+
+    # -- circuits, statuses, health ---------------------------------------------------------------
+
+    def is_circuit_open(self, service_name: str) -> bool:
+        """Whether calls are refused now; False again as soon as the circuit's timeout has passed."""
+        state = self._registry.get(service_name)
+        return state is not None and state.circuit.state(self._clock.monotonic()) == "open"
+
+    def reset_circuit_breaker(self, service_name: str) -> None:
+        """Close the circuit and forget its failures; an unknown name does nothing."""
+        state = self._registry.get(service_name)
+        if state is not None:
+            state.reset(self._clock.monotonic())
+
+    def get_service_status(self, service_name: str) -> ServiceStatus:
+        """The status of one service; OPERATIONAL for one that was never seen."""
+        state = self._registry.get(service_name)
+        if state is None:
+            return ServiceStatus.OPERATIONAL
+        return state.status_at(self._clock.monotonic())
+
+    def get_all_service_statuses(self) -> dict[str, ServiceStatus]:
+        """The status of every service seen so far."""
+        now = self._clock.monotonic()
+        return {state.name: state.status_at(now) for state in self._registry.all()}
+
+    def get_health_status(self) -> dict[str, Any]:
+        """
+        How everything is doing, as a JSON-ready dict.
+
+        ``overall_health``, ``service_statuses``, ``recent_error_count`` (the last 300 s),
+        ``circuit_breakers``, ``services`` (counts), ``error_log`` (``state``, ``written``, ``queued``,
+        ``dropped``), ``timestamp``.
+        """  # Any: JSON
+        now = self._clock.monotonic()
+        statistics = self._error_log.statistics()
+        log = {
+            "state": statistics.state,
+            "written": statistics.written,
+            "queued": statistics.queued,
+            "dropped": statistics.dropped,
+            "dropped_by_severity": dict(statistics.dropped_by_severity),
+            "last_error": statistics.last_error,
+        }
+        return health_report(
+            self._registry.all(),
+            now=now,
+            wall=self._clock.time(),
+            recent_errors=self._history.recent_count(now, within=RECENT_SECONDS),
+            error_log=log,
+        )
+
+    def get_error_summary(
+        self,
+        since: datetime | None = None,
+        service_name: str | None = None,
+        min_severity: ErrorSeverity | None = None,
+    ) -> dict[str, Any]:
+        """
+        What went wrong lately (the last 1000 errors), as a JSON-ready dict.
+
+        ``total_errors``, ``errors_by_service``, ``errors_by_type``, ``errors_by_severity``,
+        ``recent_errors`` (the last 10, oldest first). A naive *since* is local time.
+        """  # Any: JSON
+        return self._history.summary(since=since, service_name=service_name, min_severity=min_severity)
+
+    def clear_error_history(self) -> None:
+        """Forget the errors in memory; the files stay."""
+        self._history.clear()
+
+    def read_errors(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        service_name: str | None = None,
+        min_severity: ErrorSeverity | None = None,
+    ) -> AsyncIterator[ErrorRecord]:
+        """
+        The errors on disk, oldest file first, also those the original program wrote.
+
+        Torn and foreign lines are skipped. Naive times are local time.
+        """
+        return self._error_log.read(
+            since=since, until=until, service_name=service_name, min_severity=min_severity
+        )
+
+    def register_secret(self, value: str) -> None:
+        """Replace *value* by ``***`` wherever it stands in what is logged from now on."""
+        self._redactor.register(value)
+
+    def context(self, **data: Any) -> AbstractContextManager[None]:
+        """``with recovery.context(order="A1"): ...``: data for `ErrorRecord.context` while in force."""
+        # Any: the user's own values
+        return error_context(data)
+
+    def on_event(self, listener: Listener) -> Callable[[], None]:
+        """
+        Tell *listener* of every event from now on; what is returned stops that.
+
+        A plain listener runs in a thread of its own, a coroutine function on the loop: neither is on
+        the call's path, and one that fails or is slow hurts no call.
+        """
+        return self._listeners.subscribe(listener)
+
+    def _on_transition(self, state: ServiceState, to: CircuitState, now: float) -> None:
+        if not self._listeners:
+            return
+        name, at, circuit = state.name, self._clock.time(), state.circuit
+        if to == "open":
+            retry_after = circuit.retry_after(now)
+            event: Event = CircuitOpened(
+                service_name=name, at=at, last_error=circuit.last_error, retry_after=retry_after
+            )
+        elif to == "half-open":
+            event = CircuitHalfOpened(service_name=name, at=at)
+        else:
+            event = CircuitClosed(service_name=name, at=at)
+        self._listeners.publish(event)
+
+    # -- state ---------------------------------------------------------------------------------------
+
+    async def save_state(
+        self,
+        active_operations: list[dict[str, Any]] | None = None,
+        cached_data: dict[str, Any] | None = None,
+        configuration: dict[str, Any] | None = None,
+        force: bool = False,
+    ) -> bool:
+        """
+        Save the state of the system; an argument left out is saved as empty.
+
+        Args:
+            active_operations: what is under way, one dict each.
+            cached_data: what should be there again after a restart.
+            configuration: the settings of the program. Strings under names like ``api_key`` are
+                replaced, and restore as `Redacted`.
+            force: save now, whatever the interval says.
+
+        Returns:
+            True: it is durable. False: the last save was less than ``state_save_interval`` seconds
+            ago; it is kept in memory and written when the interval ends or at exit.
+
+        Raises:
+            StateNotSavedError: the disk refused, or a value cannot be saved (its path is named);
+                what was saved before is still there.
+            TypeError: an argument of the wrong type.
+
+        Cancelled while it waits for the disk, the write goes on and nothing is left half-done.
+        """  # Any: the user's own values
+        statuses = {name: status.value for name, status in self.get_all_service_statuses().items()}
+        state = {
+            "service_statuses": statuses,
+            **_state_arguments(active_operations, cached_data, configuration),
+        }
+        saved = await self._saver.save(state, force=force)
+        if not saved:
+            _pending_saves.keep(self._saver)
+        return saved
+
+    async def restore_state(self) -> SystemState | None:
+        """
+        The newest valid state on disk, also one the original program wrote; None when there is none.
+
+        A damaged file is set aside, never deleted, and the next best is used.
+
+        Raises:
+            StateVersionError: the file was written by a newer version of shockproof.
+        """
+        return (await self._saver.load()).state
+
+    def track_state(
+        self,
+        provider: Callable[[], Any],
+        *,
+        every: Seconds | None = None,
+    ) -> Callable[[], None]:
+        """
+        Save by itself: every *every* seconds, and when the service is closed.
+
+        Args:
+            provider: gives the three arguments of `save_state`, as a dict of them or a tuple; plain
+                or async. It runs on the loop and must be quick.
+            every: seconds between two saves, more than 0. Default: ``state_save_interval``.
+
+        Returns:
+            A function that stops it.
+        """  # Any: a dict, a tuple, or an awaitable of those
+        if not callable(provider):
+            raise TypeError(f"provider must be a function that gives what save_state takes, got {provider!r}")
+        fixed = None if every is None else seconds("every", every, more_than=0)
+        name = f"automatic saving by {getattr(provider, '__qualname__', provider)!s}"
+
+        async def save() -> None:
+            given = provider()
+            if inspect.isawaitable(given):
+                given = await given
+            await self.save_state(**_as_keywords(given), force=True)
+
+        periodic = self._add_periodic(
+            name, every=lambda: self._interval_or_a_second() if fixed is None else fixed, action=save
+        )
+        self._final_saves[name] = save
+
+        def stop() -> None:
+            periodic.stop()
+            self._periodic.pop(name, None)
+            self._final_saves.pop(name, None)
+
+        return stop
+
+    def _interval_or_a_second(self) -> float:
+        # An interval of 0 means that no save is skipped, not that saving never rests.
+        return self.state_save_interval or 1.0
+
+    # -- settings ------------------------------------------------------------------------------------
+
+    def configure(self, **changes: Any) -> None:
+        """
+        Change settings while running; open circuits, counts and decorated functions follow at once.
+
+        All changes are checked before the first is made.
+
+        Raises:
+            TypeError, ValueError: an unknown setting, or a value that is not allowed.
+        """  # Any: each setting has a type of its own
+        checked = {name: check_change(name, value) for name, value in changes.items()}
+        self._settings.update(checked)
+        self._runtime.defaults.update(checked)
+        self._saver.interval = self.state_save_interval
+        self._registry.configure(
+            circuit_threshold=self._settings["circuit_threshold"],
+            circuit_timeout=self._settings["circuit_timeout"],
+        )
+        for plan in list(self._runtime.plans):
+            plan.refresh()
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the state is kept; absolute."""
+        return self._path("state_dir")
+
+    @property
+    def error_log_dir(self) -> Path:
+        """Where errors are logged; absolute."""
+        return self._path("error_log_dir")
+
+    @property
+    def max_retries(self) -> int:
+        """Retries after the first call."""
+        return int(self._settings["max_retries"])
+
+    @property
+    def base_delay(self) -> float:
+        """Seconds before the first retry."""
+        return float(self._settings["base_delay"])
+
+    @property
+    def max_delay(self) -> float:
+        """The longest wait, in seconds."""
+        return float(self._settings["max_delay"])
+
+    @property
+    def backoff_factor(self) -> float:
+        """What each wait is multiplied by."""
+        return float(self._settings["backoff_factor"])
+
+    @property
+    def circuit_threshold(self) -> int | None:
+        """Failed attempts in a row that open a circuit."""
+        value: int | None = self._settings["circuit_threshold"]
+        return value
+
+    @property
+    def circuit_timeout(self) -> float:
+        """Seconds a circuit stays open."""
+        return float(self._settings["circuit_timeout"])
+
+    @property
+    def state_save_interval(self) -> float:
+        """The least seconds between two saves that are not forced."""
+        return float(self._settings["state_save_interval"])
+
+    @property
+    def jitter(self) -> Jitter:
+        """How the waits are spread."""
+        value: Jitter = self._runtime.defaults["jitter"]
+        return value
+
+    def _path(self, name: str) -> Path:
+        value: Path = self._settings[name]
+        return value
+
+    # The seed's text sets these three; they forward to `configure`.
+    _circuit_breaker_threshold = _forwarded("circuit_threshold")
+    _circuit_breaker_timeout = _forwarded("circuit_timeout")
+    _state_save_interval = _forwarded("state_save_interval")
+
+    # -- starting and ending ---------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """
+        Make the directories, load what takes long to import, and start what runs by itself.
+
+        Never needed: everything starts by itself at first need. It moves the waiting to where nobody
+        trades yet, and refuses at once what would fail later.
+
+        Raises:
+            OSError: a directory cannot be made or written, with the setting, its value and the way out.
+        """
+        await self._error_log.prepare()
+        await self._state_writer.run(self._state_files.prepare)
+        self._start_background()
+
+    async def aclose(self, timeout: float = 5.0) -> None:
+        """
+        Stop what runs by itself, save what is tracked, and flush the error log and the state.
+
+        Returns after at most *timeout* seconds, also with a hung disk. The service can be used again
+        afterwards: what it needs starts again.
+        """
+        limit = seconds("timeout", timeout)
+        for periodic in self._periodic.values():
+            periodic.pause()
+        ending = asyncio.ensure_future(self._flush_everything(limit))
+        done, _ = await asyncio.wait({ending}, timeout=limit)
+        if not done:
+            ending.cancel()
+            await asyncio.wait({ending}, timeout=0)
+            _log.warning("not everything could be flushed within %g s", limit)
+        elif not ending.cancelled() and (error := ending.exception()) is not None:
+            raise error
+
+    async def _flush_everything(self, timeout: float) -> None:
+        not_saved: Exception | None = None
+        for save in list(self._final_saves.values()):
+            try:
+                await save()
+            except Exception as error:  # noqa: BLE001 - the rest is flushed all the same; raised at the end
+                not_saved = error
+        try:
+            await self._saver.flush()
+        except Exception as error:  # noqa: BLE001 - the rest is flushed all the same; raised at the end
+            not_saved = error
+        await self._error_log.flush(timeout)
+        await self._listeners.drain()
+        if not_saved is not None:
+            raise not_saved
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _add_periodic(
+        self, name: str, *, every: Callable[[], float], action: Callable[[], Awaitable[object]]
+    ) -> Periodic:
+        if name in self._periodic:
+            self._periodic[name].stop()
+        periodic = self._periodic[name] = Periodic(
+            name,
+            every=every,
+            action=action,
+            sleep=self._clock.sleep,
+            on_loop_end=self._forget_loop,
+        )
+        if asyncio._get_running_loop() is not None:
+            periodic.ensure()
+        else:
+            self._forget_loop()  # the next call, on whatever loop, starts it
+        return periodic
+
+    def _check_by_itself(self, state: ServiceState) -> None:
+        name = f"health check of {state.name}"
+        if name in self._periodic:
+            return
+        handle = self._bound(state, {"max_retries": 0, "retry_if_result": lambda result: result is False})
+
+        async def check() -> None:
+            if self.is_circuit_open(state.name) or state.health_check is None:
+                return  # it rests; half-open again, the check is the probe
+            with suppress(Exception):  # recorded as an error of the service, like any call's
+                await handle.call(state.health_check)
+
+        self._add_periodic(name, every=lambda: state.check_every, action=check)
+
+    def _start_background(self) -> None:
+        for periodic in list(self._periodic.values()):
+            periodic.ensure()
+
+    def _forget_loop(self) -> None:
+        for plan in list(self._runtime.plans):
+            plan.forget_loop()
+
+    def __repr__(self) -> str:
+        return f"<ErrorRecoveryService {len(self._registry.all())} services, state in {self.state_dir}>"
+
+
+def _names(redact: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(redact, str):
+        raise TypeError(f"redact must be several names, got the string {redact!r}: write ({redact!r},)")
+    return tuple(redact)
+
+
+def _keys(encryption_key: str | bytes | Sequence[str | bytes]) -> Sequence[str | bytes]:
+    return (encryption_key,) if isinstance(encryption_key, str | bytes) else encryption_key
+
+
+def _state_arguments(
+    active_operations: object, cached_data: object, configuration: object
+) -> dict[str, Any]:  # Any: the user's own values
+    operations = [] if active_operations is None else active_operations
+    if not isinstance(operations, list | tuple) or not all(isinstance(one, dict) for one in operations):
+        raise TypeError(
+            'active_operations must be a list of dicts such as [{"operation": "fetch"}], '
+            f"got {active_operations!r}"
+        )
+    state: dict[str, Any] = {"active_operations": list(operations)}  # Any: the user's own values
+    for name, value in (("cached_data", cached_data), ("configuration", configuration)):
+        if value is not None and not isinstance(value, dict):
+            raise TypeError(f'{name} must be a dict such as {{"AAPL": 150.0}}, got {value!r}')
+        state[name] = {} if value is None else value
+    return state
+
+
+def _as_keywords(given: object) -> dict[str, Any]:  # Any: the user's own values
+    names = ("active_operations", "cached_data", "configuration")
+    if isinstance(given, Mapping):
+        unknown = [str(name) for name in given if name not in names]
+        if unknown:
+            raise TypeError(f"provider gave {', '.join(unknown)}; save_state takes {', '.join(names)}")
+        return dict(given)
+    if isinstance(given, tuple) and len(given) == len(names):
+        return dict(zip(names, given, strict=True))
+    raise TypeError(f"provider must give a dict or a tuple of {', '.join(names)}, got {given!r}")

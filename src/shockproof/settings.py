@@ -1,0 +1,178 @@
+"""
+The settings of a recovery service: argument, else environment, else default; each checked by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import tzinfo
+from pathlib import Path
+from typing import Any, Final, TypedDict
+
+from shockproof.memory.bounded_queue import WhenFull
+from shockproof.vocabulary.arguments import NOT_GIVEN, at_least, seconds, whole_number
+
+__all__ = ["CONFIGURABLE", "DEFAULTS", "ErrorLogOptions", "check_change", "check_error_log", "resolve"]
+
+
+class ErrorLogOptions(TypedDict, total=False):
+    """How the error log keeps its files and its bounds; everything is off or wide by default."""
+
+    zone: tzinfo | None
+    """Whose days the files are. Default: UTC."""
+    max_file_bytes: int | None
+    """A day goes on in another part when its file is about this large. Default: any size."""
+    keep_days: int | None
+    """Files of days more than so many before today are deleted. Default: all are kept."""
+    keep_bytes: int | None
+    """The oldest days are deleted until the rest is no larger. Default: all are kept."""
+    compress: bool
+    """Files of closed days become ``.gz``. Default: False."""
+    max_records: int
+    """How many records may wait for the disk. Default: 10,000."""
+    max_bytes: int
+    """How much memory they may take, about. Default: 8 MiB."""
+    when_full: WhenFull
+    """``"drop_lowest"`` (default), ``"drop_oldest"`` or ``"drop_new"``; what is dropped is counted."""
+    fsync: bool
+    """Whether a flush also survives a power failure. Default: False."""
+
+
+def _threshold(name: str, value: object) -> int | None:
+    return None if value is None else whole_number(name, value, minimum=1)
+
+
+def _positive(name: str, value: object) -> float:
+    return seconds(name, value, more_than=0)
+
+
+def _path(name: str, value: object) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise TypeError(
+            f'{name} must be a directory, as a string or a Path such as "data/state", got {value!r}'
+        )
+    path = Path(value)
+    return Path(os.path.abspath(path))
+
+
+def _whole_text(text: str) -> int:
+    return int(text)
+
+
+_Check = Callable[[str, object], Any]  # Any: each setting has a type of its own
+
+_NUMBERS: Final[Mapping[str, tuple[object, _Check, Callable[[str], object]]]] = {
+    "max_retries": (3, lambda name, value: whole_number(name, value, minimum=0), _whole_text),
+    "base_delay": (1.0, seconds, float),
+    "max_delay": (60.0, seconds, float),
+    "backoff_factor": (2.0, lambda name, value: at_least(name, value, 1), float),
+    "circuit_threshold": (5, _threshold, _whole_text),
+    "circuit_timeout": (60.0, _positive, float),
+    "state_save_interval": (60.0, seconds, float),
+}
+_PATHS: Final = {"state_dir": "data/state", "error_log_dir": "data/errors"}
+
+DEFAULTS: Final[Mapping[str, object]] = {**_PATHS, **{name: row[0] for name, row in _NUMBERS.items()}}
+CONFIGURABLE: Final = tuple(_NUMBERS)
+"""What `configure` may change while running."""
+
+
+def resolve(given: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, Any]:
+    """
+    Every setting, checked; NOT_GIVEN is looked up as ``ERROR_RECOVERY_<NAME>``, then the default.
+
+    Raises:
+        TypeError, ValueError: a value that is not allowed, named with where it came from.
+    """  # Any: each setting has a type of its own
+    settings: dict[str, Any] = {}  # Any: each setting has a type of its own
+    for name, directory in _PATHS.items():
+        value = given.get(name, NOT_GIVEN)
+        settings[name] = _path(name, directory if value is NOT_GIVEN else value)
+    for name, (default, check, _) in _NUMBERS.items():
+        value = given.get(name, NOT_GIVEN)
+        variable = f"ERROR_RECOVERY_{name.upper()}"
+        if value is not NOT_GIVEN:
+            settings[name] = check(name, value)
+        elif environ.get(variable, "") != "":
+            settings[name] = _from_environment(name, variable, environ[variable])
+        else:
+            settings[name] = default
+    return settings
+
+
+def _from_environment(name: str, variable: str, text: str) -> object:
+    _, check, parse = _NUMBERS[name]
+    try:
+        value = parse(text.strip())
+    except ValueError:
+        kind = "a whole number" if parse is _whole_text else "a number"
+        raise ValueError(
+            f"environment variable {variable} must be {kind}, got {text!r}; correct or unset it"
+        ) from None
+    return check(f"environment variable {variable}", value)
+
+
+def check_change(name: str, value: object) -> Any:  # Any: each setting has a type of its own
+    """
+    One changed setting for `configure`.
+
+    Raises:
+        TypeError: there is no such setting, or its value has the wrong type.
+        ValueError: its value is out of range.
+    """
+    if name not in _NUMBERS:
+        raise TypeError(f"configure() knows no {name!r}; what can be changed is {', '.join(CONFIGURABLE)}")
+    return _NUMBERS[name][1](name, value)
+
+
+def _at_least(minimum: int) -> _Check:
+    return lambda name, value: whole_number(name, value, minimum=minimum)
+
+
+def _or_none(check: _Check) -> _Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _of_type(kind: type, described: str) -> _Check:
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be {described}, got {value!r}")
+        return value
+
+    return check
+
+
+def _when_full(name: str, value: object) -> object:
+    allowed = ("drop_lowest", "drop_oldest", "drop_new")
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+_ERROR_LOG: Final[Mapping[str, _Check]] = {
+    "zone": _or_none(_of_type(tzinfo, 'a time zone such as ZoneInfo("Europe/Berlin")')),
+    "max_file_bytes": _or_none(_at_least(1)),
+    "keep_days": _or_none(_at_least(0)),
+    "keep_bytes": _or_none(_at_least(0)),
+    "compress": _of_type(bool, "True or False"),
+    "max_records": _at_least(1),
+    "max_bytes": _at_least(1),
+    "when_full": _when_full,
+    "fsync": _of_type(bool, "True or False"),
+}
+
+
+def check_error_log(options: Mapping[str, object]) -> dict[str, Any]:  # Any: each has a type of its own
+    """
+    The options of the error log, each checked.
+
+    Raises:
+        TypeError, ValueError: an unknown name, or a value that is not allowed.
+    """
+    checked: dict[str, Any] = {}  # Any: each has a type of its own
+    for name, value in options.items():
+        if name not in _ERROR_LOG:
+            raise TypeError(f"error_log knows no {name!r}; there are {', '.join(_ERROR_LOG)}")
+        checked[name] = _ERROR_LOG[name](f"error_log[{name!r}]", value)
+    return checked

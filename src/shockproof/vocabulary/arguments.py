@@ -1,0 +1,82 @@
+"""
+Checks of what a user hands in: each refusal names the argument, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+__all__ = ["NOT_GIVEN", "NotGiven", "Seconds", "a_name", "at_least", "seconds", "whole_number"]
+
+Seconds = float | timedelta
+"""A duration as users may write it."""
+
+
+class NotGiven:
+    """The type of `NOT_GIVEN`: told apart from every value, None included."""
+
+    def __repr__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NOT_GIVEN: Final = NotGiven()
+"""The default of arguments where an explicit default must still beat the environment."""
+
+
+def _refuse(name: str, value: object, allowed: str) -> ValueError:
+    return ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def seconds(name: str, value: object, *, more_than: float | None = None) -> float:
+    """
+    *value* as seconds: a number or a timedelta, finite, at least 0 or *more_than* the bound given.
+
+    Raises:
+        TypeError: it is no duration at all (a bool is none).
+        ValueError: it is out of range.
+    """
+    allowed = "seconds (a number or a timedelta), at least 0"
+    if more_than is not None:
+        allowed = f"seconds (a number or a timedelta), more than {more_than:g}"
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    if not math.isfinite(value) or value < 0 or (more_than is not None and value <= more_than):
+        raise _refuse(name, value, allowed)
+    return float(value)
+
+
+def at_least(name: str, value: object, minimum: float) -> float:
+    """*value* as a finite number that is at least *minimum*."""
+    allowed = f"a number of at least {minimum:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    if not math.isfinite(value) or value < minimum:
+        raise _refuse(name, value, allowed)
+    return float(value)
+
+
+def whole_number(name: str, value: object, *, minimum: int) -> int:
+    """*value* as an int of at least *minimum*; bools and floats are refused."""
+    allowed = f"a whole number of at least {minimum}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    if value < minimum:
+        raise _refuse(name, value, allowed)
+    return value
+
+
+def a_name(argument: str, value: object) -> str:
+    """*value* as a service's name: a string with something in it."""
+    if not isinstance(value, str):
+        raise TypeError(f'{argument} must be a string such as "market_data", got {value!r}')
+    if not value:
+        raise ValueError(f'{argument} must be a name such as "market_data", got an empty string')
+    return value
+
+
+Check = Callable[[str, object], object]

@@ -1,0 +1,86 @@
+"""
+Where time comes from.
+
+Decisions (open circuits, deadlines, intervals) use the monotonic reading; what people read uses wall
+time. Time limits are timers of the event loop; a clock and the loop it is used on must agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Clock", "SystemClock", "as_clock"]
+
+
+class Clock(Protocol):
+    """Two readings and a wait, in seconds. Hand one in as ``clock=`` to test an hour in a millisecond."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards; only differences mean anything."""
+        ...
+
+    def time(self) -> float:
+        """Seconds since 1970-01-01 UTC, as a wall clock shows them."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; ends at once when cancelled."""
+        ...
+
+
+class SystemClock:
+    """
+    The real time.
+
+    Inside a running event loop the monotonic reading is the loop's own, so that a loop with
+    virtual time carries circuits and deadlines along; for an ordinary loop it is
+    ``time.monotonic`` anyway.
+    """
+
+    def monotonic(self) -> float:
+        """The running loop's time, or ``time.monotonic()`` outside a loop."""
+        loop = asyncio._get_running_loop()  # None outside a loop, where get_running_loop would raise
+        return time.monotonic() if loop is None else loop.time()
+
+    def time(self) -> float:
+        """``time.time()``."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """``asyncio.sleep(seconds)``."""
+        await asyncio.sleep(seconds)
+
+    def __repr__(self) -> str:
+        return "SystemClock()"
+
+
+class _CallableClock(SystemClock):
+    """A bare function of monotonic seconds, such as a test hands in, completed by the real rest."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+
+    def monotonic(self) -> float:
+        return self._monotonic()
+
+    def __repr__(self) -> str:
+        return f"clock of {self._monotonic!r}"
+
+
+def as_clock(clock: Clock | Callable[[], float] | None) -> Clock:
+    """
+    *clock* as a `Clock`: None is the real time, a function is taken for its monotonic reading.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if clock is None:
+        return SystemClock()
+    if all(callable(getattr(clock, name, None)) for name in ("monotonic", "time", "sleep")):
+        return clock  # type: ignore[return-value]  # just checked
+    if callable(clock):
+        return _CallableClock(clock)
+    raise TypeError(f"clock must have monotonic(), time() and sleep(), or be a function, got {clock!r}")

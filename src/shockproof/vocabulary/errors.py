@@ -1,0 +1,122 @@
+"""
+Everything shockproof raises by itself. The user's own errors always pass untouched.
+
+    ShockproofError
+    ├── CallRejectedError            the function did not run
+    │   └── CircuitOpenError
+    ├── AttemptTimeoutError          also a TimeoutError: one attempt took too long
+    ├── DeadlineExceededError        also a TimeoutError: all attempts together took too long
+    ├── StateNotSavedError           the disk refused the state
+    └── StateVersionError            a state file was written by a newer version
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AttemptTimeoutError",
+    "CallRejectedError",
+    "CircuitOpenError",
+    "DeadlineExceededError",
+    "ShockproofError",
+    "StateNotSavedError",
+    "StateVersionError",
+]
+
+
+class ShockproofError(Exception):
+    """Whatever shockproof raises by itself is one of these."""
+
+
+class CallRejectedError(ShockproofError):
+    """
+    A policy refused the call: the function did not run, so nothing happened at the other side.
+
+    Built from its arguments alone and rendered only when somebody asks for the text, so that a
+    refusal stays cheap; it pickles and copies like any exception.
+    """
+
+    def __init__(
+        self,
+        service_name: str,
+        policy: str,
+        retry_after: float | None = None,
+        last_error: str | None = None,
+    ) -> None:
+        self.args = (service_name, policy, retry_after, last_error)
+
+    @property
+    def service_name(self) -> str:
+        """The service whose policy refused."""
+        name: str = self.args[0]
+        return name
+
+    @property
+    def policy(self) -> str:
+        """The policy that refused, for example ``"circuit_breaker"``."""
+        policy: str = self.args[1]
+        return policy
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which a call may be admitted again, or None when that is not known."""
+        seconds: float | None = self.args[2]
+        return seconds
+
+    @property
+    def last_error(self) -> str | None:
+        """Type and text of the error that led to the refusal, never the object."""
+        text: str | None = self.args[3]
+        return text
+
+    def __str__(self) -> str:
+        when = "" if self.retry_after is None else f"; retry in {max(0.0, self.retry_after):.3g} s"
+        why = "" if self.last_error is None else f" (last error: {self.last_error})"
+        return f"service {self.service_name!r}: {self._what()}{when}{why}"
+
+    def _what(self) -> str:
+        return f"call rejected by {self.policy}"
+
+
+class CircuitOpenError(CallRejectedError):
+    """The circuit of the service is open, or half-open with every probe taken."""
+
+    def __init__(
+        self,
+        service_name: str,
+        policy: str = "circuit_breaker",
+        retry_after: float | None = None,
+        last_error: str | None = None,
+    ) -> None:
+        self.args = (service_name, policy, retry_after, last_error)
+
+    def _what(self) -> str:
+        return "the circuit is open"
+
+
+class _TimeLimitError(ShockproofError, TimeoutError):
+    def __init__(self, service_name: str, seconds: float) -> None:
+        super().__init__(service_name, seconds)
+        self.service_name = service_name
+        self.seconds = seconds
+
+
+class AttemptTimeoutError(_TimeLimitError):
+    """One attempt ran longer than ``timeout`` and was cancelled."""
+
+    def __str__(self) -> str:
+        return f"service {self.service_name!r}: an attempt took longer than its timeout of {self.seconds:g} s"
+
+
+class DeadlineExceededError(_TimeLimitError):
+    """The deadline of the whole call passed while an attempt was in flight; it was cancelled."""
+
+    def __str__(self) -> str:
+        return f"service {self.service_name!r}: the deadline of {self.seconds:g} s passed"
+
+
+class StateNotSavedError(ShockproofError):
+    """The state could not be made durable; what was on disk before is still there."""
+
+
+class StateVersionError(ShockproofError):
+    """A state file was written by a newer version of the format than this program knows."""

@@ -1,0 +1,112 @@
+"""
+What listeners are told: one frozen record per thing that happened.
+
+An event is built only when somebody listens. `at` is wall time, seconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shockproof.vocabulary.outcomes import Outcome
+
+__all__ = [
+    "AttemptFailed",
+    "CallFailed",
+    "CallRejected",
+    "CircuitClosed",
+    "CircuitHalfOpened",
+    "CircuitOpened",
+    "Event",
+    "FallbackAnswered",
+    "RetryScheduled",
+    "StateNotSaved",
+    "StateSaved",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What all events have."""
+
+    service_name: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed(Event):
+    """One attempt failed; `outcome` is FAILURE or UNKNOWN."""
+
+    function_name: str
+    attempt: int
+    error_type: str
+    error_message: str
+    outcome: Outcome
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled(Event):
+    """Another attempt follows in `delay` seconds."""
+
+    function_name: str
+    attempt: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFailed(Event):
+    """No other attempt follows; `reason` says why in words."""
+
+    function_name: str
+    attempts: int
+    error_type: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRejected(Event):
+    """A policy refused the call; the function did not run."""
+
+    policy: str
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitOpened(Event):
+    """The circuit refuses calls from now on, for `retry_after` seconds."""
+
+    last_error: str | None
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitHalfOpened(Event):
+    """The first probe is on its way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitClosed(Event):
+    """Calls pass again: the probes succeeded, or somebody reset the circuit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackAnswered(Event):
+    """A fallback answered in place of the service."""
+
+    function_name: str
+    error_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSaved(Event):
+    """The state is durable on disk."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateNotSaved(Event):
+    """The disk refused the state; what was there before is still there."""
+
+    error: str

@@ -1,0 +1,68 @@
+"""
+What became of an attempt. One classification per handle decides for all its policies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+__all__ = ["Attempt", "CallEffect", "CallInfo", "Effect", "Outcome", "Verdict"]
+
+Effect = Literal["none", "unknown", "done"]
+"""Whether the other side did something: surely not, nobody knows, or surely."""
+
+CallEffect = Literal["read", "idempotent", "unsafe"]
+"""What a call does: it only reads, may be repeated without harm, or must never be repeated blindly."""
+
+
+class Outcome(Enum):
+    """The four things that can become of an attempt."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NEUTRAL = "neutral"
+    """Counts nowhere and gives back what was taken: the caller's cancellation, our own refusals."""
+    UNKNOWN = "unknown"
+    """It may or may not have happened at the other side: never repeated blindly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a ``classify`` function says about an error or a result; None leaves it to the rules."""
+
+    outcome: Outcome
+    retry_after: float | None = None
+    """Seconds the other side asked us to wait, or None."""
+    effect: Effect | None = None
+    """For a call with ``effect="unsafe"``: "none" proves that it may be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One failed attempt in numbers and text: no exception objects, so nothing is kept alive."""
+
+    number: int
+    """1 for the first."""
+    error_type: str
+    error_message: str
+    started_at: float
+    """Wall time, seconds since 1970 UTC."""
+    duration: float
+    """Seconds the attempt ran."""
+    delay: float | None
+    """Seconds waited after it, or None when no attempt followed."""
+    outcome: Outcome = Outcome.FAILURE
+    """FAILURE, or UNKNOWN when it may have happened at the other side all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What a ``classify`` function is told about the call."""
+
+    service_name: str
+    function_name: str
+    attempt: int
+    """1 for the first."""
+    effect: CallEffect

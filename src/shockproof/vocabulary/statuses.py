@@ -1,0 +1,38 @@
+"""How a service is doing, and how bad an error is."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["ErrorSeverity", "ServiceStatus"]
+
+
+class ServiceStatus(Enum):
+    """The operational status of one service."""
+
+    OPERATIONAL = "operational"
+    """It answers, or was never asked."""
+    DEGRADED = "degraded"
+    """A fallback answers for it, or its circuit is half-open."""
+    UNAVAILABLE = "unavailable"
+    """The last call failed for good, or its circuit is open."""
+
+
+class ErrorSeverity(Enum):
+    """How bad a recorded error is, in rising order."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    """Another attempt follows."""
+    HIGH = "high"
+    """No other attempt follows."""
+    CRITICAL = "critical"
+    """The outcome is unknown, or the service is marked critical."""
+
+    @property
+    def rank(self) -> int:
+        """0 for LOW up to 3 for CRITICAL, to compare by."""
+        return _RANKS[self]
+
+
+_RANKS = {severity: rank for rank, severity in enumerate(ErrorSeverity)}
