@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from shockproof.memory.secrets import SecretNotSavedWarning as SecretNotSavedWarning
     from shockproof.service import ErrorRecoveryService as ErrorRecoveryService
     from shockproof.settings import ErrorLogOptions as ErrorLogOptions
+    from shockproof.standalone import CircuitBreaker as CircuitBreaker
+    from shockproof.standalone import Fallback as Fallback
+    from shockproof.standalone import Retry as Retry
+    from shockproof.standalone import Timeout as Timeout
     from shockproof.vocabulary.clock import Clock as Clock
     from shockproof.vocabulary.errors import AttemptTimeoutError as AttemptTimeoutError
     from shockproof.vocabulary.errors import CallRejectedError as CallRejectedError
@@ -59,6 +63,7 @@ _HOMES = {
     "memory.secrets": ("Redacted", "SecretNotSavedWarning"),
     "service": ("ErrorRecoveryService",),
     "settings": ("ErrorLogOptions",),
+    "standalone": ("CircuitBreaker", "Fallback", "Retry", "Timeout"),
     "vocabulary.clock": ("Clock",),
     "vocabulary.errors": (
         "AttemptTimeoutError",

@@ -211,7 +211,7 @@ class ErrorRecoveryService:
         self,
         func: Callable[..., Awaitable[R]],
         /,
-        *args: Any,
+        *args: Any,  # Any: the function's own arguments and result
         service_name: str = ...,
         max_retries: int | None = ...,
         **kwargs: Any,
@@ -221,14 +221,14 @@ class ErrorRecoveryService:
         self,
         func: Callable[..., R],
         /,
-        *args: Any,
+        *args: Any,  # Any: the function's own arguments and result
         service_name: str = ...,
         max_retries: int | None = ...,
         **kwargs: Any,
     ) -> R: ...
     async def retry_with_backoff(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., Any],  # Any: the function's own arguments and result
         /,
         *args: Any,
         service_name: str = "unknown",
@@ -255,12 +255,12 @@ class ErrorRecoveryService:
             Exception: the last attempt's own error, unchanged; `attempts_of` tells the earlier ones.
 
         A cancellation passes at once, counts nowhere and is never retried.
-        """  # Any: the function's own arguments and result
+        """
         return await self._handle(service_name, max_retries).call(func, *args, **kwargs)
 
     async def with_fallback(
         self,
-        primary_func: Callable[..., Any],
+        primary_func: Callable[..., Any],  # Any: the function's own arguments and result
         fallback_func: Any,
         *args: Any,
         service_name: str = "unknown",
@@ -275,7 +275,7 @@ class ErrorRecoveryService:
 
         Raises:
             Exception: both failed: the fallback's error, with the primary's as its ``__cause__``.
-        """  # Any: the functions' own arguments and results
+        """
         options = {"max_retries": self._retries(max_retries), "fallback": [fallback_func]}
         state = self._registry.get_or_create(a_name("service_name", service_name))
         return await self._bound(state, options).call(primary_func, *args, **kwargs)
@@ -312,9 +312,10 @@ class ErrorRecoveryService:
         self.bind(plan, a_name("name", name), service_options, calling_place())
         return Handle(plan)
 
-    def bind(self, plan: Plan, name: str, service_options: Mapping[str, Any], place: str) -> None:
+    def bind(
+        self, plan: Plan, name: str, service_options: Mapping[str, Any], place: str
+    ) -> None:  # Any: each option has a type of its own
         """Make *plan* a way to call the service *name*; for `service` and the decorator."""
-        # Any: each option has a type of its own
         state = self._registry.declare(name, service_options, place)
         plan.bind(self._runtime, state)
         if state.health_check is not None:
@@ -345,14 +346,14 @@ class ErrorRecoveryService:
         now = self._clock.monotonic()
         return {state.name: state.status_at(now) for state in self._registry.all()}
 
-    def get_health_status(self) -> dict[str, Any]:
+    def get_health_status(self) -> dict[str, Any]:  # Any: JSON
         """
         How everything is doing, as a JSON-ready dict.
 
         ``overall_health``, ``service_statuses``, ``recent_error_count`` (the last 300 s),
         ``circuit_breakers``, ``services`` (counts), ``error_log`` (``state``, ``written``, ``queued``,
         ``dropped``), ``timestamp``.
-        """  # Any: JSON
+        """
         now = self._clock.monotonic()
         statistics = self._error_log.statistics()
         log = {
@@ -376,13 +377,13 @@ class ErrorRecoveryService:
         since: datetime | None = None,
         service_name: str | None = None,
         min_severity: ErrorSeverity | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any]:  # Any: JSON
         """
         What went wrong lately (the last 1000 errors), as a JSON-ready dict.
 
         ``total_errors``, ``errors_by_service``, ``errors_by_type``, ``errors_by_severity``,
         ``recent_errors`` (the last 10, oldest first). A naive *since* is local time.
-        """  # Any: JSON
+        """
         return self._history.summary(since=since, service_name=service_name, min_severity=min_severity)
 
     def clear_error_history(self) -> None:
@@ -410,9 +411,8 @@ class ErrorRecoveryService:
         """Replace *value* by ``***`` wherever it stands in what is logged from now on."""
         self._redactor.register(value)
 
-    def context(self, **data: Any) -> AbstractContextManager[None]:
+    def context(self, **data: Any) -> AbstractContextManager[None]:  # Any: the user's own values
         """``with recovery.context(order="A1"): ...``: data for `ErrorRecord.context` while in force."""
-        # Any: the user's own values
         return error_context(data)
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
@@ -492,7 +492,7 @@ class ErrorRecoveryService:
 
     def track_state(
         self,
-        provider: Callable[[], Any],
+        provider: Callable[[], Any],  # Any: the user's own values
         *,
         every: Seconds | None = None,
     ) -> Callable[[], None]:
@@ -506,7 +506,7 @@ class ErrorRecoveryService:
 
         Returns:
             A function that stops it.
-        """  # Any: a dict, a tuple, or an awaitable of those
+        """
         if not callable(provider):
             raise TypeError(f"provider must be a function that gives what save_state takes, got {provider!r}")
         fixed = None if every is None else seconds("every", every, more_than=0)

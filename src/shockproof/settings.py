@@ -78,13 +78,15 @@ CONFIGURABLE: Final = tuple(_NUMBERS)
 """What `configure` may change while running."""
 
 
-def resolve(given: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, Any]:
+def resolve(
+    given: Mapping[str, object], environ: Mapping[str, str]
+) -> dict[str, Any]:  # Any: each setting has a type of its own
     """
     Every setting, checked; NOT_GIVEN is looked up as ``ERROR_RECOVERY_<NAME>``, then the default.
 
     Raises:
         TypeError, ValueError: a value that is not allowed, named with where it came from.
-    """  # Any: each setting has a type of its own
+    """
     settings: dict[str, Any] = {}  # Any: each setting has a type of its own
     for name, directory in _PATHS.items():
         value = given.get(name, NOT_GIVEN)

@@ -56,7 +56,7 @@ class _Block:
         if error is None:
             if timer is not None:
                 timer.stop()
-            call.succeeded(ticket)
+            call.succeeded(ticket, max(0.0, call.plan.stopwatch() - self._started))
             return None
         if not call.function_name:
             call.function_name = _name_of_block(error)

@@ -13,6 +13,7 @@ from typing import Any
 
 from shockproof.calls.callables import name_of
 from shockproof.calls.ongoing_call import Failure, OngoingCall, timeout_error
+from shockproof.calls.own_task import TookTooLongError, run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.threads import NotStartedError
 from shockproof.calls.timer import Timer
@@ -39,7 +40,7 @@ def failure_of(
         if not ended_by_us or timer is None:
             ticket.released()
             return None
-        failure.error = timeout_error(plan, timer)
+        failure.error = timeout_error(plan, timer.seconds)
         failure.error.__cause__ = error  # its traceback shows where the attempt hung
         failure.stalled = timer.stalled
     elif isinstance(error, Exception):
@@ -117,6 +118,7 @@ async def _attempt(
     kwargs: dict[str, Any],  # Any: its arguments
 ) -> tuple[Any, Failure | None]:  # Any: its result
     plan = call.plan
+    failure: Failure | None
     ticket = call.admit()
     try:
         awaitable = plan.awaitable(fn, args, kwargs)
@@ -125,9 +127,20 @@ async def _attempt(
         raise
     limit = call.time_limit()
     started = plan.stopwatch()
-    timer = None if limit is None else Timer(limit)
+    timer = None if limit is None or plan.grace is not None else Timer(limit)
     try:
-        result = await awaitable
+        if plan.grace is None:
+            result = await awaitable
+        else:
+            result = await run_in_own_task(plan.state, awaitable, limit, plan.grace)
+    except TookTooLongError as late:
+        assert limit is not None
+        failure = Failure(ticket, started, max(0.0, plan.stopwatch() - started))
+        failure.error, failure.stalled = timeout_error(plan, limit), late.stalled
+        try:
+            return None, failure
+        finally:
+            del failure  # the error's traceback holds this frame: no cycle
     except NotStartedError as refused:
         if timer is not None:
             timer.stop()
@@ -149,7 +162,7 @@ async def _attempt(
             failure = Failure(ticket, started, max(0.0, plan.stopwatch() - started))
             failure.result, failure.verdict = result, verdict
             return None, failure
-    call.succeeded(ticket)
+    call.succeeded(ticket, max(0.0, plan.stopwatch() - started))
     return result, None
 
 

@@ -52,7 +52,9 @@ class Handle:
     async def call(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    async def call(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:  # Any: see the overloads
         """
         Call *fn* with the arguments, through all policies of this handle.
 
@@ -64,11 +66,11 @@ class Handle:
             Exception: the last attempt's own error, unchanged; see `attempts_of`.
 
         The caller's cancellation passes at once and counts nowhere.
-        """  # Any: see the overloads
+        """
         # The same healthy path as in wrap.py: a shared body would cost every call one more frame.
         plan = self.plan
         ticket = plan.circuit.closed
-        if ticket is None or plan.judges_results or not has_coroutine_code(fn):
+        if ticket is None or not plan.is_simple or not has_coroutine_code(fn):
             check_callable(fn)
             refusal = plan.refusal()
             if refusal is not None:
@@ -88,7 +90,7 @@ class Handle:
                 timer.stop()
             plan.state.successes += 1
             if plan.state.stirred:
-                plan.state.settle(ticket, plan.runtime.clock.monotonic())
+                plan.state.settle(ticket, plan.runtime.clock.monotonic(), plan.stopwatch() - started)
             return result
         try:
             return await execute(plan, fn, args, kwargs, failure)
@@ -101,13 +103,15 @@ class Handle:
     def __call__(self, fn: Callable[P, Awaitable[R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
-    def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def __call__(
+        self, fn: Callable[..., Any], /
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: see the overloads
         """
         Decorate *fn*: its signature, name and docstring stay; a plain function becomes a coroutine function.
 
         Raises:
             TypeError: *fn* cannot be guarded: a coroutine object, a generator, a classmethod object.
-        """  # Any: see the overloads
+        """
         if getattr(fn, _SERVICE_MARK, None) == self.service_name:
             warnings.warn(
                 f"{getattr(fn, '__name__', fn)!r} is already guarded by service {self.service_name!r}: "

@@ -11,7 +11,6 @@ from typing import Final
 
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import Timer
 from shockproof.policies.circuit_breaker import Ticket
 from shockproof.policies.retry import Decision, leaves
 from shockproof.vocabulary.errors import (
@@ -48,10 +47,10 @@ class Failure:
 class _PassThrough:
     """The ticket of a risk-reducing call through an open circuit: it decides nothing."""
 
-    def succeeded(self, now: float) -> None:
+    def succeeded(self, now: float, duration: float) -> None:
         pass
 
-    def failed(self, now: float, cause: str) -> None:
+    def failed(self, now: float, duration: float, cause: str) -> None:
         pass
 
     def released(self) -> None:
@@ -73,12 +72,12 @@ class _RunningRetry:
 _running_retry: ContextVar[_RunningRetry | None] = ContextVar("shockproof_running_retry", default=None)
 
 
-def timeout_error(plan: Plan, timer: Timer) -> Exception:
-    """The error that stands for an attempt which *timer* ended."""
+def timeout_error(plan: Plan, limit: float) -> Exception:
+    """The error that stands for an attempt which was ended after *limit* seconds."""
     plan.state.timeouts += 1
-    if plan.deadline is not None and (plan.timeout is None or timer.seconds < plan.timeout):
+    if plan.deadline is not None and (plan.timeout is None or limit < plan.timeout):
         return DeadlineExceededError(plan.state.name, plan.deadline)
-    return AttemptTimeoutError(plan.state.name, timer.seconds)
+    return AttemptTimeoutError(plan.state.name, limit)
 
 
 class OngoingCall:
@@ -172,13 +171,13 @@ class OngoingCall:
 
     # -- after an attempt ----------------------------------------------------------------------
 
-    def succeeded(self, ticket: Ticket) -> None:
-        """The attempt succeeded."""
+    def succeeded(self, ticket: Ticket, duration: float) -> None:
+        """The attempt succeeded, after *duration* seconds."""
         plan = self.plan
         plan.state.successes += 1
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
         if plan.state.stirred or ticket is not plan.state.circuit.closed:
-            plan.state.settle(ticket, plan.runtime.clock.monotonic())
+            plan.state.settle(ticket, plan.runtime.clock.monotonic(), duration)
 
     def after(self, failure: Failure) -> float | None:
         """
@@ -199,7 +198,7 @@ class OngoingCall:
             )
             return None
         if verdict.outcome is Outcome.SUCCESS:  # the user's classify knows better
-            self.succeeded(failure.ticket)
+            self.succeeded(failure.ticket, failure.duration)
             return None
         now = plan.runtime.clock.monotonic()
         shown = error if error is not None else _unwanted(failure.result)
@@ -208,7 +207,7 @@ class OngoingCall:
         if failure.stalled:
             failure.ticket.released()  # our own loop stood still: no verdict on the other side
         else:
-            failure.ticket.failed(now, f"{error_type}: {message}")
+            failure.ticket.failed(now, failure.duration, f"{error_type}: {message}")
         state.stirred = True
         decision = self._decide(error, verdict, now)
         self._record(shown, verdict, decision, now)

@@ -42,6 +42,11 @@ class HandleOptions(TypedDict, total=False):
     """Seconds one attempt may take. Default: no limit."""
     deadline: Seconds | None
     """Seconds all attempts and waits may take together. Default: no limit."""
+    grace: Seconds | None
+    """
+    Seconds a callee may take to end once it is cancelled; the attempt then has a task of its own, and
+    one that ignores its cancellation is left behind. Default: it runs in the caller's task, and holds it.
+    """
     effect: CallEffect
     """``"read"`` (default), ``"idempotent"``, or ``"unsafe"``: never repeated blindly."""
     risk_reducing: bool
@@ -59,6 +64,16 @@ class ServiceOptions(HandleOptions, total=False):
     """Failed attempts in a row that open the circuit; None: never. Default: the service's (5)."""
     circuit_timeout: Seconds
     """Seconds it stays open. Default: the service's (60.0)."""
+    failure_rate: float | None
+    """Share of failed calls (more than 0, up to 1) that opens it too. Default: only failures in a row do."""
+    window: Seconds
+    """Seconds over which the rates are taken. Default: 10.0."""
+    min_calls: int
+    """Calls in the window below which no rate counts, at least 1. Default: 10."""
+    slow_call_after: Seconds | None
+    """Seconds after which a call counts as slow. Default: none does."""
+    slow_call_rate: float | None
+    """Share of slow calls (more than 0, up to 1) that opens it too. Default: none does."""
     half_open_probes: int
     """Most probes in flight, and the successes that close it. Default: 1."""
     probe_lease: Seconds | None
@@ -86,6 +101,13 @@ def _optional(check: Callable[[str, object], object]) -> Callable[[str, object],
 
 def _positive(name: str, value: object) -> float:
     return seconds(name, value, more_than=0)
+
+
+def _share(name: str, value: object) -> float:
+    share = at_least(name, value, 0)
+    if not 0 < share <= 1:
+        raise ValueError(f"{name} must be a share, more than 0 and up to 1, got {value!r}")
+    return share
 
 
 def _boolean(name: str, value: object) -> bool:
@@ -128,12 +150,18 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "retry_if_result": _optional(_function),
     "timeout": _optional(_positive),
     "deadline": _optional(_positive),
+    "grace": _optional(seconds),
     "effect": _choice("read", "idempotent", "unsafe"),
     "risk_reducing": _boolean,
     "classify": _optional(_function),
     "fallback": lambda name, value: value,
     "circuit_threshold": _optional(lambda name, value: whole_number(name, value, minimum=1)),
     "circuit_timeout": _positive,
+    "failure_rate": _optional(_share),
+    "window": _positive,
+    "min_calls": lambda name, value: whole_number(name, value, minimum=1),
+    "slow_call_after": _optional(_positive),
+    "slow_call_rate": _optional(_share),
     "half_open_probes": lambda name, value: whole_number(name, value, minimum=1),
     "probe_lease": _optional(_positive),
     "critical": _boolean,
@@ -163,6 +191,11 @@ def check_options(
         if handle_only and name in SERVICE_OPTIONS:
             raise TypeError(f"{name} belongs to the service: give it to recovery.service(...), not here")
         checked[name] = _CHECKS[name](name, value)
+    if checked.get("slow_call_rate") is not None and checked.get("slow_call_after") is None:
+        raise ValueError(
+            f"slow_call_rate={checked['slow_call_rate']:g} needs slow_call_after: the seconds after which "
+            "a call counts as slow"
+        )
     timeout, deadline = checked.get("timeout"), checked.get("deadline")
     if timeout is not None and deadline is not None and timeout > deadline:
         warnings.warn(

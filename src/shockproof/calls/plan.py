@@ -21,7 +21,7 @@ from shockproof.vocabulary.errors import CircuitOpenError
 from shockproof.vocabulary.events import CallRejected
 from shockproof.vocabulary.outcomes import CallEffect
 
-__all__ = ["Fallback", "Plan"]
+__all__ = ["Plan", "StandIn"]
 
 # Stands in for the service's circuit until the first call on a loop: it is never closed, so that
 # call takes the long way and prepares the plan, and the healthy path needs no test of its own.
@@ -29,7 +29,7 @@ _NOT_PREPARED: Final = Circuit(threshold=None, timeout=float("inf"))
 _NOT_PREPARED.closed = None
 
 
-class Fallback:
+class StandIn:
     """One stand-in: a callable that gets the call's arguments if it can bind them, or a value."""
 
     __slots__ = ("_signature", "fn", "name", "value")
@@ -78,6 +78,8 @@ class Plan:
         "deadline",
         "effect",
         "fallbacks",
+        "grace",
+        "is_simple",
         "judges_results",
         "limit",
         "options",
@@ -95,13 +97,14 @@ class Plan:
 
     def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
         self.options = options
-        self.fallbacks: tuple[Fallback, ...] = ()
+        self.fallbacks: tuple[StandIn, ...] = ()
         fallback = options.get("fallback")
         if fallback is not None:
             chain = fallback if isinstance(fallback, list | tuple) else [fallback]
-            self.fallbacks = tuple(Fallback(one) for one in chain)
+            self.fallbacks = tuple(StandIn(one) for one in chain)
         self.timeout: float | None = options.get("timeout")
         self.deadline: float | None = options.get("deadline")
+        self.grace: float | None = options.get("grace")
         self.limit = min((x for x in (self.timeout, self.deadline) if x is not None), default=None)
         """Seconds the first attempt may take."""
         self.effect: CallEffect = options.get("effect", "read")
@@ -112,6 +115,8 @@ class Plan:
             retry_if_result=options.get("retry_if_result"),
         )
         self.judges_results = self.classifier.looks_at_results
+        self.is_simple = not self.judges_results and self.grace is None
+        """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
         self.circuit: Circuit = _NOT_PREPARED
 
     def bind(self, runtime: Runtime, state: ServiceState) -> Self:
@@ -195,9 +200,10 @@ class Plan:
         """The loop has ended: the next call prepares again."""
         self.circuit = _NOT_PREPARED
 
-    async def start(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def start(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # Any: the function's own arguments and result
         """Run a plain *fn* in a thread of the service's own; what it returns is awaited if it can be."""
-        # Any: the function's own arguments and result
         result = await self.runtime.threads(self.state).run(fn, args, kwargs)
         if inspect.isawaitable(result):
             return await result
@@ -210,9 +216,10 @@ class Plan:
             )
         return result
 
-    def awaitable(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def awaitable(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # Any: the function's own arguments and result
         """Something to await that runs *fn* once; wrong arguments of a coroutine function raise here."""
-        # Any: the function's own arguments and result
         if is_async(fn):
             return fn(*args, **kwargs)
         return self.start(fn, args, kwargs)

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from shockproof.calls.threads import WorkerThreads
 from shockproof.memory.listeners import Listeners
-from shockproof.memory.recorder import Recorder
+from shockproof.memory.recorder import Recording
 from shockproof.memory.registry import Registry
 from shockproof.memory.service_state import ServiceState
 from shockproof.policies.backoff import Randomness
@@ -29,7 +29,7 @@ class Runtime:
     clock: Clock
     rng: Randomness
     registry: Registry
-    recorder: Recorder
+    recorder: Recording
     listeners: Listeners
     defaults: dict[str, Any]  # Any: each option has a type of its own
     max_threads: int

@@ -43,7 +43,9 @@ class WorkerThreads:
         self._idle = 0
         self._threads = 0
 
-    async def run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    async def run(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:  # Any: the function's own arguments and result
         """
         What *fn* returns, or raises.
 
@@ -52,7 +54,7 @@ class WorkerThreads:
 
         Raises:
             NotStartedError: the arguments do not fit the function.
-        """  # Any: the function's own arguments and result
+        """
         loop = asyncio.get_running_loop()
         job = _Job(fn, args, kwargs, loop)
         with self._lock:

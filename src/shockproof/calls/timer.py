@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["Timer"]
+__all__ = ["Timer", "was_stalled"]
 
 # A timer that fires later than this share of its limit says more about our loop than about the
 # other side: the answer may have been waiting in the socket all along.
 _STALL_SHARE = 0.25
 _STALL_SECONDS = 0.05
+
+
+def was_stalled(late: float, limit: float) -> bool:
+    """Whether a limit that was noticed *late* seconds after its time says that our own loop stood still."""
+    return late > max(_STALL_SECONDS, _STALL_SHARE * limit)
 
 
 class Timer:
@@ -60,4 +65,4 @@ class Timer:
     @property
     def stalled(self) -> bool:
         """Whether our own loop stood still when the timer should have fired."""
-        return self._late > max(_STALL_SECONDS, _STALL_SHARE * self.seconds)
+        return was_stalled(self._late, self.seconds)

@@ -19,17 +19,19 @@ from shockproof.calls.timer import Timer
 __all__ = ["wrap"]
 
 
-def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+def wrap(
+    plan: Plan, fn: Callable[..., Any]
+) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: told by the overloads of Handle.__call__
     """
     *fn* as a coroutine function that runs through *plan*, with its signature, name and docstring.
 
     Raises:
         TypeError: *fn* cannot be guarded (a coroutine object, a generator, a classmethod object).
-    """  # Any: the types are told by the overloads of Handle.__call__
+    """
     if isinstance(fn, staticmethod):
         return staticmethod(wrap(plan, fn.__func__))
     check_callable(fn)
-    if not is_async(fn) or plan.judges_results:
+    if not is_async(fn) or not plan.is_simple:
 
         async def call(*args: Any, **kwargs: Any) -> Any:  # Any: see the overloads
             return await execute(plan, fn, args, kwargs)
@@ -59,7 +61,7 @@ def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any
                 state = plan.state
                 state.successes += 1
                 if state.stirred:
-                    state.settle(ticket, plan.runtime.clock.monotonic())
+                    state.settle(ticket, plan.runtime.clock.monotonic(), plan.stopwatch() - started)
                 return result
             try:
                 return await execute(plan, fn, args, kwargs, failure)

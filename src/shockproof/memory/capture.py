@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from textwrap import indent
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shockproof.memory.frozen_values import clean_text, freeze, safe_repr, shortened
 from shockproof.memory.redaction import Redactor
@@ -37,30 +37,26 @@ _LONGEST_NOTE: Final = 1_000
 _LONGEST_MESSAGE: Final = 8_000
 _LONGEST_NAME: Final = 200
 _MOST_FRAME_TEXTS: Final = 4_096
+_MOST_COUNTED: Final = 1_000
+_LONGEST_SOURCE: Final = 500
 
-Frame: TypeAlias = tuple[str, int, str]
-"""File, line, function."""
+_MOST_TRACE_TEXTS: Final = 512
+
+# Plain tuples of plain values throughout: the garbage collector lets go of them at first sight, so that
+# thousands of waiting records do not lengthen its pauses.
+_Frames: TypeAlias = tuple[str | int, ...]
+"""File, line, function, file, line, function, ..."""
+_Link: TypeAlias = tuple[str, str, _Frames, int, tuple[str, ...], str, tuple["_Link", ...], int]
+"""
+One exception of a chain, without the exception: its type's name, its message, its frames, how many
+frames were left out in the middle, its notes, what stands before it in the text when another one led
+to it, the leaves of a group (depth is folded), and how many leaves were left out.
+"""
 
 _HEADER: Final = "Traceback (most recent call last):\n"
 _CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class _Link(NamedTuple):
-    """One exception of a chain, without the exception."""
-
-    type_name: str
-    message: str
-    frames: tuple[Frame, ...]
-    left_out: int
-    """Frames between the first and the last ones."""
-    notes: tuple[str, ...] = ()
-    leads_by: str = ""
-    """What stands between this one and the one before it, which led to it."""
-    leaves: tuple[_Link, ...] = ()
-    """Of a group, some: depth is folded."""
-    leaves_left_out: int = 0
 
 
 class CapturedError:
@@ -166,11 +162,7 @@ class CapturedError:
         """
         self._redact()
         if self._stack is None and self._chain:
-            redactor = self._redactor
-            self._stack = _render(
-                self._chain,
-                _with_source if redactor is None else lambda frame: _redacted_source(frame, redactor),
-            )
+            self._stack = _render(self._chain, _source_texts(self._redactor).of)
             self._chain = ()
         return self._stack
 
@@ -242,7 +234,9 @@ def capture(
     try:
         message = _message_of(error)
         chain = _chain_of(error, message)
-        size = 600 + 2 * len(message) + sum(110 * len(link.frames) + 100 for link in chain)
+        size = 600 + 2 * len(message)
+        for link in chain:
+            size += 100 + 40 * len(link[2])
         frozen = None
         if context:
             frozen, context_size = freeze(context)
@@ -296,12 +290,16 @@ def _message_of(error: BaseException) -> str:
     return clean_text(text, _LONGEST_MESSAGE)
 
 
-def _frames_of(traceback: TracebackType | None) -> tuple[tuple[Frame, ...], int]:
-    frames: list[Frame] = []
+def _frames_of(traceback: TracebackType | None) -> tuple[_Frames, int]:
+    frames: list[str | int] = []
     add = frames.append
-    while traceback is not None and len(frames) < _FIRST_FRAMES:
+    room = _FIRST_FRAMES
+    while traceback is not None and room:
+        room -= 1
         code = traceback.tb_frame.f_code
-        add((code.co_filename, traceback.tb_lineno, code.co_name))
+        add(code.co_filename)
+        add(traceback.tb_lineno)
+        add(code.co_name)
         traceback = traceback.tb_next
     if traceback is None:
         return tuple(frames), 0
@@ -313,29 +311,32 @@ def _frames_of(traceback: TracebackType | None) -> tuple[tuple[Frame, ...], int]
         traceback = traceback.tb_next
     for step in last:
         code = step.tb_frame.f_code
-        add((code.co_filename, step.tb_lineno, code.co_name))
+        frames += (code.co_filename, step.tb_lineno, code.co_name)
     return tuple(frames), rest - len(last)
 
 
 def _chain_of(error: BaseException, message: str) -> tuple[_Link, ...]:
     # In the order of a printed traceback: what happened first comes first.
-    first = _before(error)
-    if first is None and not error.__dict__ and not isinstance(error, BaseExceptionGroup):
+    if _before(error) is None and not isinstance(error, BaseExceptionGroup):
         return (_link_of(error, message, "", 0),)
     links: list[_Link] = []
     seen: set[int] = set()
-    budget = _MOST_ERRORS
+    room = _MOST_ERRORS
     step: BaseException | None = error
-    while step is not None and id(step) not in seen and budget > 0:
+    while step is not None and id(step) not in seen and room > 0:
         seen.add(id(step))
         before = _before(step)
-        lead = "" if before is None else (_CAUSE if step.__cause__ is not None else _CONTEXT)
-        link = _link_of(step, message if step is error else _message_of(step), lead, budget)
+        goes_on = before is not None and id(before) not in seen and room > 1
+        lead = "" if not goes_on else (_CAUSE if step.__cause__ is not None else _CONTEXT)
+        text = message if step is error else _message_of(step)
+        # What led to the error matters as much as its leaves: at most half of the room for them.
+        link = _link_of(step, text, lead, room // 2)
         links.append(link)
-        budget -= 1 + len(link.leaves)
+        room -= 1 + len(link[6])
         step = before
     links.reverse()
-    links[0] = links[0]._replace(leads_by="")
+    first = links[0]
+    links[0] = (*first[:5], "", *first[6:])
     return tuple(links)
 
 
@@ -345,7 +346,7 @@ def _before(error: BaseException) -> BaseException | None:
     return None if error.__suppress_context__ else error.__context__
 
 
-def _link_of(error: BaseException, message: str, lead: str, budget: int) -> _Link:
+def _link_of(error: BaseException, message: str, lead: str, most_leaves: int) -> _Link:
     kind = type(error)
     module = kind.__module__
     name = kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
@@ -353,15 +354,16 @@ def _link_of(error: BaseException, message: str, lead: str, budget: int) -> _Lin
     notes: tuple[str, ...] = ()
     found = error.__dict__.get("__notes__")
     if isinstance(found, list):
-        notes = tuple(clean_text(note, _LONGEST_NOTE) for note in islice(found, _MOST_NOTES))
+        notes = tuple([clean_text(note, _LONGEST_NOTE) for note in islice(found, _MOST_NOTES)])
+    if not isinstance(error, BaseExceptionGroup):
+        return name, message, frames, left_out, notes, lead, (), 0
     leaves: list[_Link] = []
     count = 0
-    if isinstance(error, BaseExceptionGroup):
-        for leaf in islice(_leaves_of(error), 1_000):
-            count += 1
-            if len(leaves) < budget - 1:
-                leaves.append(_link_of(leaf, _message_of(leaf), "", 0))
-    return _Link(name, message, frames, left_out, notes, lead, tuple(leaves), count - len(leaves))
+    for leaf in islice(_leaves_of(error), _MOST_COUNTED):
+        count += 1
+        if len(leaves) < most_leaves:
+            leaves.append(_link_of(leaf, _message_of(leaf), "", 0))
+    return name, message, frames, left_out, notes, lead, tuple(leaves), count - len(leaves)
 
 
 def _leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -377,57 +379,105 @@ def _leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseExcepti
 # Rendering
 
 
-def _without_source(frame: Frame) -> str:
-    return f'  File "{frame[0]}", line {frame[1]}, in {frame[2]}\n'
-
-
-def _with_source(frame: Frame) -> str:
-    line = linecache.getline(frame[0], frame[1]).strip()
-    return _without_source(frame) + (f"    {shortened(line, 500)}\n" if line else "")
-
-
-def _redacted_source(frame: Frame, redactor: Redactor) -> str:
-    # The same few lines fail again and again, and a look-up is a hundred times cheaper.
-    text = redactor.memory.get(frame)
-    if text is None:
-        text = redactor.text(clean_text(_with_source(frame), 2_000))
-        if len(redactor.memory) >= _MOST_FRAME_TEXTS:
-            redactor.memory.clear()
-        redactor.memory[frame] = text
-    return text
-
-
 def _redacted_link(link: _Link, redactor: Redactor) -> _Link:
-    return link._replace(
-        message=redactor.text(link.message),
-        notes=tuple(redactor.text(note) for note in link.notes),
-        leaves=tuple(_redacted_link(leaf, redactor) for leaf in link.leaves),
+    name, message, frames, left_out, notes, lead, leaves, more = link
+    return (
+        name,
+        redactor.text(message),
+        frames,
+        left_out,
+        tuple([redactor.text(note) for note in notes]),
+        lead,
+        tuple([_redacted_link(leaf, redactor) for leaf in leaves]),
+        more,
     )
 
 
-def _render(chain: tuple[_Link, ...], frame_text: Callable[[Frame], str]) -> str:
+def _render(chain: tuple[_Link, ...], frames_text: Callable[[_Frames, int], str]) -> str:
     pieces: list[str] = []
     for link in chain:
-        if link.leads_by:
-            pieces.append(link.leads_by)
-        _render_link(link, frame_text, pieces)
+        _render_link(link, frames_text, pieces)
     return "".join(pieces)
 
 
-def _render_link(link: _Link, frame_text: Callable[[Frame], str], pieces: list[str]) -> None:
-    pieces.append(_HEADER)
-    frames = link.frames
-    if link.left_out:
-        pieces += map(frame_text, frames[:_FIRST_FRAMES])
-        pieces.append(f"  ... {link.left_out} frames left out ...\n")
-        frames = frames[_FIRST_FRAMES:]
-    pieces += map(frame_text, frames)
-    pieces.append(f"{link.type_name}: {link.message}\n" if link.message else f"{link.type_name}\n")
-    pieces += (f"{note}\n" for note in link.notes)
-    for number, leaf in enumerate(link.leaves, 1):
+def _render_link(link: _Link, frames_text: Callable[[_Frames, int], str], pieces: list[str]) -> None:
+    name, message, frames, left_out, notes, lead, leaves, more = link
+    pieces += (
+        lead,
+        _HEADER,
+        frames_text(frames, left_out),
+        f"{name}: {message}\n" if message else f"{name}\n",
+    )
+    pieces += [f"{note}\n" for note in notes]
+    for number, leaf in enumerate(leaves, 1):
         inner: list[str] = []
-        _render_link(leaf, frame_text, inner)
-        pieces.append(f"  ---------------- {number} ----------------\n")
-        pieces.append(indent("".join(inner), "  | "))
-    if link.leaves_left_out:
-        pieces.append(f"  ... {link.leaves_left_out} more errors left out ...\n")
+        _render_link(leaf, frames_text, inner)
+        pieces += (f"  ---------------- {number} ----------------\n", indent("".join(inner), "  | "))
+    if more:
+        pieces.append(f"  ... {more} more errors left out ...\n")
+
+
+def _joined(frames: _Frames, left_out: int, frame_text: Callable[[str, int, str], str]) -> str:
+    texts = [
+        frame_text(str(frames[at]), int(frames[at + 1]), str(frames[at + 2]))
+        for at in range(0, len(frames), 3)
+    ]
+    if left_out:
+        texts.insert(_FIRST_FRAMES, f"  ... {left_out} frames left out ...\n")
+    return "".join(texts)
+
+
+def _without_source(frames: _Frames, left_out: int) -> str:
+    return _joined(frames, left_out, _place)
+
+
+def _place(file: str, line: int, function: str) -> str:
+    return f'  File "{file}", line {line}, in {function}\n'
+
+
+class SourceTexts:
+    """
+    Frames with their source lines and without secrets, remembered: the same few fail again and again.
+
+    For the writer's thread. A line is read once, so that it is the one that was there at the first
+    error, and not what an editor has made of it since.
+    """
+
+    def __init__(self, redactor: Redactor | None) -> None:
+        self._redactor = redactor
+        self._frames: dict[tuple[str, int, str], str] = {}
+        self._traces: dict[tuple[_Frames, int], str] = {}
+
+    def of(self, frames: _Frames, left_out: int) -> str:
+        """The text of a whole trace."""
+        text = self._traces.get((frames, left_out))
+        if text is None:
+            text = _joined(frames, left_out, self._frame)
+            if len(self._traces) >= _MOST_TRACE_TEXTS:
+                self._traces.clear()
+            self._traces[frames, left_out] = text
+        return text
+
+    def _frame(self, file: str, line: int, function: str) -> str:
+        text = self._frames.get((file, line, function))
+        if text is None:
+            source = shortened(linecache.getline(file, line).strip(), _LONGEST_SOURCE)
+            text = clean_text(_place(file, line, function) + (f"    {source}\n" if source else ""), 2_000)
+            if self._redactor is not None:
+                text = self._redactor.text(text)
+            if len(self._frames) >= _MOST_FRAME_TEXTS:
+                self._frames.clear()
+            self._frames[file, line, function] = text
+        return text
+
+
+def _source_texts(redactor: Redactor | None) -> SourceTexts:
+    if redactor is None:
+        return _plain_texts
+    texts = redactor.memory
+    if not isinstance(texts, SourceTexts):
+        texts = redactor.memory = SourceTexts(redactor)
+    return texts
+
+
+_plain_texts = SourceTexts(None)

@@ -11,7 +11,9 @@ from typing import Any
 
 __all__ = ["current_context", "error_context"]
 
-_in_force: ContextVar[Mapping[str, Any] | None] = ContextVar("shockproof_error_context", default=None)
+_in_force: ContextVar[Mapping[str, Any] | None] = ContextVar(
+    "shockproof_error_context", default=None
+)  # Any: the user's own values
 
 
 def current_context() -> Mapping[str, Any] | None:  # Any: the user's own values

@@ -57,6 +57,7 @@ def health_report(
                 "fallbacks": state.fallbacks,
                 "rejections": state.rejections,
                 "circuit_trips": state.circuit.trips,
+                "abandoned_attempts": state.abandoned_attempts,
                 "abandoned_threads": state.abandoned_threads,
             }
             for state in known

@@ -4,6 +4,8 @@ One way in for every failed attempt: captured once, kept in the history, queued 
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from shockproof.memory.capture import capture
 from shockproof.memory.context import current_context
 from shockproof.memory.error_log import ErrorLog
@@ -12,7 +14,40 @@ from shockproof.memory.redaction import Redactor
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.statuses import ErrorSeverity
 
-__all__ = ["Recorder"]
+__all__ = ["NoRecorder", "Recorder", "Recording"]
+
+
+class Recording(Protocol):
+    """Takes failed attempts down; never waits and never raises."""
+
+    def record(
+        self,
+        error: BaseException,
+        *,
+        severity: ErrorSeverity,
+        service_name: str,
+        function_name: str,
+        retry_count: int,
+        now: float,
+    ) -> None:
+        """Keep *error*, or do not; *now* is the monotonic time."""
+        ...
+
+
+class NoRecorder:
+    """For policies that stand alone: nothing is kept."""
+
+    def record(
+        self,
+        error: BaseException,
+        *,
+        severity: ErrorSeverity,
+        service_name: str,
+        function_name: str,
+        retry_count: int,
+        now: float,
+    ) -> None:
+        pass
 
 
 class Recorder:

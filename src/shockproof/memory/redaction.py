@@ -44,7 +44,6 @@ DEFAULT_NAMES: Final = (
 _ALSO: Final = ("passwd", "listen_key", "access_key", "access_sign", "api_sign")
 
 _SHORTEST_VALUE: Final = 4
-_MOST_MEMORIES: Final = 4096
 
 # Nothing that could be a secret, whatever the name.
 _HARMLESS: Final = re.compile(r"(?:none|null|true|false|nil|undefined|\*{3,})\Z", re.IGNORECASE)
@@ -117,8 +116,8 @@ class Redactor:
     def __init__(self, names: Iterable[str] = DEFAULT_NAMES, values: Iterable[str] = ()) -> None:
         self.names = tuple(names)
         """The words in force; empty when redaction is off."""
-        self.memory: dict[object, str] = {}
-        """Texts that were redacted already, for whoever has to redact the same ones again and again."""
+        self.memory: object = None
+        """Room for whoever keeps texts that this one has redacted; emptied when the rules change."""
         self._values: tuple[str, ...] = ()
         words = [_parts(name) for name in self.names]
         if not all(words):
@@ -155,7 +154,7 @@ class Redactor:
         forms = {value, quote(value, safe=""), quote(value), value.replace("\\", "\\\\").replace('"', '\\"')}
         # Longest first, so that a secret which contains another one goes as a whole.
         self._values = tuple(sorted(forms.union(self._values), key=lambda form: (-len(form), form)))
-        self.memory.clear()
+        self.memory = None
 
     def is_secret(self, name: str) -> bool:
         """Whether a value under this name is a secret."""

@@ -6,16 +6,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from shockproof.memory.service_state import ServiceState
-from shockproof.policies.circuit_breaker import Circuit, CircuitState
+from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates
 
 __all__ = ["SERVICE_OPTIONS", "Registry"]
 
 SERVICE_OPTIONS = (
     "circuit_threshold",
     "circuit_timeout",
+    "failure_rate",
+    "window",
+    "min_calls",
+    "slow_call_after",
+    "slow_call_rate",
     "half_open_probes",
     "probe_lease",
     "critical",
@@ -94,6 +100,12 @@ class Registry:
                 state.set_by_hand[option] = value
                 state.declared_at.setdefault(option, place)
                 _apply(state, option, value)
+            rates: dict[str, Any] = {  # Any: each has a type of its own
+                name: value for name, value in state.set_by_hand.items() if name in _RATES
+            }
+            if any(name in _RATES for name in options):
+                state.circuit.watch(Rates(**rates))
+                state.stirred = True
         return state
 
     def configure(self, *, circuit_threshold: int | None, circuit_timeout: float) -> None:
@@ -112,6 +124,9 @@ class Registry:
             return list(self._services.values())
 
 
+_RATES = tuple(field.name for field in fields(Rates))
+
+
 def _apply(state: ServiceState, option: str, value: Any) -> None:  # Any: checked by settings before
     if option == "circuit_threshold":
         state.circuit.threshold = value
@@ -119,5 +134,5 @@ def _apply(state: ServiceState, option: str, value: Any) -> None:  # Any: checke
         state.circuit.timeout = value
     elif option == "half_open_probes":
         state.circuit.probes = value
-    else:
+    elif option not in _RATES:
         setattr(state, option, value)

@@ -30,6 +30,7 @@ class ServiceState:
     __slots__ = (
         "__weakref__",
         "_lock",
+        "abandoned_attempts",
         "abandoned_threads",
         "check_every",
         "circuit",
@@ -65,6 +66,7 @@ class ServiceState:
         self.timeouts = 0
         self.fallbacks = 0
         self.rejections = 0
+        self.abandoned_attempts = 0
         self.abandoned_threads = 0
         self.set_by_hand: dict[str, object] = {}
         """The options somebody declared for this name, to tell a second, different value."""
@@ -72,11 +74,11 @@ class ServiceState:
         """Where each of them was declared, as file:line."""
         self._lock = threading.Lock()
 
-    def settle(self, ticket: Ticket, now: float) -> None:
-        """A call succeeded while something needed attention."""
-        self.stirred = False
-        ticket.succeeded(now)
+    def settle(self, ticket: Ticket, now: float, duration: float) -> None:
+        """A call succeeded, after *duration* seconds, while something needed attention."""
+        self.stirred = self.circuit.rates.are_on  # a window counts every success
         self.status = ServiceStatus.OPERATIONAL
+        ticket.succeeded(now, duration)
 
     def answered_by_fallback(self) -> None:
         """A fallback answered in place of the service."""
@@ -97,9 +99,19 @@ class ServiceState:
 
     def reset(self, now: float) -> None:
         """Close the circuit and forget the last verdict."""
-        self.stirred = False
+        self.stirred = self.circuit.rates.are_on
         self.circuit.reset(now)
         self.status = ServiceStatus.OPERATIONAL
+
+    def abandon_attempt(self) -> None:
+        """An attempt ignored its cancellation beyond its grace, and was left behind."""
+        with self._lock:
+            self.abandoned_attempts += 1
+
+    def attempt_came_back(self) -> None:
+        """An attempt that had been left behind has ended."""
+        with self._lock:
+            self.abandoned_attempts -= 1
 
     def abandon_thread(self) -> None:
         """A call was cancelled while its thread ran on."""

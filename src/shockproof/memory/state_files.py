@@ -217,7 +217,15 @@ class StateFiles:
                 damaged[candidate.name] = str(error)
         if not built:
             return None, None
-        return max(built, key=lambda pair: (pair[1].timestamp, pair[0].name == PICKLE_NAME))
+        # One that has become the previous generation is older than our first save, whatever the clock says.
+        return max(
+            built,
+            key=lambda pair: (
+                pair[0].name != PREVIOUS_NAME or pair[0].sequence is not None,
+                pair[1].timestamp,
+                pair[0].name == PICKLE_NAME,
+            ),
+        )
 
     def _look(self) -> tuple[list[_Candidate], dict[str, str], dict[str, OSError]]:
         """The files that look valid, the damaged ones and those that cannot be read. Moves nothing."""

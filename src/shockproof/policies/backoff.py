@@ -55,8 +55,8 @@ class Backoff:
         """Seconds before retry number *retry* (0 is the first), *previous* being the delay before."""
         try:
             capped = min(self.max_delay, self.base_delay * self.factor**retry)
-        except OverflowError:  # a float power past 1e308: long past any cap
-            capped = self.max_delay
+        except OverflowError:  # a float power past 1e308: long past any cap, unless nothing grows
+            capped = self.max_delay if self.base_delay else 0.0
         return self._draw(capped, previous)
 
     def _decorrelated(self, previous: float, uniform: float) -> float:

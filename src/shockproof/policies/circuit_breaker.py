@@ -4,7 +4,7 @@ Whether a service may be called: closed, open, half-open.
 Every admission is a ticket, and what became of the call is told to the ticket. A ticket of an
 earlier period writes to an object nobody reads any more, so a late answer decides nothing.
 
-    closed ──(threshold failures in a row)──> open ──(timeout passed)──> half-open
+    closed ──(a trip rule is met)──────────> open ──(timeout passed)──> half-open
       ^                                        ^                          │    │
       │                                        └─────(one failure)────────┘    │
       └───────────────────(probes successes)────────────────────────────────────┘
@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["Circuit", "CircuitState", "Ticket"]
+from shockproof.policies.window import Counts, Window
+
+__all__ = ["Circuit", "CircuitState", "Rates", "Ticket"]
 
 CircuitState = Literal["closed", "open", "half-open"]
 
@@ -24,17 +27,51 @@ CircuitState = Literal["closed", "open", "half-open"]
 class Ticket(Protocol):
     """One admission. Exactly one of its verbs is called, once, when the call is over."""
 
-    def succeeded(self, now: float) -> None:
-        """The call was a success."""
+    def succeeded(self, now: float, duration: float) -> None:
+        """The call was a success and took *duration* seconds."""
         ...
 
-    def failed(self, now: float, cause: str) -> None:
+    def failed(self, now: float, duration: float, cause: str) -> None:
         """The call was a failure; *cause* is kept to be shown, as text."""
         ...
 
     def released(self) -> None:
         """The call ended without a verdict: what was taken is given back."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """
+    Trip rules over a time window, beside the failures in a row.
+
+    The circuit opens when, of at least `min_calls` calls in the last `window` seconds, a share of at
+    least `failure_rate` failed, or a share of at least `slow_call_rate` took longer than
+    `slow_call_after` seconds. None switches a rule off.
+    """
+
+    failure_rate: float | None = None
+    slow_call_after: float | None = None
+    slow_call_rate: float | None = None
+    window: float = 10.0
+    min_calls: int = 10
+
+    @property
+    def are_on(self) -> bool:
+        """Whether there is any rule at all."""
+        return self.failure_rate is not None or self.slow_call_rate is not None
+
+    def is_slow(self, duration: float) -> bool:
+        """Whether a call of *duration* seconds counts as slow."""
+        return self.slow_call_after is not None and duration > self.slow_call_after
+
+    def trip(self, counts: Counts) -> bool:
+        """Whether *counts* meet one of the rules; a share that is reached is enough."""
+        if counts.calls < self.min_calls:
+            return False
+        if self.failure_rate is not None and counts.failures >= self.failure_rate * counts.calls:
+            return True
+        return self.slow_call_rate is not None and counts.slow >= self.slow_call_rate * counts.calls
 
 
 class Circuit:
@@ -44,7 +81,7 @@ class Circuit:
     Safe to share between tasks, threads and loops: transitions happen under a lock of its own that
     is never held while anything else runs. The healthy path takes no lock: it reads `closed`.
 
-    `threshold` failures in a row open it (None: never). Open for `timeout` seconds, it then lets at
+    `threshold` failures in a row open it (None: never), or one of the `rates`. Open for `timeout` seconds, it then lets at
     most `probes` calls in at a time; that many successes close it and one failure opens it again.
     """
 
@@ -56,6 +93,7 @@ class Circuit:
         "last_error",
         "on_transition",
         "probes",
+        "rates",
         "threshold",
         "timeout",
         "trips",
@@ -65,6 +103,7 @@ class Circuit:
         self.threshold = threshold
         self.timeout = timeout
         self.probes = probes
+        self.rates = Rates()
         self.closed: Closed | None = Closed(self)
         """The admission of everybody while the circuit is closed; None while it is not."""
         self.last_error: str | None = None
@@ -119,6 +158,13 @@ class Circuit:
             self._told("closed", now)
         return not was_closed
 
+    def watch(self, rates: Rates) -> None:
+        """Apply other rates from now on; what was counted for the old ones is forgotten."""
+        with self._lock:
+            self.rates = rates
+            if self.closed is not None:
+                self.closed = Closed(self)
+
     def _close(self) -> None:
         self.closed, self._round, self.last_error = Closed(self), None, None
 
@@ -142,27 +188,40 @@ class Circuit:
 class Closed:
     """One closed period: the ticket of everyone in it, and the count that may end it."""
 
-    __slots__ = ("_circuit", "streak")
+    __slots__ = ("_circuit", "_window", "streak")
 
     def __init__(self, circuit: Circuit) -> None:
         self._circuit = circuit
+        self._window = Window(circuit.rates.window) if circuit.rates.are_on else None
         self.streak = 0
 
-    def succeeded(self, now: float) -> None:
-        with self._circuit._lock:
+    def succeeded(self, now: float, duration: float) -> None:
+        circuit = self._circuit
+        with circuit._lock:
             self.streak = 0
+            tripped = self._counted(now, duration, failed=False) and circuit.closed is self
+            if tripped:
+                circuit._open(now, "too many calls were slow")
+        if tripped:
+            circuit._told("open", now)
 
-    def failed(self, now: float, cause: str) -> None:
+    def failed(self, now: float, duration: float, cause: str) -> None:
         circuit = self._circuit
         with circuit._lock:
             self.streak += 1
-            tripped = (
-                circuit.closed is self and circuit.threshold is not None and self.streak >= circuit.threshold
-            )
+            in_a_row = circuit.threshold is not None and self.streak >= circuit.threshold
+            tripped = (self._counted(now, duration, failed=True) or in_a_row) and circuit.closed is self
             if tripped:
                 circuit._open(now, cause)
         if tripped:
             circuit._told("open", now)
+
+    def _counted(self, now: float, duration: float, *, failed: bool) -> bool:
+        """Count the call, and tell whether a rate is reached."""
+        if self._window is None:
+            return False
+        rates = self._circuit.rates
+        return rates.trip(self._window.add(now, failed=failed, slow=rates.is_slow(duration)))
 
     def released(self) -> None:
         pass
@@ -204,7 +263,7 @@ class Probe:
         self._round = half_open
         self.leased_until = leased_until
 
-    def succeeded(self, now: float) -> None:
+    def succeeded(self, now: float, duration: float) -> None:
         half_open, circuit = self._round, self._round.circuit
         closed = False
         with circuit._lock:
@@ -216,7 +275,7 @@ class Probe:
         if closed:
             circuit._told("closed", now)
 
-    def failed(self, now: float, cause: str) -> None:
+    def failed(self, now: float, duration: float, cause: str) -> None:
         circuit = self._round.circuit
         with circuit._lock:
             counts = self._counts(now)

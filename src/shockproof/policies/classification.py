@@ -51,7 +51,7 @@ class Classifier:
         """The verdict on a returned value; None is the common case, a success."""
         verdict = self._users(result, call)
         if verdict is not None:
-            return None if verdict.outcome is Outcome.SUCCESS else verdict
+            return None if verdict.outcome is Outcome.SUCCESS else self._careful(verdict)
         if self._unwanted is not None:
             try:
                 unwanted = self._unwanted(result)
@@ -59,7 +59,7 @@ class Classifier:
                 _log.exception("retry_if_result failed; the result is taken as it is")
                 return None
             if unwanted:
-                return Verdict(Outcome.FAILURE)
+                return self._careful(Verdict(Outcome.FAILURE))
         return None
 
     def of_error(self, error: Exception, call: CallInfo) -> Verdict:
@@ -71,10 +71,12 @@ class Classifier:
         call it is *unknown* unless the error proves that nothing happened.
         """
         verdict = self._users(error, call)
-        if verdict is None:
-            verdict = self._by_rule(error)
+        return self._careful(self._by_rule(error) if verdict is None else verdict)
+
+    def _careful(self, verdict: Verdict) -> Verdict:
+        # A failure of an unsafe call may have happened at the other side all the same.
         if self._effect == "unsafe" and verdict.outcome is Outcome.FAILURE and verdict.effect != "none":
-            verdict = Verdict(Outcome.UNKNOWN, verdict.retry_after, verdict.effect)
+            return Verdict(Outcome.UNKNOWN, verdict.retry_after, verdict.effect)
         return verdict
 
     def _users(self, value: object, call: CallInfo) -> Verdict | None:

@@ -1,0 +1,88 @@
+"""
+An attempt in a task of its own, so that a callee which ignores its cancellation cannot hold the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from shockproof.calls.timer import was_stalled
+from shockproof.memory.service_state import ServiceState
+
+__all__ = ["TookTooLongError", "run_in_own_task"]
+
+# What was abandoned must be referenced by somebody until it ends: the loop itself does not.
+_abandoned: set[asyncio.Task[Any]] = set()  # Any: whatever the callee returns
+
+
+class TookTooLongError(Exception):
+    """The time limit passed; `stalled` tells whether our own loop stood still meanwhile."""
+
+    def __init__(self, *, stalled: bool) -> None:
+        super().__init__(stalled)
+        self.stalled = stalled
+
+
+async def run_in_own_task(
+    state: ServiceState,
+    awaitable: Awaitable[Any],  # Any: whatever the callee returns
+    limit: float | None,
+    grace: float,
+) -> Any:  # Any: whatever the callee returns
+    """
+    Await *awaitable* in a task of its own, for at most *limit* seconds.
+
+    At the limit, and when the caller is cancelled, the task is cancelled and given *grace* seconds to
+    end. One that does not is left behind: counted in ``abandoned_attempts`` until it really ends, its
+    result thrown away. A second cancellation of the caller ends even that wait.
+
+    Raises:
+        TookTooLongError: the limit passed.
+        Exception: the callee's own error.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(_awaited(awaitable))
+    due = None if limit is None else loop.time() + limit
+    try:
+        await asyncio.wait({task}, timeout=limit)
+    except asyncio.CancelledError:
+        await _end(state, task, grace)
+        raise
+    if task.done():
+        return task.result()
+    stalled = limit is not None and due is not None and was_stalled(loop.time() - due, limit)
+    await _end(state, task, grace)
+    if task.done() and not task.cancelled() and task.exception() is None:
+        return task.result()  # a real answer that came with the limit is the answer
+    raise TookTooLongError(stalled=stalled)
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: whatever the callee returns
+    return await awaitable
+
+
+async def _end(state: ServiceState, task: asyncio.Task[Any], grace: float) -> None:  # Any: as above
+    task.cancel()
+    try:
+        await asyncio.wait({task}, timeout=grace)
+    finally:
+        if task.done():
+            _look_at(task)
+        else:
+            state.abandon_attempt()
+            _abandoned.add(task)
+            task.add_done_callback(lambda ended: _came_back(state, ended))
+
+
+def _came_back(state: ServiceState, task: asyncio.Task[Any]) -> None:  # Any: as above
+    _abandoned.discard(task)
+    state.attempt_came_back()
+    _look_at(task)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:  # Any: as above
+    # An error nobody looks at is reported when the task is collected; this one has no reader left.
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,202 @@
+"""
+The policies one at a time, without a recovery service: nothing is recorded and nothing is written.
+
+Each is a handle with everything else switched off, so that there is one implementation of each idea.
+They decorate, have an awaitable `call`, and nest freely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar, Self, Unpack
+from weakref import WeakKeyDictionary
+
+from shockproof.calls.blocks import Guard
+from shockproof.calls.handle import Handle
+from shockproof.calls.options import ServiceOptions, calling_place, check_options
+from shockproof.calls.plan import Plan
+from shockproof.calls.runtime import Runtime
+from shockproof.memory.listeners import Listeners
+from shockproof.memory.recorder import NoRecorder
+from shockproof.memory.registry import Registry
+from shockproof.policies.backoff import Randomness
+from shockproof.policies.circuit_breaker import CircuitState
+from shockproof.settings import DEFAULTS
+from shockproof.vocabulary.arguments import a_name
+from shockproof.vocabulary.clock import Clock, as_clock
+
+__all__ = ["CircuitBreaker", "Fallback", "Retry", "Timeout"]
+
+_MEANING = ("classify", "effect")
+
+
+class _Alone(Handle):
+    _takes: ClassVar[tuple[str, ...]]
+    _needs: ClassVar[str | None] = None
+    _defaults: ClassVar[dict[str, object]] = {"max_retries": 0, "circuit_threshold": None}
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        clock: Clock | Callable[[], float] | None = None,
+        rng: Randomness | None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> None:
+        kind = type(self).__name__
+        for option in options:
+            if option not in self._takes:
+                raise TypeError(f"{kind} knows no {option!r}; there are {', '.join(self._takes)}")
+        if self._needs is not None and self._needs not in options:
+            raise TypeError(f"{kind} needs {self._needs}=..., else it would do nothing")
+        handle_options, service_options = check_options(options)
+        defaults = {**DEFAULTS, "jitter": "none", **self._defaults}
+        threshold: Any = defaults["circuit_threshold"]  # Any: the defaults hold all types
+        timeout: Any = defaults["circuit_timeout"]  # Any: as above
+        registry = Registry(
+            circuit_threshold=threshold,
+            circuit_timeout=timeout,
+            on_transition=lambda state, to, now: None,
+        )
+        runtime = Runtime(
+            clock=as_clock(clock),
+            rng=random.Random() if rng is None else rng,  # noqa: S311 - jitter is no secret
+            registry=registry,
+            recorder=NoRecorder(),
+            listeners=Listeners(),
+            defaults=defaults,
+            max_threads=16,
+            on_first_call=lambda: None,
+        )
+        shown = a_name("name", kind.lower() if name is None else name)
+        state = registry.declare(shown, service_options, calling_place())
+        super().__init__(Plan(handle_options).bind(runtime, state))
+
+
+class _AsBlock(_Alone):
+    """A policy that is a block by itself: ``async with policy: ...``, in any number of tasks at once."""
+
+    def __init__(self, **options: Any) -> None:  # Any: see the classes below
+        super().__init__(**options)
+        self._entered: WeakKeyDictionary[asyncio.Task[Any], list[Guard]] = (
+            WeakKeyDictionary()
+        )  # Any: whatever the task returns
+
+    async def __aenter__(self) -> Self:
+        guard = await self.guard().__aenter__()
+        task = asyncio.current_task()
+        assert task is not None
+        self._entered.setdefault(task, []).append(guard)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task = asyncio.current_task()
+        entered = self._entered.get(task) if task is not None else None
+        if not entered:
+            raise RuntimeError("this block was entered in another task: use `async with policy.guard():`")
+        await entered.pop().__aexit__(kind, error, trace)
+
+
+class Retry(_Alone):
+    """
+    Repeats a failed call, with growing waits between.
+
+    Args:
+        max_retries: retries after the first call. Default 3.
+        base_delay, max_delay, backoff_factor, jitter: the waits. Defaults 1.0 s, 60.0 s, 2.0, "none".
+        retry_on: which errors are repeated. Default: every ``Exception``.
+        retry_if_result: a result for which this is true is repeated too.
+        deadline: seconds for all attempts and waits. Default: no limit.
+        classify, effect: what an error means, as for a service.
+        name: what messages call it. Default "retry".
+        clock, rng: where time and jitter come from.
+    """
+
+    _takes = (
+        "max_retries",
+        "base_delay",
+        "max_delay",
+        "backoff_factor",
+        "jitter",
+        "retry_on",
+        "retry_if_result",
+        "deadline",
+        *_MEANING,
+    )
+    _defaults: ClassVar[dict[str, object]] = {"circuit_threshold": None}
+
+
+class CircuitBreaker(_AsBlock):
+    """
+    Refuses calls to what keeps failing, and lets probes find out when it is well again.
+
+    Args:
+        circuit_threshold: failures in a row that open it; None: only the rates do. Default 5.
+        circuit_timeout: seconds it stays open. Default 60.0.
+        failure_rate, window, min_calls, slow_call_after, slow_call_rate: rates that open it too.
+        half_open_probes, probe_lease: how it closes again. Defaults 1, `circuit_timeout`.
+        risk_reducing: calls pass an open circuit.
+        classify, effect: what an error means, as for a service.
+        name: what messages call it. Default "circuitbreaker".
+        clock: where time comes from.
+    """
+
+    _takes = (
+        "circuit_threshold",
+        "circuit_timeout",
+        "failure_rate",
+        "window",
+        "min_calls",
+        "slow_call_after",
+        "slow_call_rate",
+        "half_open_probes",
+        "probe_lease",
+        "risk_reducing",
+        *_MEANING,
+    )
+    _defaults: ClassVar[dict[str, object]] = {"max_retries": 0}
+
+    @property
+    def state(self) -> CircuitState:
+        """``"closed"``, ``"open"`` or ``"half-open"``, as it is now."""
+        return self.plan.state.circuit.state(self.plan.runtime.clock.monotonic())
+
+    def reset(self) -> None:
+        """Close it and forget what was counted."""
+        self.plan.state.reset(self.plan.runtime.clock.monotonic())
+
+
+class Timeout(_AsBlock):
+    """
+    Ends a call that takes too long with `AttemptTimeoutError`, which is a ``TimeoutError``.
+
+    Args:
+        timeout: seconds the call may take; needed.
+        grace: seconds a cancelled callee may take to end before it is left behind. Default: it is
+            waited for.
+        name: what messages call it. Default "timeout".
+        clock: where time comes from; the limit itself is a timer of the loop.
+    """
+
+    _takes = ("timeout", "grace", *_MEANING)
+    _needs = "timeout"
+
+
+class Fallback(_Alone):
+    """
+    Answers in place of a call that failed.
+
+    Args:
+        fallback: a function, which gets the call's arguments if it can bind them; a value; or a list
+            that makes a chain. Needed.
+        classify, effect: what an error means, as for a service.
+        name: what messages call it. Default "fallback".
+    """
+
+    _takes = ("fallback", *_MEANING)
+    _needs = "fallback"
