@@ -47,10 +47,10 @@ class Failure:
 class _PassThrough:
     """The ticket of a risk-reducing call through an open circuit: it decides nothing."""
 
-    def succeeded(self, now: float, duration: float) -> None:
+    def succeeded(self, now: float, duration: float = 0.0) -> None:
         pass
 
-    def failed(self, now: float, duration: float, cause: str) -> None:
+    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
         pass
 
     def released(self) -> None:
@@ -207,9 +207,11 @@ class OngoingCall:
         if failure.stalled:
             failure.ticket.released()  # our own loop stood still: no verdict on the other side
         else:
-            failure.ticket.failed(now, failure.duration, f"{error_type}: {message}")
+            failure.ticket.failed(now, f"{error_type}: {message}", failure.duration)
         state.stirred = True
         decision = self._decide(error, verdict, now)
+        if decision.pause is not None:
+            state.circuit.pause(now, decision.pause, f"{error_type}: {message}")
         self._record(shown, verdict, decision, now)
         self._attempts.append(
             Attempt(

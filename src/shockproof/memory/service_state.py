@@ -74,7 +74,7 @@ class ServiceState:
         """Where each of them was declared, as file:line."""
         self._lock = threading.Lock()
 
-    def settle(self, ticket: Ticket, now: float, duration: float) -> None:
+    def settle(self, ticket: Ticket, now: float, duration: float = 0.0) -> None:
         """A call succeeded, after *duration* seconds, while something needed attention."""
         self.stirred = self.circuit.rates.are_on  # a window counts every success
         self.status = ServiceStatus.OPERATIONAL

@@ -27,11 +27,11 @@ CircuitState = Literal["closed", "open", "half-open"]
 class Ticket(Protocol):
     """One admission. Exactly one of its verbs is called, once, when the call is over."""
 
-    def succeeded(self, now: float, duration: float) -> None:
+    def succeeded(self, now: float, duration: float = 0.0) -> None:
         """The call was a success and took *duration* seconds."""
         ...
 
-    def failed(self, now: float, duration: float, cause: str) -> None:
+    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
         """The call was a failure; *cause* is kept to be shown, as text."""
         ...
 
@@ -87,6 +87,7 @@ class Circuit:
 
     __slots__ = (
         "_lock",
+        "_open_until",
         "_opened_at",
         "_round",
         "closed",
@@ -110,6 +111,7 @@ class Circuit:
         self.trips = 0
         self.on_transition: Callable[[CircuitState, float], None] | None = None
         self._opened_at = 0.0
+        self._open_until: float | None = None  # None: `timeout` after it opened, whatever that is by then
         self._round: HalfOpen | None = None
         self._lock = threading.Lock()
 
@@ -127,7 +129,7 @@ class Circuit:
                 return self.closed
             begun = False
             if self._round is None:
-                if now < self._opened_at + self.timeout:
+                if now < self._admits_from():
                     return None
                 self._round, begun = HalfOpen(self), True
             probe = self._round.admit(now, self.timeout if lease is None else lease)
@@ -139,7 +141,7 @@ class Circuit:
         """The state at *now*; half-open as soon as the open time is over, without needing a call."""
         if self.closed is not None:
             return "closed"
-        if self._round is None and now < self._opened_at + self.timeout:
+        if self._round is None and now < self._admits_from():
             return "open"
         return "half-open"
 
@@ -147,7 +149,22 @@ class Circuit:
         """Seconds until a call may be admitted; 0 when one may be now, or as soon as a probe is back."""
         if self.closed is not None or self._round is not None:
             return 0.0
-        return max(0.0, self._opened_at + self.timeout - now)
+        return max(0.0, self._admits_from() - now)
+
+    def _admits_from(self) -> float:
+        return self._opened_at + self.timeout if self._open_until is None else self._open_until
+
+    def pause(self, now: float, seconds: float, cause: str) -> None:
+        """Open it for *seconds*: the other side said how long it wants to be left alone."""
+        with self._lock:
+            was_open = self.closed is None and self._round is None
+            until = now + seconds
+            if was_open and now < self._admits_from():
+                until = max(until, self._admits_from())
+            self._open(now, cause)
+            self._open_until = until
+        if not was_open:
+            self._told("open", now)
 
     def reset(self, now: float) -> bool:
         """Close it, and forget what was counted; True when it was not closed before."""
@@ -170,7 +187,7 @@ class Circuit:
 
     def _open(self, now: float, cause: str) -> None:
         self.closed, self._round = None, None
-        self._opened_at, self.last_error = now, cause
+        self._opened_at, self._open_until, self.last_error = now, None, cause
         self.trips += 1
 
     def _told(self, state: CircuitState, now: float) -> None:
@@ -182,7 +199,7 @@ class Circuit:
             return f"<Circuit closed, {self.closed.streak} of {self.threshold} failures in a row>"
         if self._round is not None:
             return f"<Circuit half-open, {self._round!r}>"
-        return f"<Circuit open since {self._opened_at:.3f} for {self.timeout:g} s>"
+        return f"<Circuit open since {self._opened_at:.3f} for {self._admits_from() - self._opened_at:g} s>"
 
 
 class Closed:
@@ -195,7 +212,7 @@ class Closed:
         self._window = Window(circuit.rates.window) if circuit.rates.are_on else None
         self.streak = 0
 
-    def succeeded(self, now: float, duration: float) -> None:
+    def succeeded(self, now: float, duration: float = 0.0) -> None:
         circuit = self._circuit
         with circuit._lock:
             self.streak = 0
@@ -205,7 +222,7 @@ class Closed:
         if tripped:
             circuit._told("open", now)
 
-    def failed(self, now: float, duration: float, cause: str) -> None:
+    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
         circuit = self._circuit
         with circuit._lock:
             self.streak += 1
@@ -263,7 +280,7 @@ class Probe:
         self._round = half_open
         self.leased_until = leased_until
 
-    def succeeded(self, now: float, duration: float) -> None:
+    def succeeded(self, now: float, duration: float = 0.0) -> None:
         half_open, circuit = self._round, self._round.circuit
         closed = False
         with circuit._lock:
@@ -275,7 +292,7 @@ class Probe:
         if closed:
             circuit._told("closed", now)
 
-    def failed(self, now: float, duration: float, cause: str) -> None:
+    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
         circuit = self._round.circuit
         with circuit._lock:
             counts = self._counts(now)

@@ -22,6 +22,8 @@ class Decision(NamedTuple):
     """Seconds until the next attempt; None when there is none."""
     reason: str
     """Why there is none, in words a log can show; empty when there is one."""
+    pause: float | None = None
+    """Seconds for which the whole service is to be left alone, or None."""
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -85,7 +87,8 @@ class RetryRule:
         delay = self.backoff.delay(retries, previous_delay)
         if retry_after is not None and retry_after > delay:
             if remaining is None and retry_after > self.backoff.max_delay:
-                return Decision(None, f"the other side asked to wait {retry_after:g} s")
+                reason = f"the other side asked to wait {retry_after:g} s"
+                return Decision(None, reason, pause=retry_after)
             delay = retry_after
         if remaining is not None and delay >= remaining:
             return Decision(None, "the deadline would pass before another attempt")

@@ -1,0 +1,113 @@
+"""The policies one at a time, without a recovery service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from shockproof import CircuitBreaker, CircuitOpenError, Fallback, Retry, Timeout
+from shockproof.testing import VirtualClock
+
+
+@pytest.mark.asyncio
+async def test_retry_repeats_with_growing_waits(clock: VirtualClock) -> None:
+    """Two failures, then a success: 1 s and 2 s are waited."""
+    begun, calls = clock.monotonic(), 0
+
+    @Retry(max_retries=2)
+    async def fetch() -> int:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise ConnectionError("down")
+        return calls
+
+    assert await fetch() == 3
+    assert clock.monotonic() - begun == 3.0
+
+
+@pytest.mark.asyncio
+async def test_breaker_opens_refuses_and_lets_a_probe_close_it(clock: VirtualClock) -> None:
+    """One breaker serves many blocks, and goes through its three states."""
+    breaker = CircuitBreaker(circuit_threshold=2, circuit_timeout=5.0, clock=clock)
+    for _ in range(2):
+        with pytest.raises(OSError, match="down"):
+            async with breaker:
+                raise OSError("down")
+
+    with pytest.raises(CircuitOpenError):
+        async with breaker:
+            pytest.fail("the block ran although the circuit is open")
+
+    await asyncio.sleep(5.0)
+    assert breaker.state == "half-open"
+    async with breaker:
+        pass
+    assert breaker.state == "closed"
+
+
+@pytest.mark.asyncio
+async def test_breaker_is_a_block_in_many_tasks_at_once(clock: VirtualClock) -> None:
+    """Entries of different tasks do not get into each other's way."""
+    breaker = CircuitBreaker(circuit_threshold=3, clock=clock)
+
+    async def fail(after: float) -> None:
+        async with breaker:
+            await asyncio.sleep(after)
+            raise OSError("down")
+
+    results = await asyncio.gather(*(fail(x) for x in (3, 1, 2)), return_exceptions=True)
+
+    assert [type(result) for result in results] == [OSError] * 3
+    assert breaker.state == "open"
+
+
+@pytest.mark.asyncio
+async def test_reset_closes_a_breaker(clock: VirtualClock) -> None:
+    """A person who knows better need not wait."""
+    breaker = CircuitBreaker(circuit_threshold=1, clock=clock)
+    with pytest.raises(OSError, match="down"):
+        async with breaker:
+            raise OSError("down")
+    breaker.reset()
+
+    assert breaker.state == "closed"
+
+
+@pytest.mark.asyncio
+async def test_timeout_ends_a_block_that_takes_too_long(clock: VirtualClock) -> None:
+    """It raises a TimeoutError after exactly its seconds."""
+    begun = clock.monotonic()
+    with pytest.raises(TimeoutError):
+        async with Timeout(timeout=2.0):
+            await asyncio.sleep(60)
+
+    assert clock.monotonic() - begun == 2.0
+
+
+@pytest.mark.asyncio
+async def test_fallback_answers_with_the_calls_arguments() -> None:
+    """A stand-in gets what the call got."""
+
+    @Fallback(fallback=lambda symbol: f"cached {symbol}")
+    async def quote(symbol: str) -> str:
+        raise ConnectionError(symbol)
+
+    assert await quote("EUR") == "cached EUR"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (Timeout, "needs timeout"),
+        (Fallback, "needs fallback"),
+        (lambda: Retry(timeout=1.0), "Retry knows no 'timeout'"),
+        (lambda: CircuitBreaker(max_retries=1), "CircuitBreaker knows no 'max_retries'"),
+    ],
+)
+def test_an_option_of_another_policy_is_refused(make: Callable[[], object], says: str) -> None:
+    """The message names the policy, the option, and what there is."""
+    with pytest.raises(TypeError, match=says):
+        make()
