@@ -23,6 +23,7 @@ from shockproof.calls.periodic import Periodic
 from shockproof.calls.plan import Plan
 from shockproof.calls.runtime import Runtime
 from shockproof.memory.context import error_context
+from shockproof.memory.directory import make_writable
 from shockproof.memory.error_log import ErrorLog
 from shockproof.memory.health import RECENT_SECONDS, health_report
 from shockproof.memory.history import ErrorHistory
@@ -42,6 +43,7 @@ from shockproof.settings import ErrorLogOptions, check_change, check_error_log, 
 from shockproof.vocabulary.arguments import NOT_GIVEN, NotGiven, Seconds, a_name, seconds, whole_number
 from shockproof.vocabulary.clock import Clock, as_clock
 from shockproof.vocabulary.errors import ShockproofError
+from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
 from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
 
@@ -260,6 +262,7 @@ class ErrorRecoveryService:
 
     async def with_fallback(
         self,
+        /,
         primary_func: Callable[..., Any],  # Any: the function's own arguments and result
         fallback_func: Any,
         *args: Any,
@@ -469,6 +472,7 @@ class ErrorRecoveryService:
 
         Cancelled while it waits for the disk, the write goes on and nothing is left half-done.
         """  # Any: the user's own values
+        require_running_loop()
         statuses = {name: status.value for name, status in self.get_all_service_statuses().items()}
         state = {
             "service_statuses": statuses,
@@ -488,6 +492,7 @@ class ErrorRecoveryService:
         Raises:
             StateVersionError: the file was written by a newer version of shockproof.
         """
+        require_running_loop()
         return (await self._saver.load()).state
 
     def track_state(
@@ -629,7 +634,9 @@ class ErrorRecoveryService:
         Raises:
             OSError: a directory cannot be made or written, with the setting, its value and the way out.
         """
+        require_running_loop()
         await self._error_log.prepare()
+        await self._state_writer.run(make_writable, self.state_dir, "state_dir")
         await self._state_writer.run(self._state_files.prepare)
         self._start_background()
 
@@ -640,6 +647,7 @@ class ErrorRecoveryService:
         Returns after at most *timeout* seconds, also with a hung disk. The service can be used again
         afterwards: what it needs starts again.
         """
+        require_running_loop()
         limit = seconds("timeout", timeout)
         for periodic in self._periodic.values():
             periodic.pause()

@@ -7,7 +7,6 @@ and left elsewhere it is only disarmed.
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -145,10 +144,7 @@ class Attempts:
         if self._over or self._delay is None:
             raise StopAsyncIteration
         try:
-            if self._delay > 0:
-                await self._plan.runtime.clock.sleep(self._delay)
-            else:
-                await asyncio.sleep(0)
+            await call.wait(self._delay)
         except BaseException:
             call.close()
             raise

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shockproof.calls.callables import name_of
-from shockproof.calls.ongoing_call import Failure, OngoingCall, timeout_error
+from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
 from shockproof.calls.own_task import TookTooLongError, run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.threads import NotStartedError
@@ -103,10 +103,9 @@ async def _attempts(
                     raise failure.error
                 return failure.result, True
             failure = None
-            if delay > 0:
-                await call.plan.runtime.clock.sleep(delay)
-            else:
-                await asyncio.sleep(0)  # a retry loop without waits must not starve the event loop
+            await call.wait(delay)
+    except UnwantedResultError as unwanted:
+        return unwanted.result, True
     finally:
         failure = None  # the traceback holds this frame: no cycle
 

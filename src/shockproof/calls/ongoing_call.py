@@ -1,11 +1,12 @@
 """
 One call on its way: the attempts so far, what is left of the deadline, and what follows a failure.
 
-Everything here is synchronous. The executor and the blocks ask, and then wait as they are told.
+All decisions are synchronous: the executor and the blocks ask, and then wait as they are told.
 """
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar, Token
 from typing import Final
 
@@ -26,7 +27,11 @@ __all__ = ["Failure", "OngoingCall", "UnwantedResultError", "timeout_error"]
 
 
 class UnwantedResultError(Exception):
-    """Stands in the records for a result that was judged a failure; it is never raised."""
+    """Stands for a result that was judged a failure, in the records and inside; no caller ever sees it."""
+
+    def __init__(self, result: object) -> None:
+        super().__init__(f"a result of type {type(result).__name__} was judged a failure")
+        self.result = result
 
 
 class Failure:
@@ -140,6 +145,9 @@ class OngoingCall:
             Exception: the circuit refuses, or the deadline passed: the last attempt's own error.
         """
         plan = self.plan
+        closed = plan.circuit.closed  # None as long as the plan is not prepared, too
+        if closed is not None and self._last_error is None:
+            return closed
         if not plan.prepared:
             plan.prepare()
         now = plan.runtime.clock.monotonic()
@@ -147,7 +155,10 @@ class OngoingCall:
         last = self._last_error
         if last is not None and self._deadline_at is not None and now >= self._deadline_at:
             self.can_fall_back = True
-            self._end(last, "the deadline passed before another attempt")
+            self._end(
+                None if isinstance(last, UnwantedResultError) else last,
+                "the deadline passed before another attempt",
+            )
             raise last
         lease = plan.state.probe_lease
         ticket = circuit.admit(now, lease=plan.limit if lease is None else lease)
@@ -155,11 +166,41 @@ class OngoingCall:
             return ticket
         if plan.risk_reducing:
             return _PASS_THROUGH
-        self.can_fall_back = True
         if last is not None:
-            self._end(last, "the circuit opened")
-            raise last
+            raise self._ended_by_circuit(last)
+        self.can_fall_back = True
         raise plan.refused(now)
+
+    async def wait(self, delay: float) -> None:
+        """
+        Wait *delay* seconds before the next attempt.
+
+        Raises:
+            Exception: the circuit opened meanwhile: the last attempt's own error, at once.
+        """
+        plan, state = self.plan, self.plan.state
+        if delay <= 0:
+            await asyncio.sleep(0)  # a retry loop without waits must not starve the event loop
+            return
+        if plan.risk_reducing:
+            await plan.runtime.clock.sleep(delay)
+            return
+        sleeping = asyncio.ensure_future(plan.runtime.clock.sleep(delay))
+        opened = asyncio.get_running_loop().create_future()
+        state.waiting.add(opened)
+        try:
+            await asyncio.wait({sleeping, opened}, return_when=asyncio.FIRST_COMPLETED)
+            if opened.done() and self._last_error is not None:
+                raise self._ended_by_circuit(self._last_error)
+            await sleeping
+        finally:
+            state.waiting.discard(opened)
+            sleeping.cancel()
+
+    def _ended_by_circuit(self, last: Exception) -> Exception:
+        self.can_fall_back = True
+        self._end(None if isinstance(last, UnwantedResultError) else last, "the circuit opened")
+        return last
 
     def time_limit(self) -> float | None:
         """Seconds the next attempt may take, or None for no limit."""
@@ -201,7 +242,7 @@ class OngoingCall:
             self.succeeded(failure.ticket, failure.duration)
             return None
         now = plan.runtime.clock.monotonic()
-        shown = error if error is not None else _unwanted(failure.result)
+        shown = error if error is not None else UnwantedResultError(failure.result)
         error_type, message = describe(shown)
         state.failures += 1
         if failure.stalled:
@@ -232,7 +273,7 @@ class OngoingCall:
             return None
         state.retries += 1
         self._previous_delay = decision.delay
-        self._last_error = shown if error is None else error
+        self._last_error = shown
         self._mark_running()
         return decision.delay
 
@@ -334,7 +375,3 @@ class OngoingCall:
             except ValueError:
                 pass  # a block that is left in another task than it was entered in
             self._mark = self._mark_token = None
-
-
-def _unwanted(result: object) -> UnwantedResultError:
-    return UnwantedResultError(f"a result of type {type(result).__name__} was judged a failure")

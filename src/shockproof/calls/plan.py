@@ -4,7 +4,6 @@ The policies of one handle, as the executor reads them.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any, Final, Self
@@ -18,6 +17,7 @@ from shockproof.policies.circuit_breaker import Circuit
 from shockproof.policies.classification import Classifier
 from shockproof.policies.retry import RetryRule
 from shockproof.vocabulary.errors import CircuitOpenError
+from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import CallRejected
 from shockproof.vocabulary.outcomes import CallEffect
 
@@ -156,15 +156,9 @@ class Plan:
         The first call on a loop: make sure that it is asyncio's, and start what runs beside calls.
 
         Raises:
-            RuntimeError: no asyncio event loop is running here (trio, for one, is not supported).
+            RuntimeError: no asyncio event loop is running here.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            raise RuntimeError(
-                "shockproof needs a running asyncio event loop: start the program with asyncio.run(...); "
-                "trio is not supported"
-            ) from None
+        require_running_loop()
         self.runtime.on_first_call()
         self.circuit = self.state.circuit
 

@@ -138,6 +138,9 @@ class ErrorLog:
         self._queue: BoundedQueue[CapturedError] = BoundedQueue(
             max_records=max_records, max_bytes=max_bytes, when_full=when_full, ranks=len(_SEVERITIES)
         )
+        # A batch that a hanging disk holds takes room from those who come: a quarter of it at most.
+        self._batch_records = min(_BATCH_RECORDS, max(1, max_records // 4))
+        self._batch_bytes = min(_BATCH_BYTES, max(1, max_bytes // 4), max_file_bytes or _BATCH_BYTES)
         self._day_of = day_in(zone)
         self._fsync = fsync
         self._max_file_bytes = max_file_bytes
@@ -399,8 +402,7 @@ class ErrorLog:
 
     async def _write_batch(self) -> None:
         if not self._batch:
-            most = _BATCH_BYTES if self._max_file_bytes is None else min(_BATCH_BYTES, self._max_file_bytes)
-            self._batch = self._queue.take(max_records=_BATCH_RECORDS, max_bytes=most)
+            self._batch = self._queue.take(max_records=self._batch_records, max_bytes=self._batch_bytes)
         for day, lines in self._encoded(self._batch):
             await self._append(day, lines)
         self._tidy_at_new_day()

@@ -15,6 +15,7 @@ _MOST_VALUES: Final = 300
 _LONGEST_TEXT: Final = 4_000
 _LONGEST_REPR: Final = 500
 _MOST_TEXT: Final = 32_000
+_LONGEST_WORD: Final = 500
 _LARGEST_INT: Final = 2**512
 
 
@@ -24,7 +25,7 @@ def shortened(text: str, longest: int) -> str:
         return text
     # Back to the last blank: half of a registered secret would not be recognised any more.
     kept = text[:longest]
-    blank = kept.rfind(" ", longest - longest // 4)
+    blank = kept.rfind(" ", max(0, longest - _LONGEST_WORD))
     kept = kept[:blank] if blank > 0 else kept
     return f"{kept}... ({len(text) - len(kept)} more characters)"
 

@@ -4,6 +4,7 @@ What is known about one service: its circuit, its status, its counts.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,7 @@ class ServiceState:
         "stirred",
         "successes",
         "timeouts",
+        "waiting",
     )
 
     def __init__(self, name: str, circuit: Circuit) -> None:
@@ -72,6 +74,8 @@ class ServiceState:
         """The options somebody declared for this name, to tell a second, different value."""
         self.declared_at: dict[str, str] = {}
         """Where each of them was declared, as file:line."""
+        self.waiting: set[asyncio.Future[None]] = set()
+        """Retry loops that wait between attempts, on whatever loop: woken when the circuit opens."""
         self._lock = threading.Lock()
 
     def settle(self, ticket: Ticket, now: float, duration: float = 0.0) -> None:
@@ -96,6 +100,11 @@ class ServiceState:
         """From now on calls are refused; a fallback that answers makes it DEGRADED again."""
         self.status = ServiceStatus.UNAVAILABLE
         self.stirred = True
+        for waiter in tuple(self.waiting):
+            try:
+                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+            except RuntimeError:
+                pass  # that loop has ended, and the one who waited with it
 
     def reset(self, now: float) -> None:
         """Close the circuit and forget the last verdict."""
@@ -137,3 +146,8 @@ class ServiceState:
             f"<ServiceState {self.name!r} {self.status.value}, {self.circuit!r}, "
             f"{self.successes} successes, {self.failures} failures>"
         )
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
