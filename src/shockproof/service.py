@@ -432,7 +432,7 @@ class ErrorRecoveryService:
             return
         name, at, circuit = state.name, self._clock.time(), state.circuit
         if to == "open":
-            retry_after = circuit.retry_after(now)
+            retry_after = circuit.open_for(now)
             event: Event = CircuitOpened(
                 service_name=name, at=at, last_error=circuit.last_error, retry_after=retry_after
             )

@@ -11,7 +11,7 @@ def test_paused_circuit_admits_nobody_until_the_pause_is_over() -> None:
     circuit.pause(100.0, 300.0, "429")
 
     assert circuit.admit(399.0) is None
-    assert circuit.retry_after(100.0) == 300.0
+    assert circuit.open_for(100.0) == 300.0
     assert circuit.admit(400.0) is not None
 
 

@@ -33,9 +33,8 @@ class _Block:
     def _enter(self) -> None:
         ticket = self._call.admit()
         try:
-            limit = self._call.time_limit()
-            self._started = self._call.plan.stopwatch()
-            self._timer = None if limit is None else Timer(limit)
+            self._timer = timer = self._call.start_timer()
+            self._started = self._call.plan.stopwatch() if timer is None else timer.started
         except BaseException:
             ticket.released()
             raise

@@ -124,18 +124,16 @@ async def _attempt(
     except BaseException:  # wrong arguments: raised at once, and no verdict on the service
         ticket.released()
         raise
-    limit = call.time_limit()
-    started = plan.stopwatch()
-    timer = None if limit is None or plan.grace is not None else Timer(limit)
+    timer = None if plan.grace is not None else call.start_timer()
+    started = plan.stopwatch() if timer is None else timer.started
     try:
         if plan.grace is None:
             result = await awaitable
         else:
-            result = await run_in_own_task(plan.state, awaitable, limit, plan.grace)
+            result = await run_in_own_task(plan.state, awaitable, call.time_limit(), plan.grace)
     except TookTooLongError as late:
-        assert limit is not None
         failure = Failure(ticket, started, max(0.0, plan.stopwatch() - started))
-        failure.error, failure.stalled = timeout_error(plan, limit), late.stalled
+        failure.error, failure.stalled = timeout_error(plan, late.limit), late.stalled
         try:
             return None, failure
         finally:

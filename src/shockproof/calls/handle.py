@@ -13,7 +13,7 @@ from shockproof.calls.callables import check_callable, has_coroutine_code
 from shockproof.calls.executor import execute, failure_of
 from shockproof.calls.options import HandleOptions, check_options
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import Timer
+from shockproof.calls.timer import start_timer
 from shockproof.calls.wrap import wrap
 from shockproof.vocabulary.statuses import ServiceStatus
 
@@ -77,8 +77,11 @@ class Handle:
                 raise refusal
             return await execute(plan, fn, args, kwargs)
         coroutine = fn(*args, **kwargs)
-        started = plan.stopwatch()
-        timer = None if plan.limit is None else Timer(plan.limit)
+        if plan.limit is None:
+            timer, started = None, plan.stopwatch()
+        else:
+            timer = start_timer(plan.limit)
+            started = timer.started
         try:
             result = await coroutine
         except BaseException as error:

@@ -12,6 +12,7 @@ from typing import Final
 
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.plan import Plan
+from shockproof.calls.timer import Timer, start_single_timer, start_timer
 from shockproof.policies.circuit_breaker import Ticket
 from shockproof.policies.retry import Decision, leaves
 from shockproof.vocabulary.errors import (
@@ -169,7 +170,7 @@ class OngoingCall:
         if last is not None:
             raise self._ended_by_circuit(last)
         self.can_fall_back = True
-        raise plan.refused(now)
+        raise plan.refused(circuit.open_for(now))
 
     async def wait(self, delay: float) -> None:
         """
@@ -209,6 +210,13 @@ class OngoingCall:
             left = max(0.0, self._deadline_at - self.plan.runtime.clock.monotonic())
             limit = left if limit is None else min(limit, left)
         return limit
+
+    def start_timer(self) -> Timer | None:
+        """The timer of the next attempt, set; None when it has no limit."""
+        limit = self.time_limit()
+        if limit is None:
+            return None
+        return start_timer(limit) if limit == self.plan.timeout else start_single_timer(limit)
 
     # -- after an attempt ----------------------------------------------------------------------
 

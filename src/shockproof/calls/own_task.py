@@ -18,10 +18,11 @@ _abandoned: set[asyncio.Task[Any]] = set()  # Any: whatever the callee returns
 
 
 class TookTooLongError(Exception):
-    """The time limit passed; `stalled` tells whether our own loop stood still meanwhile."""
+    """The time limit of `limit` seconds passed; `stalled` tells whether our own loop stood still meanwhile."""
 
-    def __init__(self, *, stalled: bool) -> None:
-        super().__init__(stalled)
+    def __init__(self, limit: float, *, stalled: bool) -> None:
+        super().__init__(limit, stalled)
+        self.limit = limit
         self.stalled = stalled
 
 
@@ -44,7 +45,7 @@ async def run_in_own_task(
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(_awaited(awaitable))
-    due = None if limit is None else loop.time() + limit
+    begun = loop.time()
     try:
         await asyncio.wait({task}, timeout=limit)
     except asyncio.CancelledError:
@@ -52,11 +53,12 @@ async def run_in_own_task(
         raise
     if task.done():
         return task.result()
-    stalled = limit is not None and due is not None and was_stalled(loop.time() - due, limit)
+    assert limit is not None
+    stalled = was_stalled(loop.time() - begun - limit, limit)
     await _end(state, task, grace)
     if task.done() and not task.cancelled() and task.exception() is None:
         return task.result()  # a real answer that came with the limit is the answer
-    raise TookTooLongError(stalled=stalled)
+    raise TookTooLongError(limit, stalled=stalled)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: whatever the callee returns

@@ -25,7 +25,7 @@ __all__ = ["Plan", "StandIn"]
 
 # Stands in for the service's circuit until the first call on a loop: it is never closed, so that
 # call takes the long way and prepares the plan, and the healthy path needs no test of its own.
-_NOT_PREPARED: Final = Circuit(threshold=None, timeout=float("inf"))
+_NOT_PREPARED: Final = Circuit(threshold=None, timeout=0.0)
 _NOT_PREPARED.closed = None
 
 
@@ -123,8 +123,9 @@ class Plan:
         """Belong to *runtime* from now on, as a way to call the service of *state*."""
         self.runtime = runtime
         self.state = state
-        # The deadline is counted on the clock that decides; a mere duration may use a cheaper one.
-        self.stopwatch = runtime.stopwatch if self.deadline is None else runtime.clock.monotonic
+        # Where a timer tells the start it is the loop's time, which is the clock's; a mere duration may
+        # be taken with a cheaper one.
+        self.stopwatch = runtime.stopwatch if self.limit is None else runtime.clock.monotonic
         self.circuit = _NOT_PREPARED
         runtime.plans.add(self)
         self.refresh()
@@ -170,14 +171,12 @@ class Plan:
         """
         if self.fallbacks or self.risk_reducing or self.circuit is _NOT_PREPARED:
             return None
-        runtime, circuit = self.runtime, self.circuit
-        now = runtime.clock.monotonic()
-        return self.refused(now) if circuit.state(now) == "open" else None
+        left = self.circuit.open_for(self.runtime.clock.monotonic())
+        return self.refused(left) if left else None
 
-    def refused(self, now: float) -> CircuitOpenError:
+    def refused(self, retry_after: float) -> CircuitOpenError:
         """Count and tell that the circuit refuses a call, and give the error that says so."""
         state, runtime = self.state, self.runtime
-        retry_after = state.circuit.retry_after(now)
         state.rejections += 1
         if runtime.listeners.active:
             runtime.listeners.publish(

@@ -1,17 +1,31 @@
 """
-One time limit around one attempt, told apart from the caller's own cancellation.
+Time limits around attempts, told apart from the caller's own cancellation.
+
+A timer of the event loop for each call would cost more than all policies together. Calls under the
+same limit on the same loop are therefore kept in one queue, oldest first, with one timer of the loop
+for the oldest: a call that ends in time costs an insertion and a deletion, and one that does not is
+ended exactly when it is due.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
 
-__all__ = ["Timer", "was_stalled"]
+__all__ = ["Timer", "start_single_timer", "start_timer", "was_stalled"]
 
 # A timer that fires later than this share of its limit says more about our loop than about the
 # other side: the answer may have been waiting in the socket all along.
-_STALL_SHARE = 0.25
-_STALL_SECONDS = 0.05
+_STALL_SHARE: Final = 0.25
+_STALL_SECONDS: Final = 0.05
+
+_AT_ONCE: Final = 32
+"""How many calls are cancelled in one turn of the loop: more of them would hold it for milliseconds."""
 
 
 def was_stalled(late: float, limit: float) -> bool:
@@ -21,31 +35,38 @@ def was_stalled(late: float, limit: float) -> bool:
 
 class Timer:
     """
-    Cancels the current task after *seconds*, unless stopped before.
+    Cancels a task after *seconds*, unless stopped before; made by `start_timer`.
 
     The task's count of cancellation requests is taken when the timer is set: taken at expiry it
     would swallow a cancellation that the caller makes in the same turn of the loop. When two of our
     timers fire in one turn, the outer one wins and the inner passes the cancellation on.
     """
 
-    __slots__ = ("_cancels", "_due", "_handle", "_late", "_loop", "_task", "fired", "seconds")
+    __slots__ = ("_cancels", "_late", "_queue", "_task", "fired", "started")
 
-    def __init__(self, seconds: float) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time limit needs a running asyncio task around it")
+    def __init__(self, queue: _Queue, task: asyncio.Task[object], started: float) -> None:
+        self._queue = queue
         self._task = task
         self._cancels = task.cancelling()
-        self._loop = task.get_loop()
-        self._due = self._loop.time() + seconds
-        self._handle = self._loop.call_at(self._due, self._fire)
         self._late = 0.0
-        self.seconds = seconds
+        self.started = started
         self.fired = False
+        queue.waiting[self] = None
 
-    def _fire(self) -> None:
+    @property
+    def seconds(self) -> float:
+        """The limit."""
+        return self._queue.seconds
+
+    @property
+    def stalled(self) -> bool:
+        """Whether our own loop stood still when the timer should have fired."""
+        return was_stalled(self._late, self._queue.seconds)
+
+    def fire(self, late: float) -> None:
+        """The time is up, and has been for *late* seconds; for the queue."""
         self.fired = True
-        self._late = self._loop.time() - self._due
+        self._late = late
         self._task.cancel()
 
     def stop(self) -> bool:
@@ -55,14 +76,163 @@ class Timer:
         A cancellation of ours that the callee swallowed is taken back as well; otherwise the task
         would stay half-cancelled and the next timeout around it would misjudge.
         """
-        self._handle.cancel()
         if not self.fired:
+            queue = self._queue
+            del queue.waiting[self]
+            if queue.is_single:
+                queue.dismiss()
             return False
         if asyncio.current_task() is not self._task:
             return False  # left in another task than it was entered in: only disarmed
         return self._task.uncancel() <= self._cancels
 
-    @property
-    def stalled(self) -> bool:
-        """Whether our own loop stood still when the timer should have fired."""
-        return was_stalled(self._late, self.seconds)
+
+class _Queue:
+    """The calls under one limit on one loop, oldest first; without a *home*, a single call."""
+
+    __slots__ = ("_handle", "_home", "_idle", "clock", "is_single", "loop", "seconds", "waiting")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, home: dict[object, _Queue] | None = None
+    ) -> None:
+        self.is_single = home is None
+        self.loop = loop
+        self.seconds = seconds
+        self.clock = _clock_of(loop)
+        self.waiting: dict[Timer, None] = {}
+        """A dict for its order and its cheap deletion."""
+        self._home = home
+        self._idle = False
+        self._handle: asyncio.Handle | None = loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._handle = None  # it and this queue would keep each other alive
+        now = self.clock()
+        expired: list[Timer] = []
+        wait = self.seconds
+        try:
+            oldest = list(islice(self.waiting, _AT_ONCE + 1))
+        except RuntimeError:  # a block was left in another thread at this very moment
+            self._handle = self.loop.call_soon(self._look)
+            return
+        for timer in oldest:
+            left = timer.started + self.seconds - now
+            if left > 0:
+                wait = left
+                break
+            expired.append(timer)
+            if len(expired) == _AT_ONCE:
+                wait = 0.0
+                break
+        for timer in expired:
+            self.waiting.pop(timer, None)
+            timer.fire(now - timer.started - self.seconds)
+        if self.is_single and not self.waiting:
+            return
+        if self.waiting or expired:
+            self._idle = False
+        elif self._idle:
+            self._leave()  # nobody came for a whole limit: an idle program has no timer
+            return
+        else:
+            self._idle = True
+        # A call that starts right after this is due after the next look, never before it.
+        self._handle = self.loop.call_later(wait, self._look) if wait else self.loop.call_soon(self._look)
+
+    def dismiss(self) -> None:
+        """The single call has ended."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _leave(self) -> None:
+        home = self._home or {}
+        for key, queue in list(home.items()):
+            if queue is self:
+                del home[key]
+
+
+def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    # time.monotonic is what ordinary loops read, for a third of the price.
+    if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
+        return time.monotonic
+    return loop.time
+
+
+_queues: dict[float, dict[object, _Queue]] = {}
+"""By limit, then by loop (by thread on 3.11). Limits are settings: there are few."""
+_lock = threading.Lock()
+
+
+def _new_queue(seconds: float, key: object, loop: asyncio.AbstractEventLoop) -> _Queue:
+    with _lock:
+        home = _queues.setdefault(seconds, {})
+        for other, queue in list(home.items()):
+            if queue.loop.is_closed():
+                del home[other]
+        queue = home[key] = _Queue(loop, seconds, home)
+        return queue
+
+
+if sys.version_info >= (3, 12):
+
+    def start_timer(seconds: float) -> Timer:
+        """
+        A timer that ends the current task's block after *seconds*.
+
+        Raises:
+            RuntimeError: no asyncio task is running here.
+        """
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise _no_task()
+        home = _queues.get(seconds)
+        queue = None if home is None else home.get(loop)
+        if queue is None:
+            queue = _new_queue(seconds, loop, loop)
+        return Timer(queue, task, queue.clock())
+
+else:
+    # On 3.11 get_running_loop and current_task ask the system for the process id each time: 300 ns.
+    # The thread's last queue is remembered instead, and the private table of current tasks tells the
+    # task and, by having an entry at all, that this very loop is the one that runs now.
+    from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]  # private: see above
+    from threading import get_ident
+
+    def start_timer(seconds: float) -> Timer:
+        """
+        A timer that ends the current task's block after *seconds*.
+
+        Raises:
+            RuntimeError: no asyncio task is running here.
+        """
+        try:
+            queue = _queues[seconds][get_ident()]
+            task = _current_tasks[queue.loop]
+        except KeyError:
+            loop = asyncio.get_running_loop()
+            current = asyncio.current_task(loop)
+            if current is None:
+                raise _no_task() from None
+            task, queue = current, _new_queue(seconds, get_ident(), loop)
+        return Timer(queue, task, queue.clock())
+
+
+def start_single_timer(seconds: float) -> Timer:
+    """
+    As `start_timer`, for a limit that no other call is likely to have, such as what is left of a deadline.
+
+    Raises:
+        RuntimeError: no asyncio task is running here.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task(loop)
+    if task is None:
+        raise _no_task()
+    queue = _Queue(loop, seconds)
+    return Timer(queue, task, queue.clock())
+
+
+def _no_task() -> RuntimeError:
+    return RuntimeError("a time limit needs a running asyncio task around it")

@@ -14,7 +14,7 @@ from typing import Any
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute, failure_of
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import Timer
+from shockproof.calls.timer import start_timer
 
 __all__ = ["wrap"]
 
@@ -47,8 +47,11 @@ def wrap(
                     raise refusal
                 return await execute(plan, fn, args, kwargs)
             coroutine = fn(*args, **kwargs)  # wrong arguments are raised here: nothing taken or counted
-            started = plan.stopwatch()
-            timer = None if limit is None else Timer(limit)
+            if limit is None:
+                timer, started = None, plan.stopwatch()
+            else:
+                timer = start_timer(limit)
+                started = timer.started
             try:
                 result = await coroutine
             except BaseException as error:

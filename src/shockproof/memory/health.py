@@ -48,7 +48,7 @@ def health_report(
             state.name: {
                 "status": statuses[state.name].value,
                 "circuit": state.circuit.state(now),
-                "retry_after": round(state.circuit.retry_after(now), 3),
+                "retry_after": round(state.circuit.open_for(now), 3),
                 "critical": state.critical,
                 "successes": state.successes,
                 "failures": state.failures,

@@ -145,14 +145,15 @@ class Circuit:
             return "open"
         return "half-open"
 
-    def retry_after(self, now: float) -> float:
-        """Seconds until a call may be admitted; 0 when one may be now, or as soon as a probe is back."""
-        if self.closed is not None or self._round is not None:
-            return 0.0
-        return max(0.0, self._admits_from() - now)
-
     def _admits_from(self) -> float:
         return self._opened_at + self.timeout if self._open_until is None else self._open_until
+
+    def open_for(self, now: float) -> float:
+        """Seconds for which everybody is still refused; 0 when one may come, or as soon as a probe is back."""
+        if self.closed is not None or self._round is not None:
+            return 0.0
+        left = (self._opened_at + self.timeout if self._open_until is None else self._open_until) - now
+        return left if left > 0 else 0.0
 
     def pause(self, now: float, seconds: float, cause: str) -> None:
         """Open it for *seconds*: the other side said how long it wants to be left alone."""

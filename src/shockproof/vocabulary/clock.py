@@ -15,6 +15,9 @@ from typing import Protocol
 __all__ = ["Clock", "SystemClock", "as_clock"]
 
 
+_running_loop = asyncio._get_running_loop  # None outside a loop, where get_running_loop would raise
+
+
 class Clock(Protocol):
     """Two readings and a wait, in seconds. Hand one in as ``clock=`` to test an hour in a millisecond."""
 
@@ -42,7 +45,7 @@ class SystemClock:
 
     def monotonic(self) -> float:
         """The running loop's time, or ``time.monotonic()`` outside a loop."""
-        loop = asyncio._get_running_loop()  # None outside a loop, where get_running_loop would raise
+        loop = _running_loop()
         return time.monotonic() if loop is None else loop.time()
 
     def time(self) -> float:

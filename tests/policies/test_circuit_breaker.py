@@ -1,0 +1,494 @@
+"""The circuit alone: no event loop, time handed in as a number."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from shockproof.policies.circuit_breaker import Circuit, Ticket
+
+CAUSE = "ValueError: no"
+
+
+def admitted(circuit: Circuit, now: float, *, lease: float | None = None) -> Ticket:
+    ticket = circuit.admit(now, lease=lease)
+    assert ticket is not None
+    return ticket
+
+
+def opened(*, timeout: float = 60.0, probes: int = 1, at: float = 0.0) -> Circuit:
+    """A circuit that one failure at *at* has opened."""
+    circuit = Circuit(threshold=1, timeout=timeout, probes=probes)
+    admitted(circuit, at).failed(at, CAUSE)
+    assert circuit.state(at) == "open"
+    return circuit
+
+
+# -- closed ------------------------------------------------------------------------------------------
+
+
+def test_the_threshold_itself_opens() -> None:
+    """The fifth failure in a row opens a circuit with threshold 5, and the fourth does not."""
+    circuit = Circuit(threshold=5, timeout=60.0)
+    states = []
+    for now in range(5):
+        admitted(circuit, now).failed(now, CAUSE)
+        states.append(circuit.state(now))
+    assert states == ["closed"] * 4 + ["open"]
+    assert circuit.trips == 1
+    assert circuit.last_error == CAUSE
+
+
+def test_one_success_resets_the_count() -> None:
+    """What counts is failures in a row."""
+    circuit = Circuit(threshold=2, timeout=60.0)
+    for now in range(20):
+        admitted(circuit, now).failed(now, CAUSE)
+        admitted(circuit, now).succeeded(now)
+    assert circuit.state(20) == "closed"
+
+
+def test_what_is_given_back_without_a_verdict_neither_counts_nor_resets() -> None:
+    """A cancelled call is neutral in a closed circuit: the streak stays as it was."""
+    circuit = Circuit(threshold=2, timeout=60.0)
+    admitted(circuit, 0).failed(0, CAUSE)
+    for now in range(10):
+        admitted(circuit, now).released()
+    assert circuit.state(10) == "closed"
+    admitted(circuit, 10).failed(10, CAUSE)
+    assert circuit.state(10) == "open"
+
+
+def test_without_a_threshold_nothing_opens_it() -> None:
+    """threshold=None switches the breaker off."""
+    circuit = Circuit(threshold=None, timeout=60.0)
+    for now in range(1_000):
+        admitted(circuit, now).failed(now, CAUSE)
+    assert circuit.state(1_000) == "closed"
+
+
+# -- open --------------------------------------------------------------------------------------------
+
+
+def test_an_open_circuit_refuses_until_its_timeout_has_passed() -> None:
+    """Refused up to the last instant, with the seconds that are left."""
+    circuit = opened(timeout=60.0, at=100.0)
+    assert circuit.admit(100.0) is None
+    assert circuit.admit(159.999) is None
+    assert circuit.open_for(130.0) == 30.0
+
+
+def test_an_open_circuit_is_half_open_as_soon_as_its_timeout_has_passed() -> None:
+    """It needs no call to be seen as half-open."""
+    circuit = opened(timeout=60.0, at=100.0)
+    assert circuit.state(159.999) == "open"
+    assert circuit.state(160.0) == "half-open"
+    assert circuit.open_for(160.0) == 0.0
+
+
+def test_a_late_failure_does_not_prolong_the_open_time() -> None:
+    """A call from before the trip that fails afterwards changes nothing."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    early, late = admitted(circuit, 0), admitted(circuit, 0)
+    early.failed(0, CAUSE)
+    late.failed(50, "KeyError: late")
+    assert circuit.state(60.0) == "half-open"
+    assert circuit.trips == 1
+    assert circuit.last_error == CAUSE
+
+
+def test_a_late_success_does_not_close_an_open_circuit() -> None:
+    """A call from before the trip that succeeds afterwards changes nothing."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    early, late = admitted(circuit, 0), admitted(circuit, 0)
+    early.failed(0, CAUSE)
+    late.succeeded(1)
+    assert circuit.state(1) == "open"
+
+
+# -- half-open ---------------------------------------------------------------------------------------
+
+
+def test_only_as_many_probes_as_configured_are_in_flight() -> None:
+    """However many callers arrive at a half-open circuit, the rest is refused at once."""
+    circuit = opened(probes=3)
+    assert [circuit.admit(60.0) is not None for _ in range(10)] == [True] * 3 + [False] * 7
+
+
+def test_as_many_successes_as_probes_close_it() -> None:
+    """With two probes the first success does not close it yet."""
+    circuit = opened(probes=2)
+    first, second = admitted(circuit, 60.0), admitted(circuit, 60.0)
+    first.succeeded(61.0)
+    assert circuit.state(61.0) == "half-open"
+    second.succeeded(61.0)
+    assert circuit.state(61.0) == "closed"
+
+
+def test_one_failed_probe_opens_it_again_for_the_whole_timeout() -> None:
+    """The open time starts anew at the failure."""
+    circuit = opened(timeout=60.0, probes=2)
+    admitted(circuit, 60.0).succeeded(60.0)
+    admitted(circuit, 61.0).failed(70.0, "KeyError: again")
+    assert circuit.state(129.9) == "open"
+    assert circuit.state(130.0) == "half-open"
+    assert circuit.last_error == "KeyError: again"
+
+
+def test_successes_of_an_earlier_round_do_not_count() -> None:
+    """Each half-open period counts from zero."""
+    circuit = opened(timeout=60.0, probes=2)
+    admitted(circuit, 60.0).succeeded(60.0)
+    admitted(circuit, 60.0).failed(60.0, CAUSE)
+    admitted(circuit, 120.0).succeeded(120.0)
+    assert circuit.state(120.0) == "half-open"
+
+
+def test_a_probe_without_a_verdict_gives_its_place_back() -> None:
+    """A cancelled probe neither opens nor closes, and the next caller is let in at once."""
+    circuit = opened()
+    admitted(circuit, 60.0).released()
+    assert circuit.state(60.0) == "half-open"
+    assert circuit.admit(60.0) is not None
+
+
+def test_a_place_is_given_back_exactly_once() -> None:
+    """Giving back twice does not free the place of somebody else."""
+    circuit = opened()
+    first = admitted(circuit, 60.0)
+    first.released()
+    admitted(circuit, 60.0)
+    first.released()
+    assert circuit.admit(60.0) is None
+
+
+def test_a_probe_that_never_ends_loses_its_place() -> None:
+    """After its lease the next caller is let in: a hung probe does not wedge the circuit."""
+    circuit = opened()
+    admitted(circuit, 60.0, lease=5.0)
+    assert circuit.admit(64.9) is None
+    assert circuit.admit(65.0) is not None
+
+
+def test_the_lease_is_the_open_time_unless_said_otherwise() -> None:
+    """Without a lease of its own a probe keeps its place as long as the circuit stays open."""
+    circuit = opened(timeout=60.0)
+    admitted(circuit, 60.0)
+    assert circuit.admit(119.9) is None
+    assert circuit.admit(120.0) is not None
+
+
+@pytest.mark.parametrize("place_is_taken", [False, True])
+def test_the_answer_of_a_probe_without_lease_is_no_verdict(place_is_taken: bool) -> None:
+    """Whether or not somebody took its place: late it neither opens nor closes."""
+    circuit = opened()
+    slow, slower = admitted(circuit, 60.0, lease=5.0), None
+    if place_is_taken:
+        slower = circuit.admit(65.0, lease=5.0)
+        assert slower is not None
+    slow.succeeded(66.0)
+    assert circuit.state(66.0) == "half-open"
+    assert (circuit.admit(66.0) is None) is place_is_taken
+    circuit = opened()
+    slow = admitted(circuit, 60.0, lease=5.0)
+    slow.failed(66.0, "KeyError: late")
+    assert circuit.state(66.0) == "half-open"
+    assert circuit.last_error == CAUSE
+
+
+def test_the_answer_of_an_earlier_round_changes_nothing() -> None:
+    """A probe of the first round that answers in the second is not heard."""
+    for late_answer_is_good in (True, False):
+        circuit = opened(probes=2)
+        early = admitted(circuit, 60.0, lease=1_000.0)
+        admitted(circuit, 60.0).failed(60.0, CAUSE)  # the round is over
+        second = admitted(circuit, 120.0)
+        if late_answer_is_good:
+            early.succeeded(121.0)
+        else:
+            early.failed(121.0, "KeyError: early")
+        assert circuit.state(121.0) == "half-open"
+        second.succeeded(121.0)
+        assert circuit.state(121.0) == "half-open"  # one of two
+
+
+def test_the_answer_of_an_old_probe_does_not_touch_a_closed_circuit() -> None:
+    """A probe's failure that comes after others closed the circuit counts nowhere."""
+    circuit = opened(probes=2)
+    slow = admitted(circuit, 60.0)
+    for _ in range(2):
+        admitted(circuit, 60.0).succeeded(60.0)
+    assert circuit.state(60.0) == "closed"
+    slow.failed(61.0, "KeyError: late")
+    assert circuit.state(61.0) == "closed"
+    assert repr(circuit) == "<Circuit closed, 0 of 1 failures in a row>"
+
+
+def test_the_answer_from_before_the_trip_does_not_decide_a_half_open_circuit() -> None:
+    """Neither a late success nor a late failure of the closed period is a probe's verdict."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    good, bad, trip = admitted(circuit, 0), admitted(circuit, 0), admitted(circuit, 0)
+    trip.failed(0, CAUSE)
+    probe = admitted(circuit, 60.0)
+    good.succeeded(61.0)
+    assert circuit.state(61.0) == "half-open"
+    bad.failed(61.0, "KeyError: late")
+    assert circuit.state(61.0) == "half-open"
+    probe.succeeded(62.0)
+    assert circuit.state(62.0) == "closed"
+
+
+def test_the_answer_of_an_earlier_closed_period_does_not_count_in_the_next() -> None:
+    """After a trip and a recovery the streak begins at zero, and old failures are not added."""
+    circuit = Circuit(threshold=2, timeout=60.0)
+    old = [admitted(circuit, 0) for _ in range(4)]
+    old.pop().failed(0, CAUSE)
+    old.pop().failed(0, CAUSE)
+    admitted(circuit, 60.0).succeeded(60.0)
+    for ticket in old:
+        ticket.failed(61.0, "KeyError: late")
+    assert circuit.state(61.0) == "closed"
+
+
+# -- by hand -----------------------------------------------------------------------------------------
+
+
+def test_a_reset_closes_and_forgets() -> None:
+    """Closed again, with no failure counted and no last error."""
+    circuit = Circuit(threshold=2, timeout=60.0)
+    admitted(circuit, 0).failed(0, CAUSE)
+    assert circuit.reset(0) is False
+    admitted(circuit, 1).failed(1, CAUSE)
+    assert circuit.state(1) == "closed"
+    admitted(circuit, 1).failed(1, CAUSE)
+    assert circuit.reset(2) is True
+    assert circuit.state(2) == "closed"
+    assert circuit.last_error is None
+
+
+def test_a_probe_from_before_a_reset_decides_nothing() -> None:
+    """Reset while a probe is out: its failure does not open the circuit again."""
+    circuit = opened()
+    probe = admitted(circuit, 60.0)
+    circuit.reset(61.0)
+    probe.failed(62.0, CAUSE)
+    assert circuit.state(62.0) == "closed"
+
+
+def test_transitions_are_told_in_order_and_once() -> None:
+    """open, half-open, open, half-open, closed: each with its time."""
+    told: list[tuple[str, float]] = []
+    circuit = Circuit(threshold=1, timeout=60.0, probes=2)
+    circuit.on_transition = lambda state, now: told.append((state, now))
+    late = admitted(circuit, 0.0)
+    admitted(circuit, 0.0).failed(0.0, CAUSE)
+    late.failed(1.0, CAUSE)
+    admitted(circuit, 60.0).failed(61.0, CAUSE)
+    for _ in range(2):
+        admitted(circuit, 121.0).succeeded(122.0)
+    admitted(circuit, 122.0).succeeded(122.0)
+    assert told == [("open", 0.0), ("half-open", 60.0), ("open", 61.0), ("half-open", 121.0), ("closed", 122.0)]
+
+
+def test_a_repr_shows_the_live_state() -> None:
+    """What a person sees at night: the streak, the open time, the probes."""
+    circuit = Circuit(threshold=1, timeout=60.0, probes=2)
+    assert repr(circuit) == "<Circuit closed, 0 of 1 failures in a row>"
+    admitted(circuit, 5.0).failed(5.0, CAUSE)
+    assert "open since 5.000 for 60 s" in repr(circuit)
+    admitted(circuit, 65.0)
+    assert repr(circuit) == "<Circuit half-open, 1 probing, 0 of 2 succeeded>"
+
+
+# -- threads -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _eager_switching() -> Iterator[None]:
+    """Threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_eager_switching")
+def test_threads_that_rush_at_a_half_open_circuit_get_no_more_places_than_there_are() -> None:
+    """Eight threads ask at once, round after round: two are let in each time."""
+    circuit = opened(probes=2)
+    rounds, threads = 100, 8
+    barrier = threading.Barrier(threads)
+    got: list[list[Ticket]] = [[] for _ in range(rounds)]
+
+    def rush() -> None:
+        for taken in got:
+            barrier.wait()
+            ticket = circuit.admit(60.0)
+            if ticket is not None:
+                taken.append(ticket)
+            if barrier.wait() == 0:
+                for one in taken:
+                    one.released()
+            barrier.wait()
+
+    workers = [threading.Thread(target=rush) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [len(taken) for taken in got] == [2] * rounds
+
+
+@pytest.mark.usefixtures("_eager_switching")
+def test_failures_of_several_threads_are_all_counted() -> None:
+    """None is lost between two threads: the circuit opens exactly at the threshold."""
+    circuit = Circuit(threshold=4_000, timeout=60.0)
+
+    def fail() -> None:
+        for _ in range(1_000):
+            ticket = circuit.admit(0.0)
+            if ticket is not None:
+                ticket.failed(0.0, CAUSE)
+
+    workers = [threading.Thread(target=fail) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert circuit.state(0.0) == "open"
+
+
+# -- against a model ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Admission:
+    """What the model remembers of a ticket."""
+
+    period: int
+    is_probe: bool
+    leased_until: float = 0.0
+
+
+@dataclass
+class Model:
+    """The contract's circuit, written as simply as it can be: one number tells periods apart."""
+
+    threshold: int
+    timeout: float
+    probes: int
+    mode: str = "closed"
+    period: int = 0
+    streak: int = 0
+    opened_at: float = 0.0
+    successes: int = 0
+    out: list[Admission] = field(default_factory=list)
+    trips: int = 0
+
+    def enter(self, mode: str, now: float) -> None:
+        self.mode, self.period = mode, self.period + 1
+        self.streak, self.successes, self.out = 0, 0, []
+        if mode == "open":
+            self.opened_at = now
+            self.trips += 1
+
+    def state(self, now: float) -> str:
+        is_over = self.mode == "open" and now >= self.opened_at + self.timeout
+        return "half-open" if is_over else self.mode
+
+    def admit(self, now: float, lease: float | None) -> Admission | None:
+        if self.mode == "closed":
+            return Admission(self.period, is_probe=False)
+        if self.state(now) == "open":
+            return None
+        if self.mode == "open":
+            self.enter("half-open", now)
+        self.out = [probe for probe in self.out if probe.leased_until > now]
+        if len(self.out) >= self.probes:
+            return None
+        probe = Admission(self.period, is_probe=True, leased_until=now + (lease or self.timeout))
+        self.out.append(probe)
+        return probe
+
+    def ended(self, admission: Admission, now: float, outcome: str) -> None:
+        if admission.period != self.period:
+            return
+        if admission.is_probe:
+            is_held = admission in self.out and now < admission.leased_until
+            self.out = [probe for probe in self.out if probe is not admission]
+            if not is_held or outcome == "released":
+                return
+            if outcome == "failed":
+                self.enter("open", now)
+                return
+            self.successes += 1
+            if self.successes >= self.probes:
+                self.enter("closed", now)
+        elif outcome == "succeeded":
+            self.streak = 0
+        elif outcome == "failed":
+            self.streak += 1
+            if self.streak >= self.threshold:
+                self.enter("open", now)
+
+
+class CircuitAgainstModel(RuleBasedStateMachine):
+    """Any sequence of calls, answers, lost leases, resets and waits: the circuit is the model's."""
+
+    tickets = Bundle("tickets")
+
+    @initialize(
+        threshold=st.integers(1, 3), timeout=st.sampled_from([1.0, 10.0]), probes=st.integers(1, 3)
+    )
+    def begin(self, threshold: int, timeout: float, probes: int) -> None:
+        self.now = 1_000.0
+        self.circuit = Circuit(threshold=threshold, timeout=timeout, probes=probes)
+        self.model = Model(threshold, timeout, probes)
+
+    @rule(target=tickets, lease=st.sampled_from([None, 0.5, 3.0]))
+    def call(self, lease: float | None) -> object:
+        ticket = self.circuit.admit(self.now, lease=lease)
+        admission = self.model.admit(self.now, lease)
+        assert (ticket is None) is (admission is None)
+        if ticket is None or admission is None:
+            return multiple()
+        return ticket, admission
+
+    @rule(pair=consumes(tickets), outcome=st.sampled_from(["succeeded", "failed", "released"]))
+    def end(self, pair: tuple[Ticket, Admission], outcome: str) -> None:
+        ticket, admission = pair
+        if outcome == "succeeded":
+            ticket.succeeded(self.now)
+        elif outcome == "failed":
+            ticket.failed(self.now, CAUSE)
+        else:
+            ticket.released()
+        self.model.ended(admission, self.now, outcome)
+
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.5, 10.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def reset(self) -> None:
+        self.circuit.reset(self.now)
+        self.model.enter("closed", self.now)
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "circuit"):
+            return
+        assert self.circuit.state(self.now) == self.model.state(self.now)
+        assert self.circuit.trips == self.model.trips
+        left = self.model.opened_at + self.model.timeout - self.now
+        expected = left if self.model.state(self.now) == "open" else 0.0
+        assert self.circuit.open_for(self.now) == expected
+
+
+TestCircuitAgainstModel = CircuitAgainstModel.TestCase

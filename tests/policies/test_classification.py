@@ -1,0 +1,173 @@
+"""One classification per handle: what an error or a result means for all its policies."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import pytest
+
+from shockproof import (
+    AttemptTimeoutError,
+    CallInfo,
+    CallRejectedError,
+    CircuitOpenError,
+    DeadlineExceededError,
+    Outcome,
+    Verdict,
+)
+from shockproof.policies.classification import Classifier, Classify, ResultCheck
+from shockproof.vocabulary.outcomes import CallEffect
+
+CALL = CallInfo("market_data", "fetch", 1, "read")
+
+
+def classifier(
+    effect: CallEffect = "read", *, classify: Classify | None = None, unwanted: ResultCheck | None = None
+) -> Classifier:
+    return Classifier(effect=effect, classify=classify, retry_if_result=unwanted)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("any"),
+        TimeoutError(),
+        AttemptTimeoutError("market_data", 1.0),
+        DeadlineExceededError("market_data", 1.0),
+        ExceptionGroup("", [ValueError(), CircuitOpenError("other")]),
+    ],
+)
+def test_any_error_is_a_failure(error: Exception) -> None:
+    """Also our own timeouts, and a group with one failure among its leaves."""
+    assert classifier().of_error(error, CALL).outcome is Outcome.FAILURE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CircuitOpenError("other"),
+        CallRejectedError("other", "bulkhead"),
+        ExceptionGroup("", [CircuitOpenError("a"), ExceptionGroup("", [CircuitOpenError("b")])]),
+    ],
+)
+@pytest.mark.parametrize("effect", ["read", "unsafe"])
+def test_our_own_refusals_are_neutral(error: Exception, effect: CallEffect) -> None:
+    """What another service's policy refused says nothing about this one."""
+    assert classifier(effect).of_error(error, CALL).outcome is Outcome.NEUTRAL
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError(), ConnectionResetError(), AttemptTimeoutError("s", 1.0), TimeoutError()]
+)
+def test_an_unsafe_call_that_failed_may_have_happened(error: Exception) -> None:
+    """effect="unsafe": unknown, unless the error proves that nothing happened."""
+    assert classifier("unsafe").of_error(error, CALL).outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), socket.gaierror()])
+def test_an_unsafe_call_that_never_left_is_a_plain_failure(error: Exception) -> None:
+    """Nobody was there to do anything: it may be repeated."""
+    assert classifier("unsafe").of_error(error, CALL).outcome is Outcome.FAILURE
+
+
+def test_a_group_of_an_unsafe_call_proves_nothing_unless_each_leaf_does() -> None:
+    """One leaf that may have happened makes the whole unknown."""
+    mixed = ExceptionGroup("", [ConnectionRefusedError(), ConnectionResetError()])
+    assert classifier("unsafe").of_error(mixed, CALL).outcome is Outcome.UNKNOWN
+    proven = ExceptionGroup("", [ConnectionRefusedError(), ConnectionRefusedError()])
+    assert classifier("unsafe").of_error(proven, CALL).outcome is Outcome.FAILURE
+
+
+def test_classify_is_asked_first() -> None:
+    """The user's verdict wins over the rules, its retry_after included."""
+    wanted = Verdict(Outcome.NEUTRAL, retry_after=3.0)
+    asked: list[tuple[object, CallInfo]] = []
+
+    def classify(value: object, call: CallInfo) -> Verdict | None:
+        asked.append((value, call))
+        return wanted
+
+    error = ValueError()
+    assert classifier(classify=classify).of_error(error, CALL) == wanted
+    assert asked == [(error, CALL)]
+
+
+def test_classify_may_leave_it_to_the_rules() -> None:
+    """None means: no opinion."""
+    this = classifier(classify=lambda value, call: None)
+    assert this.of_error(ValueError(), CALL).outcome is Outcome.FAILURE
+    assert this.of_error(CircuitOpenError("other"), CALL).outcome is Outcome.NEUTRAL
+    assert this.of_result(1, CALL) is None
+
+
+def test_classify_can_prove_that_an_unsafe_call_did_nothing() -> None:
+    """A broker's "rejected, not booked" may be repeated."""
+    this = classifier(
+        "unsafe", classify=lambda value, call: Verdict(Outcome.FAILURE, effect="none")
+    )
+    assert this.of_error(ValueError(), CALL).outcome is Outcome.FAILURE
+
+
+def test_classify_that_raises_has_no_opinion(caplog: pytest.LogCaptureFixture) -> None:
+    """Its own failure is logged, and the rules decide."""
+
+    def broken(value: object, call: CallInfo) -> Verdict | None:
+        raise ZeroDivisionError
+
+    with caplog.at_level(logging.ERROR, "shockproof"):
+        assert classifier(classify=broken).of_error(ValueError(), CALL).outcome is Outcome.FAILURE
+        assert classifier(classify=broken).of_result(1, CALL) is None
+    assert "classify failed" in caplog.text
+
+
+def test_classify_that_returns_something_else_has_no_opinion(caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong return type is logged with the value."""
+
+    def wrong(value: object, call: CallInfo) -> Verdict | None:
+        return "failure"  # type: ignore[return-value]  # the mistake under test
+
+    assert classifier(classify=wrong).of_error(ValueError(), CALL).outcome is Outcome.FAILURE
+    assert "'failure'" in caplog.text
+
+
+def test_a_result_is_a_success_unless_somebody_says_otherwise() -> None:
+    """The common case costs nothing: no classify, no check, no look."""
+    assert classifier().looks_at_results is False
+    assert classifier().of_result(None, CALL) is None
+
+
+def test_an_unwanted_result_is_a_failure() -> None:
+    """retry_if_result is true for what counts as a failure."""
+    this = classifier(unwanted=lambda result: result == "pending")
+    assert this.looks_at_results is True
+    verdict = this.of_result("pending", CALL)
+    assert verdict is not None
+    assert verdict.outcome is Outcome.FAILURE
+    assert this.of_result("done", CALL) is None
+
+
+def test_a_result_check_that_raises_takes_the_result_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """Its own failure is logged and changes nothing."""
+    this = classifier(unwanted=lambda result: bool(1 / 0))
+    assert this.of_result("anything", CALL) is None
+    assert "retry_if_result failed" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["classify", "retry_if_result"])
+def test_an_unwanted_result_of_an_unsafe_call_proves_nothing(how: str) -> None:
+    """An answer that was judged a failure is no proof that nothing happened: it is not repeated blindly."""
+    if how == "classify":
+        this = classifier("unsafe", classify=lambda value, call: Verdict(Outcome.FAILURE))
+    else:
+        this = classifier("unsafe", unwanted=lambda result: True)
+    verdict = this.of_result("pending", CALL)
+    assert verdict is not None
+    assert verdict.outcome is Outcome.UNKNOWN
+
+
+def test_what_the_error_asks_for_is_in_the_verdict() -> None:
+    """An attribute retry_after of the error is honoured."""
+    error = ValueError()
+    error.retry_after = 4.0  # type: ignore[attr-defined]  # as HTTP clients' errors have it
+    assert classifier().of_error(error, CALL).retry_after == 4.0
