@@ -1,0 +1,1 @@
+"""A trading session against a venue that misbehaves: ``python -m shockproof demo``."""
