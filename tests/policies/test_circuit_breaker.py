@@ -293,7 +293,13 @@ def test_transitions_are_told_in_order_and_once() -> None:
     for _ in range(2):
         admitted(circuit, 121.0).succeeded(122.0)
     admitted(circuit, 122.0).succeeded(122.0)
-    assert told == [("open", 0.0), ("half-open", 60.0), ("open", 61.0), ("half-open", 121.0), ("closed", 122.0)]
+    assert told == [
+        ("open", 0.0),
+        ("half-open", 60.0),
+        ("open", 61.0),
+        ("half-open", 121.0),
+        ("closed", 122.0),
+    ]
 
 
 def test_a_repr_shows_the_live_state() -> None:
@@ -443,9 +449,7 @@ class CircuitAgainstModel(RuleBasedStateMachine):
 
     tickets = Bundle("tickets")
 
-    @initialize(
-        threshold=st.integers(1, 3), timeout=st.sampled_from([1.0, 10.0]), probes=st.integers(1, 3)
-    )
+    @initialize(threshold=st.integers(1, 3), timeout=st.sampled_from([1.0, 10.0]), probes=st.integers(1, 3))
     def begin(self, threshold: int, timeout: float, probes: int) -> None:
         self.now = 1_000.0
         self.circuit = Circuit(threshold=threshold, timeout=timeout, probes=probes)

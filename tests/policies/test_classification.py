@@ -103,9 +103,7 @@ def test_classify_may_leave_it_to_the_rules() -> None:
 
 def test_classify_can_prove_that_an_unsafe_call_did_nothing() -> None:
     """A broker's "rejected, not booked" may be repeated."""
-    this = classifier(
-        "unsafe", classify=lambda value, call: Verdict(Outcome.FAILURE, effect="none")
-    )
+    this = classifier("unsafe", classify=lambda value, call: Verdict(Outcome.FAILURE, effect="none"))
     assert this.of_error(ValueError(), CALL).outcome is Outcome.FAILURE
 
 

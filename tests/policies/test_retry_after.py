@@ -70,12 +70,12 @@ def test_what_cannot_be_understood_is_no_wait(error: Exception) -> None:
 def test_a_property_that_raises_is_no_wait() -> None:
     """A foreign object's property may raise anything."""
 
-    class Broken(Exception):
+    class BrokenError(Exception):
         @property
         def retry_after(self) -> float:
             raise ZeroDivisionError
 
-    assert asked_to_wait(Broken()) is None
+    assert asked_to_wait(BrokenError()) is None
 
 
 def test_a_date_is_counted_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
