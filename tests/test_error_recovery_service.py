@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,8 @@ class TestErrorRecoveryService:
         assert fetch.times == [0.0, 0.5, 1.5, 3.5]
 
     @pytest.mark.parametrize(
-        "error", [ValueError(), KeyError(), TypeError("inside"), AssertionError(), OSError(), StopAsyncIteration()]
+        "error",
+        [ValueError(), KeyError(), TypeError("inside"), AssertionError(), OSError(), StopAsyncIteration()],
     )
     async def test_every_exception_is_retried(
         self, recovery: ErrorRecoveryService, clock: VirtualClock, error: Exception
@@ -310,14 +311,14 @@ class TestErrorRecoveryService:
     ) -> None:
         """A class that refuses new attributes does not hide the call's error."""
 
-        class Closed(Exception):
+        class ClosedError(Exception):
             def __setattr__(self, name: str, value: object) -> None:
                 raise AttributeError(name)
 
         async def fetch() -> None:
-            raise Closed("no")
+            raise ClosedError("no")
 
-        with pytest.raises(Closed):
+        with pytest.raises(ClosedError):
             await recovery.retry_with_backoff(fetch)
 
     async def test_an_error_whose_text_cannot_be_made_is_raised_all_the_same(
@@ -325,17 +326,17 @@ class TestErrorRecoveryService:
     ) -> None:
         """A broken __str__ is said to be broken, in the records and the attempts."""
 
-        class Mute(Exception):
+        class MuteError(Exception):
             def __str__(self) -> str:
                 raise ZeroDivisionError
 
         async def fetch() -> None:
-            raise Mute
+            raise MuteError
 
-        with pytest.raises(Mute) as raised:
+        with pytest.raises(MuteError) as raised:
             await recovery.retry_with_backoff(fetch, max_retries=1)
         assert len(attempts_of(raised.value)) == 2
-        assert recovery.get_error_summary()["errors_by_type"] == {"Mute": 2}
+        assert recovery.get_error_summary()["errors_by_type"] == {"MuteError": 2}
 
     @pytest.mark.parametrize("is_plain", [False, True])
     async def test_wrong_arguments_are_raised_at_once_and_neutral(
@@ -356,19 +357,29 @@ class TestErrorRecoveryService:
         assert nothing_counted(recovery)
         assert recovery.get_service_status("api") is ServiceStatus.OPERATIONAL
 
-    async def test_an_error_before_the_coroutine_exists_is_neutral(
-        self, recovery: ErrorRecoveryService
+    @pytest.mark.parametrize("kind", ["method", "object", "partial of a plain function"])
+    async def test_arguments_that_a_partial_has_taken_already_are_wrong_ones(
+        self, recovery: ErrorRecoveryService, kind: str
     ) -> None:
-        """Whatever a callable raises before it has made its coroutine is an error in calling it."""
-        made = AsyncMock(side_effect=None)
-        wrong = partial(made.__class__, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, nonsense=1)
+        """Whatever the callable is made of, an error in calling it is neutral."""
 
-        def strict(symbol: str) -> Awaitable[str]:
-            return answer(symbol)
+        class Broker:
+            async def fetch(self, symbol: str) -> str:
+                raise AssertionError("must not run")
 
+            async def __call__(self, symbol: str) -> str:
+                raise AssertionError("must not run")
+
+        def plain(symbol: str) -> str:
+            raise AssertionError("must not run")
+
+        functions: dict[str, Callable[..., Any]] = {
+            "method": partial(Broker().fetch, "A"),
+            "object": partial(Broker(), "A"),
+            "partial of a plain function": partial(plain, "A"),
+        }
         with pytest.raises(TypeError):
-            await recovery.retry_with_backoff(partial(strict, "a", "b"), service_name="api")
-        del wrong
+            await recovery.retry_with_backoff(functions[kind], "B", service_name="api")
         assert nothing_counted(recovery)
 
     async def test_only_service_name_and_max_retries_are_ours(
@@ -481,9 +492,7 @@ class TestFallback:
         assert recovery.get_health_status()["overall_health"] == "degraded"
 
     @pytest.mark.parametrize("value", [None, 0, "cached", ["a", "list"], {"price": 1.0}])
-    async def test_a_value_is_returned_as_it_is(
-        self, recovery: ErrorRecoveryService, value: object
-    ) -> None:
+    async def test_a_value_is_returned_as_it_is(self, recovery: ErrorRecoveryService, value: object) -> None:
         """What is not callable is the answer itself, None and lists included."""
         result = await recovery.with_fallback(raise_connection_error, value, max_retries=0)
         assert result is value
@@ -505,9 +514,7 @@ class TestFallback:
         def live(symbol: str) -> str:
             raise ConnectionError(symbol)
 
-        result = await recovery.with_fallback(
-            live, lambda symbol: f"cached {symbol}", "AAPL", max_retries=1
-        )
+        result = await recovery.with_fallback(live, lambda symbol: f"cached {symbol}", "AAPL", max_retries=1)
         assert result == "cached AAPL"
 
     async def test_wrong_arguments_of_the_primary_are_not_covered_up(
@@ -587,9 +594,7 @@ class TestCircuitBreaker:
     ) -> None:
         """CircuitOpenError is for calls that never got an attempt."""
         error = ConnectionError("the real one")
-        waiting = asyncio.create_task(
-            recovery.retry_with_backoff(Scripted(clock, error), service_name="api")
-        )
+        waiting = asyncio.create_task(recovery.retry_with_backoff(Scripted(clock, error), service_name="api"))
         await clock.sleep(0.5)
         await fail_times(recovery, 4)
         with pytest.raises(ConnectionError) as raised:
@@ -725,9 +730,7 @@ class TestRecords:
     ) -> None:
         """retry_count 0, 1, 2 ...; MEDIUM when another attempt follows, HIGH when none does."""
         with pytest.raises(ConnectionError):
-            await recovery.retry_with_backoff(
-                raise_connection_error, service_name="api", max_retries=2
-            )
+            await recovery.retry_with_backoff(raise_connection_error, service_name="api", max_retries=2)
         recent = recovery.get_error_summary()["recent_errors"]
         assert [(error["retry_count"], error["severity"]) for error in recent] == [
             (0, "medium"),
@@ -745,14 +748,10 @@ class TestRecords:
         moment = datetime.fromisoformat(first["timestamp"])
         assert moment == datetime.fromtimestamp(clock.time() - 3.0, UTC)
 
-    async def test_the_attempt_that_opens_the_circuit_is_high(
-        self, recovery: ErrorRecoveryService
-    ) -> None:
+    async def test_the_attempt_that_opens_the_circuit_is_high(self, recovery: ErrorRecoveryService) -> None:
         """No other attempt follows it."""
         with pytest.raises(ConnectionError):
-            await recovery.retry_with_backoff(
-                raise_connection_error, service_name="api", max_retries=8
-            )
+            await recovery.retry_with_backoff(raise_connection_error, service_name="api", max_retries=8)
         recent = recovery.get_error_summary()["recent_errors"]
         assert [error["severity"] for error in recent] == ["medium"] * 4 + ["high"]
 
@@ -927,7 +926,7 @@ class TestRecords:
     async def test_each_record_is_one_line_of_the_day(
         self, recovery: ErrorRecoveryService, clock: VirtualClock
     ) -> None:
-        """errors_YYYYMMDD.jsonl in error_log_dir, the day being the record's in UTC."""
+        """One file, errors_YYYYMMDD.jsonl in error_log_dir, the day being the record's in UTC."""
         await fail_times(recovery, 2)
         await recovery.aclose()
         day = datetime.fromtimestamp(clock.time(), UTC).strftime("%Y%m%d")
@@ -954,18 +953,14 @@ class TestStatusAndHealth:
         self, recovery: ErrorRecoveryService, clock: VirtualClock
     ) -> None:
         """Only the final failure makes it UNAVAILABLE."""
-        task = asyncio.create_task(
-            recovery.retry_with_backoff(raise_connection_error, service_name="api")
-        )
+        task = asyncio.create_task(recovery.retry_with_backoff(raise_connection_error, service_name="api"))
         await clock.sleep(6.5)  # in the third backoff
         assert recovery.get_service_status("api") is ServiceStatus.OPERATIONAL
         with pytest.raises(ConnectionError):
             await task
         assert recovery.get_service_status("api") is ServiceStatus.UNAVAILABLE
 
-    async def test_an_answer_of_the_fallback_makes_it_degraded(
-        self, recovery: ErrorRecoveryService
-    ) -> None:
+    async def test_an_answer_of_the_fallback_makes_it_degraded(self, recovery: ErrorRecoveryService) -> None:
         """Until the service itself answers again."""
         await recovery.with_fallback(raise_connection_error, "cached", service_name="api", max_retries=0)
         assert recovery.get_service_status("api") is ServiceStatus.DEGRADED
@@ -1009,10 +1004,8 @@ class TestStatusAndHealth:
             "b": ServiceStatus.UNAVAILABLE,
         }
 
-    async def test_overall_health_is_that_of_the_worst_service(
-        self, recovery: ErrorRecoveryService
-    ) -> None:
-        """healthy, degraded if any is degraded, unhealthy if any is unavailable."""
+    async def test_overall_health_is_that_of_the_worst_service(self, recovery: ErrorRecoveryService) -> None:
+        """It is healthy, degraded if any is degraded, unhealthy if any is unavailable."""
         assert recovery.get_health_status()["overall_health"] == "healthy"
         await recovery.retry_with_backoff(answer, service_name="a")
         assert recovery.get_health_status()["overall_health"] == "healthy"
@@ -1097,9 +1090,7 @@ class TestPlainFunctions:
         account.set("A-17")
         assert await recovery.retry_with_backoff(account.get) == "A-17"
 
-    async def test_an_awaitable_result_is_awaited_on_the_loop(
-        self, recovery: ErrorRecoveryService
-    ) -> None:
+    async def test_an_awaitable_result_is_awaited_on_the_loop(self, recovery: ErrorRecoveryService) -> None:
         """A lambda around a coroutine function is guarded whole."""
         threads: list[int] = []
 
@@ -1107,7 +1098,7 @@ class TestPlainFunctions:
             threads.append(threading.get_ident())
             return "answer"
 
-        assert await recovery.retry_with_backoff(lambda: fetch()) == "answer"
+        assert await recovery.retry_with_backoff(lambda symbol: fetch(), "AAPL") == "answer"
         assert threads == [threading.get_ident()]
 
     async def test_an_awaitable_result_that_fails_is_retried(
@@ -1115,7 +1106,7 @@ class TestPlainFunctions:
     ) -> None:
         """Each attempt makes a coroutine of its own."""
         fetch = Scripted(clock, ConnectionError("no"), "answer")
-        assert await recovery.retry_with_backoff(lambda: fetch()) == "answer"
+        assert await recovery.retry_with_backoff(lambda symbol: fetch(), "AAPL") == "answer"
         assert fetch.calls == 2
 
     @pytest.mark.parametrize("kind", [Mock, MagicMock, AsyncMock])
@@ -1712,9 +1703,7 @@ class TestState:
 class TestSettings:
     """What can be read, changed and refused; tests/test_settings.py has the environment."""
 
-    def test_directories_become_absolute_paths(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_directories_become_absolute_paths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Later changes of the working directory do not move them."""
         monkeypatch.chdir(tmp_path)
         recovery = ErrorRecoveryService("data/s", Path("data") / ".." / "e")
@@ -1787,7 +1776,10 @@ class TestSettings:
     def test_a_bad_value_of_a_private_attribute_is_refused(self, tmp_path: Path) -> None:
         """As configure would."""
         recovery = ErrorRecoveryService(tmp_path, tmp_path)
-        with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match=r"circuit_timeout.*got -1"):
+        with (
+            pytest.warns(DeprecationWarning, match="circuit_timeout"),
+            pytest.raises(ValueError, match=r"circuit_timeout.*got -1"),
+        ):
             recovery._circuit_breaker_timeout = -1
 
     @pytest.mark.asyncio
@@ -1894,7 +1886,7 @@ class TestLoopsAndThreads:
             asyncio.run(main(number))
 
     def test_a_closed_service_can_be_used_again(self, tmp_path: Path) -> None:
-        """aclose flushes; what is needed afterwards starts again."""
+        """Closing flushes; what is needed afterwards starts again."""
 
         async def main() -> None:
             recovery = ErrorRecoveryService(tmp_path / "s", tmp_path / "e")
@@ -1969,7 +1961,7 @@ class TestLoopsAndThreads:
             "retry_with_backoff": lambda: recovery.retry_with_backoff(fetch),
             "with_fallback": lambda: recovery.with_fallback(fetch, 1),
             "call": lambda: recovery.service("api").call(fetch),
-            "decorated": lambda: recovery.service("api")(fetch)(),
+            "decorated": recovery.service("api")(fetch),
             "plain": lambda: recovery.retry_with_backoff(lambda: called.append(1)),
         }[form]()
         with pytest.raises(RuntimeError, match=r"asyncio.*trio"):
@@ -2035,7 +2027,9 @@ class TestLoopsAndThreads:
         )  # fmt: skip
         assert done.returncode == {"returns": 0, "raises": 1, "exits": 3}[ending], done.stderr
         (log,) = (tmp_path / "e").glob("errors_*.jsonl")
-        assert [json.loads(line)["error_type"] for line in log.read_text().splitlines()] == ["ConnectionError"]
+        assert [json.loads(line)["error_type"] for line in log.read_text().splitlines()] == [
+            "ConnectionError"
+        ]
         assert json.loads((tmp_path / "s" / "system_state.json").read_text())["cached_data"] == {"n": 2}
 
 

@@ -19,7 +19,17 @@ def modules_after(program: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-HEAVY = ("pydantic", "pydantic_core", "aiofiles", "anyio", "ccxt", "aiohttp", "rich", "cryptography", "pytest")
+HEAVY = (
+    "pydantic",
+    "pydantic_core",
+    "aiofiles",
+    "anyio",
+    "ccxt",
+    "aiohttp",
+    "rich",
+    "cryptography",
+    "pytest",
+)
 
 
 def loaded(modules: set[str], packages: tuple[str, ...]) -> list[str]:
@@ -32,7 +42,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_importing_the_package_loads_no_event_loop() -> None:
-    """asyncio itself comes with the first name that needs it."""
+    """The event loop comes with the first name that needs it."""
     before = modules_after("")
     added = modules_after("import shockproof") - before
     assert loaded(added, ("asyncio",)) == []
@@ -81,7 +91,9 @@ def test_a_lower_layer_does_not_load_a_higher_one(module: str) -> None:
             importlib.import_module(f"{{package.__name__}}.{{found.name}}")
     """
     modules = modules_after(program)
-    wrong = [name for name in modules if any(f"{name}.".startswith(f"shockproof.{layer}.") for layer in above)]
+    wrong = [
+        name for name in modules if any(f"{name}.".startswith(f"shockproof.{layer}.") for layer in above)
+    ]
     assert sorted(wrong) == []
 
 

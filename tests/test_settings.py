@@ -56,7 +56,7 @@ def test_the_environment_beats_the_default(
 def test_an_explicit_default_beats_the_environment(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """"Not given" is a sentinel: an argument that equals the default is still an argument."""
+    """Not given is a sentinel: an argument that equals the default is still an argument."""
     text, _, default = SEVEN[name]
     monkeypatch.setenv(f"ERROR_RECOVERY_{name.upper()}", text)
     options: dict[str, Any] = {name: default}

@@ -22,17 +22,22 @@ if TYPE_CHECKING:
     from shockproof.memory.registered_types import register_type as register_type
     from shockproof.memory.secrets import Redacted as Redacted
     from shockproof.memory.secrets import SecretNotSavedWarning as SecretNotSavedWarning
+    from shockproof.policies.retry_budget import RetryBudget as RetryBudget
     from shockproof.service import ErrorRecoveryService as ErrorRecoveryService
     from shockproof.settings import ErrorLogOptions as ErrorLogOptions
+    from shockproof.standalone import Bulkhead as Bulkhead
     from shockproof.standalone import CircuitBreaker as CircuitBreaker
     from shockproof.standalone import Fallback as Fallback
+    from shockproof.standalone import RateLimit as RateLimit
     from shockproof.standalone import Retry as Retry
     from shockproof.standalone import Timeout as Timeout
     from shockproof.vocabulary.clock import Clock as Clock
     from shockproof.vocabulary.errors import AttemptTimeoutError as AttemptTimeoutError
+    from shockproof.vocabulary.errors import BulkheadFullError as BulkheadFullError
     from shockproof.vocabulary.errors import CallRejectedError as CallRejectedError
     from shockproof.vocabulary.errors import CircuitOpenError as CircuitOpenError
     from shockproof.vocabulary.errors import DeadlineExceededError as DeadlineExceededError
+    from shockproof.vocabulary.errors import RateLimitedError as RateLimitedError
     from shockproof.vocabulary.errors import ShockproofError as ShockproofError
     from shockproof.vocabulary.errors import StateNotSavedError as StateNotSavedError
     from shockproof.vocabulary.errors import StateVersionError as StateVersionError
@@ -61,15 +66,18 @@ _HOMES = {
     "decorators": ("get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"),
     "memory.registered_types": ("register_type",),
     "memory.secrets": ("Redacted", "SecretNotSavedWarning"),
+    "policies.retry_budget": ("RetryBudget",),
     "service": ("ErrorRecoveryService",),
     "settings": ("ErrorLogOptions",),
-    "standalone": ("CircuitBreaker", "Fallback", "Retry", "Timeout"),
+    "standalone": ("Bulkhead", "CircuitBreaker", "Fallback", "RateLimit", "Retry", "Timeout"),
     "vocabulary.clock": ("Clock",),
     "vocabulary.errors": (
         "AttemptTimeoutError",
+        "BulkheadFullError",
         "CallRejectedError",
         "CircuitOpenError",
         "DeadlineExceededError",
+        "RateLimitedError",
         "ShockproofError",
         "StateNotSavedError",
         "StateVersionError",

@@ -68,7 +68,7 @@ class _ProcessPlan(Plan):
         _ProcessPlan.made.add(self)
 
     def prepare(self) -> None:
-        get_error_recovery_service().bind(self, self._name, self._service_options, self._place)
+        get_error_recovery_service()._bind(self, self._name, self._service_options, self._place)
         super().prepare()
 
 

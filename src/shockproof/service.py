@@ -36,7 +36,7 @@ from shockproof.memory.service_state import ServiceState
 from shockproof.memory.state_capture import StateSecrets
 from shockproof.memory.state_files import StateFiles
 from shockproof.memory.state_saver import StateSaver
-from shockproof.memory.writer import at_exit, writer_for
+from shockproof.memory.writer import after_fork, at_exit, writer_for
 from shockproof.policies.backoff import Jitter, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import ErrorLogOptions, check_change, check_error_log, resolve
@@ -202,6 +202,7 @@ class ErrorRecoveryService:
             interval=self.state_save_interval,
             submit=self._state_writer.submit,
         )
+        after_fork(self._saver.after_fork)
         self._handles: dict[tuple[str, int | None], Handle] = {}
         self._periodic: dict[str, Periodic] = {}
         self._final_saves: dict[str, Callable[[], Awaitable[None]]] = {}
@@ -312,14 +313,14 @@ class ErrorRecoveryService:
         """
         handle_options, service_options = check_options(options)
         plan = Plan(handle_options)
-        self.bind(plan, a_name("name", name), service_options, calling_place())
+        self._bind(plan, a_name("name", name), service_options, calling_place())
         return Handle(plan)
 
-    def bind(
+    def _bind(
         self, plan: Plan, name: str, service_options: Mapping[str, Any], place: str
     ) -> None:  # Any: each option has a type of its own
         """Make *plan* a way to call the service *name*; for `service` and the decorator."""
-        state = self._registry.declare(name, service_options, place)
+        state = self._runtime.declare(name, service_options, place)
         plan.bind(self._runtime, state)
         if state.health_check is not None:
             self._check_by_itself(state)
@@ -478,10 +479,11 @@ class ErrorRecoveryService:
             "service_statuses": statuses,
             **_state_arguments(active_operations, cached_data, configuration),
         }
-        saved = await self._saver.save(state, force=force)
-        if not saved:
-            _pending_saves.keep(self._saver)
-        return saved
+        try:
+            return await self._saver.save(state, force=force)
+        finally:
+            if self._saver.pending:  # skipped, refused by the disk, or cancelled meanwhile
+                _pending_saves.keep(self._saver)
 
     async def restore_state(self) -> SystemState | None:
         """

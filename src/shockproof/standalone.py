@@ -28,7 +28,7 @@ from shockproof.settings import DEFAULTS
 from shockproof.vocabulary.arguments import a_name
 from shockproof.vocabulary.clock import Clock, as_clock
 
-__all__ = ["CircuitBreaker", "Fallback", "Retry", "Timeout"]
+__all__ = ["Bulkhead", "CircuitBreaker", "Fallback", "RateLimit", "Retry", "Timeout"]
 
 _MEANING = ("classify", "effect")
 
@@ -72,7 +72,7 @@ class _Alone(Handle):
             on_first_call=lambda: None,
         )
         shown = a_name("name", kind.lower() if name is None else name)
-        state = registry.declare(shown, service_options, calling_place())
+        state = runtime.declare(shown, service_options, calling_place())
         super().__init__(Plan(handle_options).bind(runtime, state))
 
 
@@ -112,6 +112,7 @@ class Retry(_Alone):
         retry_on: which errors are repeated. Default: every ``Exception``.
         retry_if_result: a result for which this is true is repeated too.
         deadline: seconds for all attempts and waits. Default: no limit.
+        retry_budget: what pays for retries. Default: none is needed.
         classify, effect: what an error means, as for a service.
         name: what messages call it. Default "retry".
         clock, rng: where time and jitter come from.
@@ -126,6 +127,7 @@ class Retry(_Alone):
         "retry_on",
         "retry_if_result",
         "deadline",
+        "retry_budget",
         *_MEANING,
     )
     _defaults: ClassVar[dict[str, object]] = {"circuit_threshold": None}
@@ -200,3 +202,37 @@ class Fallback(_Alone):
 
     _takes = ("fallback", *_MEANING)
     _needs = "fallback"
+
+
+class Bulkhead(_AsBlock):
+    """
+    Lets only so many calls in at once; the others wait in a bounded queue, or are refused.
+
+    Args:
+        max_concurrent: most calls in flight, at least 1; needed.
+        max_queue: most calls that wait for a place. Default 0: nobody waits.
+        max_wait: seconds a call may wait. Default: no limit.
+        risk_reducing: calls go first in the queue, and always find room in it.
+        name: what messages call it. Default "bulkhead".
+        clock: where time comes from.
+    """
+
+    _takes = ("max_concurrent", "max_queue", "max_wait", "risk_reducing", *_MEANING)
+    _needs = "max_concurrent"
+
+
+class RateLimit(_AsBlock):
+    """
+    Sends no more than a rate allows, in any stretch of time; the others wait their turn.
+
+    Args:
+        rate_limit: ``"10/s"``, or several at once: ``("10/s", "1200/min")``; needed.
+        max_wait: seconds a call may wait. Default: no limit.
+        weight: what one call counts. Default 1.
+        risk_reducing: calls go first in the queue.
+        name: what messages call it. Default "ratelimit".
+        clock: where time comes from.
+    """
+
+    _takes = ("rate_limit", "max_wait", "weight", "risk_reducing", *_MEANING)
+    _needs = "rate_limit"

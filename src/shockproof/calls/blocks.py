@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from shockproof.calls.executor import failure_of
+from shockproof.calls.limits import Held
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import Timer
@@ -22,23 +23,26 @@ __all__ = ["AttemptBlock", "Attempts", "Guard"]
 class _Block:
     """One attempt, written as a block: what is taken at the entry is given back at the exit."""
 
-    __slots__ = ("_call", "_started", "_ticket", "_timer")
+    __slots__ = ("_call", "_held", "_started", "_ticket", "_timer")
 
     def __init__(self, call: OngoingCall) -> None:
         self._call = call
         self._ticket: Ticket | None = None
+        self._held: Held | None = None
         self._timer: Timer | None = None
         self._started = 0.0
 
-    def _enter(self) -> None:
-        ticket = self._call.admit()
+    async def _enter(self) -> None:
+        ticket, held = await self._call.enter_limits(self._call.admit())
         try:
             self._timer = timer = self._call.start_timer()
             self._started = self._call.plan.stopwatch() if timer is None else timer.started
         except BaseException:
             ticket.released()
+            if held is not None:
+                held.not_sent()
             raise
-        self._ticket = ticket
+        self._ticket, self._held = ticket, held
 
     def _leave(self, error: BaseException | None) -> float | None:
         """
@@ -47,10 +51,12 @@ class _Block:
         Raises:
             AttemptTimeoutError, DeadlineExceededError: in place of the cancellation that ended it.
         """
-        ticket, timer, call = self._ticket, self._timer, self._call
+        ticket, timer, held, call = self._ticket, self._timer, self._held, self._call
         if ticket is None:
             raise RuntimeError("this block was never entered, or is left a second time")
-        self._ticket = self._timer = None
+        self._ticket = self._timer = self._held = None
+        if held is not None:
+            held.ended()
         if error is None:
             if timer is not None:
                 timer.stop()
@@ -76,7 +82,7 @@ class Guard(_Block):
     __slots__ = ("_entered",)
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(OngoingCall(plan, "", repeats=False))
+        super().__init__(OngoingCall(plan, "", repeats=False, falls_back=False))
         self._entered = False
 
     async def __aenter__(self) -> Self:
@@ -91,7 +97,7 @@ class Guard(_Block):
             raise RuntimeError("a guard is for one block: call guard() anew for each entry")
         self._entered = True
         self._call.start_deadline()
-        self._enter()
+        await self._enter()
         return self
 
     async def __aexit__(
@@ -133,13 +139,13 @@ class Attempts:
             Exception: it refuses before a later one: the last attempt's own error.
         """
         if self._current is None:
-            call = OngoingCall(self._plan, "")
+            call = OngoingCall(self._plan, "", falls_back=False)
             call.start_deadline()
             self._current = AttemptBlock(call, self)
             return self._current
-        if not self._current.was_left:
+        if not self._current._was_left:
             raise RuntimeError("each attempt must be entered: `async with attempt:` inside the loop")
-        call = self._current.call
+        call = self._current._call
         if self._over or self._delay is None:
             raise StopAsyncIteration
         try:
@@ -153,7 +159,7 @@ class Attempts:
     def __iter__(self) -> NoReturn:
         raise TypeError("attempts() waits between attempts: write `async for attempt in ...attempts():`")
 
-    def ended(self, delay: float | None) -> None:
+    def _ended(self, delay: float | None) -> None:
         """Told by a block that it is over, and whether another follows."""
         self._delay = delay
         self._over = delay is None
@@ -162,17 +168,12 @@ class Attempts:
 class AttemptBlock(_Block):
     """One attempt of `Attempts`."""
 
-    __slots__ = ("_loop", "was_left")
+    __slots__ = ("_loop", "_was_left")
 
     def __init__(self, call: OngoingCall, loop: Attempts) -> None:
         super().__init__(call)
         self._loop: Attempts | None = loop
-        self.was_left = False
-
-    @property
-    def call(self) -> OngoingCall:
-        """The call this attempt belongs to."""
-        return self._call
+        self._was_left = False
 
     @property
     def number(self) -> int:
@@ -187,10 +188,10 @@ class AttemptBlock(_Block):
             CircuitOpenError: the circuit refuses the first attempt.
             Exception: it refuses a later one: the last attempt's own error.
         """
-        if self.was_left or self._ticket is not None:
+        if self._was_left or self._ticket is not None:
             raise RuntimeError("an attempt is entered once; the loop gives the next one")
         try:
-            self._enter()
+            await self._enter()
         except BaseException:
             self._call.close()
             raise
@@ -199,14 +200,14 @@ class AttemptBlock(_Block):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self.was_left = True
+        self._was_left = True
         delay: float | None = None
         try:
             delay = self._leave(error)
         finally:
             loop, self._loop = self._loop, None  # each knows the other only while it runs: no cycle
             if loop is not None:
-                loop.ended(delay)
+                loop._ended(delay)
             if delay is None:
                 self._call.close()
         return delay is not None

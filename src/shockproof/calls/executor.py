@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from shockproof.calls.callables import name_of
+from shockproof.calls.limits import Held
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
 from shockproof.calls.own_task import TookTooLongError, run_in_own_task
 from shockproof.calls.plan import Plan
-from shockproof.calls.threads import NotStartedError
+from shockproof.calls.threads import NotStartedError, never_began
 from shockproof.calls.timer import Timer
 from shockproof.policies.circuit_breaker import Ticket
+from shockproof.vocabulary.errors import CallRejectedError
 from shockproof.vocabulary.events import FallbackAnswered
+from shockproof.vocabulary.outcomes import Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
 __all__ = ["execute", "failure_of"]
@@ -30,8 +34,8 @@ def failure_of(
     """
     What *error* means for the attempt it ended; None when it must pass untouched.
 
-    That is the caller's cancellation, and whatever else is no ``Exception``: the ticket is given
-    back, and nothing is counted.
+    That is the caller's cancellation, an error into which the callee has turned it, and whatever else
+    is no ``Exception``: the ticket is given back, and nothing is counted.
     """
     duration = max(0.0, plan.stopwatch() - started)
     ended_by_us = timer is not None and timer.stop()
@@ -41,14 +45,43 @@ def failure_of(
             ticket.released()
             return None
         failure.error = timeout_error(plan, timer.seconds)
+        if never_began(error):  # it waited for a thread all the time
+            failure.verdict = Verdict(Outcome.NEUTRAL)
         failure.error.__cause__ = error  # its traceback shows where the attempt hung
         failure.stalled = timer.stalled
-    elif isinstance(error, Exception):
+    elif isinstance(error, Exception) and (ended_by_us or not _hides_cancellation(error)):
         failure.error = error
     else:
         ticket.released()
         return None
     return failure
+
+
+def _hides_cancellation(error: Exception) -> bool:
+    """
+    Whether the callee caught the caller's cancellation and raised *error* instead.
+
+    Then a cancellation stands in the error's history that was caught in a frame of the callee. One
+    that is being handled further out, by cleanup code that makes this very call, does not count.
+    """
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        return False
+    frames = set[FrameType]()
+    trace = error.__traceback__
+    while trace is not None:
+        frames.add(trace.tb_frame)
+        trace = trace.tb_next
+    earlier: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        earlier = None if earlier is None else earlier.__cause__ or earlier.__context__
+        if isinstance(earlier, asyncio.CancelledError):
+            caught = earlier.__traceback__
+            return caught is not None and caught.tb_frame in frames
+    return False
+
+
+_LONGEST_CHAIN = 16
 
 
 async def execute(
@@ -72,11 +105,11 @@ async def execute(
         try:
             result, failed = await _attempts(call, fn, args, kwargs, failure)
         except Exception as error:
-            if not (plan.fallbacks and call.can_fall_back):
+            if not (call.falls_back and call.can_fall_back):
                 raise
             primary = error
         else:
-            if not (failed and plan.fallbacks and call.can_fall_back):
+            if not (failed and call.falls_back and call.can_fall_back):
                 return result
         return await _stand_in(call, args, kwargs, primary)
     finally:
@@ -117,20 +150,34 @@ async def _attempt(
     kwargs: dict[str, Any],  # Any: its arguments
 ) -> tuple[Any, Failure | None]:  # Any: its result
     plan = call.plan
-    failure: Failure | None
-    ticket = call.admit()
+    ticket, held = await call.enter_limits(call.admit())
     try:
-        awaitable = plan.awaitable(fn, args, kwargs)
-    except BaseException:  # wrong arguments: raised at once, and no verdict on the service
-        ticket.released()
-        raise
+        try:
+            awaitable = plan.awaitable(fn, args, kwargs, held)
+        except BaseException:  # wrong arguments: raised at once, and no verdict on the service
+            ticket.released()
+            raise
+        return await _run(call, awaitable, ticket, held)
+    finally:
+        if held is not None:
+            held.ended()
+
+
+async def _run(
+    call: OngoingCall,
+    awaitable: Any,  # Any: what the user's function gave
+    ticket: Ticket,
+    held: Held | None,
+) -> tuple[Any, Failure | None]:  # Any: its result
+    plan = call.plan
+    failure: Failure | None
     timer = None if plan.grace is not None else call.start_timer()
     started = plan.stopwatch() if timer is None else timer.started
     try:
         if plan.grace is None:
             result = await awaitable
         else:
-            result = await run_in_own_task(plan.state, awaitable, call.time_limit(), plan.grace)
+            result = await run_in_own_task(plan.state, awaitable, call.time_limit(), plan.grace, held)
     except TookTooLongError as late:
         failure = Failure(ticket, started, max(0.0, plan.stopwatch() - started))
         failure.error, failure.stalled = timeout_error(plan, late.limit), late.stalled
@@ -181,14 +228,15 @@ async def _stand_in(
                     result = await awaitable
             except Exception as error:  # noqa: BLE001 - a stand-in may fail in any way; the next one is asked
                 last = error.error if isinstance(error, NotStartedError) else error
-                plan.runtime.recorder.record(
-                    last,
-                    severity=ErrorSeverity.CRITICAL if state.critical else ErrorSeverity.HIGH,
-                    service_name=state.name,
-                    function_name=fallback.name,
-                    retry_count=0,
-                    now=plan.runtime.clock.monotonic(),
-                )
+                if not isinstance(last, CallRejectedError):  # it did not run, so it did not fail
+                    plan.runtime.recorder.record(
+                        last,
+                        severity=ErrorSeverity.CRITICAL if state.critical else ErrorSeverity.HIGH,
+                        service_name=state.name,
+                        function_name=fallback.name,
+                        retry_count=0,
+                        now=plan.runtime.clock.monotonic(),
+                    )
                 continue
             state.answered_by_fallback()
             if plan.runtime.listeners:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable, has_coroutine_code
 from shockproof.calls.executor import execute, failure_of
-from shockproof.calls.options import HandleOptions, check_options
+from shockproof.calls.options import HandleOptions, check_options, warn_of_unreachable_timeout
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import start_timer
 from shockproof.calls.wrap import wrap
@@ -21,6 +21,13 @@ __all__ = ["Handle"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def _warn_here(timeout: float, deadline: float | None) -> None:
+    # One frame more, as check_options has: the warning names the line that called `using`. A deadline
+    # that is shorter than the handle's timeout is no mistake: it is how one call is hurried.
+    warn_of_unreachable_timeout(timeout, deadline)
+
 
 _SERVICE_MARK = "__shockproof_service__"
 
@@ -134,6 +141,8 @@ class Handle:
             TypeError, ValueError: an unknown option, or a value that is not allowed.
         """
         checked, _ = check_options(options, handle_only=True)
+        if checked.get("timeout") is not None and "deadline" not in checked:
+            _warn_here(checked["timeout"], self.plan.deadline)
         return Handle(Plan({**self.plan.options, **checked}).bind(self.plan.runtime, self.plan.state))
 
     def guard(self) -> Guard:

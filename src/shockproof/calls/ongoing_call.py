@@ -11,6 +11,7 @@ from contextvars import ContextVar, Token
 from typing import Final
 
 from shockproof.calls.history_of_attempts import attach, describe
+from shockproof.calls.limits import Held, Limits
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import Timer, start_single_timer, start_timer
 from shockproof.policies.circuit_breaker import Ticket
@@ -91,27 +92,38 @@ class OngoingCall:
 
     __slots__ = (
         "_attempts",
+        "_budget_taken",
         "_deadline_at",
         "_last_error",
         "_mark",
         "_mark_token",
         "_previous_delay",
         "can_fall_back",
+        "falls_back",
         "function_name",
         "plan",
         "repeats",
     )
 
     def __init__(
-        self, plan: Plan, function_name: str, *, started: float | None = None, repeats: bool = True
+        self,
+        plan: Plan,
+        function_name: str,
+        *,
+        started: float | None = None,
+        repeats: bool = True,
+        falls_back: bool = True,
     ) -> None:
         self.plan = plan
         self.function_name = function_name
         self.repeats = repeats
         """Whether this way of calling repeats attempts at all; a guard does not."""
+        self.falls_back = falls_back and bool(plan.fallbacks)
+        """Whether somebody answers for it when it fails; a block has nobody."""
         self.can_fall_back = False
         """Whether the call ended in a way that a stand-in may answer for."""
         self._attempts: list[Attempt] = []
+        self._budget_taken = False
         self._previous_delay = 0.0
         self._last_error: Exception | None = None
         self._mark: _RunningRetry | None = None
@@ -155,12 +167,7 @@ class OngoingCall:
         circuit = plan.state.circuit
         last = self._last_error
         if last is not None and self._deadline_at is not None and now >= self._deadline_at:
-            self.can_fall_back = True
-            self._end(
-                None if isinstance(last, UnwantedResultError) else last,
-                "the deadline passed before another attempt",
-            )
-            raise last
+            raise self._ended_while_waiting(last, "the deadline passed before another attempt")
         lease = plan.state.probe_lease
         ticket = circuit.admit(now, lease=plan.limit if lease is None else lease)
         if ticket is not None:
@@ -168,7 +175,7 @@ class OngoingCall:
         if plan.risk_reducing:
             return _PASS_THROUGH
         if last is not None:
-            raise self._ended_by_circuit(last)
+            raise self._ended_while_waiting(last, "the circuit opened")
         self.can_fall_back = True
         raise plan.refused(circuit.open_for(now))
 
@@ -192,16 +199,57 @@ class OngoingCall:
         try:
             await asyncio.wait({sleeping, opened}, return_when=asyncio.FIRST_COMPLETED)
             if opened.done() and self._last_error is not None:
-                raise self._ended_by_circuit(self._last_error)
+                raise self._ended_while_waiting(self._last_error, "the circuit opened")
             await sleeping
         finally:
             state.waiting.discard(opened)
             sleeping.cancel()
 
-    def _ended_by_circuit(self, last: Exception) -> Exception:
+    def _ended_while_waiting(self, last: Exception, reason: str) -> Exception:
         self.can_fall_back = True
-        self._end(None if isinstance(last, UnwantedResultError) else last, "the circuit opened")
+        self._end(None if isinstance(last, UnwantedResultError) else last, reason)
         return last
+
+    async def enter_limits(self, ticket: Ticket) -> tuple[Ticket, Held | None]:
+        """
+        What the attempt needs of the service's limits, after a wait if need be, and a valid ticket.
+
+        Whatever goes wrong, the ticket and everything taken are given back.
+
+        Raises:
+            RateLimitedError, BulkheadFullError: refused, and there was no attempt yet.
+            CircuitOpenError: the circuit opened during the wait, and there was no attempt yet.
+            Exception: either, and there was one: the last attempt's own error.
+        """
+        plan = self.plan
+        limits: Limits | None = plan.state.limits
+        if limits is None:
+            return ticket, None
+        try:
+            held = await limits.enter(weight=plan.weight, urgent=plan.risk_reducing, until=self._deadline_at)
+        except CallRejectedError as refusal:
+            ticket.released()
+            raise self._rejected(refusal) from None
+        except BaseException:
+            ticket.released()
+            raise
+        if held.has_waited and ticket is not plan.state.circuit.closed:
+            # The circuit may have changed meanwhile: the place in the queue is kept, the ticket is not.
+            ticket.released()
+            try:
+                ticket = self.admit()
+            except BaseException:
+                held.not_sent()
+                raise
+        return ticket, held
+
+    def _rejected(self, refusal: CallRejectedError) -> Exception:
+        last = self._last_error
+        if last is not None:
+            return self._ended_while_waiting(last, str(refusal))
+        self.can_fall_back = True
+        self.plan.rejected(refusal)
+        return refusal
 
     def time_limit(self) -> float | None:
         """Seconds the next attempt may take, or None for no limit."""
@@ -223,6 +271,7 @@ class OngoingCall:
     def succeeded(self, ticket: Ticket, duration: float) -> None:
         """The attempt succeeded, after *duration* seconds."""
         plan = self.plan
+        self._return_budget()  # a retry that was worth it costs nothing
         plan.state.successes += 1
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
         if plan.state.stirred or ticket is not plan.state.circuit.closed:
@@ -242,8 +291,10 @@ class OngoingCall:
             verdict = plan.classifier.of_error(error, self.info())
         if verdict.outcome is Outcome.NEUTRAL:
             failure.ticket.released()
-            self.can_fall_back = error is not None and all(
-                isinstance(leaf, CallRejectedError) for leaf in leaves(error)
+            # Nothing ran: it was refused, or its time was up in a queue.
+            self.can_fall_back = error is not None and (
+                failure.verdict is not None
+                or all(isinstance(leaf, CallRejectedError) for leaf in leaves(error))
             )
             return None
         if verdict.outcome is Outcome.SUCCESS:  # the user's classify knows better
@@ -253,14 +304,17 @@ class OngoingCall:
         shown = error if error is not None else UnwantedResultError(failure.result)
         error_type, message = describe(shown)
         state.failures += 1
+        self._budget_taken = False  # spent
         if failure.stalled:
             failure.ticket.released()  # our own loop stood still: no verdict on the other side
         else:
             failure.ticket.failed(now, f"{error_type}: {message}", failure.duration)
         state.stirred = True
         decision = self._decide(error, verdict, now)
-        if decision.pause is not None:
-            state.circuit.pause(now, decision.pause, f"{error_type}: {message}")
+        if verdict.retry_after is not None and plan.retry.asks_for_a_pause(
+            verdict.retry_after, self._remaining(now)
+        ):
+            state.circuit.pause(now, verdict.retry_after, f"{error_type}: {message}")
         self._record(shown, verdict, decision, now)
         self._attempts.append(
             Attempt(
@@ -285,6 +339,9 @@ class OngoingCall:
         self._mark_running()
         return decision.delay
 
+    def _remaining(self, now: float) -> float | None:
+        return None if self._deadline_at is None else self._deadline_at - now
+
     def _decide(self, error: Exception | None, verdict: Verdict, now: float) -> Decision:
         plan = self.plan
         if verdict.outcome is Outcome.UNKNOWN:
@@ -296,7 +353,7 @@ class OngoingCall:
             retries=len(self._attempts),
             previous_delay=self._previous_delay,
             retry_after=verdict.retry_after,
-            remaining=None if self._deadline_at is None else self._deadline_at - now,
+            remaining=self._remaining(now),
         )
         if decision.delay is None:
             return decision
@@ -305,7 +362,17 @@ class OngoingCall:
             return Decision(None, "a retry around it is already running, and layers do not multiply")
         if plan.state.circuit.state(now) == "open" and not plan.risk_reducing:
             return Decision(None, "the circuit opened")
+        budget = plan.state.retry_budget
+        if budget is not None:
+            if not budget.take():
+                return Decision(None, "the retry budget is exhausted")
+            self._budget_taken = True
         return decision
+
+    def _return_budget(self) -> None:
+        if self._budget_taken and self.plan.state.retry_budget is not None:
+            self._budget_taken = False
+            self.plan.state.retry_budget.give_back()
 
     def _record(self, shown: Exception, verdict: Verdict, decision: Decision, now: float) -> None:
         if verdict.outcome is Outcome.UNKNOWN or self.plan.state.critical:
@@ -349,7 +416,7 @@ class OngoingCall:
 
     def _end(self, error: Exception | None, reason: str) -> None:
         plan = self.plan
-        if not plan.fallbacks or not self.can_fall_back:
+        if not (self.falls_back and self.can_fall_back):
             plan.state.failed_for_good()
         if error is not None:
             attach(error, plan.state.name, self._attempts, reason)
@@ -375,6 +442,7 @@ class OngoingCall:
 
     def close(self) -> None:
         """The call is over, however it ended."""
+        self._return_budget()  # cancelled before its retry had a verdict
         self._last_error = None  # its traceback leads back here: no cycle
         if self._mark is not None and self._mark_token is not None:
             self._mark.ended = True

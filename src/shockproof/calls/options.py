@@ -14,7 +14,9 @@ from typing import Any, Final, TypedDict
 from shockproof.memory.registry import SERVICE_OPTIONS
 from shockproof.policies.backoff import JITTERS, Jitter
 from shockproof.policies.classification import Classify, ResultCheck
+from shockproof.policies.rate_limit import parse_rates
 from shockproof.policies.retry import RetryOn
+from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.arguments import Seconds, at_least, seconds, whole_number
 from shockproof.vocabulary.outcomes import CallEffect
 
@@ -53,6 +55,8 @@ class HandleOptions(TypedDict, total=False):
     """Cancels and closes: they pass an open circuit. Default: False."""
     classify: Classify | None
     """``(error_or_result, call) -> Verdict | None``; None leaves it to the rules."""
+    weight: int
+    """What one call counts in the rate limit, at least 1. Default: 1."""
     fallback: Any  # Any: a callable, a value, or a list of those
     """What answers when the call failed for good: a function, a value, or a list that makes a chain."""
 
@@ -78,6 +82,16 @@ class ServiceOptions(HandleOptions, total=False):
     """Most probes in flight, and the successes that close it. Default: 1."""
     probe_lease: Seconds | None
     """Seconds after which a silent probe loses its place. Default: the timeout, else circuit_timeout."""
+    max_concurrent: int | None
+    """Most calls in flight at once, at least 1. Default: any number."""
+    max_queue: int
+    """Most calls that wait for a place among them, at least 0. Default: 0."""
+    max_wait: Seconds | None
+    """Seconds a call may wait for a place and for the rate limit together. Default: no limit."""
+    rate_limit: str | tuple[str, ...] | None
+    """``"10/s"``, or several at once: ``("10/s", "1200/min")``; exact in any stretch. Default: none."""
+    retry_budget: RetryBudget | None
+    """What pays for retries; one object may serve several services. Default: none is needed."""
     critical: bool
     """Its errors are recorded as CRITICAL. Default: False."""
     health_check: Callable[[], Awaitable[object]] | Callable[[], object] | None
@@ -108,6 +122,12 @@ def _share(name: str, value: object) -> float:
     if not 0 < share <= 1:
         raise ValueError(f"{name} must be a share, more than 0 and up to 1, got {value!r}")
     return share
+
+
+def _budget(name: str, value: object) -> RetryBudget:
+    if not isinstance(value, RetryBudget):
+        raise TypeError(f"{name} must be a RetryBudget such as RetryBudget(capacity=10.0), got {value!r}")
+    return value
 
 
 def _boolean(name: str, value: object) -> bool:
@@ -154,6 +174,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "effect": _choice("read", "idempotent", "unsafe"),
     "risk_reducing": _boolean,
     "classify": _optional(_function),
+    "weight": lambda name, value: whole_number(name, value, minimum=1),
     "fallback": lambda name, value: value,
     "circuit_threshold": _optional(lambda name, value: whole_number(name, value, minimum=1)),
     "circuit_timeout": _positive,
@@ -164,6 +185,11 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "slow_call_rate": _optional(_share),
     "half_open_probes": lambda name, value: whole_number(name, value, minimum=1),
     "probe_lease": _optional(_positive),
+    "max_concurrent": _optional(lambda name, value: whole_number(name, value, minimum=1)),
+    "max_queue": lambda name, value: whole_number(name, value, minimum=0),
+    "max_wait": _optional(seconds),
+    "rate_limit": _optional(parse_rates),
+    "retry_budget": _optional(_budget),
     "critical": _boolean,
     "health_check": _optional(_function),
     "check_every": _positive,
@@ -196,16 +222,20 @@ def check_options(
             f"slow_call_rate={checked['slow_call_rate']:g} needs slow_call_after: the seconds after which "
             "a call counts as slow"
         )
-    timeout, deadline = checked.get("timeout"), checked.get("deadline")
+    warn_of_unreachable_timeout(checked.get("timeout"), checked.get("deadline"))
+    handle = {name: value for name, value in checked.items() if name not in SERVICE_OPTIONS}
+    service = {name: value for name, value in checked.items() if name in SERVICE_OPTIONS}
+    return handle, service
+
+
+def warn_of_unreachable_timeout(timeout: float | None, deadline: float | None) -> None:
+    """Warn whoever built the handle, if no attempt can reach its timeout."""
     if timeout is not None and deadline is not None and timeout > deadline:
         warnings.warn(
             f"timeout={timeout:g} is longer than deadline={deadline:g}: no attempt can reach its timeout; "
             "make the deadline the sum of what the attempts and waits may take",
-            stacklevel=3,
+            stacklevel=4,
         )
-    handle = {name: value for name, value in checked.items() if name not in SERVICE_OPTIONS}
-    service = {name: value for name, value in checked.items() if name in SERVICE_OPTIONS}
-    return handle, service
 
 
 _OWN_FILES = str(Path(__file__).parents[1]) + os.sep

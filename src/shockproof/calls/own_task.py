@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+from shockproof.calls.limits import Held
 from shockproof.calls.timer import was_stalled
 from shockproof.memory.service_state import ServiceState
 
@@ -31,13 +32,14 @@ async def run_in_own_task(
     awaitable: Awaitable[Any],  # Any: whatever the callee returns
     limit: float | None,
     grace: float,
+    held: Held | None,
 ) -> Any:  # Any: whatever the callee returns
     """
     Await *awaitable* in a task of its own, for at most *limit* seconds.
 
     At the limit, and when the caller is cancelled, the task is cancelled and given *grace* seconds to
     end. One that does not is left behind: counted in ``abandoned_attempts`` until it really ends, its
-    result thrown away. A second cancellation of the caller ends even that wait.
+    result thrown away; so long it keeps what is *held*. A second cancellation of the caller ends even that wait.
 
     Raises:
         TookTooLongError: the limit passed.
@@ -49,13 +51,13 @@ async def run_in_own_task(
     try:
         await asyncio.wait({task}, timeout=limit)
     except asyncio.CancelledError:
-        await _end(state, task, grace)
+        await _end(state, task, grace, held)
         raise
     if task.done():
         return task.result()
     assert limit is not None
     stalled = was_stalled(loop.time() - begun - limit, limit)
-    await _end(state, task, grace)
+    await _end(state, task, grace, held)
     if task.done() and not task.cancelled() and task.exception() is None:
         return task.result()  # a real answer that came with the limit is the answer
     raise TookTooLongError(limit, stalled=stalled)
@@ -65,7 +67,12 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: whatever the calle
     return await awaitable
 
 
-async def _end(state: ServiceState, task: asyncio.Task[Any], grace: float) -> None:  # Any: as above
+async def _end(
+    state: ServiceState,
+    task: asyncio.Task[Any],  # Any: as above
+    grace: float,
+    held: Held | None,
+) -> None:
     task.cancel()
     try:
         await asyncio.wait({task}, timeout=grace)
@@ -75,12 +82,16 @@ async def _end(state: ServiceState, task: asyncio.Task[Any], grace: float) -> No
         else:
             state.abandon_attempt()
             _abandoned.add(task)
-            task.add_done_callback(lambda ended: _came_back(state, ended))
+            if held is not None:
+                held.keep()
+            task.add_done_callback(lambda ended: _came_back(state, ended, held))
 
 
-def _came_back(state: ServiceState, task: asyncio.Task[Any]) -> None:  # Any: as above
+def _came_back(state: ServiceState, task: asyncio.Task[Any], held: Held | None) -> None:  # Any: as above
     _abandoned.discard(task)
     state.attempt_came_back()
+    if held is not None:
+        held.really_ended()
     _look_at(task)
 
 

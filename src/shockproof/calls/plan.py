@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 from shockproof.calls.callables import check_callable, is_async, name_of
+from shockproof.calls.limits import Held
 from shockproof.calls.runtime import Runtime
 from shockproof.calls.threads import NotStartedError
 from shockproof.memory.service_state import ServiceState
@@ -16,7 +17,7 @@ from shockproof.policies.backoff import Backoff
 from shockproof.policies.circuit_breaker import Circuit
 from shockproof.policies.classification import Classifier
 from shockproof.policies.retry import RetryRule
-from shockproof.vocabulary.errors import CircuitOpenError
+from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import CallRejected
 from shockproof.vocabulary.outcomes import CallEffect
@@ -27,6 +28,10 @@ __all__ = ["Plan", "StandIn"]
 # call takes the long way and prepares the plan, and the healthy path needs no test of its own.
 _NOT_PREPARED: Final = Circuit(threshold=None, timeout=0.0)
 _NOT_PREPARED.closed = None
+
+# Stands in for the circuit of a service with limits: its calls always take the long way.
+_LONG_WAY: Final = Circuit(threshold=None, timeout=0.0)
+_LONG_WAY.closed = None
 
 
 class StandIn:
@@ -89,6 +94,7 @@ class Plan:
         "state",
         "stopwatch",
         "timeout",
+        "weight",
     )
 
     runtime: Runtime
@@ -108,6 +114,7 @@ class Plan:
         self.limit = min((x for x in (self.timeout, self.deadline) if x is not None), default=None)
         """Seconds the first attempt may take."""
         self.effect: CallEffect = options.get("effect", "read")
+        self.weight: int = options.get("weight", 1)
         self.risk_reducing: bool = options.get("risk_reducing", False)
         self.classifier = Classifier(
             effect=self.effect,
@@ -127,6 +134,8 @@ class Plan:
         # be taken with a cheaper one.
         self.stopwatch = runtime.stopwatch if self.limit is None else runtime.clock.monotonic
         self.circuit = _NOT_PREPARED
+        if state.limits is not None:
+            state.limits.check_weight(self.weight)
         runtime.plans.add(self)
         self.refresh()
         return self
@@ -161,7 +170,7 @@ class Plan:
         """
         require_running_loop()
         self.runtime.on_first_call()
-        self.circuit = self.state.circuit
+        self.circuit = self.state.circuit if self.state.limits is None else _LONG_WAY
 
     def refusal(self) -> CircuitOpenError | None:
         """
@@ -171,33 +180,42 @@ class Plan:
         """
         if self.fallbacks or self.risk_reducing or self.circuit is _NOT_PREPARED:
             return None
-        left = self.circuit.open_for(self.runtime.clock.monotonic())
+        left = self.state.circuit.open_for(self.runtime.clock.monotonic())
         return self.refused(left) if left else None
 
     def refused(self, retry_after: float) -> CircuitOpenError:
         """Count and tell that the circuit refuses a call, and give the error that says so."""
-        state, runtime = self.state, self.runtime
-        state.rejections += 1
-        if runtime.listeners.active:
-            runtime.listeners.publish(
+        state = self.state
+        refusal = CircuitOpenError(state.name, "circuit_breaker", retry_after, state.circuit.last_error)
+        self.rejected(refusal)
+        return refusal
+
+    def rejected(self, refusal: CallRejectedError) -> None:
+        """Count and tell that a call was refused."""
+        self.state.rejections += 1
+        if self.runtime.listeners.active:
+            self.runtime.listeners.publish(
                 CallRejected(
-                    service_name=state.name,
-                    at=runtime.clock.time(),
-                    policy="circuit_breaker",
-                    retry_after=retry_after,
+                    service_name=self.state.name,
+                    at=self.runtime.clock.time(),
+                    policy=refusal.policy,
+                    retry_after=refusal.retry_after,
                 )
             )
-        return CircuitOpenError(state.name, "circuit_breaker", retry_after, state.circuit.last_error)
 
     def forget_loop(self) -> None:
         """The loop has ended: the next call prepares again."""
         self.circuit = _NOT_PREPARED
 
     async def start(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:  # Any: the function's own arguments and result
+        self,
+        fn: Callable[..., Any],  # Any: the function's own arguments and result
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        held: Held | None,
+    ) -> Any:
         """Run a plain *fn* in a thread of the service's own; what it returns is awaited if it can be."""
-        result = await self.runtime.threads(self.state).run(fn, args, kwargs)
+        result = await self.runtime.threads(self.state).run(fn, args, kwargs, held)
         if inspect.isawaitable(result):
             return await result
         if inspect.isasyncgen(result) or inspect.isgenerator(result):
@@ -210,9 +228,15 @@ class Plan:
         return result
 
     def awaitable(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:  # Any: the function's own arguments and result
-        """Something to await that runs *fn* once; wrong arguments of a coroutine function raise here."""
-        if is_async(fn):
-            return fn(*args, **kwargs)
-        return self.start(fn, args, kwargs)
+        self,
+        fn: Callable[..., Any],  # Any: the function's own arguments and result
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        held: Held | None = None,
+    ) -> Any:
+        """
+        Something to await that runs *fn* once; wrong arguments of a coroutine function raise here.
+
+        A thread that is left behind keeps what is *held* until it ends.
+        """
+        return fn(*args, **kwargs) if is_async(fn) else self.start(fn, args, kwargs, held)

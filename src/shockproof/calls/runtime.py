@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
+from shockproof.calls.limits import Limits
 from shockproof.calls.threads import WorkerThreads
 from shockproof.memory.listeners import Listeners
 from shockproof.memory.recorder import Recording
-from shockproof.memory.registry import Registry
+from shockproof.memory.registry import LIMIT_OPTIONS, Registry
 from shockproof.memory.service_state import ServiceState
 from shockproof.policies.backoff import Randomness
 from shockproof.vocabulary.clock import Clock, SystemClock
@@ -43,6 +44,25 @@ class Runtime:
     def stopwatch(self) -> Callable[[], float]:
         """The cheapest clock that durations can be taken with."""
         return time.monotonic if type(self.clock) is SystemClock else self.clock.monotonic
+
+    def declare(self, name: str, options: Mapping[str, Any], place: str) -> ServiceState:
+        """
+        The service *name* with the options that belong to it.
+
+        Raises:
+            ValueError: another place has declared a different value for the same name.
+        """  # Any: each option has a type of its own
+        state = self.registry.declare(name, options, place)
+        if any(option in LIMIT_OPTIONS and state.set_by_hand[option] is not None for option in options):
+            self._limit(state)
+        return state
+
+    def _limit(self, state: ServiceState) -> None:
+        given = {option: value for option, value in state.set_by_hand.items() if option in LIMIT_OPTIONS}
+        if state.limits is None or state.limits.made_of != given:
+            state.limits = Limits(state.name, self.clock, given)
+            for plan in list(self.plans):
+                plan.forget_loop()  # the next call looks again which way it goes
 
     def threads(self, state: ServiceState) -> WorkerThreads:
         """The worker threads of one service, made at first need."""

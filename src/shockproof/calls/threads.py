@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+from shockproof.calls.limits import Held
 from shockproof.memory.service_state import ServiceState
 
-__all__ = ["NotStartedError", "WorkerThreads"]
+__all__ = ["NotStartedError", "WorkerThreads", "never_began"]
 
 _IDLE_SECONDS = 10.0
+
+
+_NEVER_BEGAN = "_shockproof_never_began"
+
+
+def never_began(cancelled: asyncio.CancelledError) -> bool:
+    """Whether *cancelled* ended a call that was still waiting for a thread: nothing of it ran."""
+    return getattr(cancelled, _NEVER_BEGAN, False)
 
 
 class NotStartedError(Exception):
@@ -44,13 +54,18 @@ class WorkerThreads:
         self._threads = 0
 
     async def run(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:  # Any: the function's own arguments and result
+        self,
+        fn: Callable[..., Any],  # Any: the function's own arguments and result
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        held: Held | None = None,
+    ) -> Any:
         """
         What *fn* returns, or raises.
 
         Cancelled while it waits, it leaves the queue; cancelled while it runs, its thread is left
-        behind, counted in ``abandoned_threads``, and its result is thrown away.
+        behind, counted in ``abandoned_threads``; it keeps what is *held* until it ends, and its result
+        is thrown away.
 
         Raises:
             NotStartedError: the arguments do not fit the function.
@@ -59,7 +74,7 @@ class WorkerThreads:
         job = _Job(fn, args, kwargs, loop)
         with self._lock:
             self._waiting.append(job)
-            if self._idle:
+            if self._idle >= len(self._waiting):
                 self._wake.notify()
             elif self._threads < self.limit:
                 self._threads += 1
@@ -70,12 +85,15 @@ class WorkerThreads:
         try:
             with hold_time():
                 await job.done
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             with self._lock:
                 if job in self._waiting:
                     self._waiting.remove(job)
+                    setattr(cancelled, _NEVER_BEGAN, True)
                 elif not job.ended:
-                    job.abandoned = True
+                    job.abandoned, job.held = True, held
+                    if held is not None:
+                        held.keep()
                     self._state.abandon_thread()
             raise
         if job.error is not None:
@@ -102,13 +120,29 @@ class WorkerThreads:
                 abandoned = job.abandoned
             if abandoned:
                 self._state.thread_came_back()
+                if job.held is not None:
+                    job.held.really_ended()
+                if inspect.iscoroutine(job.result):
+                    job.result.close()  # nobody is left to await it
             else:
                 job.deliver()
             del job  # an idle thread keeps no result alive
 
 
 class _Job:
-    __slots__ = ("abandoned", "args", "context", "done", "ended", "error", "fn", "kwargs", "loop", "result")
+    __slots__ = (
+        "abandoned",
+        "args",
+        "context",
+        "done",
+        "ended",
+        "error",
+        "fn",
+        "held",
+        "kwargs",
+        "loop",
+        "result",
+    )
 
     def __init__(
         self,
@@ -124,6 +158,7 @@ class _Job:
         self.error: BaseException | None = None
         self.ended = False
         self.abandoned = False
+        self.held: Held | None = None
 
     def run(self) -> None:
         try:

@@ -13,7 +13,7 @@ program goes on; it refuses what cannot come back, with the path to it.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum, Flag
@@ -317,7 +317,7 @@ def _text(text: str) -> Frozen:
     if _is_unicode(text):
         return text
     # Lone surrogates, as in file names that are no UTF-8: no JSON file may hold them.
-    return {TAG: "str", "v": base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()}
+    return {TAG: "str", "v": _base64(text.encode("utf-8", "surrogatepass"))}
 
 
 def _way_out(kind: type) -> str:
@@ -389,7 +389,7 @@ def _parts(value: Any) -> Frozen:  # Any: a timedelta
 
 
 def _base64(value: bytes | bytearray) -> str:
-    return base64.b64encode(value).decode("ascii")
+    return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
 _HANDLERS: dict[tuple[str, str], _Handler] = {
@@ -596,7 +596,7 @@ def _pairs(tagged: dict[str, Frozen]) -> Iterator[tuple[Any, Any]]:  # Any: what
 
 
 def _unbase64(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 _CONTAINERS = frozenset(

@@ -55,7 +55,8 @@ def replace_durably(layer: FileLayer, directory: Path, replacements: Iterable[Re
     """
     for name in layer.list_directory(directory):
         if _LEFTOVER.fullmatch(name):
-            layer.unlink(directory / name)
+            with contextlib.suppress(OSError):
+                layer.unlink(directory / name)
     written: list[tuple[Replacement, Path]] = []
     try:
         for replacement in replacements:
@@ -119,7 +120,9 @@ def _keep_previous(layer: FileLayer, current: Path, previous: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             layer.replace(current, previous)
         return
-    layer.replace(temporary, previous)
-    # Renaming one of two names of the same file onto the other does nothing and leaves both.
-    with contextlib.suppress(FileNotFoundError):
-        layer.unlink(temporary)
+    try:
+        layer.replace(temporary, previous)
+    finally:
+        # Renaming one of two names of the same file onto the other does nothing and leaves both.
+        with contextlib.suppress(OSError):
+            layer.unlink(temporary)

@@ -205,7 +205,7 @@ class ErrorLog:
 
     def flush_blocking(self, timeout: float = 5.0) -> bool:
         """`flush` for threads without a loop: blocks."""
-        return _result(self._flush_soon(timeout), timeout)
+        return self._wait_blocking(self._flush_soon(timeout), timeout)
 
     async def aclose(self, timeout: float = 5.0) -> bool:  # as in flush
         """
@@ -218,7 +218,7 @@ class ErrorLog:
 
     def close_blocking(self, timeout: float = 5.0) -> bool:
         """`aclose` for threads without a loop: blocks."""
-        return _result(self._close_soon(timeout), timeout)
+        return self._wait_blocking(self._close_soon(timeout), timeout)
 
     def read(
         self,
@@ -299,6 +299,14 @@ class ErrorLog:
         else:
             self._ask(flush, timeout, and_close=True)
         return flush.done
+
+    def _wait_blocking(self, future: Future[bool], timeout: float) -> bool:
+        try:
+            return self._writer.wait_blocking(
+                future, timeout + 0.5
+            )  # it ends itself before, if its thread lives
+        except FutureTimeoutError:
+            return False
 
     def _ask(self, flush: _Flush, timeout: float, *, and_close: bool = False) -> None:
         try:
@@ -515,10 +523,3 @@ def _line_of(error: CapturedError) -> bytes:
 def _ring_for_nothing(bell: asyncio.Event, silence: list[bool]) -> None:
     silence[0] = True
     bell.set()
-
-
-def _result(future: Future[bool], timeout: float) -> bool:
-    try:
-        return future.result(timeout + 0.5)  # it ends itself by then, if its thread lives
-    except FutureTimeoutError:
-        return False

@@ -57,6 +57,8 @@ def health_report(
                 "fallbacks": state.fallbacks,
                 "rejections": state.rejections,
                 "circuit_trips": state.circuit.trips,
+                "in_flight": None if state.limits is None else state.limits.in_flight,
+                "queued": 0 if state.limits is None else state.limits.queued,
                 "abandoned_attempts": state.abandoned_attempts,
                 "abandoned_threads": state.abandoned_threads,
             }

@@ -12,7 +12,9 @@ from typing import Any
 from shockproof.memory.service_state import ServiceState
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates
 
-__all__ = ["SERVICE_OPTIONS", "Registry"]
+__all__ = ["LIMIT_OPTIONS", "SERVICE_OPTIONS", "Registry"]
+
+LIMIT_OPTIONS = ("max_concurrent", "max_queue", "max_wait", "rate_limit")
 
 SERVICE_OPTIONS = (
     "circuit_threshold",
@@ -24,6 +26,8 @@ SERVICE_OPTIONS = (
     "slow_call_rate",
     "half_open_probes",
     "probe_lease",
+    *LIMIT_OPTIONS,
+    "retry_budget",
     "critical",
     "health_check",
     "check_every",
@@ -134,5 +138,8 @@ def _apply(state: ServiceState, option: str, value: Any) -> None:  # Any: checke
         state.circuit.timeout = value
     elif option == "half_open_probes":
         state.circuit.probes = value
-    elif option not in _RATES:
+    elif option == "retry_budget":
+        state.retry_budget = value
+        state.stirred = True
+    elif option not in _RATES and option not in LIMIT_OPTIONS:
         setattr(state, option, value)

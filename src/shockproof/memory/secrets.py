@@ -4,8 +4,6 @@ Secrets in what is saved: found by the name they stand under, encrypted with a k
 
 from __future__ import annotations
 
-import base64
-import binascii
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
@@ -149,6 +147,9 @@ class SecretCipher:
 
 
 def _checked_key(position: int, key: object) -> bytes:
+    import base64
+    import binascii
+
     if isinstance(key, str):
         key = key.encode("ascii", "replace")
     if not isinstance(key, bytes):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shockproof.policies.circuit_breaker import Circuit, Ticket
+from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.statuses import ServiceStatus
 
 __all__ = ["ServiceState"]
@@ -40,10 +41,12 @@ class ServiceState:
         "failures",
         "fallbacks",
         "health_check",
+        "limits",
         "name",
         "probe_lease",
         "rejections",
         "retries",
+        "retry_budget",
         "set_by_hand",
         "status",
         "stirred",
@@ -59,6 +62,8 @@ class ServiceState:
         self.probe_lease: float | None = None
         self.health_check: Callable[[], Any] | None = None  # Any: a value, or something to await
         self.check_every = 30.0
+        self.limits: Any = None  # Any: `Limits` of the layer above, which waits; None without limits
+        self.retry_budget: RetryBudget | None = None
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
         self.stirred = False
@@ -78,10 +83,17 @@ class ServiceState:
         """Retry loops that wait between attempts, on whatever loop: woken when the circuit opens."""
         self._lock = threading.Lock()
 
+    @property
+    def counts_successes(self) -> bool:
+        """Whether every success is news: a window counts it, or a budget lives on it."""
+        return self.circuit.rates.are_on or self.retry_budget is not None
+
     def settle(self, ticket: Ticket, now: float, duration: float = 0.0) -> None:
         """A call succeeded, after *duration* seconds, while something needed attention."""
-        self.stirred = self.circuit.rates.are_on  # a window counts every success
+        self.stirred = self.counts_successes
         self.status = ServiceStatus.OPERATIONAL
+        if self.retry_budget is not None:
+            self.retry_budget.succeeded()
         ticket.succeeded(now, duration)
 
     def answered_by_fallback(self) -> None:
@@ -108,7 +120,7 @@ class ServiceState:
 
     def reset(self, now: float) -> None:
         """Close the circuit and forget the last verdict."""
-        self.stirred = self.circuit.rates.are_on
+        self.stirred = self.counts_successes
         self.circuit.reset(now)
         self.status = ServiceStatus.OPERATIONAL
 

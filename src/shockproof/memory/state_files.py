@@ -14,7 +14,6 @@ version, sequence or checksum and are read too.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -28,12 +27,13 @@ from shockproof.memory.codec import MalformedValueError, UnknownTypeError, thaw
 from shockproof.memory.durable_file import Replacement, replace_durably
 from shockproof.memory.file_layer import FileLayer, SystemFiles
 from shockproof.memory.pieces import giving_way, json_pieces, pickle_pieces
-from shockproof.memory.safe_pickle import RefusedPickleError, read_pickle
 from shockproof.memory.secrets import SecretNames
 from shockproof.memory.state_capture import ENVELOPE, CapturedState, StateSecrets
 from shockproof.vocabulary.errors import StateVersionError
 
 if TYPE_CHECKING:
+    import hashlib
+
     from shockproof.vocabulary.models import SystemState
 
 __all__ = ["FORMAT_VERSION", "DamagedFile", "RestoredState", "StateFiles"]
@@ -283,7 +283,7 @@ class StateFiles:
             if content.get("checksum") is not None and "format_version" in content:
                 raise _DamagedError(f"its checksum is not where it was written{_EDITED}")
             return self._candidate(name, content, is_tagged="format_version" in content)
-        if hashlib.sha256(data[: mark.start()]).hexdigest() != mark[1].decode():
+        if _sha256(data[: mark.start()]).hexdigest() != mark[1].decode():
             raise _DamagedError(f"its checksum does not match{_EDITED}")
         return _Candidate(name, head[1], lambda: self._candidate(name, _parse(data), is_tagged=True).fields())
 
@@ -292,10 +292,12 @@ class StateFiles:
         if trailer is None:
             return _Candidate(name, None, lambda: _original_fields(data))
         self._refuse_newer(name, int(trailer[1]))
-        if hashlib.sha256(data[: trailer.start(3)]).hexdigest() != trailer[3].decode():
+        if _sha256(data[: trailer.start(3)]).hexdigest() != trailer[3].decode():
             raise _DamagedError("its checksum does not match")
 
         def fields() -> dict[str, Any]:  # Any: the user's values
+            from shockproof.memory.safe_pickle import read_pickle
+
             content = read_pickle(data)
             if not isinstance(content, dict):
                 raise _DamagedError("it holds no state")
@@ -323,6 +325,7 @@ class StateFiles:
     def _build(self, candidate: _Candidate) -> SystemState:
         import pydantic
 
+        from shockproof.memory.safe_pickle import RefusedPickleError
         from shockproof.vocabulary.models import SystemState
 
         try:
@@ -394,7 +397,7 @@ _EDITED = '; if it was edited on purpose, write "checksum": null in it and put i
 
 
 def _json_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: a frozen state
-    digest = hashlib.sha256()
+    digest = _sha256(b"")
     last = b""
     for piece in json_pieces(content, expand=2):
         digest.update(last)
@@ -405,7 +408,7 @@ def _json_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: a frozen sta
 
 
 def _pickle_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: as above
-    digest = hashlib.sha256()
+    digest = _sha256(b"")
     trailer = (
         f"\nshockproof format_version={content['format_version']} sequence={content['sequence']} sha256="
     )
@@ -414,6 +417,12 @@ def _pickle_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: as above
             digest.update(piece)
             yield piece
     yield digest.hexdigest().encode() + b"\n"
+
+
+def _sha256(data: bytes) -> hashlib._Hash:
+    import hashlib
+
+    return hashlib.sha256(data)
 
 
 def _head_of(data: bytes) -> tuple[int, int] | None:
@@ -436,6 +445,8 @@ def _parse(data: bytes) -> dict[str, Any]:  # Any: as read
 
 
 def _original_fields(data: bytes) -> dict[str, Any]:  # Any: the user's values
+    from shockproof.memory.safe_pickle import read_pickle
+
     value = read_pickle(data)
     if isinstance(value, dict):
         if "format_version" in value:

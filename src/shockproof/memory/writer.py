@@ -79,19 +79,28 @@ class DiskThread(Executor):
 
         self._jobs.put(job)
         if not self._alive:
-            self._start()
+            self.start()
         return future
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread now, if there is none. Raises RuntimeError as `submit` does."""
         with self._starting:
             if self._alive:
                 return
             self._alive = True
             try:
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
-            except BaseException:
+            except BaseException as error:
                 self._alive = False
-                raise
+                if not (isinstance(error, RuntimeError) and is_exiting()):
+                    raise
+                self._work_here()
+
+    def _work_here(self) -> None:
+        # Some interpreters start no thread any more once exit handlers run (3.12.0 and 3.12.1).
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()()
 
     def _work(self) -> None:
         jobs = self._jobs
@@ -202,9 +211,32 @@ class Writer:
                     self._loop = None
                     loop.close()
                     raise
-        except BaseException:
+        except BaseException as error:
             self._awake = False
-            raise
+            if not (isinstance(error, RuntimeError) and is_exiting()):  # then wait_blocking does it
+                raise
+
+    def wait_blocking(self, future: Future[T], timeout: float) -> T:
+        """
+        Wait in a thread without a loop for what the private loop will answer.
+
+        At exit, if there can be no thread any more, the private loop's work is done here.
+
+        Raises:
+            concurrent.futures.TimeoutError: it took longer than ``timeout`` seconds.
+        """
+        if is_exiting() and self._loop is None and not future.done():
+            loop = asyncio.SelectorEventLoop()
+            self._loop = loop
+            loop.call_soon(self._run_calls)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    loop.run_until_complete(asyncio.wait_for(asyncio.wrap_future(future, loop=loop), timeout))
+            finally:
+                self._loop = None
+                loop.close()
+            timeout = 0.0
+        return future.result(timeout)
 
     def _run_calls(self) -> None:
         self._awake = False  # first: what is added from here on wakes the loop again
@@ -220,6 +252,8 @@ class Writer:
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
+            with contextlib.suppress(RuntimeError):  # not here and now, then: it is tried again
+                self.disk.start()
             loop.call_later(self._idle_after, self._stop_if_idle, loop)
             loop.run_forever()
         finally:

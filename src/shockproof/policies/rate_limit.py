@@ -119,8 +119,7 @@ class RollingWindows:
         """Take *weight* in all windows, or in none: then it is the seconds until it may be tried again."""
         with self._lock:
             self._turn_to(now)
-            wait = max(window.wait(self._now, weight) for window in self._windows)
-            wait = max(wait, self._paused_until - self._now)
+            wait = self._wait(weight)
             if wait > 0:
                 return wait
             sent = Sent(self._now, weight)
@@ -128,6 +127,12 @@ class RollingWindows:
                 window.log.append(sent)
                 window.used += weight
             return sent
+
+    def wait(self, now: float, weight: int) -> float:
+        """Seconds until *weight* would fit, 0 if it does now; nothing is taken."""
+        with self._lock:
+            self._turn_to(now)
+            return max(0.0, self._wait(weight))
 
     def give_back(self, sent: Sent) -> None:
         """It was not sent after all."""
@@ -147,6 +152,10 @@ class RollingWindows:
         with self._lock:
             self._turn_to(now)
             return tuple(window.used for window in self._windows)
+
+    def _wait(self, weight: int) -> float:
+        fits_in = max(window.wait(self._now, weight) for window in self._windows)
+        return max(fits_in, self._paused_until - self._now)
 
     def _turn_to(self, now: float) -> None:
         self._now = max(self._now, now)

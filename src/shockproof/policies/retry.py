@@ -22,8 +22,6 @@ class Decision(NamedTuple):
     """Seconds until the next attempt; None when there is none."""
     reason: str
     """Why there is none, in words a log can show; empty when there is one."""
-    pause: float | None = None
-    """Seconds for which the whole service is to be left alone, or None."""
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -64,6 +62,10 @@ class RetryRule:
         except Exception:  # noqa: BLE001 - a predicate is foreign code; its failure is its own
             return False
 
+    def asks_for_a_pause(self, retry_after: float | None, remaining: float | None) -> bool:
+        """Whether the wait is too long for one call, so that the whole service had better be left alone."""
+        return retry_after is not None and remaining is None and retry_after > self.backoff.max_delay
+
     def after_failure(
         self,
         error: Exception | None,
@@ -86,9 +88,8 @@ class RetryRule:
             return Decision(None, f"{type(error).__name__} is not retried")
         delay = self.backoff.delay(retries, previous_delay)
         if retry_after is not None and retry_after > delay:
-            if remaining is None and retry_after > self.backoff.max_delay:
-                reason = f"the other side asked to wait {retry_after:g} s"
-                return Decision(None, reason, pause=retry_after)
+            if self.asks_for_a_pause(retry_after, remaining):
+                return Decision(None, f"the other side asked to wait {retry_after:g} s")
             delay = retry_after
         if remaining is not None and delay >= remaining:
             return Decision(None, "the deadline would pass before another attempt")

@@ -3,7 +3,9 @@ Everything shockproof raises by itself. The user's own errors always pass untouc
 
     ShockproofError
     ├── CallRejectedError            the function did not run
-    │   └── CircuitOpenError
+    │   ├── CircuitOpenError         the circuit of the service is open
+    │   ├── BulkheadFullError        too many calls are in flight
+    │   └── RateLimitedError         it could not be sent in time
     ├── AttemptTimeoutError          also a TimeoutError: one attempt took too long
     ├── DeadlineExceededError        also a TimeoutError: all attempts together took too long
     ├── StateNotSavedError           the disk refused the state
@@ -14,9 +16,11 @@ from __future__ import annotations
 
 __all__ = [
     "AttemptTimeoutError",
+    "BulkheadFullError",
     "CallRejectedError",
     "CircuitOpenError",
     "DeadlineExceededError",
+    "RateLimitedError",
     "ShockproofError",
     "StateNotSavedError",
     "StateVersionError",
@@ -91,6 +95,20 @@ class CircuitOpenError(CallRejectedError):
 
     def _what(self) -> str:
         return "the circuit is open"
+
+
+class BulkheadFullError(CallRejectedError):
+    """Too many calls of the service are in flight, and its queue is full or took too long."""
+
+    def _what(self) -> str:
+        return "too many calls are in flight"
+
+
+class RateLimitedError(CallRejectedError):
+    """The rate limit of the service leaves no room in the time the call may wait."""
+
+    def _what(self) -> str:
+        return "the rate limit leaves no room"
 
 
 class _TimeLimitError(ShockproofError, TimeoutError):

@@ -54,8 +54,8 @@ class SystemState(_Record):
 
     service_statuses: dict[str, ServiceStatus] = Field(default_factory=dict)
     active_operations: list[dict[str, Any]] = Field(default_factory=list)  # Any: the user's own values
-    cached_data: dict[str, Any] = Field(default_factory=dict)  # Any: the user's own values
-    configuration: dict[str, Any] = Field(default_factory=dict)  # Any: the user's own values
+    cached_data: dict[Any, Any] = Field(default_factory=dict)  # Any: the user's own keys and values
+    configuration: dict[Any, Any] = Field(default_factory=dict)  # Any: the user's own keys and values
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SystemState:  # Any: what a JSON file holds

@@ -1,0 +1,334 @@
+"""
+Cancellation always wins: never swallowed, retried, recorded or delayed, at any await of any form.
+
+Each case is run again and again, cancelled after one step more each time, until it ends by itself. A
+step is a turn of the loop, and now and then a quarter of a virtual second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from shockproof import CircuitOpenError, ErrorRecoveryService, Handle
+from shockproof.testing import VirtualClock
+
+pytestmark = pytest.mark.asyncio
+
+Function = Callable[[], Awaitable[str]]
+_MOST_STEPS = 400
+
+
+class Callee:
+    """Works for a while at each call, fails the first few times, and knows how often it was begun and ended."""
+
+    def __init__(self, clock: VirtualClock, failures: int) -> None:
+        self.clock = clock
+        self.failures = failures
+        self.begun = self.ended = 0
+
+    async def __call__(self) -> str:
+        self.begun += 1
+        try:
+            await asyncio.sleep(0)
+            await self.clock.sleep(0.25)
+            await asyncio.sleep(0)
+        finally:
+            self.ended += 1
+        if self.begun <= self.failures:
+            raise ConnectionError(f"failure {self.begun}")
+        return "answer"
+
+
+async def stand_in() -> str:
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return "stand-in"
+
+
+async def called(recovery: ErrorRecoveryService, handle: Handle, function: Function) -> str:
+    return await handle.call(function)
+
+
+async def decorated(recovery: ErrorRecoveryService, handle: Handle, function: Function) -> str:
+    return await handle(function)()
+
+
+async def guarded(recovery: ErrorRecoveryService, handle: Handle, function: Function) -> str:
+    async with handle.guard():
+        return await function()
+
+
+async def repeated(recovery: ErrorRecoveryService, handle: Handle, function: Function) -> str:
+    async for attempt in handle.attempts():
+        async with attempt:
+            return await function()
+    raise AssertionError("the loop ended without an answer and without an error")
+
+
+async def with_fallback(recovery: ErrorRecoveryService, handle: Handle, function: Function) -> str:
+    result: str = await recovery.with_fallback(function, stand_in, service_name="api", max_retries=1)
+    return result
+
+
+async def retried(recovery: ErrorRecoveryService, handle: Handle, function: Function) -> str:
+    return await recovery.retry_with_backoff(function, service_name="api", max_retries=2)
+
+
+async def plain(recovery: ErrorRecoveryService, handle: Handle, function: Function) -> str:
+    # A plain function in a thread, whose awaitable result is awaited on the loop.
+    return await handle.call(lambda _: function(), None)
+
+
+ON_THE_LOOP = (called, decorated, guarded, repeated, with_fallback, retried)
+FORMS = (*ON_THE_LOOP, plain)
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bare": {},
+    "timeout": {"timeout": 30.0},
+    "short timeout": {"timeout": 0.125},
+    "timeout and deadline": {"timeout": 1.0, "deadline": 2.0},
+    "own task": {"timeout": 1.0, "grace": 0.5},
+    "short timeout in own task": {"timeout": 0.125, "grace": 0.5},
+    "no waits": {"base_delay": 0.0},
+    "fallback": {"fallback": stand_in, "max_retries": 1},
+    "unwanted results": {"retry_if_result": lambda result: False},
+    "unsafe": {"effect": "unsafe"},
+}
+
+
+async def step(clock: VirtualClock, number: int) -> None:
+    if number % 6 == 5:
+        await clock.sleep(0.25)
+    else:
+        await asyncio.sleep(0)
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def state_of(recovery: ErrorRecoveryService) -> Any:
+    state = recovery._registry.get("api")
+    assert state is not None
+    return state
+
+
+async def no_task_is_left(before: set[asyncio.Task[Any]]) -> bool:
+    await settle()
+    return asyncio.all_tasks() - before == set()
+
+
+@pytest.mark.parametrize("failures", [0, 1, 99])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("form", ON_THE_LOOP)
+async def test_a_cancellation_after_any_number_of_steps_comes_out_at_once(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    form: Callable[..., Awaitable[str]],
+    options: dict[str, Any],
+    failures: int,
+) -> None:
+    """CancelledError, in no time, once; nothing recorded for it, nothing counted twice, nothing left running."""
+    recovery.service("api", circuit_threshold=None, base_delay=0.5)
+    handle = recovery.service("api", **{"max_retries": 2, "base_delay": 0.5, **options})
+    cancelled_in_flight = 0
+    for steps in itertools.count():
+        assert steps < _MOST_STEPS, "the call never ended by itself"
+        callee = Callee(clock, failures)
+        before, errors_before = asyncio.all_tasks(), recovery.get_health_status()["recent_error_count"]
+
+        async def call(callee: Callee = callee) -> str:
+            return await form(recovery, handle, callee)
+
+        task: asyncio.Task[str] = asyncio.create_task(call())
+        for number in range(steps):
+            await step(clock, number)
+        if task.done():
+            await asyncio.gather(task, return_exceptions=True)
+            break
+        task.cancel()
+        cancelled_at = clock.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert clock.monotonic() == cancelled_at, "the cancellation was delayed"
+        assert task.cancelling() == 1
+        begun = callee.begun
+        assert callee.ended == begun, "the callee runs on"
+        assert await no_task_is_left(before)
+        assert callee.begun == begun, "the callee ran again"
+        failed = recovery.get_health_status()["recent_error_count"] - errors_before
+        assert failed <= begun + 1, "the cancellation was recorded as an error"
+        cancelled_in_flight += 1
+    assert cancelled_in_flight > 5
+    state = state_of(recovery)
+    assert state.abandoned_attempts == state.abandoned_threads == 0
+    assert not state.waiting
+    assert not recovery.is_circuit_open("api")
+
+
+@pytest.mark.parametrize("failures", [0, 99])
+@pytest.mark.parametrize("options", ["bare", "timeout", "own task", "fallback", "unwanted results"])
+@pytest.mark.parametrize("form", ON_THE_LOOP)
+async def test_a_cancelled_probe_gives_its_place_back_after_any_number_of_steps(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    form: Callable[..., Awaitable[str]],
+    options: str,
+    failures: int,
+) -> None:
+    """At a half-open circuit the next caller is let in at once, and the cancellation is no verdict."""
+    recovery.service("api", circuit_threshold=1, circuit_timeout=50.0, probe_lease=10_000.0)
+    handle = recovery.service("api", **{"max_retries": 2, "base_delay": 0.5, **OPTIONS[options]})
+
+    async def fails() -> str:
+        raise ConnectionError("down")
+
+    async def answers() -> str:
+        return "answer"
+
+    for steps in itertools.count():
+        assert steps < _MOST_STEPS, "the call never ended by itself"
+        recovery.reset_circuit_breaker("api")
+        with pytest.raises(ConnectionError):
+            await recovery.retry_with_backoff(fails, service_name="api", max_retries=0)
+        await clock.sleep(50)
+        assert recovery.get_health_status()["circuit_breakers"] == {"api": "half-open"}
+        callee = Callee(clock, failures)
+
+        async def call(callee: Callee = callee) -> str:
+            return await form(recovery, handle, callee)
+
+        task: asyncio.Task[str] = asyncio.create_task(call())
+        for number in range(steps):
+            await step(clock, number)
+        verdict = recovery.get_health_status()["circuit_breakers"]["api"]
+        if task.done():
+            await asyncio.gather(task, return_exceptions=True)
+            break
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # The probe's own end, before the cancellation, may have been a verdict; the cancellation is none.
+        assert recovery.get_health_status()["circuit_breakers"]["api"] == verdict
+        if verdict == "half-open":
+            assert await recovery.retry_with_backoff(answers, service_name="api") == "answer"
+            assert recovery.get_health_status()["circuit_breakers"]["api"] == "closed"
+
+
+async def test_a_cancellation_is_not_delayed_by_a_refusing_circuit(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A task that is cancelled before its first step never calls, and holds nothing."""
+    recovery.service("api", circuit_threshold=1)
+    callee = Callee(clock, 0)
+    task = asyncio.create_task(recovery.retry_with_backoff(callee, service_name="api"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert callee.begun == 0
+
+
+async def test_a_cancelled_call_in_a_closed_circuit_neither_counts_nor_resets(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Between two failures it changes nothing: the second one opens the circuit."""
+    recovery.service("api", circuit_threshold=2, max_retries=0)
+
+    async def fails() -> None:
+        raise ConnectionError("down")
+
+    for expected in (False, True):
+        with pytest.raises(ConnectionError):
+            await recovery.retry_with_backoff(fails, service_name="api", max_retries=0)
+        assert recovery.is_circuit_open("api") is expected
+        if not expected:
+            for _ in range(5):
+                task = asyncio.create_task(recovery.retry_with_backoff(clock.sleep, 50, service_name="api"))
+                await clock.sleep(1)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+    with pytest.raises(CircuitOpenError):
+        await recovery.retry_with_backoff(fails, service_name="api")
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_cancellation_during_the_callees_cleanup_comes_out(
+    recovery: ErrorRecoveryService, clock: VirtualClock, form: Callable[..., Awaitable[str]]
+) -> None:
+    """The callee may await in its finally; what comes out is still the cancellation."""
+    cleaned: list[bool] = []
+
+    async def careful() -> str:
+        try:
+            await clock.sleep(50)
+        finally:
+            await clock.sleep(1)
+            cleaned.append(True)
+        return "answer"
+
+    async def call() -> str:
+        return await form(recovery, recovery.service("api"), careful)
+
+    task = asyncio.create_task(call())
+    await clock.sleep(5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cleaned == [True]
+    assert recovery.get_error_summary()["total_errors"] == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_an_error_while_the_callee_is_cancelled_is_the_callees_own(
+    recovery: ErrorRecoveryService, clock: VirtualClock, form: Callable[..., Awaitable[str]]
+) -> None:
+    """
+    A callee that turns its cancellation into an error hides it from us; the retry must not go on as if
+    nobody had asked to stop.
+    """
+    begun: list[int] = []
+
+    async def stubborn() -> str:
+        begun.append(1)
+        try:
+            await clock.sleep(50)
+        except asyncio.CancelledError:
+            raise ConnectionError("connection lost while being cancelled") from None
+        return "answer"
+
+    async def call() -> str:
+        return await form(recovery, recovery.service("api", max_retries=2), stubborn)
+
+    task = asyncio.create_task(call())
+    await clock.sleep(5)
+    task.cancel()
+    results = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(results[0], ConnectionError | asyncio.CancelledError)
+    assert len(begun) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_group_that_holds_a_cancellation_passes_untouched(
+    recovery: ErrorRecoveryService, clock: VirtualClock, form: Callable[..., Awaitable[str]]
+) -> None:
+    """Also beside a failure: not retried, not recorded, not answered by a fallback."""
+    group = BaseExceptionGroup("both", [ConnectionError("no"), asyncio.CancelledError()])
+    begun: list[int] = []
+
+    async def raises() -> str:
+        begun.append(1)
+        raise group
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await form(recovery, recovery.service("api", fallback=stand_in), raises)
+    assert raised.value is group
+    assert begun == [1]
+    assert recovery.get_error_summary()["total_errors"] == 0
+    assert state_of(recovery).failures == 0
