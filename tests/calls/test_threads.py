@@ -205,18 +205,19 @@ async def test_a_result_is_not_kept_alive_by_an_idle_thread(clock: VirtualClock,
 async def test_a_loop_that_ends_before_its_thread_does_no_harm(tmp_path: Path, clock: VirtualClock) -> None:
     """The answer finds nobody; the thread goes on with the next loop's work."""
     recovery = ErrorRecoveryService(tmp_path / "s", tmp_path / "e", max_threads=1)
-    opened, came = threading.Event(), threading.Event()
+    opened = threading.Event()
     problems: list[BaseException] = []
 
-    def hang() -> str:
-        came.set()
-        opened.wait(60)
-        return "late"
-
     async def first() -> None:
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+
+        def hang() -> str:
+            loop.call_soon_threadsafe(came.set)
+            opened.wait(60)
+            return "late"
+
         call = asyncio.create_task(recovery.retry_with_backoff(hang, service_name="api"))
-        while not came.is_set():
-            await asyncio.sleep(0)
+        await came.wait()
         call.cancel()
 
     async def second() -> None:

@@ -164,7 +164,7 @@ def test_no_file_of_today_and_no_foreign_file_ever_goes(
     tidy(Retention(directory, keep_days=keep_days, keep_bytes=keep_bytes))
     gone = names - left(directory)
 
-    assert all(name.startswith("errors_2") for name in gone)
+    assert all(name.startswith("errors_") and date.fromisoformat(name[7:15]) for name in gone)
     assert all(name[7:15] < TODAY.strftime("%Y%m%d") for name in gone)
     if keep_days is not None and keep_bytes is None:
         assert all(date.fromisoformat(name[7:15]) < TODAY - timedelta(days=keep_days) for name in gone)

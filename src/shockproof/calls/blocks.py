@@ -33,7 +33,9 @@ class _Block:
         self._started = 0.0
 
     async def _enter(self) -> None:
-        ticket, held = await self._call.enter_limits(self._call.admit())
+        ticket, held = self._call.admit(), None
+        if self._call.plan.state.limits is not None:
+            ticket, held = await self._call.enter_limits(ticket)
         try:
             self._timer = timer = self._call.start_timer()
             self._started = self._call.plan.stopwatch() if timer is None else timer.started

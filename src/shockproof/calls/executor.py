@@ -150,7 +150,9 @@ async def _attempt(
     kwargs: dict[str, Any],  # Any: its arguments
 ) -> tuple[Any, Failure | None]:  # Any: its result
     plan = call.plan
-    ticket, held = await call.enter_limits(call.admit())
+    ticket, held = call.admit(), None
+    if plan.state.limits is not None:
+        ticket, held = await call.enter_limits(ticket)
     try:
         try:
             awaitable = plan.awaitable(fn, args, kwargs, held)

@@ -210,7 +210,7 @@ class OngoingCall:
         self._end(None if isinstance(last, UnwantedResultError) else last, reason)
         return last
 
-    async def enter_limits(self, ticket: Ticket) -> tuple[Ticket, Held | None]:
+    async def enter_limits(self, ticket: Ticket) -> tuple[Ticket, Held]:
         """
         What the attempt needs of the service's limits, after a wait if need be, and a valid ticket.
 
@@ -222,9 +222,7 @@ class OngoingCall:
             Exception: either, and there was one: the last attempt's own error.
         """
         plan = self.plan
-        limits: Limits | None = plan.state.limits
-        if limits is None:
-            return ticket, None
+        limits: Limits = plan.state.limits
         try:
             held = await limits.enter(weight=plan.weight, urgent=plan.risk_reducing, until=self._deadline_at)
         except CallRejectedError as refusal:
