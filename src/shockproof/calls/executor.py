@@ -191,7 +191,7 @@ async def _run(
         if timer is not None:
             timer.stop()
         ticket.released()
-        raise refused.error from None
+        raise refused.take() from None
     except BaseException as error:
         failure = failure_of(plan, error, ticket, started, timer)
         if failure is None:
@@ -229,7 +229,7 @@ async def _stand_in(
                     awaitable = plan.awaitable(fallback.fn, fitting, named)
                     result = await awaitable
             except Exception as error:  # noqa: BLE001 - a stand-in may fail in any way; the next one is asked
-                last = error.error if isinstance(error, NotStartedError) else error
+                last = error.take() if isinstance(error, NotStartedError) else error
                 if not isinstance(last, CallRejectedError):  # it did not run, so it did not fail
                     plan.runtime.recorder.record(
                         last,

@@ -79,9 +79,9 @@ class Handle:
         ticket = plan.circuit.closed
         if ticket is None or not plan.is_simple or not has_coroutine_code(fn):
             check_callable(fn)
-            refusal = plan.refusal()
-            if refusal is not None:
-                raise refusal
+            refused_for = plan.refuses_for()
+            if refused_for:
+                raise plan.refused(refused_for)
             return await execute(plan, fn, args, kwargs)
         coroutine = fn(*args, **kwargs)
         if plan.limit is None:

@@ -49,18 +49,21 @@ async def run_in_own_task(
     task = loop.create_task(_awaited(awaitable))
     begun = loop.time()
     try:
-        await asyncio.wait({task}, timeout=limit)
-    except asyncio.CancelledError:
+        try:
+            await asyncio.wait({task}, timeout=limit)
+        except asyncio.CancelledError:
+            await _end(state, task, grace, held)
+            raise
+        if task.done():
+            return task.result()
+        assert limit is not None
+        stalled = was_stalled(loop.time() - begun - limit, limit)
         await _end(state, task, grace, held)
-        raise
-    if task.done():
-        return task.result()
-    assert limit is not None
-    stalled = was_stalled(loop.time() - begun - limit, limit)
-    await _end(state, task, grace, held)
-    if task.done() and not task.cancelled() and task.exception() is None:
-        return task.result()  # a real answer that came with the limit is the answer
-    raise TookTooLongError(limit, stalled=stalled)
+        if task.done() and not task.cancelled() and task.exception() is None:
+            return task.result()  # a real answer that came with the limit is the answer
+        raise TookTooLongError(limit, stalled=stalled)
+    finally:
+        del task  # it holds its error, whose traceback holds this frame: no cycle
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: whatever the callee returns

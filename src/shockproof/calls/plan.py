@@ -172,16 +172,15 @@ class Plan:
         self.runtime.on_first_call()
         self.circuit = self.state.circuit if self.state.limits is None else _LONG_WAY
 
-    def refusal(self) -> CircuitOpenError | None:
+    def refuses_for(self) -> float:
         """
-        The error for a call that an open circuit refuses, counted and told; None if it may go on.
+        Seconds for which an open circuit refuses calls, 0 if they may go on.
 
         A call that has somebody to answer for it, or that reduces risk, is for the executor.
         """
         if self.fallbacks or self.risk_reducing or self.circuit is _NOT_PREPARED:
-            return None
-        left = self.state.circuit.open_for(self.runtime.clock.monotonic())
-        return self.refused(left) if left else None
+            return 0.0
+        return self.state.circuit.open_for(self.runtime.clock.monotonic())
 
     def refused(self, retry_after: float) -> CircuitOpenError:
         """Count and tell that the circuit refuses a call, and give the error that says so."""

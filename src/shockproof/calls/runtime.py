@@ -45,13 +45,18 @@ class Runtime:
         """The cheapest clock that durations can be taken with."""
         return time.monotonic if type(self.clock) is SystemClock else self.clock.monotonic
 
-    def declare(self, name: str, options: Mapping[str, Any], place: str) -> ServiceState:
+    def declare(
+        self,
+        name: str,
+        options: Mapping[str, Any],  # Any: each option has a type of its own
+        place: str,
+    ) -> ServiceState:
         """
         The service *name* with the options that belong to it.
 
         Raises:
             ValueError: another place has declared a different value for the same name.
-        """  # Any: each option has a type of its own
+        """
         state = self.registry.declare(name, options, place)
         if any(option in LIMIT_OPTIONS and state.set_by_hand[option] is not None for option in options):
             self._limit(state)

@@ -34,11 +34,17 @@ def never_began(cancelled: asyncio.CancelledError) -> bool:
 
 
 class NotStartedError(Exception):
-    """The function refused its arguments: the error is `error`, and nothing of it ran."""
+    """The function refused its arguments, and nothing of it ran."""
 
     def __init__(self, error: TypeError) -> None:
-        super().__init__(error)
-        self.error = error
+        super().__init__()
+        self._error: TypeError | None = error
+
+    def take(self) -> TypeError:
+        """The function's own error; once, so that the two do not keep each other alive."""
+        error, self._error = self._error, None
+        assert error is not None
+        return error
 
 
 class WorkerThreads:
@@ -129,6 +135,11 @@ class WorkerThreads:
             del job  # an idle thread keeps no result alive
 
 
+def _ran(error: TypeError) -> bool:
+    trace = error.__traceback__
+    return trace is not None and trace.tb_next is not None
+
+
 class _Job:
     __slots__ = (
         "abandoned",
@@ -165,9 +176,7 @@ class _Job:
             self.result = self.context.run(self.fn, *self.args, **self.kwargs)
         except TypeError as error:
             # With no frame below this one nothing of the function ran: the arguments do not fit.
-            inner = error.__traceback__
-            started = inner is not None and inner.tb_next is not None
-            self.error = error if started else NotStartedError(error)
+            self.error = error if _ran(error) else NotStartedError(error)
         except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's task
             self.error = error
 

@@ -42,9 +42,9 @@ def wrap(
         async def call(*args: Any, **kwargs: Any) -> Any:  # Any: see the overloads
             ticket = plan.circuit.closed
             if ticket is None:
-                refusal = plan.refusal()
-                if refusal is not None:
-                    raise refusal
+                refused_for = plan.refuses_for()
+                if refused_for:
+                    raise plan.refused(refused_for)
                 return await execute(plan, fn, args, kwargs)
             coroutine = fn(*args, **kwargs)  # wrong arguments are raised here: nothing taken or counted
             if limit is None:

@@ -8,7 +8,6 @@ Backoff And Jitter", AWS Architecture Blog, 2015).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 __all__ = ["JITTERS", "Backoff", "Jitter", "Randomness"]
@@ -36,7 +35,7 @@ class Backoff:
       form clips after drawing, which lets most delays pile up at the cap; this one does not.
     """
 
-    __slots__ = ("_draw", "base_delay", "factor", "max_delay")
+    __slots__ = ("_jitter", "_rng", "base_delay", "factor", "max_delay")
 
     def __init__(
         self, *, base_delay: float, max_delay: float, factor: float, jitter: Jitter, rng: Randomness
@@ -44,12 +43,8 @@ class Backoff:
         self.base_delay = base_delay
         self.max_delay = max_delay
         self.factor = factor
-        self._draw: Callable[[float, float], float] = {
-            "none": lambda capped, previous: capped,
-            "full": lambda capped, previous: capped * rng.random(),
-            "equal": lambda capped, previous: capped * (1 + rng.random()) / 2,
-            "decorrelated": lambda capped, previous: self._decorrelated(previous, rng.random()),
-        }[jitter]
+        self._jitter: Jitter = jitter
+        self._rng = rng
 
     def delay(self, retry: int, previous: float) -> float:
         """Seconds before retry number *retry* (0 is the first), *previous* being the delay before."""
@@ -57,9 +52,14 @@ class Backoff:
             capped = min(self.max_delay, self.base_delay * self.factor**retry)
         except OverflowError:  # a float power past 1e308: long past any cap, unless nothing grows
             capped = self.max_delay if self.base_delay else 0.0
-        return self._draw(capped, previous)
-
-    def _decorrelated(self, previous: float, uniform: float) -> float:
-        low = min(self.base_delay, self.max_delay)
-        high = max(low, min(self.max_delay, 3 * previous)) if previous else low
-        return low + (high - low) * uniform
+        match self._jitter:
+            case "none":
+                return capped
+            case "full":
+                return capped * self._rng.random()
+            case "equal":
+                return capped * (1 + self._rng.random()) / 2
+            case "decorrelated":
+                low = min(self.base_delay, self.max_delay)
+                high = max(low, min(self.max_delay, 3 * previous)) if previous else low
+                return low + (high - low) * self._rng.random()

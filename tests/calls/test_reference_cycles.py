@@ -1,0 +1,184 @@
+"""A failed call leaves no reference cycle: its frames and arguments are gone as soon as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from shockproof import CircuitOpenError, ErrorRecoveryService, Handle
+
+pytestmark = pytest.mark.asyncio
+
+Call = Callable[[Handle], Awaitable[object]]
+
+
+async def bad() -> None:
+    raise ValueError("bad")
+
+
+def plain_bad() -> None:
+    raise ValueError("bad")
+
+
+async def hangs() -> None:
+    await asyncio.sleep(50)
+
+
+async def guarded(handle: Handle) -> None:
+    async with handle.guard():
+        await bad()
+
+
+async def guarded_and_late(handle: Handle) -> None:
+    async with handle.using(timeout=0.5).guard():
+        await hangs()
+
+
+async def repeated(handle: Handle) -> None:
+    async for attempt in handle.attempts():
+        async with attempt:
+            await bad()
+
+
+async def cancelled(handle: Handle) -> None:
+    task = asyncio.create_task(handle.call(hangs))
+    await asyncio.sleep(0)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+
+
+async def cancelled_in_its_backoff(handle: Handle) -> None:
+    task = asyncio.create_task(handle.call(bad))
+    await asyncio.sleep(0.25)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+
+
+async def refused_call(handle: Handle) -> None:
+    await handle.call(bad)
+
+
+async def refused_decorated(handle: Handle) -> None:
+    await handle(bad)()
+
+
+async def refused_block(handle: Handle) -> None:
+    async with handle.guard():
+        raise AssertionError("must not be entered")
+
+
+async def refused_with_fallback(handle: Handle) -> None:
+    await handle.using(fallback=1).call(bad)
+
+
+CASES: dict[str, Call] = {
+    "call": lambda handle: handle.call(bad),
+    "call without retries": lambda handle: handle.using(max_retries=0).call(bad),
+    "decorated": lambda handle: handle(bad)(),
+    "timeout": lambda handle: handle.using(timeout=0.5).call(hangs),
+    "deadline": lambda handle: handle.using(deadline=0.5).call(hangs),
+    "own task": lambda handle: handle.using(timeout=0.5, grace=0.5).call(hangs),
+    "own task that fails": lambda handle: handle.using(grace=0.5).call(bad),
+    "fallback": lambda handle: handle.using(fallback=lambda: 1).call(bad),
+    "decorrelated": lambda handle: handle.using(jitter="decorrelated").call(bad),
+    "fallback that fails": lambda handle: handle.using(fallback=bad).call(bad),
+    "plain": lambda handle: handle.call(plain_bad),
+    "plain with wrong arguments": lambda handle: handle.call(plain_bad, 1),  # type: ignore[call-arg]
+    "wrong arguments": lambda handle: handle.call(bad, 1),  # type: ignore[call-arg]
+    "unwanted results": lambda handle: handle.using(retry_if_result=lambda _: True).call(asyncio.sleep, 0),
+    "guard": guarded,
+    "guard that is late": guarded_and_late,
+    "attempts": repeated,
+    "cancelled": cancelled,
+    "cancelled in its backoff": cancelled_in_its_backoff,
+}
+
+
+@pytest.fixture
+def _no_automatic_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_automatic_collection")
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+async def test_a_failed_call_leaves_no_cycle(recovery: ErrorRecoveryService, case: Call) -> None:
+    """Ten calls, and the collector finds nothing."""
+    handle = recovery.service("api", circuit_threshold=None, max_retries=1, base_delay=0.5)
+
+    async def once() -> None:
+        try:
+            await case(handle)
+        except Exception:  # noqa: BLE001 - whatever it is: what it leaves behind is the question
+            return
+
+    for _ in range(3):
+        await once()
+    await asyncio.sleep(5)
+    gc.collect()
+    for _ in range(10):
+        await once()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert gc.collect() == 0
+
+
+@pytest.mark.usefixtures("_no_automatic_collection")
+@pytest.mark.parametrize("form", [refused_call, refused_decorated, refused_block, refused_with_fallback])
+async def test_a_refused_call_leaves_no_cycle(recovery: ErrorRecoveryService, form: Call) -> None:
+    """A storm of refusals gives the collector nothing to do."""
+    api = recovery.service("api", circuit_threshold=1, max_retries=0)
+    with pytest.raises(ValueError, match="bad"):
+        await api.call(bad)
+    refused = 0
+
+    async def once() -> None:
+        nonlocal refused
+        try:
+            await form(api)
+        except CircuitOpenError:
+            refused += 1
+
+    await once()
+    gc.collect()
+    for _ in range(100):
+        await once()
+    assert gc.collect() == 0
+    assert refused == (0 if form is refused_with_fallback else 101)
+
+
+async def test_a_history_keeps_no_object_of_the_call_alive(recovery: ErrorRecoveryService) -> None:
+    """Records hold names and numbers: neither the exception, nor its frames, nor the arguments."""
+    import weakref
+
+    class Order:
+        pass
+
+    class RejectedError(ValueError):
+        pass
+
+    order = Order()
+
+    async def submit(what: Any) -> None:
+        raise RejectedError("no")
+
+    try:
+        await recovery.retry_with_backoff(submit, order, max_retries=1)
+    except ValueError as error:
+        references = [weakref.ref(error), weakref.ref(order)]
+    del order
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+    assert recovery.get_error_summary()["total_errors"] == 2
