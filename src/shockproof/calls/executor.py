@@ -203,7 +203,11 @@ async def _run(
     if timer is not None:
         timer.stop()
     if plan.judges_results:
-        verdict = plan.classifier.of_result(result, call.info())
+        try:
+            verdict = plan.classifier.of_result(result, call.info())
+        except BaseException:  # the user's code wants to end the program: no verdict
+            ticket.released()
+            raise
         if verdict is not None:
             failure = Failure(ticket, started, max(0.0, plan.stopwatch() - started))
             failure.result, failure.verdict = result, verdict

@@ -5,6 +5,7 @@ The attempts of one call, hung on the error that ends it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from shockproof.vocabulary.outcomes import Attempt
 
@@ -44,9 +45,9 @@ def attach(error: BaseException, service_name: str, attempts: Sequence[Attempt],
     An object that is raised again by a later call carries the later call's history alone. An outer
     service that made a single attempt does not cover up what an inner one has told.
     """
-    kept = getattr(error, _ATTRIBUTE, None)
-    told_by_another = isinstance(kept, tuple) and kept[0] != service_name
-    try:
+    with suppress(Exception):  # no room for attributes, or hostile ones: it is raised all the same
+        kept = getattr(error, _ATTRIBUTE, None)
+        told_by_another = isinstance(kept, tuple) and kept[0] != service_name
         if not (told_by_another and len(attempts) == 1):
             setattr(error, _ATTRIBUTE, (service_name, tuple(attempts)))
         mark = f"shockproof {service_name}: "
@@ -54,8 +55,6 @@ def attach(error: BaseException, service_name: str, attempts: Sequence[Attempt],
         notes += [mark + note for note in _notes(attempts, reason)]
         if notes or hasattr(error, "__notes__"):
             error.__notes__ = notes
-    except (AttributeError, TypeError):
-        pass  # an exception without room for attributes: it is raised all the same
 
 
 def _notes(attempts: Sequence[Attempt], reason: str) -> list[str]:

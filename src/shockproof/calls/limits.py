@@ -112,7 +112,7 @@ class _RateQueue:
                 queue.popleft()
                 continue
             answer = self.windows.admit(self._clock.monotonic(), head.weight)
-            if isinstance(answer, float):
+            if not isinstance(answer, Sent):
                 self._arm(head.loop, answer)
                 return
             queue.popleft()

@@ -286,7 +286,11 @@ class OngoingCall:
         verdict = failure.verdict
         if verdict is None:
             assert error is not None
-            verdict = plan.classifier.of_error(error, self.info())
+            try:
+                verdict = plan.classifier.of_error(error, self.info())
+            except BaseException:  # the user's code wants to end the program: no verdict
+                failure.ticket.released()
+                raise
         if verdict.outcome is Outcome.NEUTRAL:
             failure.ticket.released()
             # Nothing ran: it was refused, or its time was up in a queue.
