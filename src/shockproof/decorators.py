@@ -46,7 +46,7 @@ def set_error_recovery_service(service: ErrorRecoveryService | None) -> None:
     with _lock:
         _current = service
     for plan in list(_ProcessPlan.made):
-        plan.forget_loop()
+        plan.unbind()
 
 
 class _ProcessPlan(Plan):
@@ -64,6 +64,7 @@ class _ProcessPlan(Plan):
         place: str,
     ) -> None:
         super().__init__(options)
+        self.is_fixed = False
         self._name, self._service_options, self._place = name, service_options, place
         _ProcessPlan.made.add(self)
 

@@ -724,8 +724,8 @@ class ErrorRecoveryService:
             periodic.ensure()
 
     def _forget_loop(self) -> None:
-        for plan in list(self._runtime.plans):
-            plan.forget_loop()
+        for state in self._registry.all():
+            state.prepare(is_prepared=False)
 
     def __repr__(self) -> str:
         return f"<ErrorRecoveryService {len(self._registry.all())} services, state in {self.state_dir}>"

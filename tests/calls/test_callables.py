@@ -21,6 +21,11 @@ def plain() -> None:
     pass
 
 
+@functools.wraps(plain)
+async def dressed() -> None:
+    pass
+
+
 async def ticks() -> AsyncIterator[int]:
     yield 1
 
@@ -74,7 +79,7 @@ class Feed:
         functools.partial(functools.partial(Broker().fetch)),
         functools.partial(Broker()),
         AsyncMock(),
-        functools.wraps(plain)(fetch),
+        dressed,
     ],
 )
 def test_what_gives_a_coroutine_needs_no_thread(function: Callable[..., Any]) -> None:

@@ -248,7 +248,7 @@ async def test_a_fallback_that_cannot_be_guarded_is_refused_when_the_handle_is_b
     async def ticks() -> Any:
         yield 1
 
-    with pytest.raises(TypeError, match="coroutine object .*cached"):
+    with pytest.raises(TypeError, match=r"coroutine object .*cached"):
         recovery.service("api", fallback=cached())
     with pytest.raises(TypeError, match="ticks is an async generator"):
         recovery.service("api", fallback=ticks)

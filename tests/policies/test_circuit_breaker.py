@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -218,6 +218,37 @@ def test_the_answer_of_an_earlier_round_changes_nothing() -> None:
         assert circuit.state(121.0) == "half-open"  # one of two
 
 
+def test_a_probe_of_an_earlier_round_still_takes_its_place() -> None:
+    """Never more probes in flight than configured: one that is still out counts until its lease ends."""
+    circuit = opened(probes=2)
+    admitted(circuit, 60.0, lease=100.0)
+    admitted(circuit, 60.0).failed(60.0, CAUSE)  # the round is over, its other probe still out
+    second = admitted(circuit, 120.0, lease=100.0)
+    assert circuit.admit(120.0) is None
+    second.released()
+    admitted(circuit, 120.0, lease=100.0)
+    assert circuit.admit(159.0) is None
+    assert circuit.admit(160.0) is not None
+
+
+@pytest.mark.parametrize("verb", ["succeeded", "failed", "released"])
+def test_a_probe_of_an_earlier_round_gives_its_place_back_when_it_ends(verb: str) -> None:
+    """Whatever its answer: it is no verdict, and the place is free."""
+    circuit = opened(probes=2)
+    early = admitted(circuit, 60.0, lease=1_000.0)
+    admitted(circuit, 60.0).failed(60.0, CAUSE)
+    admitted(circuit, 120.0)
+    assert circuit.admit(120.0) is None
+    ends: dict[str, Callable[[], None]] = {
+        "succeeded": lambda: early.succeeded(121.0),
+        "failed": lambda: early.failed(121.0, CAUSE),
+        "released": early.released,
+    }
+    ends[verb]()
+    assert circuit.admit(121.0) is not None
+    assert circuit.state(121.0) == "half-open"
+
+
 def test_the_answer_of_an_old_probe_does_not_touch_a_closed_circuit() -> None:
     """A probe's failure that comes after others closed the circuit counts nowhere."""
     circuit = opened(probes=2)
@@ -373,7 +404,7 @@ def test_failures_of_several_threads_are_all_counted() -> None:
 # -- against a model ---------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class Admission:
     """What the model remembers of a ticket."""
 
@@ -395,11 +426,12 @@ class Model:
     opened_at: float = 0.0
     successes: int = 0
     out: list[Admission] = field(default_factory=list)
+    """Probes in flight, of whatever round, that have their lease."""
     trips: int = 0
 
     def enter(self, mode: str, now: float) -> None:
         self.mode, self.period = mode, self.period + 1
-        self.streak, self.successes, self.out = 0, 0, []
+        self.streak, self.successes = 0, 0
         if mode == "open":
             self.opened_at = now
             self.trips += 1
@@ -423,11 +455,11 @@ class Model:
         return probe
 
     def ended(self, admission: Admission, now: float, outcome: str) -> None:
+        is_held = any(probe is admission for probe in self.out) and now < admission.leased_until
+        self.out = [probe for probe in self.out if probe is not admission]
         if admission.period != self.period:
             return
         if admission.is_probe:
-            is_held = admission in self.out and now < admission.leased_until
-            self.out = [probe for probe in self.out if probe is not admission]
             if not is_held or outcome == "released":
                 return
             if outcome == "failed":
@@ -455,14 +487,16 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         self.circuit = Circuit(threshold=threshold, timeout=timeout, probes=probes)
         self.model = Model(threshold, timeout, probes)
 
-    @rule(target=tickets, lease=st.sampled_from([None, 0.5, 3.0]))
-    def call(self, lease: float | None) -> object:
-        ticket = self.circuit.admit(self.now, lease=lease)
-        admission = self.model.admit(self.now, lease)
-        assert (ticket is None) is (admission is None)
-        if ticket is None or admission is None:
-            return multiple()
-        return ticket, admission
+    @rule(target=tickets, lease=st.sampled_from([None, 0.5, 3.0]), callers=st.sampled_from([1, 1, 4]))
+    def call(self, lease: float | None, callers: int) -> object:
+        pairs: list[tuple[Ticket, Admission]] = []
+        for _ in range(callers):
+            ticket = self.circuit.admit(self.now, lease=lease)
+            admission = self.model.admit(self.now, lease)
+            assert (ticket is None) is (admission is None)
+            if ticket is not None and admission is not None:
+                pairs.append((ticket, admission))
+        return multiple(*pairs)
 
     @rule(pair=consumes(tickets), outcome=st.sampled_from(["succeeded", "failed", "released"]))
     def end(self, pair: tuple[Ticket, Admission], outcome: str) -> None:

@@ -59,6 +59,8 @@ def check_callable(fn: object) -> None:
     if not callable(fn):
         raise TypeError(f"got {fn!r}, which cannot be called: pass a function and its arguments")
     inner = _innermost(fn)
+    if not isinstance(inner, FunctionType):  # a callable object
+        inner = type(inner).__call__
     if inspect.isasyncgenfunction(inner):
         raise TypeError(
             f"{name_of(fn)} is an async generator: it returns before anything can fail. "

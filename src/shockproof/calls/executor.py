@@ -97,7 +97,7 @@ async def execute(
     Raises the last error unchanged, or the last stand-in's with the call's own as its cause. The
     caller's cancellation passes at once, at every await.
     """
-    if not plan.prepared:
+    if not plan.state.prepared:
         plan.prepare()
     call = OngoingCall(plan, name_of(fn), started=None if failure is None else failure.started)
     primary: Exception | None = None

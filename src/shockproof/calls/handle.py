@@ -76,7 +76,7 @@ class Handle:
         """
         # The same healthy path as in wrap.py: a shared body would cost every call one more frame.
         plan = self.plan
-        ticket = plan.circuit.closed
+        ticket = plan.circuit.lane
         if ticket is None or not plan.is_simple or not has_coroutine_code(fn):
             check_callable(fn)
             refused_for = plan.refuses_for()

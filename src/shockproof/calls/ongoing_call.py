@@ -158,10 +158,10 @@ class OngoingCall:
             Exception: the circuit refuses, or the deadline passed: the last attempt's own error.
         """
         plan = self.plan
-        closed = plan.circuit.closed  # None as long as the plan is not prepared, too
-        if closed is not None and self._last_error is None:
-            return closed
-        if not plan.prepared:
+        lane = plan.circuit.lane
+        if lane is not None and self._last_error is None:
+            return lane
+        if not plan.state.prepared:
             plan.prepare()
         now = plan.runtime.clock.monotonic()
         circuit = plan.state.circuit

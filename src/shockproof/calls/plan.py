@@ -24,14 +24,8 @@ from shockproof.vocabulary.outcomes import CallEffect
 
 __all__ = ["Plan", "StandIn"]
 
-# Stands in for the service's circuit until the first call on a loop: it is never closed, so that
-# call takes the long way and prepares the plan, and the healthy path needs no test of its own.
-_NOT_PREPARED: Final = Circuit(threshold=None, timeout=0.0)
-_NOT_PREPARED.closed = None
-
-# Stands in for the circuit of a service with limits: its calls always take the long way.
-_LONG_WAY: Final = Circuit(threshold=None, timeout=0.0)
-_LONG_WAY.closed = None
+# The service of a plan that does not know its own yet: its first call takes the long way and is told.
+_UNKNOWN: Final = ServiceState("unknown", Circuit(threshold=None, timeout=0.0))
 
 
 class StandIn:
@@ -84,6 +78,7 @@ class Plan:
         "effect",
         "fallbacks",
         "grace",
+        "is_fixed",
         "is_simple",
         "judges_results",
         "limit",
@@ -124,7 +119,14 @@ class Plan:
         self.judges_results = self.classifier.looks_at_results
         self.is_simple = not self.judges_results and self.grace is None
         """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
-        self.circuit: Circuit = _NOT_PREPARED
+        self.is_fixed = True
+        """Whether its service stays the same once it is bound."""
+        self.unbind()
+
+    def unbind(self) -> None:
+        """Belong to nobody: the next call finds out."""
+        self.state = _UNKNOWN
+        self.circuit = self.state.circuit
 
     def bind(self, runtime: Runtime, state: ServiceState) -> Self:
         """Belong to *runtime* from now on, as a way to call the service of *state*."""
@@ -133,7 +135,7 @@ class Plan:
         # Where a timer tells the start it is the loop's time, which is the clock's; a mere duration may
         # be taken with a cheaper one.
         self.stopwatch = runtime.stopwatch if self.limit is None else runtime.clock.monotonic
-        self.circuit = _NOT_PREPARED
+        self.circuit = state.circuit
         if state.limits is not None:
             state.limits.check_weight(self.weight)
         runtime.plans.add(self)
@@ -156,11 +158,6 @@ class Plan:
             retry_on=options.get("retry_on", Exception),
         )
 
-    @property
-    def prepared(self) -> bool:
-        """Whether a call on the current loop has been seen."""
-        return self.circuit is not _NOT_PREPARED
-
     def prepare(self) -> None:
         """
         The first call on a loop: make sure that it is asyncio's, and start what runs beside calls.
@@ -170,7 +167,7 @@ class Plan:
         """
         require_running_loop()
         self.runtime.on_first_call()
-        self.circuit = self.state.circuit if self.state.limits is None else _LONG_WAY
+        self.state.prepare(is_prepared=True)
 
     def refuses_for(self) -> float:
         """
@@ -178,9 +175,9 @@ class Plan:
 
         A call that has somebody to answer for it, or that reduces risk, is for the executor.
         """
-        if self.fallbacks or self.risk_reducing or self.circuit is _NOT_PREPARED:
+        if self.fallbacks or self.risk_reducing or not self.state.prepared:
             return 0.0
-        return self.state.circuit.open_for(self.runtime.clock.monotonic())
+        return self.circuit.open_for(self.runtime.clock.monotonic())
 
     def refused(self, retry_after: float) -> CircuitOpenError:
         """Count and tell that the circuit refuses a call, and give the error that says so."""
@@ -201,10 +198,6 @@ class Plan:
                     retry_after=refusal.retry_after,
                 )
             )
-
-    def forget_loop(self) -> None:
-        """The loop has ended: the next call prepares again."""
-        self.circuit = _NOT_PREPARED
 
     async def start(
         self,

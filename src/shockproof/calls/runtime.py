@@ -66,8 +66,7 @@ class Runtime:
         given = {option: value for option, value in state.set_by_hand.items() if option in LIMIT_OPTIONS}
         if state.limits is None or state.limits.made_of != given:
             state.limits = Limits(state.name, self.clock, given)
-            for plan in list(self.plans):
-                plan.forget_loop()  # the next call looks again which way it goes
+            state.prepare(is_prepared=state.prepared)  # closes the short way
 
     def threads(self, state: ServiceState) -> WorkerThreads:
         """The worker threads of one service, made at first need."""

@@ -1,27 +1,120 @@
 """
-Decorated functions: the healthy path, written out in one coroutine.
+Decorated functions: the healthy path, written for the function's own parameters.
 
-One extra frame, no lock, one clock reading, a counter and a flag. Whatever is not healthy goes to
-`execute`: a circuit that is not closed before the call, a failed first attempt after it.
+What runs is what `source` gives: one coroutine, no lock, one clock reading, a counter and a flag.
+Whatever is not healthy goes to `execute`: a circuit that is not closed before the call, a failed first
+attempt after it. The text is made for each signature, because forwarding ``*args, **kwargs`` would cost
+as much as all the rest; it is compiled once for each text, and tracebacks show its lines.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import linecache
 from collections.abc import Callable, Coroutine
-from typing import Any
+from types import CodeType, FunctionType
+from typing import Any, Final
 
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute, failure_of
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import start_timer
 
-__all__ = ["wrap"]
+__all__ = ["source", "wrap"]
+
+_FORWARDING: Final = inspect.Signature(
+    [
+        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+        inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+    ]
+)
+
+_SHORT_WAY: Final = """\
+async def call({parameters}):
+    ticket_ = circuit_.lane
+    if ticket_ is None:
+        refused_for_ = plan_.refuses_for()
+        if refused_for_:
+            raise plan_.refused(refused_for_)
+        return await execute_(plan_, fn_, {args}, {kwargs})
+    coroutine_ = fn_({forwarded})  # wrong arguments are raised here: nothing taken or counted
+    {start}
+    try:
+        result_ = await coroutine_
+    except BaseException as error_:
+        failure_ = failure_of_(plan_, error_, ticket_, started_, {timer})
+        if failure_ is None:
+            raise
+    else:
+        {stop}
+        state_.successes += 1
+        if state_.stirred:
+            state_.settle(ticket_, plan_.runtime.clock.monotonic(), plan_.stopwatch() - started_)
+        return result_
+    try:
+        return await execute_(plan_, fn_, {args}, {kwargs}, failure_)
+    finally:
+        failure_ = None  # the traceback holds this frame: no cycle
+"""
+
+_LONG_WAY: Final = """\
+async def call({parameters}):
+    return await execute_(plan_, fn_, {args}, {kwargs})
+"""
 
 
-def wrap(
-    plan: Plan, fn: Callable[..., Any]
-) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: told by the overloads of Handle.__call__
+def source(signature: inspect.Signature, *, is_short: bool, is_timed: bool, is_fixed: bool) -> str:
+    """
+    The text of a wrapper for a function with this *signature*.
+
+    *is_short*: the healthy path is all there is to a success. *is_timed*: there is a time limit.
+    *is_fixed*: the service of the plan never changes, so that what is its own is read directly.
+    """
+    positional: list[str] = []
+    named: list[str] = []
+    forwarded: list[str] = []
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        match parameter.kind:
+            case parameter.VAR_POSITIONAL:
+                positional.append(f"*{name}")
+                forwarded.append(f"*{name}")
+            case parameter.VAR_KEYWORD:
+                named.append(f"**{name}")
+                forwarded.append(f"**{name}")
+            case parameter.KEYWORD_ONLY:
+                named.append(f"{name!r}: {name}")
+                forwarded.append(f"{name}={name}")
+            case _:
+                positional.append(name)
+                forwarded.append(name)
+        # Only that there is a default matters here: its value is set on the function.
+        default = parameter.empty if parameter.default is parameter.empty else None
+        parameters.append(parameter.replace(annotation=parameter.empty, default=default))
+    text = (_SHORT_WAY if is_short else _LONG_WAY).format(
+        parameters=str(inspect.Signature(parameters))[1:-1],
+        args=f"({', '.join(positional)},)" if positional else "()",
+        kwargs=f"{{{', '.join(named)}}}",
+        forwarded=", ".join(forwarded),
+        start="timer_ = start_timer_(limit_); started_ = timer_.started"
+        if is_timed
+        else "started_ = stopwatch_()",
+        timer="timer_" if is_timed else "None",
+        stop="timer_.stop()" if is_timed else "pass",
+    )
+    if is_fixed:
+        return text
+    for ours, way in (
+        ("circuit_.", "plan_.circuit."),
+        ("state_.", "plan_.state."),
+        ("stopwatch_(", "plan_.stopwatch("),
+    ):
+        text = text.replace(ours, way)
+    return text
+
+
+def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: see Handle
     """
     *fn* as a coroutine function that runs through *plan*, with its signature, name and docstring.
 
@@ -31,51 +124,49 @@ def wrap(
     if isinstance(fn, staticmethod):
         return staticmethod(wrap(plan, fn.__func__))
     check_callable(fn)
-    if not is_async(fn) or not plan.is_simple:
-
-        async def call(*args: Any, **kwargs: Any) -> Any:  # Any: see the overloads
-            return await execute(plan, fn, args, kwargs)
-
-    else:
-        limit = plan.limit
-
-        async def call(*args: Any, **kwargs: Any) -> Any:  # Any: see the overloads
-            ticket = plan.circuit.closed
-            if ticket is None:
-                refused_for = plan.refuses_for()
-                if refused_for:
-                    raise plan.refused(refused_for)
-                return await execute(plan, fn, args, kwargs)
-            coroutine = fn(*args, **kwargs)  # wrong arguments are raised here: nothing taken or counted
-            if limit is None:
-                timer, started = None, plan.stopwatch()
-            else:
-                timer = start_timer(limit)
-                started = timer.started
-            try:
-                result = await coroutine
-            except BaseException as error:
-                failure = failure_of(plan, error, ticket, started, timer)
-                if failure is None:
-                    raise
-            else:
-                if timer is not None:
-                    timer.stop()
-                state = plan.state
-                state.successes += 1
-                if state.stirred:
-                    state.settle(ticket, plan.runtime.clock.monotonic(), plan.stopwatch() - started)
-                return result
-            try:
-                return await execute(plan, fn, args, kwargs, failure)
-            finally:
-                failure = None  # the traceback holds this frame: no cycle
-
-    _dress(call, fn)
-    return call
-
-
-def _dress(call: Callable[..., Any], fn: Callable[..., Any]) -> None:  # Any: any signature
+    signature = _signature_of(fn)
+    text = source(
+        signature,
+        is_short=plan.is_simple and is_async(fn),
+        is_timed=plan.limit is not None,
+        is_fixed=plan.is_fixed,
+    )
+    names: dict[str, object] = {
+        "plan_": plan,
+        "fn_": fn,
+        "execute_": execute,
+        "failure_of_": failure_of,
+        "start_timer_": start_timer,
+        "limit_": plan.limit,
+    }
+    if plan.is_fixed:
+        names |= {"circuit_": plan.circuit, "state_": plan.state, "stopwatch_": plan.stopwatch}
+    call = FunctionType(_compiled(text), names, "call")
+    _set_defaults(call, signature)
     functools.update_wrapper(call, fn)
     if not hasattr(fn, "__name__"):  # a partial, a callable object
         call.__name__ = call.__qualname__ = name_of(fn)
+    return call
+
+
+def _signature_of(fn: Callable[..., Any]) -> inspect.Signature:  # Any: any signature
+    # Names of ours end in an underscore; a parameter of the user's that does, too, would hide one.
+    if type(fn) is FunctionType:
+        signature = inspect.signature(fn, follow_wrapped=False)
+        if not any(name.endswith("_") for name in signature.parameters):
+            return signature
+    return _FORWARDING
+
+
+def _set_defaults(call: FunctionType, signature: inspect.Signature) -> None:
+    defaults = [one for one in signature.parameters.values() if one.default is not one.empty]
+    call.__defaults__ = tuple(one.default for one in defaults if one.kind is not one.KEYWORD_ONLY)
+    call.__kwdefaults__ = {one.name: one.default for one in defaults if one.kind is one.KEYWORD_ONLY}
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(text: str) -> CodeType:
+    filename = f"<shockproof wrapper {len(linecache.cache)}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    module = compile(text, filename, "exec")
+    return next(constant for constant in module.co_consts if isinstance(constant, CodeType))

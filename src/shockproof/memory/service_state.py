@@ -43,6 +43,7 @@ class ServiceState:
         "health_check",
         "limits",
         "name",
+        "prepared",
         "probe_lease",
         "rejections",
         "retries",
@@ -58,6 +59,8 @@ class ServiceState:
     def __init__(self, name: str, circuit: Circuit) -> None:
         self.name = name
         self.circuit = circuit
+        self.prepared = False
+        """Whether a call on the current loop has been seen."""
         self.critical = False
         self.probe_lease: float | None = None
         self.health_check: Callable[[], Any] | None = None  # Any: a value, or something to await
@@ -82,6 +85,12 @@ class ServiceState:
         self.waiting: set[asyncio.Future[None]] = set()
         """Retry loops that wait between attempts, on whatever loop: woken when the circuit opens."""
         self._lock = threading.Lock()
+
+    def prepare(self, *, is_prepared: bool) -> None:
+        """From now on healthy calls take the short way, or the next call of anybody prepares again."""
+        self.prepared = is_prepared
+        # Limits are waited for, and that is the executor's business.
+        self.circuit.open_lane(is_open=is_prepared and self.limits is None)
 
     @property
     def counts_successes(self) -> bool:

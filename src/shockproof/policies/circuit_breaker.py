@@ -79,18 +79,21 @@ class Circuit:
     The breaker of one service.
 
     Safe to share between tasks, threads and loops: transitions happen under a lock of its own that
-    is never held while anything else runs. The healthy path takes no lock: it reads `closed`.
+    is never held while anything else runs. The healthy path takes no lock: it reads `lane`.
 
-    `threshold` failures in a row open it (None: never), or one of the `rates`. Open for `timeout` seconds, it then lets at
-    most `probes` calls in at a time; that many successes close it and one failure opens it again.
+    `threshold` failures in a row open it (None: never), or one of the `rates`. Open for `timeout`
+    seconds, it then lets at most `probes` calls in at a time; that many successes close it and one
+    failure opens it again.
     """
 
     __slots__ = (
+        "_lane_is_open",
         "_lock",
         "_open_until",
         "_opened_at",
         "_round",
         "closed",
+        "lane",
         "last_error",
         "on_transition",
         "probes",
@@ -107,6 +110,9 @@ class Circuit:
         self.rates = Rates()
         self.closed: Closed | None = Closed(self)
         """The admission of everybody while the circuit is closed; None while it is not."""
+        self.lane: Closed | None = None
+        """The same for the healthy path, while its lane is open; None sends a call the long way."""
+        self._lane_is_open = False
         self.last_error: str | None = None
         self.trips = 0
         self.on_transition: Callable[[CircuitState, float], None] | None = None
@@ -114,6 +120,12 @@ class Circuit:
         self._open_until: float | None = None  # None: `timeout` after it opened, whatever that is by then
         self._round: HalfOpen | None = None
         self._lock = threading.Lock()
+
+    def open_lane(self, *, is_open: bool) -> None:
+        """Whether healthy calls may take the short way, past everything that is only asked for in trouble."""
+        with self._lock:
+            self._lane_is_open = is_open
+            self.lane = self.closed if is_open else None
 
     def admit(self, now: float, *, lease: float | None = None) -> Ticket | None:
         """
@@ -181,13 +193,18 @@ class Circuit:
         with self._lock:
             self.rates = rates
             if self.closed is not None:
-                self.closed = Closed(self)
+                self._begin_closed()
 
     def _close(self) -> None:
-        self.closed, self._round, self.last_error = Closed(self), None, None
+        self._round, self.last_error = None, None
+        self._begin_closed()
+
+    def _begin_closed(self) -> None:
+        self.closed = Closed(self)
+        self.lane = self.closed if self._lane_is_open else None
 
     def _open(self, now: float, cause: str) -> None:
-        self.closed, self._round = None, None
+        self.closed, self.lane, self._round = None, None, None
         self._opened_at, self._open_until, self.last_error = now, None, cause
         self.trips += 1
 
