@@ -514,9 +514,20 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         self.now += seconds
 
     @rule()
-    def reset(self) -> None:
-        self.circuit.reset(self.now)
-        self.model.enter("closed", self.now)
+    def trip(self) -> None:
+        """The way to the interesting states: failures in a row, then the open time is over."""
+        for _ in range(self.model.threshold):
+            ticket, admission = self.circuit.admit(self.now), self.model.admit(self.now, None)
+            if ticket is not None and admission is not None:
+                ticket.failed(self.now, CAUSE)
+                self.model.ended(admission, self.now, "failed")
+        self.now += self.model.timeout
+
+    @rule(dice=st.integers(0, 9))
+    def reset(self, dice: int) -> None:
+        if dice == 0:
+            self.circuit.reset(self.now)
+            self.model.enter("closed", self.now)
 
     @invariant()
     def agrees(self) -> None:

@@ -5,7 +5,7 @@ Data that is in force around a block and ends up in `ErrorRecord.context`.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,4 +28,5 @@ def error_context(data: Mapping[str, Any]) -> Generator[None]:  # Any: the user'
     try:
         yield
     finally:
-        _in_force.reset(token)
+        with suppress(ValueError):  # left in another task than it was entered in
+            _in_force.reset(token)

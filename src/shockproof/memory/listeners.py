@@ -91,7 +91,7 @@ class Listeners:
                 if inspect.iscoroutine(result):
                     result.close()
                     raise TypeError("the listener returned a coroutine: make it an async def")
-            except Exception:  # noqa: BLE001 - a listener is foreign code; its failure is its own
+            except BaseException:  # noqa: BLE001 - also sys.exit: this thread is everybody's
                 _log.exception("a listener failed; the call it was told about is not affected")
 
     def _start_task(self, subscription: _Subscription, event: Event) -> None:

@@ -91,6 +91,7 @@ class Circuit:
         "_lock",
         "_open_until",
         "_opened_at",
+        "_probing",
         "_round",
         "closed",
         "lane",
@@ -119,6 +120,7 @@ class Circuit:
         self._opened_at = 0.0
         self._open_until: float | None = None  # None: `timeout` after it opened, whatever that is by then
         self._round: HalfOpen | None = None
+        self._probing: set[Probe] = set()
         self._lock = threading.Lock()
 
     def open_lane(self, *, is_open: bool) -> None:
@@ -263,33 +265,36 @@ class Closed:
 
 
 class HalfOpen:
-    """One half-open period: who is probing, and how many have succeeded."""
+    """One half-open period: how many of its probes have succeeded."""
 
-    __slots__ = ("circuit", "probing", "successes")
+    __slots__ = ("circuit", "successes")
 
     def __init__(self, circuit: Circuit) -> None:
         self.circuit = circuit
-        self.probing: set[Probe] = set()
         self.successes = 0
 
     def admit(self, now: float, lease: float) -> Probe | None:
-        lost = {probe for probe in self.probing if probe.leased_until <= now}
-        self.probing -= lost
-        if len(self.probing) >= self.circuit.probes:
+        # Places are the circuit's: a probe of an earlier period that is still out takes one of them.
+        probing = self.circuit._probing
+        for lost in [probe for probe in probing if probe.leased_until <= now]:
+            probing.discard(lost)
+        if len(probing) >= self.circuit.probes:
             return None
         probe = Probe(self, now + lease)
-        self.probing.add(probe)
+        probing.add(probe)
         return probe
 
     def __repr__(self) -> str:
-        return f"{len(self.probing)} probing, {self.successes} of {self.circuit.probes} succeeded"
+        circuit = self.circuit
+        return f"{len(circuit._probing)} probing, {self.successes} of {circuit.probes} succeeded"
 
 
 class Probe:
     """
     The ticket of one call through a half-open circuit.
 
-    Its verbs do nothing when the period is over or when the lease was lost to somebody else.
+    It takes one of the circuit's places until it ends or its lease does. Its verdict is its period's:
+    it decides nothing when that is over, or when the lease was lost.
     """
 
     __slots__ = ("_round", "leased_until")
@@ -321,10 +326,11 @@ class Probe:
 
     def released(self) -> None:
         with self._round.circuit._lock:
-            self._round.probing.discard(self)
+            self._round.circuit._probing.discard(self)
 
     def _counts(self, now: float) -> bool:
-        held = self in self._round.probing
-        self._round.probing.discard(self)
+        circuit = self._round.circuit
+        held = self in circuit._probing
+        circuit._probing.discard(self)
         # An expired lease is no verdict, even while nobody has taken the place yet.
-        return held and now < self.leased_until and self._round.circuit._round is self._round
+        return held and now < self.leased_until and circuit._round is self._round
