@@ -93,8 +93,8 @@ CASES: dict[str, Call] = {
     "decorrelated": lambda handle: handle.using(jitter="decorrelated").call(bad),
     "fallback that fails": lambda handle: handle.using(fallback=bad).call(bad),
     "plain": lambda handle: handle.call(plain_bad),
-    "plain with wrong arguments": lambda handle: handle.call(plain_bad, 1),  # type: ignore[call-arg]
-    "wrong arguments": lambda handle: handle.call(bad, 1),  # type: ignore[call-arg]
+    "plain with wrong arguments": lambda handle: handle.call(plain_bad, 1),  # type: ignore[call-arg]  # wrong on purpose
+    "wrong arguments": lambda handle: handle.call(bad, 1),  # type: ignore[call-arg]  # wrong on purpose
     "unwanted results": lambda handle: handle.using(retry_if_result=lambda _: True).call(asyncio.sleep, 0),
     "guard": guarded,
     "guard that is late": guarded_and_late,
@@ -128,11 +128,15 @@ async def test_a_failed_call_leaves_no_cycle(recovery: ErrorRecoveryService, cas
         await once()
     await asyncio.sleep(5)
     gc.collect()
-    for _ in range(10):
-        await once()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert gc.collect() == 0
+    # A cycle of ours is there every time; what another thread happens to throw away is not.
+    found: list[int] = []
+    for _ in range(3):
+        for _ in range(10):
+            await once()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        found.append(gc.collect())
+    assert min(found) == 0
 
 
 @pytest.mark.usefixtures("_no_automatic_collection")

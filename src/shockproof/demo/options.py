@@ -1,0 +1,113 @@
+"""The options of the demo, checked before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from shockproof.demo.venue.fault_plan import FAULT_LEVELS, parse_faults
+
+__all__ = ["Options", "add_options", "check_output"]
+
+SHORTEST, LONGEST = 5.0, 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the person who started the demo asked for."""
+
+    seconds: float = 30.0
+    seed: int = 1
+    faults: str = "normal"
+    output: Path | None = None
+    """Where everything is kept; None: nowhere."""
+
+
+_DEFAULTS = Options()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The demo's options; what is wrong with a value is said in one line."""
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=_DEFAULTS.seconds,
+        metavar="S",
+        help=f"length of the session, {SHORTEST:g} to {LONGEST:g} (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        default=_DEFAULTS.seed,
+        metavar="N",
+        help="prices and faults follow from it, the same every time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--faults",
+        type=_faults,
+        default=_DEFAULTS.faults,
+        metavar="WHICH",
+        help=f"{', '.join(FAULT_LEVELS)}, or kinds such as outage,kill (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=_output,
+        metavar="DIR",
+        help="keep state, error log, ledger and summary in this directory, which must be new or empty",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not SHORTEST <= value <= LONGEST:
+        raise argparse.ArgumentTypeError(f"must be a number from {SHORTEST:g} to {LONGEST:g}, got {text!r}")
+    return value
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
+def _faults(text: str) -> str:
+    try:
+        parse_faults(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text.strip().lower()
+
+
+def _output(text: str) -> Path:
+    try:
+        return check_output(Path(text))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be used: {error.strerror or error}; name a directory that can be written"
+        ) from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def check_output(directory: Path) -> Path:
+    """
+    *directory*, absolute, made if it was not there, and proven to take files.
+
+    Raises:
+        ValueError: it holds something already: another session's files must not be mixed with ours.
+        OSError: it cannot be made or written.
+    """
+    directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise ValueError(f"{str(directory)!r} is not empty: name a new directory, or remove what is in it")
+    probe = directory / ".probe"
+    probe.touch()
+    probe.unlink()
+    return directory

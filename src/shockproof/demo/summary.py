@@ -1,0 +1,152 @@
+"""What came of a session, in figures and in a few lines."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shockproof.demo.book import Book
+from shockproof.demo.scoreboard import Scoreboard
+from shockproof.demo.verdict import ErrorLines, Verdict
+
+__all__ = ["Summary"]
+
+_WIDTH = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The figures of a whole session, over all lives of the trader."""
+
+    seconds: float
+    calls: int
+    """Attempts made, and calls refused by an open circuit."""
+    failures_survived: int
+    retries: int
+    fallbacks: int
+    refused_by_open_circuits: int
+    circuit_trips: int
+    timeouts: int
+    errors_logged: int
+    records_dropped: int
+    deaths: int
+    states_restored: int
+    pending_at_restore: int
+    outcomes_looked_up: int
+    worst_loop_lag_ms: float
+    worst_loop_lag_while_disk_slow_ms: float
+    disk_delays: int
+    orders: dict[str, int]
+    priced_by: dict[str, int]
+    faults_injected: dict[str, int]
+    verdicts: tuple[Verdict, ...]
+
+    @classmethod
+    def make(
+        cls,
+        board: Scoreboard,
+        book: Book,
+        lines: ErrorLines,
+        faults: Mapping[str, int],
+        deaths: int,
+        verdicts: Sequence[Verdict],
+    ) -> Summary:
+        injected = dict(sorted(faults.items()))
+        if board.total("disk_delays"):
+            injected["slow_disk"] = board.total("disk_delays")
+        if deaths:
+            injected["kill"] = deaths
+        return cls(
+            seconds=round(board.elapsed, 1),
+            calls=sum(row.calls for row in board.services().values()),
+            failures_survived=board.sum_of("failures"),
+            retries=board.sum_of("retries"),
+            fallbacks=board.sum_of("fallbacks"),
+            refused_by_open_circuits=board.sum_of("rejections"),
+            circuit_trips=board.sum_of("circuit_trips"),
+            timeouts=board.sum_of("timeouts"),
+            errors_logged=lines.total,
+            records_dropped=board.dropped,
+            deaths=deaths,
+            states_restored=len(board.restored),
+            pending_at_restore=sum(line["pending"] for line in board.restored),
+            outcomes_looked_up=board.total("looked_up"),
+            worst_loop_lag_ms=round(1000 * board.worst_lag, 1),
+            worst_loop_lag_while_disk_slow_ms=round(1000 * board.worst_lag_while_disk_slow, 1),
+            disk_delays=board.total("disk_delays"),
+            orders=book.counts(),
+            priced_by=board.priced_by(),
+            faults_injected=injected,
+            verdicts=tuple(verdicts),
+        )
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs anywhere."""
+        return all(verdict.agrees for verdict in self.verdicts)
+
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON
+        return {"agrees": self.agrees, **asdict(self)}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and text, one row per fact."""
+        lag = f"{self.worst_loop_lag_ms:g} ms"
+        if self.disk_delays:
+            lag += f"; {self.worst_loop_lag_while_disk_slow_ms:g} ms while {self.disk_delays} disk accesses were slow"
+        restored = "not needed"
+        if self.deaths:
+            restored = (
+                f"{self.states_restored} of {self.deaths} times after SIGKILL, with "
+                f"{_number(self.pending_at_restore, 'pending order')}"
+            )
+        return [
+            ("calls", f"{self.calls}, of them {self.refused_by_open_circuits} refused by open circuits"),
+            ("failures survived", f"{self.failures_survived}, {self.timeouts} of them timeouts"),
+            ("retries", str(self.retries)),
+            ("fallbacks", f"{self.fallbacks} answers; prices from {_counts(self.priced_by)}"),
+            ("circuit trips", str(self.circuit_trips)),
+            ("orders", _counts(self.orders)),
+            ("unknown outcomes", f"{self.outcomes_looked_up} looked up"),
+            ("errors logged", f"{self.errors_logged}, {self.records_dropped} dropped"),
+            ("state restored", restored),
+            ("worst loop lag", lag),
+            ("faults injected", _counts(self.faults_injected)),
+        ]
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The whole summary as lines of text, each with its tone: plain, good or bad."""
+        width = max(len(name) for name, _ in self.rows())
+        lines: list[tuple[str, str]] = []
+        for name, text in self.rows():
+            wrapped = textwrap.wrap(text, _WIDTH - width, break_long_words=False)
+            lines += [
+                (f"  {first:<{width}}  {part}", "plain")
+                for first, part in zip([name, *[""] * len(wrapped)], wrapped, strict=False)
+            ]
+        lines.append(("", "plain"))
+        for verdict in self.verdicts:
+            if verdict.agrees:
+                lines.append((f"  ok      {verdict.compared}", "good"))
+            else:
+                lines.append((f"  DIFFERS {verdict.compared}", "bad"))
+                lines += [(f"          {difference}", "bad") for difference in verdict.differences]
+        return lines
+
+    def conclusion(self) -> str:
+        """One sentence."""
+        if not self.agrees:
+            return "Something does not add up: see above."
+        pending = self.orders.get("pending", 0)
+        if pending:
+            return f"Nothing contradicts the ledger; {_number(pending, 'order')} would be looked up at the next start."
+        return "The venue's ledger and the trader's book agree, and no error record is missing."
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,0 +1,342 @@
+"""
+A trader: an asyncio program that uses ccxt's own client through shockproof.
+
+``python -m shockproof.demo.trader --help`` tells its arguments. The demo runs it in a process of its own,
+so that it can be killed. It reports in JSON lines on standard output, ends in order at ``stop`` or the
+end of its standard input, and may die at any instant: the next one restores the state, looks up what
+was pending, and goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from shockproof import ErrorRecoveryService, ServiceStatus, set_error_recovery_service
+from shockproof.demo.book import Book, Order, OrderState
+from shockproof.demo.order_desk import OrderDesk
+from shockproof.demo.price_feed import PriceFeed
+from shockproof.demo.quotes import Quote, QuoteCache, price_source
+from shockproof.demo.reports import Reports
+from shockproof.demo.slow_disk import SlowDisk
+from shockproof.demo.strategy import Rebalancing
+from shockproof.demo.telemetry import Telemetry
+from shockproof.demo.timing import Timing
+from shockproof.demo.venue.client import connect_ccxt
+from shockproof.demo.venue.fault_plan import FaultKind, FaultPlan
+
+if TYPE_CHECKING:
+    from ccxt.async_support import binance
+
+__all__ = ["SYMBOLS", "Assignment", "Trader", "main"]
+
+SYMBOLS = ("EUR/USDT", "GBP/USDT", "CHF/USDT", "AUD/USDT")
+_BETWEEN_PRICES = 0.2
+_MOST_UNSETTLED = 8
+"""With so many orders under way no new risk is taken."""
+_HURRY = 2.5
+"""Seconds for what is under way when somebody asked for the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Where to trade, for how long, and where to keep what must survive."""
+
+    base_url: str
+    stream_url: str
+    reference_url: str
+    state_dir: Path
+    error_log_dir: Path
+    seconds: float
+    seed: int
+    faults: str
+    begun: float | None
+    """Wall time at which the session began; None: now."""
+
+
+class Trader:
+    """One life of the trader."""
+
+    def __init__(self, assignment: Assignment, reports: Reports) -> None:
+        self.assignment = assignment
+        self.timing = Timing.for_session(assignment.seconds)
+        self.begun = assignment.begun if assignment.begun is not None else time.time()
+        # Before the service: it has to find the writer with the slow thread in it.
+        self.disk = SlowDisk(assignment.state_dir, assignment.error_log_dir)
+        self.recovery = ErrorRecoveryService(
+            assignment.state_dir,
+            assignment.error_log_dir,
+            max_retries=3,
+            base_delay=0.1,
+            max_delay=self.timing.timeout,
+            circuit_threshold=5,
+            circuit_timeout=self.timing.circuit_timeout,
+        )
+        set_error_recovery_service(self.recovery)  # for what is decorated with @with_error_recovery
+        self.telemetry = Telemetry(self.recovery, reports)
+        self.tell = self.telemetry.tell
+        self.book = Book()
+        self.cache = QuoteCache(max_age=4 * self.timing.timeout)
+        self.strategy = Rebalancing(assignment.seed)
+        self.life = 1
+        self.balance: dict[str, Any] = {}  # Any: ccxt's unified balance
+        self.stopping = asyncio.Event()
+        """Somebody asked for the end: what cannot be seen through soon stays pending in the state."""
+
+    # -- a life --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Trade until the session is over or somebody says stop."""
+        latency = self.telemetry.latency
+        async with self.recovery, aiohttp.ClientSession(trace_configs=[latency.trace()]) as http:
+            await self._restore()
+            exchange = connect_ccxt(
+                self.assignment.base_url,
+                timeout=2 * self.timing.timeout,  # shockproof's is shorter, and decides
+                options={"recvWindow": round(1000 * self.timing.receive_window)},
+            )
+            exchange.session, exchange.own_session = http, False
+            try:
+                with self.recovery.context(life=self.life):
+                    await self._live(exchange, http)
+            finally:
+                await exchange.close()
+        self.telemetry.end(self.life, self.book)
+
+    async def _restore(self) -> None:
+        state = await self.recovery.restore_state()
+        if state is not None:
+            self.book = Book.from_state(state.active_operations, state.cached_data["settled_orders"])
+            self.cache.restore(state.cached_data["quotes"])
+            self.life = state.cached_data["life"] + 1
+            self.begun = state.configuration["session_begun"]
+        self.telemetry.up(self.life, self.begun, self.book, restored=state is not None)
+        await self.save()
+
+    async def _live(self, exchange: binance, http: aiohttp.ClientSession) -> None:
+        recovery, timing, urls = self.recovery, self.timing, self.assignment
+        desk = OrderDesk(recovery, exchange, self.book, save=self.save, tell=self.tell, timing=timing)
+        feed = PriceFeed(recovery, http, urls.stream_url, SYMBOLS, self.cache, timing)
+        fetch_quote = price_source(recovery, exchange, http, urls.reference_url, self.cache, timing)
+        stop_saving = recovery.track_state(self.state, every=1.0)
+        async with asyncio.TaskGroup() as tasks:
+            beside = [
+                tasks.create_task(work)
+                for work in (
+                    feed.run(),
+                    self._watch_balance(exchange),
+                    self._suffer(),
+                    self.telemetry.lag.run(),
+                    self.telemetry.run(self.life, self.book, desk, feed, self.disk),
+                )
+            ]
+            await self._unless_stopped(self._load_markets(exchange))
+            left_behind = self.book.in_state(OrderState.PENDING, OrderState.OPEN)
+            orders = {tasks.create_task(desk.take_over(order)) for order in left_behind}
+            # Nothing new before it is known what became of the old.
+            await self._unless_stopped(self._none_pending(left_behind))
+            await self._trade(fetch_quote, desk, tasks, orders)
+            desk.close()
+            await self._see_through(orders)
+            for task in beside:
+                task.cancel()
+        stop_saving()
+        await self.save()
+
+    async def _load_markets(self, exchange: binance) -> None:
+        while True:
+            try:
+                await self.recovery.retry_with_backoff(exchange.load_markets, service_name="venue_setup")
+            except Exception as error:  # noqa: BLE001 - a program that starts in an outage waits for its end
+                self.tell(f"no markets yet ({type(error).__name__})")
+                await asyncio.sleep(self.timing.timeout / 2)
+            else:
+                return
+
+    async def _none_pending(self, orders: list[Order]) -> None:
+        while any(order.state is OrderState.PENDING for order in orders):  # noqa: ASYNC110 - once in a life
+            await asyncio.sleep(0.05)
+        if orders:
+            self.tell(f"all {len(orders)} orders of the earlier life are accounted for; trading goes on")
+
+    async def _trade(
+        self,
+        fetch_quote: Callable[[str], Awaitable[Quote]],
+        desk: OrderDesk,
+        tasks: asyncio.TaskGroup,
+        orders: set[asyncio.Task[Any]],  # Any: an order, or None for one that was taken over
+    ) -> None:
+        seconds = self.assignment.seconds
+        ends_at = self.begun + seconds - min(0.13 * seconds, 8.0)  # the rest is for seeing orders through
+        for symbol in itertools.cycle(SYMBOLS):
+            left = ends_at - time.time()
+            if self.stopping.is_set() or left <= 0:
+                return
+            try:
+                quote = await fetch_quote(symbol)
+            except Exception:  # noqa: BLE001 - all three sources failed, and shockproof has logged it
+                self.telemetry.priced_by["nobody"] += 1
+            else:
+                self.telemetry.priced_by[quote.source] += 1
+                self.strategy.price(symbol, quote.price)
+                may_trade = quote.is_tradable and self._venue_takes_orders()
+                if may_trade and not self.book.at_work(symbol) and len(orders) < _MOST_UNSETTLED:
+                    wish = self.strategy.wish(symbol, self.book.position(symbol))
+                    if wish is not None:
+                        task = tasks.create_task(desk.carry_out(wish))
+                        orders.add(task)
+                        task.add_done_callback(orders.discard)
+            await self._pause(min(_BETWEEN_PRICES, left))
+
+    def _venue_takes_orders(self) -> bool:
+        """Not at an open circuit; at a half-open one, one order at a time."""
+        if self.recovery.is_circuit_open("trading"):
+            return False
+        is_probing = self.recovery.get_service_status("trading") is ServiceStatus.DEGRADED
+        return not (is_probing and self.book.in_state(OrderState.PENDING))
+
+    async def _see_through(self, orders: set[asyncio.Task[Any]]) -> None:  # Any: as in _trade
+        """Give what is under way its time; what is not settled then stays pending, on disk."""
+        if not orders:
+            return
+        self.tell(f"no new orders; seeing the last {len(orders)} through")
+        patience = self.begun + self.assignment.seconds - time.time() + 2 * self.timing.until_settled
+        if self.stopping.is_set():
+            patience = min(patience, _HURRY)
+        _, late = await asyncio.wait(set(orders), timeout=max(patience, 0.5))
+        for task in late:
+            task.cancel()
+
+    # -- beside the orders -----------------------------------------------------------------------------
+
+    async def _watch_balance(self, exchange: binance) -> None:
+        while True:
+            self.balance = await self.recovery.with_fallback(
+                exchange.fetch_balance, lambda: self.balance, service_name="account", max_retries=1
+            )
+            self.telemetry.equity = self.equity()
+            await asyncio.sleep(self.timing.timeout)
+
+    def equity(self) -> float | None:
+        """What everything is worth in USDT, or None before the first balance and prices."""
+        held, prices = self.balance.get("total"), self.cache.prices()
+        if not held or not all(symbol in prices for symbol in SYMBOLS):
+            return None
+        return float(held["USDT"]) + sum(
+            float(held[symbol.partition("/")[0]]) * prices[symbol] for symbol in SYMBOLS
+        )
+
+    async def _suffer(self) -> None:
+        """The part of the fault plan that is this side's: a slow disk."""
+        plan = FaultPlan.make(
+            self.assignment.faults,
+            seconds=self.assignment.seconds,
+            seed=self.assignment.seed,
+            client_timeout=self.timing.timeout,
+        )
+        await self.disk.follow(
+            plan.of_kind(FaultKind.SLOW_DISK),
+            begun=self.begun,
+            delay=self.timing.timeout / 5,
+            lag=self.telemetry.lag,
+            tell=self.tell,
+        )
+
+    # -- what survives ---------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:  # Any: JSON
+        """What the next life needs, as `save_state` takes it."""
+        under_way, settled = self.book.to_state()
+        return {
+            "active_operations": under_way,
+            "cached_data": {
+                "life": self.life,
+                "settled_orders": settled,
+                "quotes": self.cache.to_state(),
+            },
+            "configuration": {"session_begun": self.begun, "symbols": list(SYMBOLS)},
+        }
+
+    async def save(self) -> None:
+        """Return when the book is durable as it is now; raises StateNotSavedError."""
+        await self.recovery.save_state(**self.state(), force=True)
+
+    # -- ending ----------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End in order, and soon."""
+        self.stopping.set()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        # Any: what coroutines send and yield
+        """Do *work*, or drop it when it is time to stop."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            stop.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+
+
+def _listen(trader: Trader) -> None:
+    """End at SIGTERM, at ``stop`` on standard input, and when whoever started us is gone."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, trader.stop)
+
+    def said() -> None:
+        text = os.read(0, 4096)
+        if not text:
+            loop.remove_reader(0)
+        if not text or b"stop" in text:
+            trader.stop()
+
+    with contextlib.suppress(PermissionError):  # a plain file, or nothing at all: nobody to listen to
+        loop.add_reader(0, said)
+
+
+async def _run(assignment: Assignment) -> int:
+    reports = Reports(sys.stdout.fileno())
+    trader = Trader(assignment, reports)
+    _listen(trader)
+    await trader.run()
+    await reports.flush(1.0)
+    reports.close()
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m shockproof.demo.trader", description=__doc__)
+    for name in ("base-url", "stream-url", "reference-url"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--state-dir", type=Path, default=Path("data/state"))
+    parser.add_argument("--error-log-dir", type=Path, default=Path("data/errors"))
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", default="none", help="for the slow disk, which is the trader's own part")
+    parser.add_argument("--begun", type=float, help="wall time at which the session began")
+    given = parser.parse_args(argv)
+    return asyncio.run(_run(Assignment(**vars(given))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

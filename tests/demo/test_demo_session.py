@@ -1,0 +1,180 @@
+"""
+Whole sessions, with real processes, sockets, signals and files: however the trader ends, its book and
+the venue's ledger agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("aiohttp", reason="the demo extra is not installed: no aiohttp")
+pytest.importorskip("ccxt", reason="the demo extra is not installed: no ccxt")
+pytest.importorskip("rich", reason="the demo extra is not installed: no rich")
+
+from shockproof.demo.options import Options
+from shockproof.demo.scoreboard import Happening, Scoreboard
+from shockproof.demo.session import Session
+from shockproof.demo.summary import Summary
+
+DEMO = [sys.executable, "-m", "shockproof", "demo"]
+DYING = str(Path(__file__).with_name("dying_trader.py"))
+LOSING_ANSWERS = "error_after,cut_after,late"
+
+
+class Watching:
+    """A view that looks for a moment, and then does something, once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.moment: Callable[[Scoreboard], bool] | None = None
+        self.then: Callable[[], None] | None = None
+
+    def happened(self, happening: Happening) -> None:
+        self.lines.append(happening.text)
+
+    def refresh(self, board: Scoreboard) -> None:
+        if self.moment is not None and self.then is not None and self.moment(board):
+            then, self.then = self.then, None
+            then()
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no process has that id; one that ended and was not waited for counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def assert_agrees(summary: Summary) -> None:
+    assert [line for verdict in summary.verdicts for line in verdict.differences] == []
+    assert summary.agrees
+
+
+def test_the_demo_ends_by_itself_and_everything_agrees(tmp_path: Path) -> None:
+    """Piped, with every fault of the normal plan, killed in the middle; as a new user starts it."""
+    output = tmp_path / "kept"
+    done = subprocess.run(
+        [*DEMO, "--seconds", "6", "--seed", "3", "--output", str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[0] == "shockproof demo: 6 s, seed 3, faults normal"
+    assert "The venue's ledger and the trader's book agree, and no error record is missing." in lines
+    assert any("SIGKILL: the trader is dead" in line for line in lines)
+    assert any("the trader is up again, state restored" in line for line in lines)
+
+    summary = json.loads((output / "summary.json").read_text())
+    ledger = json.loads((output / "ledger.json").read_text())
+    state = json.loads((output / "state" / "system_state.json").read_text())
+    assert summary["agrees"] is True
+    assert (summary["deaths"], summary["states_restored"]) == (1, 1)
+    assert summary["failures_survived"] > 0
+    assert summary["records_dropped"] == 0
+    assert state["active_operations"] == []
+    assert len(ledger["orders"]) > 0
+    assert summary["faults_injected"]["outage"] > 0
+    on_disk = sum(len(path.read_text().splitlines()) for path in (output / "errors").glob("errors_*.jsonl"))
+    assert on_disk == summary["errors_logged"] > 0
+
+
+def test_ctrl_c_ends_it_in_order_and_leaves_no_process_behind() -> None:
+    """A summary, exit code 130, and neither venue nor trader outlives it."""
+    demo = subprocess.Popen(
+        [*DEMO, "--seconds", "30", "--faults", "none"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts jobs in the background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads here
+    )
+    assert demo.stdout is not None
+    said: list[str] = []
+    for line in demo.stdout:
+        said.append(line)
+        if "orders:" in line:
+            demo.send_signal(signal.SIGINT)
+            break
+    children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children")
+    pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    rest, errors = demo.communicate()
+    assert (demo.returncode, errors) == (130, "")
+    assert "Stopped by SIGINT" in rest
+    assert "ledger and the trader's book agree" in rest
+    assert [pid for pid in pids if not is_gone(pid)] == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("point", "number"),
+    [("before_the_send", 4), ("before_the_answer", 4), ("in_the_middle_of_a_save", 9)],
+)
+async def test_a_sigkill_leaves_book_and_ledger_in_agreement(tmp_path: Path, point: str, number: int) -> None:
+    """At the three points that matter most; the next life looks up what is pending, and goes on."""
+    view = Watching()
+    options = Options(seconds=4.0, faults=LOSING_ANSWERS)
+    session = Session(options, tmp_path, view, trader=(sys.executable, DYING, point, str(number)))
+    summary = await session.run()
+    assert_agrees(summary)
+    assert (summary.deaths, summary.states_restored) == (1, 1)
+    assert "the trader was ended by signal 9" in view.lines
+    assert sum(summary.orders.values()) > session.board.restored[0]["orders"]  # it went on
+
+
+@pytest.mark.asyncio
+async def test_sigkills_in_a_row_leave_book_and_ledger_in_agreement(tmp_path: Path) -> None:
+    """A trader that is killed again and again, at fixed moments of the plan."""
+    options = Options(seconds=5.0, faults=LOSING_ANSWERS)
+    summary = await Session(options, tmp_path, Watching(), kills=(1.5, 2.6, 3.4)).run()
+    assert_agrees(summary)
+    assert (summary.deaths, summary.states_restored) == (3, 3)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("way", ["asked by its supervisor", "SIGTERM"])
+async def test_an_orderly_end_in_the_middle_leaves_book_and_ledger_in_agreement(
+    tmp_path: Path, way: str
+) -> None:
+    """Whoever asks: what is under way is seen through, saved, and nothing is left open."""
+    view = Watching()
+    session = Session(Options(seconds=30.0, faults="latency"), tmp_path, view)
+    view.moment = lambda board: sum(board.orders().values()) >= 5
+
+    def sigterm() -> None:
+        assert session._trader is not None
+        os.kill(session._trader.pid, signal.SIGTERM)
+
+    view.then = session.stop if way != "SIGTERM" else sigterm
+    summary = await session.run()
+    assert_agrees(summary)
+    assert len(session.ledger["orders"]) >= 5
+    assert summary.deaths == 0
+
+
+@pytest.mark.asyncio
+async def test_a_trader_whose_supervisor_is_gone_ends_by_itself(tmp_path: Path) -> None:
+    """Its standard input closes, and it takes that for the order to stop."""
+    view = Watching()
+    session = Session(Options(seconds=30.0, faults="none"), tmp_path, view)
+    view.moment = lambda board: sum(board.orders().values()) >= 2
+
+    def leave() -> None:
+        assert session._trader is not None
+        stdin = session._trader._process.stdin
+        assert stdin is not None
+        stdin.close()
+
+    view.then = leave
+    assert_agrees(await asyncio.wait_for(session.run(), 25))
