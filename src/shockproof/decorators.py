@@ -7,8 +7,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
-from weakref import WeakSet
 
+from shockproof.calls.members import Members
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
 from shockproof.calls.plan import Plan
 from shockproof.calls.wrap import wrap
@@ -45,7 +45,7 @@ def set_error_recovery_service(service: ErrorRecoveryService | None) -> None:
         raise TypeError(f"service must be an ErrorRecoveryService or None, got {service!r}")
     with _lock:
         _current = service
-    for plan in list(_ProcessPlan.made):
+    for plan in _ProcessPlan.made.all():
         plan.unbind()
 
 
@@ -54,7 +54,7 @@ class _ProcessPlan(Plan):
 
     __slots__ = ("_name", "_place", "_service_options")
 
-    made: ClassVar[WeakSet[_ProcessPlan]] = WeakSet()
+    made: ClassVar[Members[_ProcessPlan]] = Members()
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import logging
 import os
 import random
@@ -205,6 +206,7 @@ class ErrorRecoveryService:
         after_fork(self._saver.after_fork)
         self._handles: dict[tuple[str, int | None], Handle] = {}
         self._periodic: dict[str, Periodic] = {}
+        self._numbers = itertools.count(1)
         self._final_saves: dict[str, Callable[[], Awaitable[None]]] = {}
 
     # -- calls -------------------------------------------------------------------------------------
@@ -517,7 +519,8 @@ class ErrorRecoveryService:
         if not callable(provider):
             raise TypeError(f"provider must be a function that gives what save_state takes, got {provider!r}")
         fixed = None if every is None else seconds("every", every, more_than=0)
-        name = f"automatic saving by {getattr(provider, '__qualname__', provider)!s}"
+        by = getattr(provider, "__qualname__", provider)
+        name = f"automatic saving no. {next(self._numbers)} by {by!s}"
 
         async def save() -> None:
             given = provider()
@@ -560,7 +563,7 @@ class ErrorRecoveryService:
             circuit_threshold=self._settings["circuit_threshold"],
             circuit_timeout=self._settings["circuit_timeout"],
         )
-        for plan in list(self._runtime.plans):
+        for plan in self._runtime.plans.all():
             plan.refresh()
 
     @property

@@ -160,6 +160,24 @@ async def test_a_block_may_be_left_in_another_task(
     assert counts(recovery)["failures"] == 0
 
 
+async def test_the_task_that_entered_is_left_alone_when_the_block_was_left_elsewhere(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It goes on with other work beyond the limit of a block that another task has left."""
+    guard = recovery.service("api", timeout=5.0).guard()
+
+    async def enters_and_goes_on() -> str:
+        await guard.__aenter__()
+        await clock.sleep(50)
+        return "undisturbed"
+
+    entering = asyncio.create_task(enters_and_goes_on())
+    await clock.sleep(1)
+    await asyncio.create_task(guard.__aexit__(None, None, None))
+    assert await entering == "undisturbed"
+    assert entering.cancelling() == 0
+
+
 async def test_the_error_of_a_block_left_in_another_task_counts(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:
@@ -321,7 +339,7 @@ async def test_an_attempt_is_entered_once(recovery: ErrorRecoveryService) -> Non
 async def test_a_plain_for_is_refused(recovery: ErrorRecoveryService) -> None:
     """With what to write instead."""
     with pytest.raises(TypeError, match="async for attempt in"):  # noqa: PT012 - the loop is what is tested
-        for _ in recovery.service("api").attempts():  # type: ignore[attr-defined]  # the mistake under test
+        for _ in recovery.service("api").attempts():  # the mistake under test
             raise AssertionError("must not be entered")
 
 

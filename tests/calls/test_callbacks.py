@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -140,6 +141,25 @@ async def test_an_error_with_hostile_attributes_is_judged_all_the_same(
         await recovery.service("api").call(script(HostileError()))
     await clock.sleep(60)
     assert await recovery.retry_with_backoff(script("answer"), service_name="api") == "answer"
+
+
+async def test_predicates_and_classify_run_on_the_loop(
+    recovery: ErrorRecoveryService, script: Script
+) -> None:
+    """On its thread, also for plain functions that run elsewhere."""
+    threads: set[int] = set()
+
+    def seen(*args: object) -> bool:
+        threads.add(threading.get_ident())
+        return False
+
+    api = recovery.service(
+        "api", retry_on=seen, retry_if_result=seen, classify=lambda value, call: seen() or None
+    )
+    await api.call(lambda: "answer")
+    with pytest.raises(ZeroDivisionError):
+        await api.call(lambda: 1 / 0)
+    assert threads == {threading.get_ident()}
 
 
 # -- fallbacks ---------------------------------------------------------------------------------------

@@ -192,6 +192,9 @@ class AttemptBlock(_Block):
         """
         if self._was_left or self._ticket is not None:
             raise RuntimeError("an attempt is entered once; the loop gives the next one")
+        if self._call.number > 1:
+            # Only inside the block: between two of them the user may leave the loop without a word.
+            self._call.begin_repeating()
         try:
             await self._enter()
         except BaseException:
@@ -203,6 +206,7 @@ class AttemptBlock(_Block):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._was_left = True
+        self._call.end_repeating()
         delay: float | None = None
         try:
             delay = self._leave(error)

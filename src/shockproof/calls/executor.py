@@ -97,7 +97,7 @@ async def execute(
     Raises the last error unchanged, or the last stand-in's with the call's own as its cause. The
     caller's cancellation passes at once, at every await.
     """
-    if not plan.state.prepared:
+    if plan.needs_preparing:
         plan.prepare()
     call = OngoingCall(plan, name_of(fn), started=None if failure is None else failure.started)
     primary: Exception | None = None
@@ -136,6 +136,7 @@ async def _attempts(
                     raise failure.error
                 return failure.result, True
             failure = None
+            call.begin_repeating()
             await call.wait(delay)
     except UnwantedResultError as unwanted:
         return unwanted.result, True

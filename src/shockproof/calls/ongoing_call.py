@@ -161,7 +161,7 @@ class OngoingCall:
         lane = plan.circuit.lane
         if lane is not None and self._last_error is None:
             return lane
-        if not plan.state.prepared:
+        if plan.needs_preparing:
             plan.prepare()
         now = plan.runtime.clock.monotonic()
         circuit = plan.state.circuit
@@ -338,7 +338,6 @@ class OngoingCall:
         state.retries += 1
         self._previous_delay = decision.delay
         self._last_error = shown
-        self._mark_running()
         return decision.delay
 
     def _remaining(self, now: float) -> float | None:
@@ -437,7 +436,8 @@ class OngoingCall:
 
     # -- the fuse: retries inside retries --------------------------------------------------------
 
-    def _mark_running(self) -> None:
+    def begin_repeating(self) -> None:
+        """From now on a retry inside this one makes a single attempt."""
         if self._mark is None:
             self._mark = _RunningRetry()
             self._mark_token = _running_retry.set(self._mark)
@@ -446,6 +446,10 @@ class OngoingCall:
         """The call is over, however it ended."""
         self._return_budget()  # cancelled before its retry had a verdict
         self._last_error = None  # its traceback leads back here: no cycle
+        self.end_repeating()
+
+    def end_repeating(self) -> None:
+        """The repeated attempts are over, or the user's code goes on between two of them."""
         if self._mark is not None and self._mark_token is not None:
             self._mark.ended = True
             try:

@@ -78,6 +78,7 @@ class Plan:
         "effect",
         "fallbacks",
         "grace",
+        "is_bound",
         "is_fixed",
         "is_simple",
         "judges_results",
@@ -121,12 +122,13 @@ class Plan:
         """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
         self.is_fixed = True
         """Whether its service stays the same once it is bound."""
+        self.state = _UNKNOWN
         self.unbind()
 
     def unbind(self) -> None:
-        """Belong to nobody: the next call finds out."""
-        self.state = _UNKNOWN
-        self.circuit = self.state.circuit
+        """Belong to nobody: the next call finds out. Calls in flight end where they began."""
+        self.is_bound = False
+        self.circuit = _UNKNOWN.circuit
 
     def bind(self, runtime: Runtime, state: ServiceState) -> Self:
         """Belong to *runtime* from now on, as a way to call the service of *state*."""
@@ -136,6 +138,7 @@ class Plan:
         # be taken with a cheaper one.
         self.stopwatch = runtime.stopwatch if self.limit is None else runtime.clock.monotonic
         self.circuit = state.circuit
+        self.is_bound = True
         if state.limits is not None:
             state.limits.check_weight(self.weight)
         runtime.plans.add(self)
@@ -158,6 +161,11 @@ class Plan:
             retry_on=options.get("retry_on", Exception),
         )
 
+    @property
+    def needs_preparing(self) -> bool:
+        """Whether no call of the service was seen on the current loop, or it does not know its service."""
+        return not (self.is_bound and self.state.prepared)
+
     def prepare(self) -> None:
         """
         The first call on a loop: make sure that it is asyncio's, and start what runs beside calls.
@@ -166,8 +174,9 @@ class Plan:
             RuntimeError: no asyncio event loop is running here.
         """
         require_running_loop()
+        state = self.state  # another thread may bind this plan anew at any moment
         self.runtime.on_first_call()
-        self.state.prepare(is_prepared=True)
+        state.prepare(is_prepared=True)
 
     def refuses_for(self) -> float:
         """
@@ -175,7 +184,7 @@ class Plan:
 
         A call that has somebody to answer for it, or that reduces risk, is for the executor.
         """
-        if self.fallbacks or self.risk_reducing or not self.state.prepared:
+        if self.fallbacks or self.risk_reducing or self.needs_preparing:
             return 0.0
         return self.circuit.open_for(self.runtime.clock.monotonic())
 

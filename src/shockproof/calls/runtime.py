@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakSet
 
 from shockproof.calls.limits import Limits
+from shockproof.calls.members import Members
 from shockproof.calls.threads import WorkerThreads
 from shockproof.memory.listeners import Listeners
 from shockproof.memory.recorder import Recording
@@ -36,7 +36,8 @@ class Runtime:
     max_threads: int
     on_first_call: Callable[[], None]
     """Called on a loop before the first call of each handle there."""
-    plans: WeakSet[Any] = field(default_factory=WeakSet)  # Any: Plan, which imports this module
+    plans: Members[Any] = field(default_factory=Members)  # Any: Plan, which imports this module
+    """Every plan that is bound to it."""
     _threads: dict[str, WorkerThreads] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from shockproof.calls.limits import Held
 from shockproof.memory.service_state import ServiceState
+from shockproof.memory.writer import after_fork
 
 __all__ = ["NotStartedError", "WorkerThreads", "never_began"]
 
@@ -53,6 +54,11 @@ class WorkerThreads:
     def __init__(self, state: ServiceState, limit: int) -> None:
         self.limit = limit
         self._state = state
+        self._begin()
+        after_fork(self._begin)
+
+    def _begin(self) -> None:
+        # Also in a forked child: the threads and the calls that wait for them are the parent's.
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._waiting: deque[_Job] = deque()

@@ -147,9 +147,12 @@ class _Queue:
 
     def _leave(self) -> None:
         home = self._home or {}
-        for key, queue in list(home.items()):
-            if queue is self:
-                del home[key]
+        with _lock:
+            for key, queue in list(home.items()):
+                if queue is self:
+                    del home[key]
+            if not home and _queues.get(self.seconds) is home:
+                del _queues[self.seconds]
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

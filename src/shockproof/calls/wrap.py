@@ -13,7 +13,7 @@ import functools
 import inspect
 import linecache
 from collections.abc import Callable, Coroutine
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
 from shockproof.calls.callables import check_callable, is_async, name_of
@@ -143,10 +143,17 @@ def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any
         names |= {"circuit_": plan.circuit, "state_": plan.state, "stopwatch_": plan.stopwatch}
     call = FunctionType(_compiled(text), names, "call")
     _set_defaults(call, signature)
-    functools.update_wrapper(call, fn)
-    if not hasattr(fn, "__name__"):  # a partial, a callable object
-        call.__name__ = call.__qualname__ = name_of(fn)
+    _dress(call, fn)
     return call
+
+
+def _dress(call: FunctionType, fn: Callable[..., Any]) -> None:  # Any: any signature
+    if isinstance(fn, FunctionType | MethodType):
+        functools.update_wrapper(call, fn)
+        return
+    # A partial or a callable object has no name of its own, and a Mock has Mocks for everything.
+    functools.update_wrapper(call, fn, assigned=("__doc__",), updated=())
+    call.__name__ = call.__qualname__ = name_of(fn)
 
 
 def _signature_of(fn: Callable[..., Any]) -> inspect.Signature:  # Any: any signature

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from shockproof.memory.writer import after_fork
 from shockproof.vocabulary.events import Event
 
 __all__ = ["Listener", "Listeners"]
@@ -33,6 +34,11 @@ class Listeners:
         self.active: tuple[_Subscription, ...] = ()
         """Empty when nobody listens: then no event is even built."""
         self.dropped = 0
+        self._begin()
+        after_fork(self._begin)
+
+    def _begin(self) -> None:
+        # Also in a forked child: what waits belongs to the parent, and so do its thread and its locks.
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Callable[[Event], object], Event]] = deque()
         self._wake = threading.Condition(self._lock)
@@ -95,28 +101,27 @@ class Listeners:
                 _log.exception("a listener failed; the call it was told about is not affected")
 
     def _start_task(self, subscription: _Subscription, event: Event) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
+        loop = asyncio._get_running_loop()  # None outside a loop, where get_running_loop would raise
         with self._lock:
             if len(subscription.waiting) >= _QUEUE_LENGTH:
                 self.dropped += 1
                 return
             subscription.waiting.append(event)
-            task = subscription.task
-            if loop is None or (task is not None and not task.done() and not task.get_loop().is_closed()):
+            if loop is None or (subscription.loop is not None and not subscription.loop.is_closed()):
                 return  # the running task takes it, or the next one that is started on a loop
-            subscription.task = loop.create_task(subscription.tell_all(self._lock))
+            subscription.loop = loop
+        # Not under the lock: an eager task factory runs the task, and so the user's code, right here.
+        subscription.task = loop.create_task(subscription.tell_all(self._lock))
 
     async def drain(self) -> None:
         """Wait until everything published so far was told, or until cancelled."""
-        while self._waiting or self._busy or any(one.is_busy_here() for one in self.active):  # noqa: ASYNC110 - a thread works it off, and this is no hot path
+        here = asyncio.get_running_loop()
+        while self._waiting or self._busy or any(one.loop is here for one in self.active):  # noqa: ASYNC110 - a thread works it off, and this is no hot path
             await asyncio.sleep(0.001)
 
 
 class _Subscription:
-    __slots__ = ("is_async", "listener", "task", "waiting")
+    __slots__ = ("is_async", "listener", "loop", "task", "waiting")
 
     def __init__(self, listener: Callable[[Event], Any]) -> None:  # Any: None or an awaitable
         self.listener = listener
@@ -124,20 +129,22 @@ class _Subscription:
             getattr(listener, "__call__", None)  # noqa: B004 - the bound method is wanted, not the answer
         )
         self.waiting: deque[Event] = deque()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where a task is telling the listener; None when none is."""
         self.task: asyncio.Task[None] | None = None
 
-    def is_busy_here(self) -> bool:
-        task = self.task
-        return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
-
     async def tell_all(self, lock: threading.Lock) -> None:
-        while True:
-            with lock:
-                if not self.waiting:
-                    self.task = None
-                    return
-                event = self.waiting.popleft()
-            try:
-                await self.listener(event)
-            except Exception:  # noqa: BLE001 - a listener is foreign code; its failure is its own
-                _log.exception("a listener failed; the call it was told about is not affected")
+        try:
+            while True:
+                with lock:
+                    if not self.waiting:
+                        self.loop = None
+                        return
+                    event = self.waiting.popleft()
+                try:
+                    await self.listener(event)
+                except Exception:  # noqa: BLE001 - a listener is foreign code; its failure is its own
+                    _log.exception("a listener failed; the call it was told about is not affected")
+        except BaseException:
+            self.loop = None  # cancelled at the end of its loop: the next event starts another
+            raise

@@ -26,11 +26,13 @@ class Decision(NamedTuple):
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """The errors inside a group, however deep; an ordinary error is its own only leaf."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
+    inside = [error]
+    while inside:
+        one = inside.pop()
+        if isinstance(one, BaseExceptionGroup):
+            inside.extend(reversed(one.exceptions))
+        else:
+            yield one
 
 
 class RetryRule:
