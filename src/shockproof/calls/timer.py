@@ -10,6 +10,7 @@ ended exactly when it is due.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
 import time
@@ -19,10 +20,10 @@ from typing import Final
 
 __all__ = ["Timer", "start_single_timer", "start_timer", "was_stalled"]
 
-# A timer that fires later than this share of its limit says more about our loop than about the
-# other side: the answer may have been waiting in the socket all along.
+# A loop that stood still for this share of a limit says more about us than about the other side: the
+# answer may have been waiting in the socket all along. Shorter gaps than the seconds are everyday life.
 _STALL_SHARE: Final = 0.25
-_STALL_SECONDS: Final = 0.05
+_STALL_SECONDS: Final = 0.02
 
 _AT_ONCE: Final = 32
 """How many calls are cancelled in one turn of the loop: more of them would hold it for milliseconds."""
@@ -42,15 +43,16 @@ class Timer:
     timers fire in one turn, the outer one wins and the inner passes the cancellation on.
     """
 
-    __slots__ = ("_cancels", "_late", "_queue", "_task", "fired", "started")
+    __slots__ = ("_cancels", "_queue", "_task", "fired", "stalled", "started")
 
     def __init__(self, queue: _Queue, task: asyncio.Task[object], started: float) -> None:
         self._queue = queue
         self._task = task
         self._cancels = task.cancelling()
-        self._late = 0.0
         self.started = started
         self.fired = False
+        self.stalled = False
+        """Whether our own loop stood still while it ran."""
         queue.waiting[self] = None
 
     @property
@@ -58,15 +60,10 @@ class Timer:
         """The limit."""
         return self._queue.seconds
 
-    @property
-    def stalled(self) -> bool:
-        """Whether our own loop stood still when the timer should have fired."""
-        return was_stalled(self._late, self._queue.seconds)
-
-    def fire(self, late: float) -> None:
-        """The time is up, and has been for *late* seconds; for the queue."""
+    def fire(self, *, stalled: bool) -> None:
+        """The time is up; for the queue."""
         self.fired = True
-        self._late = late
+        self.stalled = stalled
         self._task.cancel()
 
     def stop(self) -> bool:
@@ -88,9 +85,24 @@ class Timer:
 
 
 class _Queue:
-    """The calls under one limit on one loop, oldest first; without a *home*, a single call."""
+    """
+    The calls under one limit on one loop, oldest first; without a *home*, a single call.
 
-    __slots__ = ("_handle", "_home", "_idle", "clock", "is_single", "loop", "seconds", "waiting")
+    It looks when the oldest is due, and in between often enough to see whether the loop stood still.
+    """
+
+    __slots__ = (
+        "_handle",
+        "_home",
+        "_idle_since",
+        "_next_look",
+        "_stalled_until",
+        "clock",
+        "is_single",
+        "loop",
+        "seconds",
+        "waiting",
+    )
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, seconds: float, home: dict[object, _Queue] | None = None
@@ -102,23 +114,32 @@ class _Queue:
         self.waiting: dict[Timer, None] = {}
         """A dict for its order and its cheap deletion."""
         self._home = home
-        self._idle = False
-        self._handle: asyncio.Handle | None = loop.call_later(seconds, self._look)
+        self._idle_since: float | None = None
+        self._stalled_until = -math.inf
+        self._handle: asyncio.Handle | None = None
+        self._next_look = 0.0
+        self._look_in(seconds * _STALL_SHARE)
+
+    def _look_in(self, wait: float) -> None:
+        self._next_look = self.clock() + wait
+        self._handle = self.loop.call_later(wait, self._look) if wait else self.loop.call_soon(self._look)
 
     def _look(self) -> None:
         self._handle = None  # it and this queue would keep each other alive
         now = self.clock()
+        if was_stalled(now - self._next_look, self.seconds):
+            self._stalled_until = now
         expired: list[Timer] = []
-        wait = self.seconds
+        wait = self.seconds * _STALL_SHARE
         try:
             oldest = list(islice(self.waiting, _AT_ONCE + 1))
         except RuntimeError:  # a block was left in another thread at this very moment
-            self._handle = self.loop.call_soon(self._look)
+            self._look_in(0.0)
             return
         for timer in oldest:
             left = timer.started + self.seconds - now
             if left > 0:
-                wait = left
+                wait = min(wait, left)
                 break
             expired.append(timer)
             if len(expired) == _AT_ONCE:
@@ -126,18 +147,18 @@ class _Queue:
                 break
         for timer in expired:
             self.waiting.pop(timer, None)
-            timer.fire(now - timer.started - self.seconds)
+            timer.fire(stalled=self._stalled_until > timer.started)
         if self.is_single and not self.waiting:
             return
         if self.waiting or expired:
-            self._idle = False
-        elif self._idle:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since >= self.seconds:
             self._leave()  # nobody came for a whole limit: an idle program has no timer
             return
-        else:
-            self._idle = True
         # A call that starts right after this is due after the next look, never before it.
-        self._handle = self.loop.call_later(wait, self._look) if wait else self.loop.call_soon(self._look)
+        self._look_in(wait)
 
     def dismiss(self) -> None:
         """The single call has ended."""

@@ -24,9 +24,9 @@ __all__ = ["clock", "recovery"]
 def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests that ask for `clock` (or `recovery`) run on a loop with virtual time, others on a real one."""
+    """Tests that ask for `clock`, themselves or through a fixture, run on a loop with virtual time, others on a real one."""
     names: list[str] = getattr(item, "fixturenames", [])
-    if "clock" in names or "recovery" in names:
+    if "clock" in names:
         return {"virtual": VirtualTimeLoop}
     return {"real": asyncio.new_event_loop}
 
