@@ -1629,13 +1629,18 @@ class TestState:
         assert state.cached_data == {"prices": [1, 2]}
 
     async def test_a_disk_that_refuses_raises(self, clock: VirtualClock, tmp_path: Path) -> None:
-        """StateNotSavedError names the place; True is never returned for what is not durable."""
+        """StateNotSavedError names the place; what was refused is kept, and written when the disk is well."""
         (tmp_path / "file").write_text("in the way")
         recovery = ErrorRecoveryService(tmp_path / "file" / "state", tmp_path / "e", clock=clock)
         with pytest.raises(StateNotSavedError, match="file"):
             await recovery.save_state(cached_data={"n": 1})
         with pytest.raises(StateNotSavedError):
             await recovery.save_state(cached_data={"n": 1}, force=True)
+        (tmp_path / "file").unlink()
+        await recovery.aclose()
+        restored = await recovery.restore_state()
+        assert restored is not None
+        assert restored.cached_data == {"n": 1}
 
     @pytest.mark.parametrize(
         ("arguments", "says"),
