@@ -171,9 +171,9 @@ async def test_time_limits_of_many_values_leave_nothing_behind(recovery: ErrorRe
         await market.using(timeout=0.001 + number * 1e-7).call(quick)
     for _ in range(200):
         await asyncio.sleep(0.001)
-        if not any(0.001 <= seconds < 0.00101 for seconds in timer._queues):
+        if not any(0.001 <= seconds < 0.00101 for seconds in timer._limits):
             break
-    assert not any(0.001 <= seconds < 0.00101 for seconds in timer._queues)
+    assert not any(0.001 <= seconds < 0.00101 for seconds in timer._limits)
 
 
 def _in_a_fork(action: Callable[[], Coroutine[Any, Any, object]]) -> int | None:  # Any: a coroutine's own

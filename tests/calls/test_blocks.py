@@ -228,6 +228,33 @@ async def test_attempts_repeat_the_block(recovery: ErrorRecoveryService, script:
     assert counts(recovery)["retries"] == 2
 
 
+async def test_an_attempt_keeps_its_number(recovery: ErrorRecoveryService, script: Script) -> None:
+    """Before, inside and after its block."""
+    fetch = script(ConnectionError(), ConnectionError(), "answer")
+    before, inside, after = list[int](), list[int](), list[int]()
+    async for attempt in recovery.service("api").attempts():
+        before.append(attempt.number)
+        async with attempt:
+            inside.append(attempt.number)
+            await fetch()
+        after.append(attempt.number)
+    assert before == inside == after == [1, 2, 3]
+
+
+async def test_an_error_that_the_block_handles_itself_is_none(recovery: ErrorRecoveryService) -> None:
+    """What does not leave the block did not fail."""
+    entered = 0
+    async for attempt in recovery.service("api").attempts():
+        async with attempt:
+            entered += 1
+            try:
+                raise ConnectionError
+            except ConnectionError:
+                pass
+    assert entered == 1
+    assert counts(recovery)["failures"] == 0
+
+
 async def test_the_last_error_comes_out_of_the_loop_unchanged(
     recovery: ErrorRecoveryService, script: Script
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,22 @@ async def test_an_attempt_that_takes_too_long_is_ended(
     assert counts(recovery) == (0, 2)
     async with asyncio.timeout(10):  # the task is none the worse
         await clock.sleep(1)
+
+
+@every_form
+async def test_the_timeouts_cause_shows_where_the_attempt_hung(
+    recovery: ErrorRecoveryService, clock: VirtualClock, run: Run
+) -> None:
+    """The cancellation that ended it, with the callee's frames."""
+
+    async def hangs_here() -> None:
+        await clock.sleep(50)
+
+    with pytest.raises(AttemptTimeoutError) as raised:
+        await run(recovery.service("api", timeout=2.0, max_retries=0), hangs_here)
+    cause = raised.value.__cause__
+    assert isinstance(cause, asyncio.CancelledError)
+    assert "hangs_here" in [frame.name for frame in traceback.extract_tb(cause.__traceback__)]
 
 
 @every_form

@@ -13,7 +13,6 @@ from shockproof.calls.callables import check_callable, has_coroutine_code
 from shockproof.calls.executor import execute, failure_of
 from shockproof.calls.options import HandleOptions, check_options, warn_of_unreachable_timeout
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import start_timer
 from shockproof.calls.wrap import wrap
 from shockproof.vocabulary.statuses import ServiceStatus
 
@@ -84,10 +83,10 @@ class Handle:
                 raise plan.refused(refused_for)
             return await execute(plan, fn, args, kwargs)
         coroutine = fn(*args, **kwargs)
-        if plan.limit is None:
+        if plan.first_limit is None:
             timer, started = None, plan.stopwatch()
         else:
-            timer = start_timer(plan.limit)
+            timer = plan.first_limit.start()
             started = timer.started
         try:
             result = await coroutine

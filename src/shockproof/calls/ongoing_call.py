@@ -13,7 +13,7 @@ from typing import Final
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import Timer, start_single_timer, start_timer
+from shockproof.calls.timer import Timer, start_single_timer
 from shockproof.policies.circuit_breaker import Ticket
 from shockproof.policies.retry import Decision, leaves
 from shockproof.vocabulary.errors import (
@@ -262,7 +262,8 @@ class OngoingCall:
         limit = self.time_limit()
         if limit is None:
             return None
-        return start_timer(limit) if limit == self.plan.timeout else start_single_timer(limit)
+        first = self.plan.first_limit
+        return first.start() if first is not None and limit == first.seconds else start_single_timer(limit)
 
     # -- after an attempt ----------------------------------------------------------------------
 

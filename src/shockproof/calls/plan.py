@@ -12,6 +12,7 @@ from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.limits import Held
 from shockproof.calls.runtime import Runtime
 from shockproof.calls.threads import NotStartedError
+from shockproof.calls.timer import time_limit
 from shockproof.memory.service_state import ServiceState
 from shockproof.policies.backoff import Backoff
 from shockproof.policies.circuit_breaker import Circuit
@@ -77,6 +78,7 @@ class Plan:
         "deadline",
         "effect",
         "fallbacks",
+        "first_limit",
         "grace",
         "is_bound",
         "is_fixed",
@@ -109,6 +111,7 @@ class Plan:
         self.grace: float | None = options.get("grace")
         self.limit = min((x for x in (self.timeout, self.deadline) if x is not None), default=None)
         """Seconds the first attempt may take."""
+        self.first_limit = None if self.limit is None else time_limit(self.limit)
         self.effect: CallEffect = options.get("effect", "read")
         self.weight: int = options.get("weight", 1)
         self.risk_reducing: bool = options.get("risk_reducing", False)

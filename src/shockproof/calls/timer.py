@@ -16,9 +16,19 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import islice
-from typing import Final
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
-__all__ = ["Timer", "start_single_timer", "start_timer", "was_stalled"]
+__all__ = [
+    "CURRENT_TASK",
+    "HERE",
+    "LimitQueue",
+    "TimeLimit",
+    "Timer",
+    "start_single_timer",
+    "time_limit",
+    "was_stalled",
+]
 
 # A loop that stood still for this share of a limit says more about us than about the other side: the
 # answer may have been waiting in the socket all along. Shorter gaps than the seconds are everyday life.
@@ -36,35 +46,40 @@ def was_stalled(late: float, limit: float) -> bool:
 
 class Timer:
     """
-    Cancels a task after *seconds*, unless stopped before; made by `start_timer`.
+    One call under a limit: what ends it, unless it is stopped before.
 
     The task's count of cancellation requests is taken when the timer is set: taken at expiry it
     would swallow a cancellation that the caller makes in the same turn of the loop. When two of our
     timers fire in one turn, the outer one wins and the inner passes the cancellation on.
     """
 
-    __slots__ = ("_cancels", "_queue", "_task", "fired", "stalled", "started")
+    __slots__ = ("_cancels", "_key", "_queue", "_task", "stalled", "started")
 
-    def __init__(self, queue: _Queue, task: asyncio.Task[object], started: float) -> None:
+    def __init__(
+        self,
+        queue: LimitQueue,
+        task: asyncio.Task[Any],  # Any: whatever the task returns
+        started: float,
+        *,
+        waits_as: tuple[object, int] | None = None,
+    ) -> None:
+        """With *waits_as* it takes over a call that waits already: its key, and the count of requests."""
         self._queue = queue
         self._task = task
-        self._cancels = task.cancelling()
         self.started = started
-        self.fired = False
         self.stalled = False
-        """Whether our own loop stood still while it ran."""
-        queue.waiting[self] = None
+        """Whether our own loop stood still while it ran; known once it has fired and is stopped."""
+        if waits_as is None:
+            self._key: object = None  # itself: said like this it is no cycle
+            self._cancels = task.cancelling()
+            queue.waiting[self] = (task, started)
+        else:
+            self._key, self._cancels = waits_as
 
     @property
     def seconds(self) -> float:
         """The limit."""
         return self._queue.seconds
-
-    def fire(self, *, stalled: bool) -> None:
-        """The time is up; for the queue."""
-        self.fired = True
-        self.stalled = stalled
-        self._task.cancel()
 
     def stop(self) -> bool:
         """
@@ -73,18 +88,19 @@ class Timer:
         A cancellation of ours that the callee swallowed is taken back as well; otherwise the task
         would stay half-cancelled and the next timeout around it would misjudge.
         """
-        if not self.fired:
-            queue = self._queue
-            del queue.waiting[self]
+        queue = self._queue
+        key = self if self._key is None else self._key
+        if queue.waiting.pop(key, None) is not None:
             if queue.is_single:
                 queue.dismiss()
             return False
+        self.stalled = queue.fired.pop(key, False)
         if asyncio.current_task() is not self._task:
             return False  # left in another task than it was entered in: only disarmed
         return self._task.uncancel() <= self._cancels
 
 
-class _Queue:
+class LimitQueue:
     """
     The calls under one limit on one loop, oldest first; without a *home*, a single call.
 
@@ -98,6 +114,7 @@ class _Queue:
         "_next_look",
         "_stalled_until",
         "clock",
+        "fired",
         "is_single",
         "loop",
         "seconds",
@@ -105,14 +122,17 @@ class _Queue:
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, home: dict[object, _Queue] | None = None
+        self, loop: asyncio.AbstractEventLoop, seconds: float, home: TimeLimit | None = None
     ) -> None:
         self.is_single = home is None
         self.loop = loop
         self.seconds = seconds
         self.clock = _clock_of(loop)
-        self.waiting: dict[Timer, None] = {}
-        """A dict for its order and its cheap deletion."""
+        # Any: whatever the task returns
+        self.waiting: dict[object, tuple[asyncio.Task[Any], float]] = {}
+        """What each call waits as, its task, and when it started: a dict for its order and cheap deletion."""
+        self.fired: dict[object, bool] = {}
+        """The calls that were ended and have not noticed yet, and whether the loop had stood still."""
         self._home = home
         self._idle_since: float | None = None
         self._stalled_until = -math.inf
@@ -129,33 +149,32 @@ class _Queue:
         now = self.clock()
         if was_stalled(now - self._next_look, self.seconds):
             self._stalled_until = now
-        expired: list[Timer] = []
         wait = self.seconds * _STALL_SHARE
         try:
-            oldest = list(islice(self.waiting, _AT_ONCE + 1))
+            oldest = list(islice(self.waiting.items(), _AT_ONCE))
         except RuntimeError:  # a block was left in another thread at this very moment
             self._look_in(0.0)
             return
-        for timer in oldest:
-            left = timer.started + self.seconds - now
+        ended = 0
+        for key, (task, started) in oldest:
+            left = started + self.seconds - now
             if left > 0:
                 wait = min(wait, left)
                 break
-            expired.append(timer)
-            if len(expired) == _AT_ONCE:
-                wait = 0.0
-                break
-        for timer in expired:
-            self.waiting.pop(timer, None)
-            timer.fire(stalled=self._stalled_until > timer.started)
+            if self.waiting.pop(key, None) is not None:
+                self.fired[key] = self._stalled_until > started
+                task.cancel()
+            ended += 1
+        if ended == _AT_ONCE:
+            wait = 0.0
         if self.is_single and not self.waiting:
             return
-        if self.waiting or expired:
+        if self.waiting or ended:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
-        elif now - self._idle_since >= self.seconds:
-            self._leave()  # nobody came for a whole limit: an idle program has no timer
+        elif now - self._idle_since >= self.seconds and self._home is not None:
+            self._home.forget(self)  # nobody came for a whole limit: an idle program has no timer
             return
         # A call that starts right after this is due after the next look, never before it.
         self._look_in(wait)
@@ -166,15 +185,6 @@ class _Queue:
             self._handle.cancel()
             self._handle = None
 
-    def _leave(self) -> None:
-        home = self._home or {}
-        with _lock:
-            for key, queue in list(home.items()):
-                if queue is self:
-                    del home[key]
-            if not home and _queues.get(self.seconds) is home:
-                del _queues[self.seconds]
-
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     # time.monotonic is what ordinary loops read, for a third of the price.
@@ -183,40 +193,13 @@ def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     return loop.time
 
 
-_queues: dict[float, dict[object, _Queue]] = {}
-"""By limit, then by loop (by thread on 3.11). Limits are settings: there are few."""
-_lock = threading.Lock()
-
-
-def _new_queue(seconds: float, key: object, loop: asyncio.AbstractEventLoop) -> _Queue:
-    with _lock:
-        home = _queues.setdefault(seconds, {})
-        for other, queue in list(home.items()):
-            if queue.loop.is_closed():
-                del home[other]
-        queue = home[key] = _Queue(loop, seconds, home)
-        return queue
-
-
 if sys.version_info >= (3, 12):
-
-    def start_timer(seconds: float) -> Timer:
-        """
-        A timer that ends the current task's block after *seconds*.
-
-        Raises:
-            RuntimeError: no asyncio task is running here.
-        """
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        if task is None:
-            raise _no_task()
-        home = _queues.get(seconds)
-        queue = None if home is None else home.get(loop)
-        if queue is None:
-            queue = _new_queue(seconds, loop, loop)
-        return Timer(queue, task, queue.clock())
-
+    HERE: Final[Callable[[], object]] = asyncio.get_running_loop
+    """What a loop's queue is found by."""
+    # Any: whatever the task returns
+    CURRENT_TASK: Final[Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None]] = (
+        asyncio.current_task
+    )
 else:
     # On 3.11 get_running_loop and current_task ask the system for the process id each time: 300 ns.
     # The thread's last queue is remembered instead, and the private table of current tasks tells the
@@ -224,38 +207,92 @@ else:
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]  # private: see above
     from threading import get_ident
 
-    def start_timer(seconds: float) -> Timer:
+    HERE: Final[Callable[[], object]] = get_ident
+    CURRENT_TASK: Final[Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None]] = (
+        _current_tasks.__getitem__
+    )
+
+
+class TimeLimit:
+    """One limit and its queues, one for each loop (on 3.11: for each thread); shared by all who have it."""
+
+    __slots__ = ("__weakref__", "_lock", "queues", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.queues: dict[object, LimitQueue] = {}
+        self._lock = threading.Lock()
+
+    def start(self) -> Timer:
         """
-        A timer that ends the current task's block after *seconds*.
+        A timer that ends the current task's block after `seconds`.
 
         Raises:
             RuntimeError: no asyncio task is running here.
         """
         try:
-            queue = _queues[seconds][get_ident()]
-            task = _current_tasks[queue.loop]
+            queue = self.queues[HERE()]
+            task = CURRENT_TASK(queue.loop)
         except KeyError:
-            loop = asyncio.get_running_loop()
-            current = asyncio.current_task(loop)
-            if current is None:
-                raise _no_task() from None
-            task, queue = current, _new_queue(seconds, get_ident(), loop)
+            queue, task = self.attach()
+        if task is None:
+            raise _no_task()
         return Timer(queue, task, queue.clock())
+
+    def attach(self) -> tuple[LimitQueue, asyncio.Task[Any]]:  # Any: whatever the task returns
+        """
+        A new queue on the running loop, and the current task.
+
+        Raises:
+            RuntimeError: no asyncio task is running here.
+        """
+        loop = asyncio.get_running_loop()
+        task = _task_on(loop)
+        with self._lock:
+            for key, queue in list(self.queues.items()):
+                if queue.loop.is_closed():
+                    del self.queues[key]
+            queue = self.queues[HERE()] = LimitQueue(loop, self.seconds, self)
+        return queue, task
+
+    def forget(self, queue: LimitQueue) -> None:
+        """Nobody uses it any more."""
+        with self._lock:
+            for key, known in list(self.queues.items()):
+                if known is queue:
+                    del self.queues[key]
+
+
+_limits: WeakValueDictionary[float, TimeLimit] = WeakValueDictionary()
+_limits_lock = threading.Lock()
+
+
+def time_limit(seconds: float) -> TimeLimit:
+    """The one limit of so many seconds, for as long as somebody has it."""
+    with _limits_lock:
+        limit = _limits.get(seconds)
+        if limit is None:
+            limit = _limits[seconds] = TimeLimit(seconds)
+        return limit
 
 
 def start_single_timer(seconds: float) -> Timer:
     """
-    As `start_timer`, for a limit that no other call is likely to have, such as what is left of a deadline.
+    A timer for a limit that no other call is likely to have, such as what is left of a deadline.
 
     Raises:
         RuntimeError: no asyncio task is running here.
     """
     loop = asyncio.get_running_loop()
+    queue = LimitQueue(loop, seconds)
+    return Timer(queue, _task_on(loop), queue.clock())
+
+
+def _task_on(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:  # Any: whatever the task returns
     task = asyncio.current_task(loop)
     if task is None:
         raise _no_task()
-    queue = _Queue(loop, seconds)
-    return Timer(queue, task, queue.clock())
+    return task
 
 
 def _no_task() -> RuntimeError:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute, failure_of
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import start_timer
+from shockproof.calls.timer import CURRENT_TASK, HERE, Timer
 
 __all__ = ["source", "wrap"]
 
@@ -39,7 +39,7 @@ async def call({parameters}):
             raise plan_.refused(refused_for_)
         return await execute_(plan_, fn_, {args}, {kwargs})
     coroutine_ = fn_({forwarded})  # wrong arguments are raised here: nothing taken or counted
-    {start}
+{start}
     try:
         result_ = await coroutine_
     except BaseException as error_:
@@ -47,7 +47,7 @@ async def call({parameters}):
         if failure_ is None:
             raise
     else:
-        {stop}
+{stop}
         state_.successes += 1
         if state_.stirred:
             state_.settle(ticket_, plan_.runtime.clock.monotonic(), plan_.stopwatch() - started_)
@@ -57,6 +57,24 @@ async def call({parameters}):
     finally:
         failure_ = None  # the traceback holds this frame: no cycle
 """
+
+_START: Final = "    started_ = stopwatch_()"
+# The same as `TimeLimit.start` and `Timer.stop`, without their calls and their object.
+_START_TIMED: Final = """\
+    try:
+        queue_ = queues_[here_()]
+        task_ = current_task_(queue_.loop)
+    except KeyError:
+        queue_, task_ = attach_()
+    cancels_ = task_.cancelling()
+    started_ = queue_.clock()
+    queue_.waiting[coroutine_] = (task_, started_)"""
+_TIMER: Final = "timer_(queue_, task_, started_, waits_as=(coroutine_, cancels_))"
+_STOP_TIMED: Final = f"""\
+        try:
+            del queue_.waiting[coroutine_]
+        except KeyError:
+            {_TIMER}.stop()  # it answered although it was cancelled"""
 
 _LONG_WAY: Final = """\
 async def call({parameters}):
@@ -97,11 +115,9 @@ def source(signature: inspect.Signature, *, is_short: bool, is_timed: bool, is_f
         args=f"({', '.join(positional)},)" if positional else "()",
         kwargs=f"{{{', '.join(named)}}}",
         forwarded=", ".join(forwarded),
-        start="timer_ = start_timer_(limit_); started_ = timer_.started"
-        if is_timed
-        else "started_ = stopwatch_()",
-        timer="timer_" if is_timed else "None",
-        stop="timer_.stop()" if is_timed else "pass",
+        start=_START_TIMED if is_timed else _START,
+        timer=_TIMER if is_timed else "None",
+        stop=_STOP_TIMED if is_timed else "",
     )
     if is_fixed:
         return text
@@ -136,9 +152,15 @@ def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any
         "fn_": fn,
         "execute_": execute,
         "failure_of_": failure_of,
-        "start_timer_": start_timer,
-        "limit_": plan.limit,
+        "timer_": Timer,
     }
+    if plan.first_limit is not None:
+        names |= {
+            "queues_": plan.first_limit.queues,
+            "attach_": plan.first_limit.attach,
+            "here_": HERE,
+            "current_task_": CURRENT_TASK,
+        }
     if plan.is_fixed:
         names |= {"circuit_": plan.circuit, "state_": plan.state, "stopwatch_": plan.stopwatch}
     call = FunctionType(_compiled(text), names, "call")
