@@ -1384,6 +1384,40 @@ class TestDecorator:
         assert await Broker.of_class("A") == "Broker A"
         assert await broker.static("A") == "static A"
 
+    async def test_everything_callable_can_be_decorated(
+        self, process_service: ErrorRecoveryService, clock: VirtualClock
+    ) -> None:
+        """Mocks, partials, bound methods and callable objects, async or not."""
+
+        class Broker:
+            async def fetch(self, symbol: str) -> str:
+                return f"method {symbol}"
+
+            def __call__(self, symbol: str) -> str:
+                return f"object {symbol}"
+
+        async def fetch(symbol: str, depth: int) -> str:
+            return f"partial {symbol} {depth}"
+
+        guard = with_error_recovery("market_data")
+        for mock in (Mock, MagicMock, AsyncMock):
+            made = mock(side_effect=[ConnectionError("no"), "mocked"])
+            assert await guard(made)("A") == "mocked"
+            made.assert_called_with("A")
+        functions: list[tuple[Callable[..., Any], str]] = [
+            (Broker().fetch, "method A"),
+            (Broker(), "object A"),
+            (partial(fetch, depth=5), "partial A 5"),
+            (partial(Broker(), "A"), "object A"),
+        ]
+        for function, expected in functions:
+            decorated = guard(function)
+            assert inspect.iscoroutinefunction(decorated)
+            assert isinstance(decorated.__name__, str)
+            assert await (
+                decorated() if isinstance(function, partial) and function.args else decorated("A")
+            ) == (expected)
+
     async def test_the_decorator_takes_a_fallback(self, process_service: ErrorRecoveryService) -> None:
         """It gets the call's arguments; the service is DEGRADED."""
 
@@ -1614,6 +1648,42 @@ class TestState:
         assert json.loads(text)["cached_data"] == {"n": 2}
         (log,) = (tmp_path / "e").glob("errors_*.jsonl")
         assert len(log.read_text(encoding="utf-8").splitlines()) == 3
+
+    async def test_a_shorter_interval_brings_a_save_that_waits_forward(
+        self, recovery: ErrorRecoveryService, clock: VirtualClock
+    ) -> None:
+        """configure(state_save_interval=...) holds for the one that was kept for later, too."""
+        await recovery.save_state(cached_data={"n": 1})
+        assert await recovery.save_state(cached_data={"n": 2}) is False
+        recovery.configure(state_save_interval=5.0)
+        await clock.sleep(6)
+        state = await recovery.restore_state()
+        assert state is not None
+        assert state.cached_data == {"n": 2}
+
+    async def test_a_state_that_cannot_be_saved_does_not_keep_the_errors_from_the_disk(
+        self, clock: VirtualClock, tmp_path: Path
+    ) -> None:
+        """Closing raises what was not saved, after everything else was flushed."""
+        (tmp_path / "file").write_text("in the way")
+        recovery = ErrorRecoveryService(tmp_path / "file" / "state", tmp_path / "e", clock=clock)
+        recovery.track_state(lambda: {"cached_data": {"n": 1}})
+        await fail_times(recovery, 2)
+        with pytest.raises(StateNotSavedError):
+            await recovery.aclose()
+        (log,) = (tmp_path / "e").glob("errors_*.jsonl")
+        assert len(log.read_text(encoding="utf-8").splitlines()) == 2
+
+    async def test_leaving_the_context_manager_by_an_error_flushes_and_passes_it_on(
+        self, clock: VirtualClock, tmp_path: Path
+    ) -> None:
+        """The program's own error comes out."""
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
+            async with ErrorRecoveryService(tmp_path / "s", tmp_path / "e", clock=clock) as recovery:
+                await fail_times(recovery, 2)
+                raise ZeroDivisionError
+        (log,) = (tmp_path / "e").glob("errors_*.jsonl")
+        assert len(log.read_text(encoding="utf-8").splitlines()) == 2
 
     async def test_a_state_that_is_changed_after_the_save_is_saved_as_it_was(
         self, recovery: ErrorRecoveryService

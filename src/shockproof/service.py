@@ -36,14 +36,13 @@ from shockproof.memory.secrets import SECRET_NAMES, SecretCipher, SecretNames
 from shockproof.memory.service_state import ServiceState
 from shockproof.memory.state_capture import StateSecrets
 from shockproof.memory.state_files import StateFiles
-from shockproof.memory.state_saver import StateSaver
+from shockproof.memory.state_saver import StateSaver, flush_all_blocking
 from shockproof.memory.writer import after_fork, at_exit, writer_for
 from shockproof.policies.backoff import Jitter, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import ErrorLogOptions, check_change, check_error_log, resolve
 from shockproof.vocabulary.arguments import NOT_GIVEN, NotGiven, Seconds, a_name, seconds, whole_number
 from shockproof.vocabulary.clock import Clock, as_clock
-from shockproof.vocabulary.errors import ShockproofError
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
 from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
@@ -70,12 +69,7 @@ class _PendingSaves:
         self._savers = {other for other in self._savers if other.pending} | {saver}
 
     def _write(self, timeout: float) -> str | None:
-        for saver in self._savers:
-            try:
-                saver.flush_blocking(timeout)
-            except ShockproofError as error:
-                return str(error)
-        return None
+        return "; ".join(flush_all_blocking(self._savers, timeout)) or None
 
 
 _pending_saves = _PendingSaves()
@@ -666,20 +660,24 @@ class ErrorRecoveryService:
             raise error
 
     async def _flush_everything(self, timeout: float) -> None:
-        not_saved: Exception | None = None
-        for save in list(self._final_saves.values()):
-            try:
-                await save()
-            except Exception as error:  # noqa: BLE001 - the rest is flushed all the same; raised at the end
-                not_saved = error
-        try:
-            await self._saver.flush()
-        except Exception as error:  # noqa: BLE001 - the rest is flushed all the same; raised at the end
-            not_saved = error
-        await self._error_log.flush(timeout)
-        await self._listeners.drain()
-        if not_saved is not None:
-            raise not_saved
+        # Side by side: what hangs holds back nothing else. What is tracked comes before the last flush.
+        results = await asyncio.gather(
+            self._save_what_is_tracked(),
+            self._error_log.flush(timeout),
+            self._listeners.drain(),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _save_what_is_tracked(self) -> None:
+        saves = [save() for save in list(self._final_saves.values())]
+        results = await asyncio.gather(*saves, return_exceptions=True)
+        await self._saver.flush()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -712,7 +710,14 @@ class ErrorRecoveryService:
         name = f"health check of {state.name}"
         if name in self._periodic:
             return
-        handle = self._bound(state, {"max_retries": 0, "retry_if_result": lambda result: result is False})
+        # One that hangs must not be the last: it is ended when the next is due, and left behind if need be.
+        options = {
+            "max_retries": 0,
+            "retry_if_result": lambda result: result is False,
+            "timeout": state.check_every,
+            "grace": 1.0,
+        }
+        handle = self._bound(state, options)
 
         async def check() -> None:
             if self.is_circuit_open(state.name) or state.health_check is None:

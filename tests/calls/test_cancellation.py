@@ -332,3 +332,88 @@ async def test_a_group_that_holds_a_cancellation_passes_untouched(
     assert begun == [1]
     assert recovery.get_error_summary()["total_errors"] == 0
     assert state_of(recovery).failures == 0
+
+
+LIMITS: dict[str, dict[str, Any]] = {
+    "a full bulkhead with a queue": {"max_concurrent": 1, "max_queue": 5},
+    "a bulkhead and a bounded wait": {"max_concurrent": 1, "max_queue": 5, "max_wait": 30.0},
+    "a rate": {"rate_limit": "1/2s"},
+    "a rate and a bulkhead": {"rate_limit": "1/2s", "max_concurrent": 1, "max_queue": 5},
+}
+
+
+@pytest.mark.parametrize("options", ["bare", "timeout", "own task", "unwanted results"])
+@pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS.keys())
+@pytest.mark.parametrize("form", ON_THE_LOOP)
+async def test_what_a_cancelled_call_took_of_the_limits_is_given_back_after_any_number_of_steps(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    form: Callable[..., Awaitable[str]],
+    limits: dict[str, Any],
+    options: str,
+) -> None:
+    """Permits and places in the queue: another call is under way first, so that the cancelled one waits."""
+    recovery.service("api", circuit_threshold=None, **limits)
+    handle = recovery.service("api", **{"max_retries": 1, "base_delay": 0.5, **OPTIONS[options]})
+
+    async def holds() -> str:
+        await clock.sleep(0.75)
+        return "held"
+
+    def in_use() -> tuple[int | None, int]:
+        found = recovery.get_health_status()["services"]["api"]
+        return found["in_flight"], found["queued"]
+
+    for steps in itertools.count():
+        assert steps < _MOST_STEPS, "the call never ended by itself"
+        await clock.sleep(10)  # the rate has recovered
+        holding = asyncio.create_task(recovery.service("api").call(holds))
+        await asyncio.sleep(0)
+        callee = Callee(clock, 1)
+
+        async def call(callee: Callee = callee) -> str:
+            return await form(recovery, handle, callee)
+
+        task: asyncio.Task[str] = asyncio.create_task(call())
+        for number in range(steps):
+            await step(clock, number)
+        if task.done():
+            await asyncio.gather(task, holding, return_exceptions=True)
+            break
+        task.cancel()
+        cancelled_at = clock.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert clock.monotonic() == cancelled_at, "the cancellation was delayed"
+        assert callee.ended == callee.begun
+        assert await holding == "held"
+        assert in_use() in {(0, 0), (None, 0)}
+    await clock.sleep(10)
+    if form is guarded:
+        async with handle.guard():
+            assert in_use()[0] in {1, None}
+    assert await recovery.service("api").call(holds) == "held"
+
+
+async def test_a_turn_that_a_cancelled_call_had_in_the_rate_goes_to_the_next(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A call that did not run pays nothing: the one behind it moves up, after any number of steps."""
+    api = recovery.service("api", rate_limit="1/2s", max_queue=5, circuit_threshold=None)
+
+    async def answers() -> float:
+        return clock.monotonic()
+
+    for steps in range(12):
+        await clock.sleep(100)
+        began = await api.call(answers)
+        cancelled = asyncio.create_task(api.call(answers))
+        await asyncio.sleep(0)
+        behind = asyncio.create_task(api.call(answers))
+        for number in range(steps):
+            await step(clock, number)
+        if not cancelled.cancel():
+            break
+        await asyncio.gather(cancelled, return_exceptions=True)
+        assert cancelled.cancelled()
+        assert await behind - began == 2.0

@@ -613,7 +613,7 @@ async def test_several_probes_close_it_together(
 
 @pytest.mark.parametrize(
     ("options", "lease"),
-    [({"probe_lease": 3.0, "timeout": 90.0}, 3.0), ({"timeout": 90.0}, 90.0), ({}, 60.0)],
+    [({"probe_lease": 3.0, "timeout": 90.0}, 3.0), ({}, 60.0)],
 )
 async def test_a_probe_that_hangs_loses_its_lease(
     recovery: ErrorRecoveryService,
@@ -622,7 +622,7 @@ async def test_a_probe_that_hangs_loses_its_lease(
     options: dict[str, Any],
     lease: float,
 ) -> None:
-    """The next caller is let in after the lease: probe_lease, else the timeout, else circuit_timeout."""
+    """The next caller is let in after the lease: probe_lease, else circuit_timeout."""
     api = recovery.service("api", max_retries=0, **options)
     await open_circuit(recovery, script)
     await clock.sleep(60)
@@ -636,6 +636,46 @@ async def test_a_probe_that_hangs_loses_its_lease(
     hanging.cancel()
     await asyncio.gather(hanging, return_exceptions=True)
     assert recovery.get_health_status()["circuit_breakers"]["api"] == "closed"
+
+
+async def test_a_probe_that_our_own_timeout_ends_opens_the_circuit_again(
+    recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
+) -> None:
+    """A backend that hangs is left alone for another circuit_timeout: its lease outlasts the timeout."""
+    api = recovery.service("api", max_retries=0, timeout=5.0)
+    await open_circuit(recovery, script)
+    await clock.sleep(60)
+    for _ in range(3):
+        with pytest.raises(AttemptTimeoutError):
+            await api.call(clock.sleep, 1_000)
+        assert recovery.is_circuit_open("api")
+        await clock.sleep(60)
+    assert await api.call(script("answer")) == "answer"
+
+
+async def test_a_probe_that_ignores_its_timeout_loses_its_place(
+    recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
+) -> None:
+    """It holds its caller, and nobody else: the next one is let in a little after the timeout."""
+    api = recovery.service("api", max_retries=0, timeout=4.0)
+    await open_circuit(recovery, script)
+    await clock.sleep(60)
+    ends = clock.monotonic() + 50
+
+    async def stubborn() -> None:
+        while clock.monotonic() < ends:
+            try:
+                await clock.sleep(ends - clock.monotonic())
+            except asyncio.CancelledError:
+                continue
+
+    hanging = asyncio.create_task(api.call(stubborn))
+    await clock.sleep(4.0)
+    with pytest.raises(CircuitOpenError):
+        await api.call(script("answer"))
+    await clock.sleep(1.0)
+    assert await api.call(script("answer")) == "answer"
+    await hanging
 
 
 async def test_a_repr_shows_service_and_options(recovery: ErrorRecoveryService) -> None:

@@ -483,3 +483,9 @@ def test_object_without_one_of_its_fields_is_refused_with_its_path() -> None:
 
     with pytest.raises(UnsavableValueError, match=r"value\[0\].*incomplete"):
         freeze([broken])
+
+
+def test_refusal_under_a_number_without_digits_names_its_type() -> None:
+    """Python writes no number of more than 4300 digits."""
+    with pytest.raises(UnsavableValueError, match=r"value\[<int>\] is of type builtins\.object"):
+        freeze({10**6000: object()})

@@ -171,6 +171,38 @@ def test_a_fork_writes_its_own_records_and_no_others(tmp_path: Path) -> None:
     assert sorted(written(tmp_path)) == list(range(COUNT))
 
 
+def test_a_fork_waits_for_an_import_of_the_writer(tmp_path: Path) -> None:
+    """Or the child could never import what the parent's thread was importing just then."""
+    returncode, out, err = run(
+        """
+        from importlib.abc import MetaPathFinder
+        warnings.simplefilter("ignore", DeprecationWarning)
+        begun, goes_on = threading.Event(), threading.Event()
+
+        class Slow(MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "aiofiles" and threading.current_thread() is not threading.main_thread():
+                    begun.set()
+                    assert goes_on.wait(60)
+
+        sys.meta_path.insert(0, Slow())
+        put(0, 1)
+        assert begun.wait(60)
+        os.register_at_fork(before=goes_on.set)  # called before the library's own
+        child = os.fork()
+        if child == 0:
+            put(1, 1)
+            print(log.flush_blocking(20), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        """,
+        tmp_path,
+    )
+
+    assert (returncode, out, err) == (0, "True\n", "")
+    assert sorted(written(tmp_path)) == [0, 1]
+
+
 def test_a_forked_worker_of_multiprocessing_saves_its_records(tmp_path: Path) -> None:
     """It ends without the interpreter's exit handlers."""
     returncode, _, err = run(

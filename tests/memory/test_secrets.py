@@ -6,8 +6,10 @@ import asyncio
 import builtins
 import importlib.util
 import json
+from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -49,6 +51,7 @@ WITH_KEY = StateSecrets(SecretNames(), SecretCipher([KEY]))
         "api_key", "apiKey", "APIKey", "api-key", "BINANCE_API_KEY", "apikey", "binance.apikey", "api_keys", "secret",
         "client_secret", "clientSecret", "SECRET_2", "secretKey", "apiSecret", "password", "dbPassword", "PASSWORD",
         "passphrase", "okx_passphrase", "private_key", "privateKey", "private key", "passwd", "passwords",
+        "clientsecret", "dbpassword", "dbpasswords", "binanceapikey", "BINANCEAPISECRET",
     ],
 )  # fmt: skip
 def test_name_of_a_secret_is_known_in_any_spelling(name: str) -> None:
@@ -66,6 +69,15 @@ def test_name_of_a_secret_is_known_in_any_spelling(name: str) -> None:
 def test_other_names_are_no_secrets(name: str) -> None:
     """A part of a word is no word."""
     assert not SecretNames().matches(name)
+
+
+def test_short_names_are_not_found_at_the_end_of_other_words() -> None:
+    """Who adds "pin" does not mean "spin"."""
+    names = SecretNames(["pin", "token"])
+
+    assert names.matches("card_pin")
+    assert not names.matches("spin")
+    assert not names.matches("betoken")
 
 
 def test_names_can_be_chosen_and_switched_off() -> None:
@@ -229,3 +241,59 @@ def test_cryptography_is_not_loaded_before_it_is_used(monkeypatch: pytest.Monkey
 def test_damaged_token_is_no_error() -> None:
     """Text that no key made stays closed."""
     assert SecretCipher([KEY]).open("gAAAA not a token é") is None
+
+
+class Setting(Enum):
+    API_KEY = 1
+
+
+register_type(Setting)
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        {b"api_key": "K-1"},
+        {Setting.API_KEY: "K-1"},
+        {("binance", "api_key"): "K-1"},
+        OrderedDict(api_key="K-1"),
+        [("api_key", "K-1")],
+        [["api_key", "K-1"]],
+        [(b"X-Api-Key", b"K-1")],
+        [("secret", {"value": "K-1", "list": ["K-2"]})],
+        [["password", "TopSecret K-1"]],
+    ],
+)
+def test_secret_is_found_whatever_carries_its_name(login: object) -> None:
+    """Keys of other types, and pairs of name and value, as HTTP headers are written."""
+    captured = capture({"login": login}, WITHOUT_KEY)
+    assert "K-" not in json.dumps(captured.fields)
+    assert captured.left_out
+
+    back = restored(capture({"login": login}, WITH_KEY), WITH_KEY)
+    assert back == {"login": login}
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ["api_key", "password"],
+        [["1.10", "2.5"], ["api_keyless", "x"]],
+        [("secretary", "Bob")],
+        [("api_key", "x", "y")],
+    ],
+)
+def test_other_pairs_are_no_secrets(pairs: object) -> None:
+    """Two names tell what to ask for, and prices are prices."""
+    captured = capture({"pairs": pairs}, WITHOUT_KEY)
+
+    assert captured.left_out == ()
+    assert restored(captured, WITHOUT_KEY) == {"pairs": pairs}
+
+
+def test_place_of_a_secret_can_be_written_whatever_the_key() -> None:
+    """A key that is no UTF-8, as in a file name, would otherwise keep the state from the disk."""
+    captured = capture({"api_key\udc80": "K-1"}, WITHOUT_KEY)
+
+    assert captured.left_out == ('configuration["api_key\\udc80"]'.replace('"', "'"),)
+    json.dumps(captured.fields, ensure_ascii=False).encode()

@@ -53,6 +53,7 @@ def test_an_answer_of_the_fallback_makes_it_degraded() -> None:
     state = fresh()
     state.answered_by_fallback()
     assert state.status_at(0.0) is ServiceStatus.DEGRADED
+    assert state.stirred is True
     assert state.fallbacks == 1
     state.settle(admitted(state), 0.0)
     assert state.status_at(0.0) is ServiceStatus.OPERATIONAL

@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shockproof.memory import state_files, writer
 from shockproof.memory.file_layer import SystemFiles
 from shockproof.memory.registered_types import register_type
 from shockproof.memory.secrets import Redacted, SecretNames
@@ -304,10 +307,7 @@ def test_any_changed_byte_is_noticed_or_harmless(
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     (directory / name).write_bytes(content)
 
-    try:
-        restored = files(directory).load()
-    except StateVersionError:
-        return  # the bit made it a file of version 3, 5, 9, ...: that is refused before the checksum is asked
+    restored = files(directory).load()
     assert restored.state is not None
     assert restored.state.configuration == {"mode": "paper"}
     assert number(restored) == 2
@@ -379,17 +379,140 @@ def test_damaged_file_in_a_directory_that_may_not_be_written_to_is_reported(save
     assert restored.damaged[0].moved_to is None
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"active_operations": [{1: "one"}, {("a", 1): {2: 3}}]},
+        {"cached_data": {1: "one", None: 2, b"x": 3}},
+        {"configuration": {("a", 1): "x", 1.5: "y"}},
+        {"service_statuses": {"a\udc80": ServiceStatus.DEGRADED}},
+    ],
+)
+@pytest.mark.parametrize("lost", [(), (JSON,)])
+def test_keys_that_are_no_strings_come_back(
+    tmp_path: Path, sections: dict[str, Any], lost: tuple[str, ...]
+) -> None:
+    """In every section, also at its top."""
+    files(tmp_path).write(captured(**sections))
+    for name in lost:
+        (tmp_path / name).unlink()
+
+    restored = files(tmp_path).load()
+
+    assert restored.damaged == ()
+    assert restored.state is not None
+    for name, value in sections.items():
+        assert getattr(restored.state, name) == value
+
+
 # ---- versions, edits, the original program
+
+
+def of_version(version: int, content: bytes) -> bytes:
+    """The same file as a newer program might have written it, with a checksum that matches."""
+    content = content.replace(b'"format_version": 1', b'"format_version": %d' % version)
+    content = content.replace(b"format_version=1", b"format_version=%d" % version)
+    body = (
+        content[: content.rindex(b"sha256=") + 7] if b"sha256=" in content else content.rpartition(b",\n")[0]
+    )
+    old = re.findall(rb"[0-9a-f]{64}", content)[-1]
+    return content.replace(old, hashlib.sha256(body).hexdigest().encode())
+
+
+@pytest.mark.parametrize("name", [JSON, PICKLE, PREVIOUS])
+def test_damaged_file_that_claims_a_newer_version_is_set_aside(saved: Path, name: str) -> None:
+    """One wrong bit in the version's digit: the checksum is believed, not the digit."""
+    content = (saved / name).read_bytes()
+    claims = content.replace(b'"format_version": 1', b'"format_version": 9')
+    (saved / name).write_bytes(claims.replace(b"format_version=1", b"format_version=9"))
+
+    restored = files(saved).load()
+
+    assert number(restored) == 2
+    assert [(file.path.name, "does not match" in file.reason) for file in restored.damaged] == [(name, True)]
+
+
+def test_damage_that_comes_later_and_claims_a_newer_version_stops_no_save(saved: Path) -> None:
+    """Between two saves as well."""
+    running = files(saved)
+    running.write(captured(3))
+    content = (saved / JSON).read_bytes().replace(b'"format_version": 1', b'"format_version": 3')
+    (saved / JSON).write_bytes(content)
+
+    running.write(captured(4))
+
+    assert number(files(saved).load()) == 4
+    assert [path.read_bytes() for path in (saved / "damaged").iterdir()] == [content]
+
+
+def test_any_changed_bit_of_the_only_file_gives_the_right_state_or_none(tmp_path: Path) -> None:
+    """No damage makes it a file of the original program, whose values would be taken as they stand."""
+    sections = {"cached_data": {"price": Decimal("1.1")}, "configuration": {}}
+    state = asyncio.run(capture_state(sections, secrets=StateSecrets(SecretNames()), timestamp=0.0))
+    files(tmp_path).write(state)
+    content = (tmp_path / JSON).read_bytes()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for bit in range(len(content) * 8):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / JSON).write_bytes(damaged)
+        restored = files(tmp_path).load()
+        assert restored.state is None or restored.state.cached_data == {"price": Decimal("1.1")}
+        if restored.state is None:
+            assert restored.damaged[0].moved_to is not None
+            restored.damaged[0].moved_to.unlink()
+
+
+def make_directory(path: Path) -> None:
+    (path / "sub").mkdir(parents=True)
+
+
+def make_link_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes there")
+@pytest.mark.parametrize("make", [make_directory, make_link_loop, os.mkfifo])
+@pytest.mark.parametrize("name", [JSON, PICKLE, PREVIOUS])
+@pytest.mark.parametrize("when", ["before the first save", "between two saves"])
+def test_what_is_no_file_is_set_aside_and_stops_no_save(
+    tmp_path: Path, make: Callable[[Path], None], name: str, when: str
+) -> None:
+    """A pipe would hold the reader for ever, a directory cannot be replaced, a loop leads nowhere."""
+    running = files(tmp_path)
+    if when == "between two saves":
+        running.write(captured(1))
+        (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+
+    running.write(captured(2))
+
+    assert number(files(tmp_path).load()) == 2
+    assert len(list((tmp_path / "damaged").iterdir())) == 1
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes there")
+@pytest.mark.parametrize("make", [make_directory, make_link_loop, os.mkfifo])
+def test_what_is_no_file_is_set_aside_when_the_state_is_restored(
+    saved: Path, make: Callable[[Path], None]
+) -> None:
+    """The pickle beside it serves."""
+    (saved / JSON).unlink()
+    make(saved / JSON)
+
+    restored = files(saved).load()
+
+    assert number(restored) == 2
+    assert [file.path.name for file in restored.damaged] == [JSON]
+    assert not os.path.lexists(saved / JSON)
 
 
 @pytest.mark.parametrize("name", [JSON, PICKLE, PREVIOUS])
 def test_newer_version_is_refused_and_nothing_is_moved(saved: Path, name: str) -> None:
     """Its name, its version and a way out; a damaged file beside it stays where it is too."""
-    content = (saved / name).read_bytes()
-    newer = content.replace(b'"format_version": 1', b'"format_version": 9').replace(
-        b"format_version=1", b"format_version=9"
-    )
-    (saved / name).write_bytes(newer)
+    (saved / name).write_bytes(of_version(9, (saved / name).read_bytes()))
     other = JSON if name != JSON else PICKLE
     (saved / other).write_bytes(b"broken")
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
@@ -406,7 +529,7 @@ def test_newer_version_that_appears_later_is_not_overwritten(saved: Path) -> Non
     """A newer program may start in the same directory while this one runs."""
     running = files(saved)
     running.write(captured(3))
-    content = (saved / JSON).read_bytes().replace(b'"format_version": 1', b'"format_version": 2')
+    content = of_version(2, (saved / JSON).read_bytes())
     (saved / JSON).write_bytes(content)
 
     with pytest.raises(StateVersionError):
@@ -635,3 +758,24 @@ def test_full_disk_leaves_what_was_saved_before(saved: Path) -> None:
 
     files(saved).write(captured(3))
     assert number(files(saved).load()) == 3
+
+
+def test_fork_waits_until_what_a_write_takes_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child can never import what another thread was importing when the process forked."""
+    held: list[str] = []
+
+    def held_by_this_thread(module: str) -> None:
+        other = threading.Thread(target=lambda: free.append(writer.imports.acquire(blocking=False)))
+        other.start()
+        other.join()
+        held.append(module)
+
+    free: list[bool] = []
+    monkeypatch.setattr(state_files.importlib, "import_module", held_by_this_thread)
+    files(tmp_path).write(captured(1))
+    files(tmp_path).load()
+
+    assert {"json", "pickle", "shockproof.vocabulary.models"} <= set(held)
+    assert not any(free)

@@ -18,7 +18,7 @@ from shockproof.memory.codec import UnsavableValueError
 from shockproof.memory.file_layer import SystemFiles
 from shockproof.memory.secrets import SecretNotSavedWarning
 from shockproof.memory.state_files import StateFiles
-from shockproof.memory.state_saver import SaveSchedule, StateSaver
+from shockproof.memory.state_saver import SaveSchedule, StateSaver, flush_all_blocking
 from shockproof.testing.virtual_time import VirtualClock
 from shockproof.vocabulary.clock import SystemClock
 from shockproof.vocabulary.errors import StateNotSavedError, StateVersionError
@@ -442,6 +442,25 @@ def test_writer_that_hangs_does_not_hang_the_end_of_the_program(tmp_path: Path) 
 
     with pytest.raises(StateNotSavedError, match="not within 0 s"):
         bench.saver.flush_blocking(0.0)
+
+
+def test_disk_that_hangs_does_not_take_the_time_of_the_others(tmp_path: Path) -> None:
+    """At the end of the program all are started before any is waited for."""
+    hangs, works, refuses = (tmp_path / name for name in ("hangs", "works", "refuses"))
+    benches = [Bench(hangs, ByHand()), Bench(works, Immediately()), Bench(refuses, Immediately())]
+    for bench in benches:
+        writer, bench.writer = bench.writer, Immediately()
+        bench.saver._submit = bench.writer.submit
+        assert bench.run(bench.saver.save(state(1)))
+        assert not bench.run(bench.saver.save(state(2)))
+        bench.saver._submit = writer.submit
+    benches[2].files.failures = [OSError(errno.ENOSPC, "disk full")]
+
+    left_behind = flush_all_blocking([bench.saver for bench in benches], 0.0)
+
+    assert [on_disk(path) for path in (hangs, works, refuses)] == [1, 2, 1]
+    assert ["not within 0 s" in left_behind[0], "disk full" in left_behind[1]] == [True, True]
+    assert [bench.saver.pending for bench in benches] == [True, False, True]
 
 
 def test_newer_state_files_are_refused_as_what_they_are(tmp_path: Path) -> None:

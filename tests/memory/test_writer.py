@@ -296,3 +296,55 @@ def test_every_drain_gets_its_turn_and_says_what_it_left(
     assert capsys.readouterr().err == (
         "shockproof: 3 records left\nshockproof: saving at exit failed: ZeroDivisionError: division by zero\n"
     )
+
+
+def test_a_drain_that_hangs_holds_nobody_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They run side by side: here the first even waits for the last."""
+    monkeypatch.setattr(background, "_drains", [])
+    monkeypatch.setattr(background, "_exiting_in", None)
+    saved, ended = threading.Event(), threading.Event()
+
+    def waits(timeout: float) -> str | None:
+        return "saved meanwhile" if saved.wait(timeout) else "held the other back"
+
+    def saves(_: float) -> None:
+        saved.set()
+
+    drains = [Drain(waits), Drain(saves)]
+    for drain in drains:
+        background.at_exit(drain.drain)
+    background._drain_all()
+    assert capsys.readouterr().err == "shockproof: saved meanwhile\n"
+
+    def hangs(_: float) -> None:
+        ended.wait(60)
+
+    monkeypatch.setattr(background, "_drains", [])
+    monkeypatch.setattr(background, "EXIT_TIMEOUT", 0.0)
+    monkeypatch.setattr(background, "_LAST_WORDS", 0.0)
+    hanging = Drain(hangs)
+    background.at_exit(hanging.drain)
+    background._drain_all()
+    ended.set()
+    assert capsys.readouterr().err == "shockproof: saving at exit did not end within 0 s\n"
+
+
+def test_drains_run_where_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some interpreters refuse new threads at exit."""
+    monkeypatch.setattr(background, "_drains", [])
+    monkeypatch.setattr(background, "_exiting_in", None)
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    drains = [Drain(lambda _: "one"), Drain(lambda _: "two")]
+    for drain in drains:
+        background.at_exit(drain.drain)
+    background._drain_all()
+
+    assert capsys.readouterr().err == "shockproof: one\nshockproof: two\n"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from shockproof.policies.circuit_breaker import Circuit, Ticket
+from shockproof.policies.circuit_breaker import Circuit, Rates, Ticket
 
 CAUSE = "ValueError: no"
 
@@ -275,6 +275,24 @@ def test_the_answer_from_before_the_trip_does_not_decide_a_half_open_circuit() -
     assert circuit.state(62.0) == "closed"
 
 
+def test_a_slow_answer_from_before_the_trip_does_not_open_the_next_period() -> None:
+    """Neither as a slow success nor as a failure: rates count what belongs to their own period."""
+    circuit = Circuit(threshold=None, timeout=60.0)
+    circuit.watch(Rates(slow_call_after=1.0, slow_call_rate=0.5, failure_rate=0.5, min_calls=2))
+    late = [admitted(circuit, 0.0) for _ in range(6)]
+    for _ in range(2):
+        admitted(circuit, 0.0).failed(0.0, CAUSE, 0.1)
+    assert circuit.state(0.0) == "open"
+    admitted(circuit, 60.0).succeeded(60.0, 0.1)
+    assert circuit.state(60.0) == "closed"
+    for ticket in late[:3]:
+        ticket.succeeded(60.0, 60.0)
+    for ticket in late[3:]:
+        ticket.failed(60.0, CAUSE, 60.0)
+    assert circuit.state(60.0) == "closed"
+    assert circuit.trips == 1
+
+
 def test_the_answer_of_an_earlier_closed_period_does_not_count_in_the_next() -> None:
     """After a trip and a recovery the streak begins at zero, and old failures are not added."""
     circuit = Circuit(threshold=2, timeout=60.0)
@@ -330,6 +348,27 @@ def test_transitions_are_told_in_order_and_once() -> None:
         ("open", 61.0),
         ("half-open", 121.0),
         ("closed", 122.0),
+    ]
+
+
+def test_no_lock_is_held_while_a_transition_is_told() -> None:
+    """Whoever is told may ask, admit and reset."""
+    asked: list[object] = []
+    circuit = Circuit(threshold=1, timeout=60.0)
+
+    def told(state: str, now: float) -> None:
+        other = threading.Thread(target=lambda: asked.append((state, circuit.state(now), circuit.admit(now))))
+        other.start()
+        other.join()
+
+    circuit.on_transition = told
+    admitted(circuit, 0.0).failed(0.0, CAUSE)
+    admitted(circuit, 60.0).succeeded(60.0)
+    circuit.reset(61.0)
+    assert [one[:2] for one in asked if isinstance(one, tuple)] == [
+        ("open", "open"),
+        ("half-open", "half-open"),
+        ("closed", "closed"),
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import NoReturn, Self
 
-from shockproof.calls.executor import failure_of
+from shockproof.calls.executor import elapsed, failure_of
 from shockproof.calls.limits import Held
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.calls.plan import Plan
@@ -62,7 +62,7 @@ class _Block:
         if error is None:
             if timer is not None:
                 timer.stop()
-            call.succeeded(ticket, max(0.0, call.plan.stopwatch() - self._started))
+            call.succeeded(ticket, elapsed(call.plan, self._started, timer))
             return None
         if not call.function_name:
             call.function_name = _name_of_block(error)
@@ -151,6 +151,7 @@ class Attempts:
         if self._over or self._delay is None:
             raise StopAsyncIteration
         try:
+            call.take_budget_again()
             await call.wait(self._delay)
         except BaseException:
             call.close()
@@ -170,17 +171,14 @@ class Attempts:
 class AttemptBlock(_Block):
     """One attempt of `Attempts`."""
 
-    __slots__ = ("_loop", "_was_left")
+    __slots__ = ("_loop", "_was_left", "number")
 
     def __init__(self, call: OngoingCall, loop: Attempts) -> None:
         super().__init__(call)
         self._loop: Attempts | None = loop
         self._was_left = False
-
-    @property
-    def number(self) -> int:
+        self.number = call.number
         """1 for the first attempt."""
-        return self._call.number
 
     async def __aenter__(self) -> Self:
         """
@@ -207,13 +205,14 @@ class AttemptBlock(_Block):
     ) -> bool:
         self._was_left = True
         self._call.end_repeating()
-        delay: float | None = None
+        delay: float | None = None  # what it may wait for is held from there on: the loop may be left here
         try:
             delay = self._leave(error)
         finally:
             loop, self._loop = self._loop, None  # each knows the other only while it runs: no cycle
             if loop is not None:
                 loop._ended(delay)
+            self._call.return_budget()
             if delay is None:
                 self._call.close()
         return delay is not None

@@ -1,7 +1,8 @@
 """
 The one place that awaits: it runs attempts, waits between them, and asks the stand-ins.
 
-The order, outermost first: fallback, deadline, retry, circuit breaker, attempt timeout, the call.
+The order, outermost first: fallback, deadline, retry, circuit breaker, rate limit, bulkhead, attempt
+timeout, the call.
 A healthy call does not come here at all; its first failure does.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from shockproof.calls.callables import name_of
 from shockproof.calls.limits import Held
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
-from shockproof.calls.own_task import TookTooLongError, run_in_own_task
+from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.threads import NotStartedError, never_began
 from shockproof.calls.timer import Timer
@@ -25,7 +26,7 @@ from shockproof.vocabulary.events import FallbackAnswered
 from shockproof.vocabulary.outcomes import Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
-__all__ = ["execute", "failure_of"]
+__all__ = ["elapsed", "execute", "failure_of"]
 
 
 def failure_of(
@@ -37,9 +38,8 @@ def failure_of(
     That is the caller's cancellation, an error into which the callee has turned it, and whatever else
     is no ``Exception``: the ticket is given back, and nothing is counted.
     """
-    duration = max(0.0, plan.stopwatch() - started)
+    failure = Failure(ticket, elapsed(plan, started, timer))
     ended_by_us = timer is not None and timer.stop()
-    failure = Failure(ticket, started, duration)
     if isinstance(error, asyncio.CancelledError):
         if not ended_by_us or timer is None:
             ticket.released()
@@ -99,7 +99,7 @@ async def execute(
     """
     if plan.needs_preparing:
         plan.prepare()
-    call = OngoingCall(plan, name_of(fn), started=None if failure is None else failure.started)
+    call = OngoingCall(plan, name_of(fn), elapsed=0.0 if failure is None else failure.duration)
     primary: Exception | None = None
     try:
         try:
@@ -174,20 +174,13 @@ async def _run(
 ) -> tuple[Any, Failure | None]:  # Any: its result
     plan = call.plan
     failure: Failure | None
-    timer = None if plan.grace is not None else call.start_timer()
+    timer = call.start_timer()
     started = plan.stopwatch() if timer is None else timer.started
     try:
         if plan.grace is None:
             result = await awaitable
         else:
-            result = await run_in_own_task(plan.state, awaitable, call.time_limit(), plan.grace, held)
-    except TookTooLongError as late:
-        failure = Failure(ticket, started, max(0.0, plan.stopwatch() - started))
-        failure.error, failure.stalled = timeout_error(plan, late.limit), late.stalled
-        try:
-            return None, failure
-        finally:
-            del failure  # the error's traceback holds this frame: no cycle
+            result = await run_in_own_task(plan.state, awaitable, plan.grace, timer, held)
     except NotStartedError as refused:
         if timer is not None:
             timer.stop()
@@ -210,11 +203,16 @@ async def _run(
             ticket.released()
             raise
         if verdict is not None:
-            failure = Failure(ticket, started, max(0.0, plan.stopwatch() - started))
+            failure = Failure(ticket, elapsed(plan, started, timer))
             failure.result, failure.verdict = result, verdict
             return None, failure
-    call.succeeded(ticket, max(0.0, plan.stopwatch() - started))
+    call.succeeded(ticket, elapsed(plan, started, timer))
     return result, None
+
+
+def elapsed(plan: Plan, started: float, timer: Timer | None) -> float:
+    """Seconds an attempt has run; with a timer by the loop's time, which is what the timer goes by."""
+    return max(0.0, plan.stopwatch() - started) if timer is None else timer.elapsed()
 
 
 async def _stand_in(
@@ -252,7 +250,7 @@ async def _stand_in(
                         service_name=state.name,
                         at=plan.runtime.clock.time(),
                         function_name=fallback.name,
-                        error_type=type(primary).__name__,
+                        error_type="UnwantedResultError" if primary is None else type(primary).__name__,
                     )
                 )
             return result

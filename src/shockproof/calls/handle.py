@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable, has_coroutine_code
-from shockproof.calls.executor import execute, failure_of
+from shockproof.calls.executor import elapsed, execute, failure_of
 from shockproof.calls.options import HandleOptions, check_options, warn_of_unreachable_timeout
 from shockproof.calls.plan import Plan
 from shockproof.calls.wrap import wrap
@@ -99,7 +99,7 @@ class Handle:
                 timer.stop()
             plan.state.successes += 1
             if plan.state.stirred:
-                plan.state.settle(ticket, plan.runtime.clock.monotonic(), plan.stopwatch() - started)
+                plan.state.settle(ticket, plan.runtime.clock.monotonic(), elapsed(plan, started, timer))
             return result
         try:
             return await execute(plan, fn, args, kwargs, failure)

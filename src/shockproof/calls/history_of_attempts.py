@@ -4,7 +4,7 @@ The attempts of one call, hung on the error that ends it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import suppress
 
 from shockproof.vocabulary.outcomes import Attempt
@@ -38,7 +38,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "..."
 
 
-def attach(error: BaseException, service_name: str, attempts: Sequence[Attempt], reason: str) -> None:
+def attach(error: BaseException, service_name: str, attempts: Collection[Attempt], reason: str) -> None:
     """
     Hang *attempts* on *error*: as data, and the earlier ones as notes, with why there is no other.
 
@@ -57,8 +57,8 @@ def attach(error: BaseException, service_name: str, attempts: Sequence[Attempt],
             error.__notes__ = notes
 
 
-def _notes(attempts: Sequence[Attempt], reason: str) -> list[str]:
-    earlier = attempts[:-1]
+def _notes(attempts: Collection[Attempt], reason: str) -> list[str]:
+    earlier = list(attempts)[:-1]
     notes = []
     if len(earlier) > _MOST_NOTES:
         notes.append(f"{len(earlier) - _MOST_NOTES} attempts before these")

@@ -171,21 +171,35 @@ class Held:
 class Limits:
     """The rate limit and the bulkhead of one service; both optional."""
 
-    def __init__(
-        self,
-        service_name: str,
-        clock: Clock,
-        options: Mapping[str, Any],  # Any: each option has a type of its own
-    ) -> None:
-        self.made_of = dict(options)
-        """``rate_limit`` (parsed), ``max_concurrent``, ``max_queue``, ``max_wait``, as far as given."""
-        rates: Sequence[Rate] | None = options.get("rate_limit")
-        max_concurrent: int | None = options.get("max_concurrent")
+    def __init__(self, service_name: str, clock: Clock) -> None:
         self._name = service_name
         self._clock = clock
-        self._rate = None if rates is None else _RateQueue(rates, clock)
-        self._places = None if max_concurrent is None else Places(max_concurrent, options.get("max_queue", 0))
-        self._max_wait: float | None = options.get("max_wait")
+        self._set_to: dict[str, Any] = {}  # Any: each option has a type of its own
+        self._rate: _RateQueue | None = None
+        self._places: Places | None = None
+        self._max_wait: float | None = None
+
+    def set_to(self, options: Mapping[str, Any]) -> bool:  # Any: each option has a type of its own
+        """
+        Hold from now on; whether that is new. What is in flight or waiting stays where it is.
+
+        *options*: ``rate_limit`` (parsed), ``max_concurrent``, ``max_queue``, ``max_wait``, as far as given.
+        """
+        if options == self._set_to:
+            return False
+        self._set_to = dict(options)
+        rates: Sequence[Rate] | None = options.get("rate_limit")
+        if rates is not None and self._rate is None:
+            self._rate = _RateQueue(rates, self._clock)
+        max_concurrent: int | None = options.get("max_concurrent")
+        if max_concurrent is not None:
+            max_queue: int = options.get("max_queue", 0)
+            if self._places is None:
+                self._places = Places(max_concurrent, max_queue)
+            else:
+                _wake_all(self._places.resize(max_concurrent, max_queue))
+        self._max_wait = options.get("max_wait")
+        return True
 
     @property
     def in_flight(self) -> int | None:

@@ -7,6 +7,7 @@ All decisions are synchronous: the executor and the blocks ask, and then wait as
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextvars import ContextVar, Token
 from typing import Final
 
@@ -28,6 +29,10 @@ from shockproof.vocabulary.statuses import ErrorSeverity
 __all__ = ["Failure", "OngoingCall", "UnwantedResultError", "timeout_error"]
 
 
+_KEPT_ATTEMPTS: Final = 10_000
+"""Failed attempts that are remembered; an endless retry has more."""
+
+
 class UnwantedResultError(Exception):
     """Stands for a result that was judged a failure, in the records and inside; no caller ever sees it."""
 
@@ -39,11 +44,10 @@ class UnwantedResultError(Exception):
 class Failure:
     """How one attempt ended, if not well: with an error, or with a result that may be unwanted."""
 
-    __slots__ = ("duration", "error", "result", "stalled", "started", "ticket", "verdict")
+    __slots__ = ("duration", "error", "result", "stalled", "ticket", "verdict")
 
-    def __init__(self, ticket: Ticket, started: float, duration: float) -> None:
+    def __init__(self, ticket: Ticket, duration: float) -> None:
         self.ticket = ticket
-        self.started = started
         self.duration = duration
         self.error: Exception | None = None
         self.result: object = None
@@ -94,6 +98,7 @@ class OngoingCall:
         "_attempts",
         "_budget_taken",
         "_deadline_at",
+        "_failed",
         "_last_error",
         "_mark",
         "_mark_token",
@@ -110,7 +115,7 @@ class OngoingCall:
         plan: Plan,
         function_name: str,
         *,
-        started: float | None = None,
+        elapsed: float = 0.0,
         repeats: bool = True,
         falls_back: bool = True,
     ) -> None:
@@ -122,7 +127,8 @@ class OngoingCall:
         """Whether somebody answers for it when it fails; a block has nobody."""
         self.can_fall_back = False
         """Whether the call ended in a way that a stand-in may answer for."""
-        self._attempts: list[Attempt] = []
+        self._failed = 0
+        self._attempts: deque[Attempt] = deque(maxlen=_KEPT_ATTEMPTS)
         self._budget_taken = False
         self._previous_delay = 0.0
         self._last_error: Exception | None = None
@@ -130,8 +136,7 @@ class OngoingCall:
         self._mark_token: Token[_RunningRetry | None] | None = None
         self._deadline_at: float | None = None
         if plan.deadline is not None:
-            begun = plan.runtime.clock.monotonic() if started is None else started
-            self._deadline_at = begun + plan.deadline
+            self._deadline_at = plan.runtime.clock.monotonic() - elapsed + plan.deadline
 
     def start_deadline(self) -> None:
         """The deadline counts from now on; for a block that is from its first entry."""
@@ -141,7 +146,7 @@ class OngoingCall:
     @property
     def number(self) -> int:
         """The number of the attempt that is due or in flight; 1 for the first."""
-        return len(self._attempts) + 1
+        return self._failed + 1
 
     def info(self) -> CallInfo:
         """What `classify` is told about the attempt in flight."""
@@ -168,8 +173,7 @@ class OngoingCall:
         last = self._last_error
         if last is not None and self._deadline_at is not None and now >= self._deadline_at:
             raise self._ended_while_waiting(last, "the deadline passed before another attempt")
-        lease = plan.state.probe_lease
-        ticket = circuit.admit(now, lease=plan.limit if lease is None else lease)
+        ticket = circuit.admit(now, lease=self._lease())
         if ticket is not None:
             return ticket
         if plan.risk_reducing:
@@ -197,6 +201,9 @@ class OngoingCall:
         opened = asyncio.get_running_loop().create_future()
         state.waiting.add(opened)
         try:
+            # Look again: another thread may have opened it before this wait could be woken.
+            if self._last_error is not None and state.circuit.state(plan.runtime.clock.monotonic()) == "open":
+                raise self._ended_while_waiting(self._last_error, "the circuit opened")
             await asyncio.wait({sleeping, opened}, return_when=asyncio.FIRST_COMPLETED)
             if opened.done() and self._last_error is not None:
                 raise self._ended_while_waiting(self._last_error, "the circuit opened")
@@ -209,6 +216,16 @@ class OngoingCall:
         self.can_fall_back = True
         self._end(None if isinstance(last, UnwantedResultError) else last, reason)
         return last
+
+    def _lease(self) -> float | None:
+        declared: float | None = self.plan.state.probe_lease
+        limit = self.plan.limit
+        if declared is not None or limit is None:
+            return declared
+        # Our own time limit ends the probe, and that is a verdict: the lease is for what never comes
+        # back, so it has to outlast the limit, the grace, and a loop that is a little late.
+        longest: float = limit + (self.plan.grace or 0.0) + max(1.0, limit / 4)
+        return longest
 
     async def enter_limits(self, ticket: Ticket) -> tuple[Ticket, Held]:
         """
@@ -270,7 +287,7 @@ class OngoingCall:
     def succeeded(self, ticket: Ticket, duration: float) -> None:
         """The attempt succeeded, after *duration* seconds."""
         plan = self.plan
-        self._return_budget()  # a retry that was worth it costs nothing
+        self.return_budget()  # a retry that was worth it costs nothing
         plan.state.successes += 1
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
         if plan.state.stirred or ticket is not plan.state.circuit.closed:
@@ -295,10 +312,13 @@ class OngoingCall:
         if verdict.outcome is Outcome.NEUTRAL:
             failure.ticket.released()
             # Nothing ran: it was refused, or its time was up in a queue.
-            self.can_fall_back = error is not None and (
+            nothing_ran = error is not None and (
                 failure.verdict is not None
                 or all(isinstance(leaf, CallRejectedError) for leaf in leaves(error))
             )
+            if nothing_ran and self._last_error is not None:
+                raise self._ended_while_waiting(self._last_error, f"the next attempt was refused: {error}")
+            self.can_fall_back = nothing_ran
             return None
         if verdict.outcome is Outcome.SUCCESS:  # the user's classify knows better
             self.succeeded(failure.ticket, failure.duration)
@@ -317,6 +337,7 @@ class OngoingCall:
         if verdict.retry_after is not None and plan.retry.asks_for_a_pause(
             verdict.retry_after, self._remaining(now)
         ):
+            # A circuit that is switched off stays so.
             state.circuit.pause(now, verdict.retry_after, f"{error_type}: {message}")
         self._record(shown, verdict, decision, now)
         self._attempts.append(
@@ -330,6 +351,7 @@ class OngoingCall:
                 outcome=verdict.outcome,
             )
         )
+        self._failed += 1
         if plan.runtime.listeners:
             self._tell(decision, verdict, failure.duration)
         if decision.delay is None:
@@ -352,7 +374,7 @@ class OngoingCall:
             return Decision(None, "")
         decision = plan.retry.after_failure(
             error,
-            retries=len(self._attempts),
+            retries=self._failed,
             previous_delay=self._previous_delay,
             retry_after=verdict.retry_after,
             remaining=self._remaining(now),
@@ -371,7 +393,22 @@ class OngoingCall:
             self._budget_taken = True
         return decision
 
-    def _return_budget(self) -> None:
+    def take_budget_again(self) -> None:
+        """
+        Between two blocks nothing is held; now the wait for the next one begins.
+
+        Raises:
+            Exception: the budget has run dry meanwhile: the last attempt's own error.
+        """
+        budget = self.plan.state.retry_budget
+        if budget is None or self._budget_taken or self._last_error is None:
+            return
+        if not budget.take():
+            raise self._ended_while_waiting(self._last_error, "the retry budget is exhausted")
+        self._budget_taken = True
+
+    def return_budget(self) -> None:
+        """Give back what was taken for a retry that has no verdict."""
         if self._budget_taken and self.plan.state.retry_budget is not None:
             self._budget_taken = False
             self.plan.state.retry_budget.give_back()
@@ -386,7 +423,7 @@ class OngoingCall:
             severity=severity,
             service_name=self.plan.state.name,
             function_name=self.function_name,
-            retry_count=len(self._attempts),
+            retry_count=self._failed,
             now=now,
         )
 
@@ -429,7 +466,7 @@ class OngoingCall:
                     service_name=plan.state.name,
                     at=plan.runtime.clock.time(),
                     function_name=self.function_name,
-                    attempts=len(self._attempts),
+                    attempts=self._failed,
                     error_type=last.error_type,
                     reason=reason,
                 )
@@ -445,7 +482,7 @@ class OngoingCall:
 
     def close(self) -> None:
         """The call is over, however it ended."""
-        self._return_budget()  # cancelled before its retry had a verdict
+        self.return_budget()  # cancelled before its retry had a verdict
         self._last_error = None  # its traceback leads back here: no cycle
         self.end_repeating()
 

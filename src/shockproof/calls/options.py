@@ -81,7 +81,7 @@ class ServiceOptions(HandleOptions, total=False):
     half_open_probes: int
     """Most probes in flight, and the successes that close it. Default: 1."""
     probe_lease: Seconds | None
-    """Seconds after which a silent probe loses its place. Default: the timeout, else circuit_timeout."""
+    """Seconds after which a silent probe loses its place. Default: a little more than the timeout, else circuit_timeout."""
     max_concurrent: int | None
     """Most calls in flight at once, at least 1. Default: any number."""
     max_queue: int
@@ -221,6 +221,11 @@ def check_options(
         raise ValueError(
             f"slow_call_rate={checked['slow_call_rate']:g} needs slow_call_after: the seconds after which "
             "a call counts as slow"
+        )
+    rates, weight = checked.get("rate_limit"), checked.get("weight", 1)
+    if rates is not None and weight > min(rate.limit for rate in rates):
+        raise ValueError(
+            f"weight={weight} can never be sent: rate_limit={options['rate_limit']!r} is less than that"
         )
     warn_of_unreachable_timeout(checked.get("timeout"), checked.get("deadline"))
     handle = {name: value for name, value in checked.items() if name not in SERVICE_OPTIONS}

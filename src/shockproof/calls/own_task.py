@@ -9,61 +9,59 @@ from collections.abc import Awaitable
 from typing import Any
 
 from shockproof.calls.limits import Held
-from shockproof.calls.timer import was_stalled
+from shockproof.calls.threads import mark_never_began, never_began
+from shockproof.calls.timer import Timer
 from shockproof.memory.service_state import ServiceState
 
-__all__ = ["TookTooLongError", "run_in_own_task"]
+__all__ = ["run_in_own_task"]
 
 # What was abandoned must be referenced by somebody until it ends: the loop itself does not.
 _abandoned: set[asyncio.Task[Any]] = set()  # Any: whatever the callee returns
 
 
-class TookTooLongError(Exception):
-    """The time limit of `limit` seconds passed; `stalled` tells whether our own loop stood still meanwhile."""
-
-    def __init__(self, limit: float, *, stalled: bool) -> None:
-        super().__init__(limit, stalled)
-        self.limit = limit
-        self.stalled = stalled
-
-
 async def run_in_own_task(
     state: ServiceState,
     awaitable: Awaitable[Any],  # Any: whatever the callee returns
-    limit: float | None,
     grace: float,
+    timer: Timer | None,
     held: Held | None,
 ) -> Any:  # Any: whatever the callee returns
     """
-    Await *awaitable* in a task of its own, for at most *limit* seconds.
+    Await *awaitable* in a task of its own.
 
-    At the limit, and when the caller is cancelled, the task is cancelled and given *grace* seconds to
-    end. One that does not is left behind: counted in ``abandoned_attempts`` until it really ends, its
-    result thrown away; so long it keeps what is *held*. A second cancellation of the caller ends even that wait.
+    When this task is cancelled, by *timer* or by anybody else, the callee is cancelled and given *grace*
+    seconds to end. One that does not is left behind: counted in ``abandoned_attempts`` until it really
+    ends, its result thrown away; so long it keeps what is *held*. Another cancellation ends even that wait.
 
     Raises:
-        TookTooLongError: the limit passed.
+        asyncio.CancelledError: this task was cancelled, and no answer came within the grace; if it was
+            the caller who cancelled, an answer makes no difference.
         Exception: the callee's own error.
     """
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(_awaited(awaitable))
-    begun = loop.time()
+    task = asyncio.get_running_loop().create_task(_awaited(awaitable))
     try:
         try:
-            await asyncio.wait({task}, timeout=limit)
-        except asyncio.CancelledError:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as cancelled:
             await _end(state, task, grace, held)
+            if timer is not None and timer.has_ended_it() and task.done() and not task.cancelled():
+                return task.result()  # a real answer that came with the limit is the answer
+            if task.done() and _never_began(task):
+                mark_never_began(cancelled)
             raise
-        if task.done():
-            return task.result()
-        assert limit is not None
-        stalled = was_stalled(loop.time() - begun - limit, limit)
-        await _end(state, task, grace, held)
-        if task.done() and not task.cancelled() and task.exception() is None:
-            return task.result()  # a real answer that came with the limit is the answer
-        raise TookTooLongError(limit, stalled=stalled)
+        return task.result()
     finally:
         del task  # it holds its error, whose traceback holds this frame: no cycle
+
+
+def _never_began(task: asyncio.Task[Any]) -> bool:  # Any: as above
+    try:
+        task.result()
+    except asyncio.CancelledError as inner:
+        return never_began(inner)
+    except BaseException:  # noqa: BLE001 - its own error: it ran
+        return False
+    return False
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: whatever the callee returns

@@ -44,10 +44,6 @@ class StandIn:
         if callable(stand_in):
             self.fn = stand_in
             self.name = name_of(stand_in)
-            try:
-                self._signature = inspect.signature(stand_in)
-            except (TypeError, ValueError):  # some built-ins have none
-                self._signature = None
 
     def arguments(
         self,
@@ -55,11 +51,16 @@ class StandIn:
         kwargs: dict[str, Any],  # Any: the call's arguments
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # Any: the call's arguments
         """The call's arguments, or none if they do not fit."""
-        if self._signature is not None:
+        assert self.fn is not None
+        if self._signature is None:  # only now: a healthy call with a stand-in never needs it
             try:
-                self._signature.bind(*args, **kwargs)
-            except TypeError:
-                return (), {}
+                self._signature = inspect.signature(self.fn)
+            except (TypeError, ValueError):  # some built-ins have none
+                return args, kwargs
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError:
+            return (), {}
         return args, kwargs
 
 
@@ -137,9 +138,7 @@ class Plan:
         """Belong to *runtime* from now on, as a way to call the service of *state*."""
         self.runtime = runtime
         self.state = state
-        # Where a timer tells the start it is the loop's time, which is the clock's; a mere duration may
-        # be taken with a cheaper one.
-        self.stopwatch = runtime.stopwatch if self.limit is None else runtime.clock.monotonic
+        self.stopwatch = runtime.stopwatch
         self.circuit = state.circuit
         self.is_bound = True
         if state.limits is not None:

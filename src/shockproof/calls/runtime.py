@@ -65,8 +65,9 @@ class Runtime:
 
     def _limit(self, state: ServiceState) -> None:
         given = {option: value for option, value in state.set_by_hand.items() if option in LIMIT_OPTIONS}
-        if state.limits is None or state.limits.made_of != given:
-            state.limits = Limits(state.name, self.clock, given)
+        if state.limits is None:
+            state.limits = Limits(state.name, self.clock)
+        if state.limits.set_to(given):
             state.prepare(is_prepared=state.prepared)  # closes the short way
 
     def threads(self, state: ServiceState) -> WorkerThreads:

@@ -20,13 +20,19 @@ from typing import Any
 from shockproof.calls.limits import Held
 from shockproof.memory.service_state import ServiceState
 from shockproof.memory.writer import after_fork
+from shockproof.vocabulary.errors import BulkheadFullError
 
-__all__ = ["NotStartedError", "WorkerThreads", "never_began"]
+__all__ = ["NotStartedError", "WorkerThreads", "mark_never_began", "never_began"]
 
 _IDLE_SECONDS = 10.0
 
 
 _NEVER_BEGAN = "_shockproof_never_began"
+
+
+def mark_never_began(cancelled: asyncio.CancelledError) -> None:
+    """Nothing of the call that *cancelled* ended ever ran."""
+    setattr(cancelled, _NEVER_BEGAN, True)
 
 
 def never_began(cancelled: asyncio.CancelledError) -> bool:
@@ -81,6 +87,7 @@ class WorkerThreads:
 
         Raises:
             NotStartedError: the arguments do not fit the function.
+            BulkheadFullError: the system has no thread left for it.
         """
         loop = asyncio.get_running_loop()
         job = _Job(fn, args, kwargs, loop)
@@ -89,10 +96,7 @@ class WorkerThreads:
             if self._idle >= len(self._waiting):
                 self._wake.notify()
             elif self._threads < self.limit:
-                self._threads += 1
-                threading.Thread(
-                    target=self._work, name=f"shockproof-{self._state.name}", daemon=True
-                ).start()
+                self._start_thread(job)
         hold_time = getattr(loop, "hold_time", nullcontext)  # a loop with virtual time waits for threads
         try:
             with hold_time():
@@ -101,7 +105,7 @@ class WorkerThreads:
             with self._lock:
                 if job in self._waiting:
                     self._waiting.remove(job)
-                    setattr(cancelled, _NEVER_BEGAN, True)
+                    mark_never_began(cancelled)
                 elif not job.ended:
                     job.abandoned, job.held = True, held
                     if held is not None:
@@ -114,6 +118,17 @@ class WorkerThreads:
             finally:
                 job.error = None  # the traceback holds this frame: no cycle
         return job.result
+
+    def _start_thread(self, job: _Job) -> None:
+        self._threads += 1
+        thread = threading.Thread(target=self._work, name=f"shockproof-{self._state.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more: whoever has a thread will take the job
+            self._threads -= 1
+            if not self._threads:
+                self._waiting.remove(job)
+                raise BulkheadFullError(self._state.name, "threads", None, str(error)) from error
 
     def _work(self) -> None:
         while True:

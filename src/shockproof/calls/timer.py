@@ -27,7 +27,6 @@ __all__ = [
     "Timer",
     "start_single_timer",
     "time_limit",
-    "was_stalled",
 ]
 
 # A loop that stood still for this share of a limit says more about us than about the other side: the
@@ -39,7 +38,7 @@ _AT_ONCE: Final = 32
 """How many calls are cancelled in one turn of the loop: more of them would hold it for milliseconds."""
 
 
-def was_stalled(late: float, limit: float) -> bool:
+def _was_stalled(late: float, limit: float) -> bool:
     """Whether a limit that was noticed *late* seconds after its time says that our own loop stood still."""
     return late > max(_STALL_SECONDS, _STALL_SHARE * limit)
 
@@ -80,6 +79,15 @@ class Timer:
     def seconds(self) -> float:
         """The limit."""
         return self._queue.seconds
+
+    def elapsed(self) -> float:
+        """Seconds since it was set, by the loop's own time."""
+        return self._queue.clock() - self.started
+
+    def has_ended_it(self) -> bool:
+        """Whether the cancellation that is being handled is this timer's, and nobody else's."""
+        key = self if self._key is None else self._key
+        return key in self._queue.fired and self._task.cancelling() - 1 <= self._cancels
 
     def stop(self) -> bool:
         """
@@ -147,7 +155,7 @@ class LimitQueue:
     def _look(self) -> None:
         self._handle = None  # it and this queue would keep each other alive
         now = self.clock()
-        if was_stalled(now - self._next_look, self.seconds):
+        if _was_stalled(now - self._next_look, self.seconds):
             self._stalled_until = now
         wait = self.seconds * _STALL_SHARE
         try:

@@ -50,7 +50,7 @@ async def call({parameters}):
 {stop}
         state_.successes += 1
         if state_.stirred:
-            state_.settle(ticket_, plan_.runtime.clock.monotonic(), plan_.stopwatch() - started_)
+            state_.settle(ticket_, plan_.runtime.clock.monotonic(), {elapsed})
         return result_
     try:
         return await execute_(plan_, fn_, {args}, {kwargs}, failure_)
@@ -117,6 +117,7 @@ def source(signature: inspect.Signature, *, is_short: bool, is_timed: bool, is_f
         forwarded=", ".join(forwarded),
         start=_START_TIMED if is_timed else _START,
         timer=_TIMER if is_timed else "None",
+        elapsed="queue_.clock() - started_" if is_timed else "stopwatch_() - started_",
         stop=_STOP_TIMED if is_timed else "",
     )
     if is_fixed:

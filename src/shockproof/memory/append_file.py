@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from shockproof.memory import writer as background
 from shockproof.memory.writer import DiskThread
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class AppendFile:
         return file
 
     async def _open(self) -> None:
-        import aiofiles
+        with background.imports:
+            import aiofiles
 
         self._file = await aiofiles.open(
             self.path, "ab+", buffering=0, opener=_open_for_owner, executor=self._disk

@@ -118,7 +118,7 @@ class CapturedError:
         self._redactor = redactor
         self._is_redacted = redactor is None
         self.size = 500 + len(error_message) + len(stack_trace or "") if size is None else size
-        """About how many bytes its line will have."""
+        """About how many bytes of memory it takes while it waits."""
 
     def __repr__(self) -> str:
         where = f"{self.service_name}.{self.function_name}"
@@ -234,9 +234,9 @@ def capture(
     try:
         message = _message_of(error)
         chain = _chain_of(error, message)
-        size = 600 + 2 * len(message)
+        size = 500 + len(message)  # of what waits in memory; the line will have about twice as much
         for link in chain:
-            size += 100 + 40 * len(link[2])
+            size += 150 + len(link[1]) + 18 * len(link[2])
         frozen = None
         if context:
             frozen, context_size = freeze(context)

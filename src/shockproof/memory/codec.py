@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum, Flag
 from typing import Any, Protocol
 
+from shockproof.memory import writer
 from shockproof.memory.registered_types import RegisteredType, registered_as, registered_for
 from shockproof.memory.secrets import Redacted, SecretNames
 from shockproof.vocabulary.errors import StateNotSavedError
@@ -98,7 +99,7 @@ def freeze_steps(
 
 
 # How the steps of a path are written.
-_KEYS, _INDEXES, _FIELDS, _PAIRS, _PAIR = range(5)
+_KEYS, _INDEXES, _FIELDS, _PAIRS, _PAIR, _NAME_AND_VALUE = range(6)
 
 
 class _Frame:
@@ -135,7 +136,8 @@ class _Frame:
             return '["{}"]'.format(at.replace("\\", "\\\\").replace('"', '\\"'))
         if self.style == _PAIR:
             return "" if at == 1 else " (the key)"
-        return f"[{at!r}]" if type(at) in (int, str, float, bool) else f"[<{type(at).__name__}>]"
+        plain = type(at) in (str, float, bool) or (type(at) is int and -_BIG < at < _BIG)
+        return f"[{at!r}]" if plain else f"[<{type(at).__name__}>]"
 
 
 class _Freezer:
@@ -209,7 +211,8 @@ class _Freezer:
         self._open.add(id(frame.source))
 
     def _path(self) -> str:
-        return "".join(frame.step() for frame in self._frames)[1:]
+        path = "".join(frame.step() for frame in self._frames)[1:]
+        return path.encode("utf-8", "backslashreplace").decode()  # no file may hold lone surrogates
 
     def _refuse(self, kind: type, way_out: str) -> UnsavableValueError:
         return UnsavableValueError(
@@ -217,14 +220,16 @@ class _Freezer:
             f"which could not be restored: {way_out}"
         )
 
-    def _may_hold_secret(self, names: Iterable[str]) -> bool:
-        return self._secrets is not None and self._secrets.names.may_be_in("\0".join(names))
+    def _may_hold_secret(self, keys: Iterable[object]) -> bool:
+        return self._secrets is not None and self._secrets.names.may_be_in("\0".join(map(_name_in, keys)))
 
     def _is_secret(self, frame: _Frame, key: object) -> bool:
         if frame.secret:
             return not (frame.style == _PAIR and key == 0)
+        if frame.style == _NAME_AND_VALUE:
+            return key == 1
         assert self._secrets is not None
-        return frame.style != _INDEXES and isinstance(key, str) and self._secrets.names.matches(key)
+        return frame.style != _INDEXES and self._secrets.names.matches(_name_in(key))
 
     def _take_secret(self, secret: Any) -> Frozen:  # Any: the caller has looked at its type
         assert self._secrets is not None
@@ -237,7 +242,10 @@ class _Freezer:
             return self._freeze_dict(child)
         if kind is list:
             values: list[Frozen] = []
-            return values, _Frame(child, _INDEXES, enumerate(child.copy()), values)
+            copy = child.copy()
+            named = len(copy) == 2 and self._is_named_secret(copy)
+            style = _NAME_AND_VALUE if named else _INDEXES
+            return values, _Frame(child, style, enumerate(copy), values, guarded=named)
         handler = _handler_for(kind)
         if handler is not None:
             return handler(self, child)
@@ -266,16 +274,29 @@ class _Freezer:
     ) -> tuple[Frozen, _Frame]:
         pairs: list[Frozen] = []
         children = [(key, _Pair((key, value))) for key, value in child.items()]
-        guarded = self._may_hold_secret(key for key in child if isinstance(key, str))
+        guarded = self._may_hold_secret(child)
         return {TAG: tag, "v": pairs, **more}, _Frame(child, _PAIRS, children, pairs, guarded=guarded)
 
     def _freeze_values(
         self, tag: str, child: Iterable[object], more: dict[str, Frozen] | None = None
     ) -> tuple[Frozen, _Frame]:
         values: list[Frozen] = []
-        return {TAG: tag, "v": values, **(more or {})}, _Frame(
-            child, _INDEXES, enumerate(list(child)), values
-        )
+        copy = list(child)
+        named = tag == "tuple" and len(copy) == 2 and self._is_named_secret(copy)
+        style = _NAME_AND_VALUE if named else _INDEXES
+        frame = _Frame(child, style, enumerate(copy), values, guarded=named)
+        return {TAG: tag, "v": values, **(more or {})}, frame
+
+    def _is_named_secret(self, pair: list[object]) -> bool:
+        """Whether these two are the name of a secret and the secret, as in a list of HTTP headers."""
+        if self._secrets is None or type(pair[0]) not in (str, bytes):
+            return False
+        name = _name_in(pair[0])
+        if name[:1].isdigit():
+            return False  # most pairs are prices and sizes: do not search those
+        names = self._secrets.names
+        # Two names are two names: ["api_key", "password"] may tell what to ask for.
+        return names.may_be_in(name) and names.matches(name) and not names.lists(_name_in(pair[1]))
 
     def _freeze_registered(
         self, child: Any, registered: RegisteredType
@@ -292,6 +313,19 @@ class _Freezer:
         into: dict[str, Frozen] = {}
         frame = _Frame(child, _FIELDS, list(fields.items()), into, guarded=self._may_hold_secret(fields))
         return {TAG: "object", "type": registered.name, "v": into}, frame
+
+
+def _name_in(key: object) -> str:
+    """The text of a key, in which the name of a secret may be found."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bytes):
+        return key.decode("latin-1")
+    if isinstance(key, Enum):
+        return key.name or ""
+    if isinstance(key, tuple):
+        return " ".join(part for part in key if isinstance(part, str))
+    return ""
 
 
 class _Pair(tuple[Any, object]):  # Any: keys of every kind
@@ -529,7 +563,8 @@ def _restore_moment(tagged: dict[str, Frozen]) -> Any:  # Any: a datetime or a t
 
 
 def _zone(key: object) -> Any:  # Any: a ZoneInfo
-    import zoneinfo
+    with writer.imports:
+        import zoneinfo
 
     if not isinstance(key, str):
         raise MalformedValueError("the name of a time zone is no text")
@@ -560,7 +595,8 @@ def _restore_timezone(tagged: dict[str, Frozen]) -> object:
 
 
 def _restore_decimal(tagged: dict[str, Frozen]) -> object:
-    import decimal
+    with writer.imports:
+        import decimal
 
     if not isinstance(tagged["v"], str):
         raise MalformedValueError("a decimal is no text")
@@ -568,7 +604,8 @@ def _restore_decimal(tagged: dict[str, Frozen]) -> object:
 
 
 def _restore_uuid(tagged: dict[str, Frozen]) -> object:
-    import uuid
+    with writer.imports:
+        import uuid
 
     return uuid.UUID(tagged["v"])
 

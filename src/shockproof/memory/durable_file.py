@@ -14,8 +14,8 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from shockproof.memory.file_layer import FileLayer
 
@@ -29,8 +29,7 @@ _counter = itertools.count(1)
 _LEFTOVER = re.compile(r"\..+\.\d+\.\d+\.tmp")
 
 
-@dataclass(frozen=True, slots=True)
-class Replacement:
+class Replacement(NamedTuple):
     """One file to be replaced."""
 
     name: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -18,21 +18,20 @@ from datetime import date, datetime, tzinfo
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from shockproof.memory import writer as background
 from shockproof.memory.append_file import AppendFile
 from shockproof.memory.bounded_queue import BoundedQueue, Entry, Gap, WhenFull
 from shockproof.memory.capture import CapturedError
-from shockproof.memory.directory import make_writable
 from shockproof.memory.error_files import day_in, error_files, file_name
-from shockproof.memory.error_reading import ErrorReading, Wanted
-from shockproof.memory.error_retention import Retention
 from shockproof.memory.frozen_values import clean_text
-from shockproof.memory.json_line import gap_line, json_line
-from shockproof.memory.pacing import Pace
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.statuses import ErrorSeverity
+
+if TYPE_CHECKING:
+    from shockproof.memory.error_reading import ErrorReading
+    from shockproof.memory.error_retention import Retention
 
 __all__ = ["ErrorLog", "ErrorLogStatistics"]
 
@@ -144,7 +143,13 @@ class ErrorLog:
         self._day_of = day_in(zone)
         self._fsync = fsync
         self._max_file_bytes = max_file_bytes
-        self._retention = Retention(directory, keep_days=keep_days, keep_bytes=keep_bytes, compress=compress)
+        self._retention: Retention | None = None
+        if keep_days is not None or keep_bytes is not None or compress:
+            from shockproof.memory.error_retention import Retention
+
+            self._retention = Retention(
+                directory, keep_days=keep_days, keep_bytes=keep_bytes, compress=compress
+            )
         self._files: dict[date, tuple[int, AppendFile]] = {}
         self._last_error: str | None = None
         self._start_over()
@@ -192,6 +197,8 @@ class ErrorLog:
         Raises:
             OSError: of the kind the system raised, naming the setting, its value and the way out.
         """
+        from shockproof.memory.directory import make_writable
+
         await self._writer.run(make_writable, self.directory, "error_log_dir")
 
     async def flush(self, timeout: float = 5.0) -> bool:  # real seconds, on a loop of any kind of time
@@ -243,6 +250,8 @@ class ErrorLog:
             service_name: only of this service.
             min_severity: only as bad as this, or worse.
         """
+        from shockproof.memory.error_reading import ErrorReading, Wanted
+
         wanted = Wanted.of(since=since, until=until, service_name=service_name, min_severity=min_severity)
         return ErrorReading(self.directory, wanted, self._writer, first=partial(self.flush, 1.0))
 
@@ -416,6 +425,11 @@ class ErrorLog:
         self._tidy_at_new_day()
 
     def _encoded(self, batch: list[Entry[CapturedError] | Gap]) -> list[tuple[date, bytes]]:
+        # The first error of the process imports json here, off everybody's loop.
+        with background.imports:
+            from shockproof.memory.json_line import gap_line, json_line
+            from shockproof.memory.pacing import Pace
+
         groups: list[tuple[date, list[bytes]]] = []
         pace = Pace()
         for entry in batch:
@@ -423,7 +437,7 @@ class ErrorLog:
                 day, line = self._day_of(entry.begins), gap_line(entry)
             else:
                 error = entry[4]
-                day, line = self._day_of(error.timestamp), _line_of(error)
+                day, line = self._day_of(error.timestamp), _line_of(error, json_line)
             if groups and groups[-1][0] == day:
                 groups[-1][1].append(line)
             else:
@@ -496,7 +510,7 @@ class ErrorLog:
             self._asked_disk_at = None
 
     def _tidy_at_new_day(self) -> None:
-        if not self._retention.is_wanted:
+        if self._retention is None:
             return
         today = self._day_of(self._clock.time())
         if today != self._tidied_on:
@@ -504,7 +518,7 @@ class ErrorLog:
             _ = self._writer.start_task(self._retention.tidy(today, self._writer))
 
 
-def _line_of(error: CapturedError) -> bytes:
+def _line_of(error: CapturedError, json_line: Callable[[CapturedError], bytes]) -> bytes:
     try:
         return json_line(error)
     except Exception as failure:  # noqa: BLE001  one odd record must neither be lost nor take others along

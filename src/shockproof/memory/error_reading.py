@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeAlias
 
+from shockproof.memory import writer as background
 from shockproof.memory.error_files import ErrorFile, error_files, is_packed_copy
 from shockproof.memory.pacing import Pace
 from shockproof.memory.writer import Writer
@@ -111,7 +112,8 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
 
     def _read(self, directory: Path, wanted: Wanted) -> Generator[list[ErrorRecord], None, None]:
         # Runs in the disk's thread, which also is the first to import pydantic if nobody did.
-        from shockproof.vocabulary.models import ErrorRecord
+        with background.imports:
+            from shockproof.vocabulary.models import ErrorRecord
 
         pace = Pace()
         found: list[ErrorRecord] = []

@@ -47,11 +47,6 @@ class Retention:
         self.keep_bytes = keep_bytes
         self.compress = compress
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether there is anything to do at all."""
-        return self.keep_days is not None or self.keep_bytes is not None or self.compress
-
     async def tidy(self, today: date, writer: Writer) -> None:
         """Do it, on the writer's loop. An error ends it until the next day; the log itself goes on."""
         loop = asyncio.get_running_loop()

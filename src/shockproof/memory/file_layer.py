@@ -9,14 +9,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["FileLayer", "SystemFiles"]
+__all__ = ["FileLayer", "NotAFileError", "SystemFiles"]
+
+
+class NotAFileError(OSError):
+    """What has the name is there and no regular file: a directory, a pipe, a loop of symbolic links."""
 
 
 class FileLayer(Protocol):
@@ -31,7 +37,13 @@ class FileLayer(Protocol):
         ...
 
     def read(self, path: Path, limit: int) -> bytes:
-        """The first *limit* bytes of the file, or all when it is shorter."""
+        """
+        The first *limit* bytes of the file, or all when it is shorter.
+
+        Raises:
+            NotAFileError: it is none. A pipe would hold the reader until somebody writes.
+            FileNotFoundError: nothing has that name.
+        """
         ...
 
     def create(self, path: Path) -> int:
@@ -98,7 +110,7 @@ class SystemFiles:
         return os.listdir(path)  # noqa: PTH208 - names are wanted, not paths
 
     def read(self, path: Path, limit: int) -> bytes:
-        with path.open("rb", buffering=0) as file:
+        with _open_regular(path) as file:
             pieces: list[bytes] = []
             while limit > 0 and (piece := file.read(min(limit, 1 << 20))):
                 pieces.append(piece)
@@ -180,3 +192,20 @@ class SystemFiles:
                 if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
                     return  # some network file systems have no locks: as on Windows, above
                 raise
+
+
+def _open_regular(path: Path) -> FileIO:
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        # A socket; symbolic links in a circle; on Windows, a directory.
+        if error.errno in (errno.ENXIO, errno.ELOOP) or (sys.platform == "win32" and path.is_dir()):
+            raise NotAFileError(
+                error.errno, f"it is no regular file ({error.strerror})", str(path)
+            ) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise NotAFileError(errno.EINVAL, "it is no regular file", str(path))
+    return FileIO(handle, "rb")

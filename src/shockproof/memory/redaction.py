@@ -22,7 +22,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import quote
 
 __all__ = ["DEFAULT_NAMES", "REDACTED", "Redactor"]
 
@@ -50,14 +49,11 @@ _HARMLESS: Final = re.compile(r"(?:none|null|true|false|nil|undefined|\*{3,})\Z"
 _NUMBER: Final = re.compile(r"[0-9][0-9_.,]{0,11}\Z")
 _COUNTED: Final = re.compile(r"tokens\Z|token[_\- ]?(?:count|limit|budget|usage)", re.IGNORECASE)
 
-_ELSEWHERE: Final = re.compile(
-    r"""
+_ELSEWHERE: Final = r"""
     (?P<user>://[^/\s:@"']{0,256}:)(?P<password>[^/\s@"']{1,512})(?=@)
     | (?P<scheme>\b(?:bearer|basic)\s{1,4})(?P<credentials>[A-Za-z0-9._~+/=\-]{8,})
     | (?P<begin>-----BEGIN\ [A-Z0-9 ]{0,40}PRIVATE\ KEY-----)(?s:.*?)(?P<end>-----END|\Z)
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
+"""
 
 # After a word: the rest of the name, what separates name and value, the value.
 _VALUE: Final = r"""
@@ -126,7 +122,8 @@ class Redactor:
             words += [_parts(name) for name in _ALSO]
         self._words = tuple("".join(parts) for parts in words)
         self._hints = _hints_of(words)
-        self._pattern = self._compile(words)
+        self._alternatives = "|".join(r"[_\-\s]?".join(map(re.escape, parts)) for parts in words)
+        self._pattern: re.Pattern[str] | None = None
         for value in values:
             self.register(value)
 
@@ -151,6 +148,8 @@ class Redactor:
             raise ValueError(
                 f"a secret value of {len(value)} characters is too short: at least {_SHORTEST_VALUE}"
             )
+        from urllib.parse import quote
+
         forms = {value, quote(value, safe=""), quote(value), value.replace("\\", "\\\\").replace('"', '\\"')}
         # Longest first, so that a secret which contains another one goes as a whole.
         self._values = tuple(sorted(forms.union(self._values), key=lambda form: (-len(form), form)))
@@ -174,7 +173,7 @@ class Redactor:
         if any(hint in lowered for hint in self._hints):
             text = self._by_name(text)
         if "://" in lowered or "bearer" in lowered or "basic" in lowered or "-----begin" in lowered:
-            text = _ELSEWHERE.sub(_hide_elsewhere, text)
+            text = re.sub(_ELSEWHERE, _hide_elsewhere, text, flags=re.IGNORECASE | re.VERBOSE)
         return text
 
     def value(self, value: object) -> object:
@@ -209,7 +208,12 @@ class Redactor:
         pieces: list[str] = []
         done = 0
         position = 0
-        while (found := self._pattern.search(text, position)) is not None:
+        pattern = self._pattern
+        if pattern is None:
+            # Not at import: it takes milliseconds, and most programs get their first error much later.
+            word = rf"(?P<word>{self._alternatives}|(?<![a-z])sign(?![a-z]))"
+            pattern = self._pattern = re.compile(word + _VALUE, re.IGNORECASE | re.VERBOSE)
+        while (found := pattern.search(text, position)) is not None:
             start, end = self._secret_in(found, text)
             if end > start:
                 pieces += (text[done:start], REDACTED)
@@ -239,12 +243,6 @@ class Redactor:
             if header is not None:
                 end = header.end()
         return start, end
-
-    @staticmethod
-    def _compile(words: list[list[str]]) -> re.Pattern[str]:
-        alternatives = "|".join(r"[_\-\s]?".join(map(re.escape, parts)) for parts in words)
-        word = rf"(?P<word>{alternatives}|(?<![a-z])sign(?![a-z]))"
-        return re.compile(word + _VALUE, re.IGNORECASE | re.VERBOSE)
 
 
 def _hide_elsewhere(found: re.Match[str]) -> str:

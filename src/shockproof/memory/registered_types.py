@@ -11,9 +11,8 @@ import dataclasses
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum, Flag
-from typing import Any, TypeVar, cast, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from shockproof.vocabulary.outcomes import Attempt, Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
@@ -24,8 +23,7 @@ T = TypeVar("T")
 AnyClass = type[Any]  # Any: the user's own classes
 
 
-@dataclass(frozen=True, slots=True)
-class RegisteredType:
+class RegisteredType(NamedTuple):
     """How the objects of one class are taken apart and put together."""
 
     name: str

@@ -107,7 +107,7 @@ class Registry:
             rates: dict[str, Any] = {  # Any: each has a type of its own
                 name: value for name, value in state.set_by_hand.items() if name in _RATES
             }
-            if any(name in _RATES for name in options):
+            if rates and Rates(**rates) != state.circuit.rates:
                 state.circuit.watch(Rates(**rates))
                 state.stirred = True
         return state

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from shockproof.memory import writer
+
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
@@ -33,6 +35,9 @@ SECRET_NAMES = (
     "private_key",
 )
 """What counts as the name of a secret, unless ``redact=`` says otherwise."""
+
+
+_LONG_ENOUGH_FOR_AN_ENDING = 6
 
 
 class SecretNotSavedWarning(UserWarning):
@@ -67,13 +72,15 @@ class SecretNames:
 
     A name matches when its words hold one of *names*, in any spelling: ``api_key`` is found in
     ``apiKey``, ``BINANCE_API_KEY`` and ``api-keys``, ``secret`` in ``client_secret`` but not in
-    ``secretary``.
+    ``secretary``. Names of six letters and more are also found at the end of a word, as in
+    ``clientsecret`` and ``dbpassword``; shorter ones are not, or ``pin`` would be found in ``spin``.
     """
 
     def __init__(self, names: Iterable[str] = SECRET_NAMES) -> None:
         if isinstance(names, str):
             raise TypeError(f"redact must be several names, got the string {names!r}: write ({names!r},)")
         self._names = tuple(dict.fromkeys(_joined(name) for name in names))
+        self._endings = tuple(name for name in self._names if len(name) >= _LONG_ENOUGH_FOR_AN_ENDING)
         if not all(self._names):
             raise ValueError("redact holds a name without a letter or digit")
         # Asked once for all keys of a dict together; only a hit is looked at word by word.
@@ -97,7 +104,12 @@ class SecretNames:
         runs = {
             "".join(words[start : start + length]) for start in range(len(words)) for length in (1, 2, 3, 4)
         }
-        return any(wanted in runs or f"{wanted}s" in runs for wanted in self._names)
+        runs |= {run.removesuffix("s") for run in runs}
+        return not runs.isdisjoint(self._names) or any(run.endswith(self._endings) for run in runs)
+
+    def lists(self, name: str) -> bool:
+        """Whether this is one of the names, and nothing more."""
+        return _joined(name) in self._names
 
 
 class SecretCipher:
@@ -131,17 +143,18 @@ class SecretCipher:
 
     def open(self, token: str) -> bytes | None:
         """What `seal` was given, or None when no key fits."""
+        fernet = self._loaded()
         from cryptography.fernet import InvalidToken
 
         try:
-            return self._loaded().decrypt(token.encode("ascii", "replace"))
+            return fernet.decrypt(token.encode("ascii", "replace"))
         except InvalidToken:
             return None
 
     def _loaded(self) -> MultiFernet:
         if self._fernet is None:
-            from cryptography.fernet import Fernet, MultiFernet
-
+            with writer.imports:
+                from cryptography.fernet import Fernet, MultiFernet
             self._fernet = MultiFernet([Fernet(key) for key in self._keys])
         return self._fernet
 

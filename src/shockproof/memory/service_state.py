@@ -99,9 +99,11 @@ class ServiceState:
 
     def settle(self, ticket: Ticket, now: float, duration: float = 0.0) -> None:
         """A call succeeded, after *duration* seconds, while something needed attention."""
-        self.stirred = self.counts_successes
+        # A late answer of an earlier period resets nothing of this one: the flag stays for whoever can.
+        if ticket is self.circuit.closed:
+            self.stirred = self.counts_successes
         self.status = ServiceStatus.OPERATIONAL
-        if self.retry_budget is not None:
+        if self.retry_budget is not None and not self.retry_budget.is_full:
             self.retry_budget.succeeded()
         ticket.succeeded(now, duration)
 

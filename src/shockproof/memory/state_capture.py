@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from shockproof.memory.codec import TAG, Frozen, freeze_steps, sealed_form
 from shockproof.memory.secrets import SecretCipher, SecretNames
@@ -20,8 +19,7 @@ ENVELOPE = frozenset({"format_version", "sequence", "checksum"})
 """Names of the files' own, which no section of a state may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateSecrets:
+class StateSecrets(NamedTuple):
     """How secrets are found and what becomes of them: no cipher, and they are left out."""
 
     names: SecretNames
@@ -32,8 +30,7 @@ class StateSecrets:
         return None if self.cipher is None else self.cipher.open(token)
 
 
-@dataclass(slots=True)
-class CapturedState:
+class CapturedState(NamedTuple):
     """A frozen copy of the state. Only the writer's thread may look inside."""
 
     fields: dict[str, Frozen]

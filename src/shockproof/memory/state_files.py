@@ -14,18 +14,20 @@ version, sequence or checksum and are read too.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shockproof.memory import writer
 from shockproof.memory.codec import MalformedValueError, UnknownTypeError, thaw
 from shockproof.memory.durable_file import Replacement, replace_durably
-from shockproof.memory.file_layer import FileLayer, SystemFiles
+from shockproof.memory.file_layer import FileLayer, NotAFileError, SystemFiles
 from shockproof.memory.pieces import giving_way, json_pieces, pickle_pieces
 from shockproof.memory.secrets import SecretNames
 from shockproof.memory.state_capture import ENVELOPE, CapturedState, StateSecrets
@@ -52,8 +54,7 @@ _HEAD = 512
 _log = logging.getLogger("shockproof")
 
 
-@dataclass(frozen=True, slots=True)
-class DamagedFile:
+class DamagedFile(NamedTuple):
     """A state file that could not be read."""
 
     path: Path
@@ -62,8 +63,7 @@ class DamagedFile:
     """Where it was set aside, or None when it could not be moved."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredState:
+class RestoredState(NamedTuple):
     """What was found in the directory."""
 
     state: SystemState | None
@@ -75,8 +75,7 @@ class RestoredState:
     damaged: tuple[DamagedFile, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A file that passed every check that needs no decoding of values."""
 
     name: str
@@ -133,22 +132,20 @@ class StateFiles:
         Make *captured* durable; returns its sequence number.
 
         Before the first save what is there is looked at: damaged files are set aside instead of being
-        overwritten, and the numbers go on.
+        overwritten, and the numbers go on. What is no file, and so could not be replaced by one, is set
+        aside before every save.
 
         Raises:
             OSError: the disk refused; the files hold the old state, or each of them the old or new one.
             StateVersionError: a newer program's files are there; they are not touched.
         """
+        _import_what_it_takes()
         if self.secrets.cipher is not None:
             captured.seal(self.secrets.cipher)
         self._layer.make_directory(self.directory)
         with self._layer.locked(self.directory):
-            if not self._surveyed:
-                _, damaged, unreadable = self._look()
-                self._report(damaged, unreadable)
-            version, sequence = self._head(JSON_NAME) or (FORMAT_VERSION, 0)
-            self._refuse_newer(JSON_NAME, version)  # another process may have written since
-            sequence = max(self._last_sequence, sequence) + 1
+            self._clear_the_way()
+            sequence = self._last_sequence + 1
             # Counted even when the write fails: half of it may have become visible.
             self._last_sequence = sequence
             content = {"format_version": FORMAT_VERSION, "sequence": sequence, **captured.fields}
@@ -174,6 +171,7 @@ class StateFiles:
                 restore (a class that is not registered); nothing was moved.
             OSError: no file is valid, and one could not be read at all.
         """
+        _import_what_it_takes(to_restore=True)
         try:
             with self._layer.locked(self.directory):
                 return self._load()
@@ -266,34 +264,38 @@ class StateFiles:
             data = self._layer.read(self.directory / name, MAX_BYTES + 1)
         except FileNotFoundError:
             return None
-        except IsADirectoryError:
-            raise _DamagedError("it is a directory") from None
+        except NotAFileError as error:
+            raise _DamagedError(str(error.strerror)) from None
         if len(data) > MAX_BYTES:
             raise _DamagedError(f"it is larger than {MAX_BYTES:,} bytes")
         return examine(name, data)
 
     def _examine_json(self, name: str, data: bytes) -> _Candidate:
+        mark = _CHECKSUM.search(data, max(0, len(data) - _HEAD))
+        # First of all: what a damaged file says about its version and its origin is worth nothing.
+        if mark is not None and _sha256(data[: mark.start()]).hexdigest() != mark[1].decode():
+            raise _DamagedError(f"its checksum does not match{_EDITED}")
         head = _head_of(data)
         if head is not None:
             self._refuse_newer(name, head[0])
-        mark = _CHECKSUM.search(data, max(0, len(data) - _HEAD))
         if mark is None or head is None:
             content = _parse(data)
             self._refuse_newer(name, content.get("format_version"))
-            if content.get("checksum") is not None and "format_version" in content:
+            is_ours = "format_version" in content or "checksum" in content or _is_digest(content)
+            if is_ours and "format_version" not in content:
+                raise _DamagedError("its format version is missing")
+            if is_ours and (content.get("checksum") is not None or _is_digest(content)):
                 raise _DamagedError(f"its checksum is not where it was written{_EDITED}")
-            return self._candidate(name, content, is_tagged="format_version" in content)
-        if _sha256(data[: mark.start()]).hexdigest() != mark[1].decode():
-            raise _DamagedError(f"its checksum does not match{_EDITED}")
+            return self._candidate(name, content, is_tagged=is_ours)
         return _Candidate(name, head[1], lambda: self._candidate(name, _parse(data), is_tagged=True).fields())
 
     def _examine_pickle(self, name: str, data: bytes) -> _Candidate:
         trailer = _PICKLE_TRAILER.search(data, max(0, len(data) - _HEAD))
         if trailer is None:
             return _Candidate(name, None, lambda: _original_fields(data))
-        self._refuse_newer(name, int(trailer[1]))
         if _sha256(data[: trailer.start(3)]).hexdigest() != trailer[3].decode():
             raise _DamagedError("its checksum does not match")
+        self._refuse_newer(name, int(trailer[1]))
 
         def fields() -> dict[str, Any]:  # Any: the user's values
             from shockproof.memory.safe_pickle import read_pickle
@@ -347,10 +349,31 @@ class StateFiles:
             where = ".".join(map(str, first["loc"]))
             raise _DamagedError(f"{where or 'it'}: {first['msg']}") from None
 
+    def _clear_the_way(self) -> None:
+        """See to it that the next save harms nothing, and that nothing is in its way."""
+        if not self._surveyed:
+            self._survey()
+        for name in (PICKLE_NAME, PREVIOUS_NAME):
+            with contextlib.suppress(OSError):  # what cannot be read is only overwritten here
+                self._head(name)
+        # Another program may have written since.
+        version, sequence = self._head(JSON_NAME) or (FORMAT_VERSION, 0)
+        if version != FORMAT_VERSION:
+            self._survey()  # it is damaged, or this refuses
+        else:
+            self._last_sequence = max(self._last_sequence, sequence)
+
+    def _survey(self) -> None:
+        _, damaged, unreadable = self._look()
+        self._report(damaged, unreadable)
+
     def _head(self, name: str) -> tuple[int, int] | None:
         try:
             return _head_of(self._layer.read(self.directory / name, _HEAD))
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
+            return None
+        except NotAFileError as error:
+            self._report({name: str(error.strerror)}, {})
             return None
 
     def _refuse_newer(self, name: str, version: object) -> None:
@@ -389,6 +412,7 @@ def _numbered(stem: str) -> Iterator[str]:
 # ---- the form of the files
 
 _CHECKSUM = re.compile(rb',\n  "checksum": "sha256:([0-9a-f]{64})"\n\}\s*\Z')
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _PICKLE_TRAILER = re.compile(
     rb"\nshockproof format_version=([0-9]{1,9}) sequence=([0-9]{1,18}) sha256=([0-9a-f]{64})\n\Z"
 )
@@ -419,6 +443,16 @@ def _pickle_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: as above
     yield digest.hexdigest().encode() + b"\n"
 
 
+def _import_what_it_takes(*, to_restore: bool = False) -> None:
+    modules = ["hashlib", "json", "pickle"]
+    if to_restore:
+        modules += ["shockproof.memory.safe_pickle", "shockproof.vocabulary.models"]  # and with it pydantic
+    # At once and not in the middle: a fork waits for it.
+    with writer.imports:
+        for module in modules:
+            importlib.import_module(module)
+
+
 def _sha256(data: bytes) -> hashlib._Hash:
     import hashlib
 
@@ -429,6 +463,12 @@ def _head_of(data: bytes) -> tuple[int, int] | None:
     """Format version and sequence number of a JSON file of ours."""
     head = _JSON_HEAD.match(data[:_HEAD])
     return None if head is None else (int(head[1]), int(head[2]))
+
+
+def _is_digest(content: dict[str, Any]) -> bool:  # Any: as read
+    """Whether the last entry is a checksum, under a name that may be damaged."""
+    last = next(reversed(content.values()), None)
+    return isinstance(last, str) and _DIGEST.fullmatch(last) is not None
 
 
 def _parse(data: bytes) -> dict[str, Any]:  # Any: as read

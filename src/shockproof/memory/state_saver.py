@@ -9,12 +9,13 @@ import contextlib
 import itertools
 import logging
 import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shockproof.memory.secrets import SecretNotSavedWarning
 from shockproof.memory.state_capture import CapturedState, capture_state
@@ -23,7 +24,7 @@ from shockproof.memory.writer import wait_on_this_loop
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import ShockproofError, StateNotSavedError
 
-__all__ = ["SaveSchedule", "StateSaver", "Submit"]
+__all__ = ["SaveSchedule", "StateSaver", "Submit", "flush_all_blocking"]
 
 Submit = Callable[[Callable[[], Any]], "Future[Any]"]  # Any: whatever the function returns
 """Runs a function in the writer's thread."""
@@ -51,8 +52,7 @@ class SaveSchedule:
         return max(0.0, self.last_write + self.interval - now)
 
 
-@dataclass(slots=True)
-class _Saving:
+class _Saving(NamedTuple):
     """A captured state, and its place in the order of the calls."""
 
     ticket: int
@@ -158,9 +158,8 @@ class StateSaver:
         Raises:
             StateNotSavedError, StateVersionError: as `save`.
         """
-        waiter = self._flushed()
+        waiter = self._flush_soon()
         if waiter is not None:
-            self._start_writing()
             await wait_on_this_loop(waiter)
 
     def flush_blocking(self, timeout: float) -> None:
@@ -170,14 +169,9 @@ class StateSaver:
         Raises:
             StateNotSavedError: as `save`, or the time was up.
         """
-        waiter = self._flushed()
-        if waiter is None:
-            return
-        self._start_writing()
-        try:
-            waiter.result(timeout)
-        except TimeoutError as error:
-            raise self._not_saved(f"not within {timeout:g} s", error) from error
+        waiter = self._flush_soon()
+        if waiter is not None:
+            self._wait_blocking(waiter, time.monotonic() + timeout, timeout)
 
     async def load(self) -> RestoredState:
         """
@@ -198,11 +192,20 @@ class StateSaver:
 
     # ---- waiting
 
-    def _flushed(self) -> Future[None] | None:
+    def _flush_soon(self) -> Future[None] | None:
         with self._lock:
             self._disarm()
-            # A write in flight is pending until it has succeeded.
-            return None if self._pending is None else self._wait_for(self._pending.ticket)
+            if self._pending is None:  # a write in flight is pending until it has succeeded
+                return None
+            waiter = self._wait_for(self._pending.ticket)
+        self._start_writing()
+        return waiter
+
+    def _wait_blocking(self, waiter: Future[None], until: float, limit: float) -> None:
+        try:
+            waiter.result(max(0.0, until - time.monotonic()))
+        except TimeoutError as error:
+            raise self._not_saved(f"not within {round(limit, 1):g} s", error) from error
 
     def _wait_for(self, ticket: int) -> Future[None]:
         waiter: Future[None] = Future()
@@ -340,3 +343,21 @@ class StateSaver:
             self._timer = None
             if self._pending is not None:
                 self._arm(self._schedule.wait(self._clock.monotonic(), force=False))
+
+
+def flush_all_blocking(savers: Iterable[StateSaver], timeout: float) -> list[str]:
+    """
+    `StateSaver.flush_blocking` for several at a time; gives what each that failed has to say.
+
+    All are started before any is waited for, and *timeout* (seconds) is for all together: a disk that
+    hangs does not take the time of the others.
+    """
+    until = time.monotonic() + timeout
+    started = [(saver, waiter) for saver in savers if (waiter := saver._flush_soon()) is not None]
+    left_behind: list[str] = []
+    for saver, waiter in started:
+        try:
+            saver._wait_blocking(waiter, until, timeout)
+        except ShockproofError as error:
+            left_behind.append(str(error))
+    return left_behind

@@ -36,6 +36,7 @@ _IDLE: Final = 5.0
 
 EXIT_TIMEOUT: Final = 5.0
 """Seconds that all writers of a process together may take when the program ends."""
+_LAST_WORDS: Final = 1.0
 
 
 class DiskThread(Executor):
@@ -198,9 +199,7 @@ class Writer:
                 if self._loop is not None:
                     self._loop.call_soon_threadsafe(self._run_calls)
                     return
-                # Never the policy of the user, who may have installed another kind of loop.
-                loop = asyncio.SelectorEventLoop()
-                self._loop = loop
+                loop = self._loop = _private_loop()
                 loop.call_soon(self._run_calls)
                 thread = threading.Thread(
                     target=self._work, args=(loop,), name=f"shockproof-writer {self.directory}", daemon=True
@@ -226,8 +225,7 @@ class Writer:
             concurrent.futures.TimeoutError: it took longer than ``timeout`` seconds.
         """
         if is_exiting() and self._loop is None and not future.done():
-            loop = asyncio.SelectorEventLoop()
-            self._loop = loop
+            loop = self._loop = _private_loop()
             loop.call_soon(self._run_calls)
             try:
                 with contextlib.suppress(TimeoutError):
@@ -273,6 +271,14 @@ class Writer:
             loop.stop()
 
 
+def _private_loop() -> asyncio.AbstractEventLoop:
+    # Never by the policy of the user, who may have installed another kind of loop; and never in debug
+    # mode, which would tell the user about our own bursts.
+    loop = asyncio.SelectorEventLoop()
+    loop.set_debug(False)
+    return loop
+
+
 async def wait_on_this_loop(future: Future[T]) -> T:
     """
     Wait for a thread's future on the running loop.
@@ -313,8 +319,32 @@ def after_fork(forget: Callable[[], None]) -> None:
     _fork_listeners.append(weakref.WeakMethod(forget))
 
 
+imports = threading.RLock()
+"""
+Held by our threads around an import: a fork waits for it.
+
+A child that is forked while another thread imports a module can never import that module: the module's
+lock is held for ever by a thread that the child does not have.
+"""
+
+_FORK_PATIENCE: Final = 1.0
+_fork_holds_imports = False
+
+
+def _before_a_fork() -> None:
+    global _fork_holds_imports
+    # Not for ever: the importing thread may in turn wait for a module that the forking one is importing.
+    _fork_holds_imports = imports.acquire(timeout=_FORK_PATIENCE)
+
+
+def _in_the_parent() -> None:
+    if _fork_holds_imports:
+        imports.release()
+
+
 def _in_the_child() -> None:
-    global _writers_lock
+    global _writers_lock, imports
+    imports = threading.RLock()
     _writers_lock = threading.Lock()  # another thread may have held it when the process forked
     for known in list(_fork_listeners):
         forget = known()
@@ -323,7 +353,7 @@ def _in_the_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_in_the_child)
+    os.register_at_fork(before=_before_a_fork, after_in_parent=_in_the_parent, after_in_child=_in_the_child)
 
 
 # The end of the program
@@ -337,8 +367,8 @@ def at_exit(drain: Callable[[float], str | None]) -> None:
     """
     Call a bound method when the program ends in an orderly way, for as long as its object lives.
 
-    It gets the seconds that are left, and answers None or one line about what it had to leave
-    behind, which goes to stderr. Orderly is: the last statement, an uncaught exception,
+    It is called in a thread of its own, beside the others, with the seconds that are left, and answers
+    None or one line about what it had to leave behind, which goes to stderr. Orderly is: the last statement, an uncaught exception,
     ``sys.exit``, Ctrl-C. Not orderly are ``os._exit``, SIGKILL, and any signal that nobody handles:
     by default that is true of SIGTERM, so a program that gets one should handle it.
     """
@@ -371,14 +401,38 @@ def _drain_all() -> None:
     global _exiting_in
     _exiting_in = os.getpid()
     until = time.monotonic() + EXIT_TIMEOUT
-    for known in list(_drains):
-        drain = known()
-        if drain is None:
-            continue
+    drains = [drain for known in list(_drains) if (drain := known()) is not None]
+    # Side by side: a disk that hangs uses up its own time, and not that of the others.
+    answers = [Future[str | None]() for _ in drains]
+    for drain, answer in zip(drains, answers, strict=True):
+        _in_a_thread(_drain, drain, answer, until)
+    for answer in answers:
         try:
-            left_behind = drain(max(0.0, until - time.monotonic()))
-        except Exception as error:  # noqa: BLE001  the others get their turn
-            left_behind = f"saving at exit failed: {type(error).__name__}: {error}"
+            # It ends by itself when the time is up; the rest is for what it then has to say.
+            error = answer.exception(max(0.0, until - time.monotonic()) + _LAST_WORDS)
+        except TimeoutError:
+            left_behind: str | None = f"saving at exit did not end within {EXIT_TIMEOUT:g} s"
+        else:
+            left_behind = (
+                answer.result()
+                if error is None
+                else f"saving at exit failed: {type(error).__name__}: {error}"
+            )
         if left_behind is not None and sys.stderr is not None:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(f"shockproof: {left_behind}\n")
+
+
+def _in_a_thread(function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    thread = threading.Thread(target=function, args=args, kwargs=kwargs, name="shockproof-exit", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # see _work_here
+        function(*args, **kwargs)
+
+
+def _drain(drain: Callable[[float], str | None], answer: Future[str | None], until: float) -> None:
+    try:
+        answer.set_result(drain(max(0.0, until - time.monotonic())))
+    except BaseException as error:  # noqa: BLE001  whatever it is, it is told
+        answer.set_exception(error)

@@ -15,13 +15,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from shockproof.policies.window import Counts, Window
 
 __all__ = ["Circuit", "CircuitState", "Rates", "Ticket"]
 
 CircuitState = Literal["closed", "open", "half-open"]
+
+
+_LONGEST_PAUSE: Final = 7 * 86_400.0
+"""Seconds: what a header asks for beyond that is a mistake of the other side's."""
 
 
 class Ticket(Protocol):
@@ -166,19 +170,24 @@ class Circuit:
         """Seconds for which everybody is still refused; 0 when one may come, or as soon as a probe is back."""
         if self.closed is not None or self._round is not None:
             return 0.0
-        left = (self._opened_at + self.timeout if self._open_until is None else self._open_until) - now
-        return left if left > 0 else 0.0
+        return max(0.0, self._admits_from() - now)
 
     def pause(self, now: float, seconds: float, cause: str) -> None:
-        """Open it for *seconds*: the other side said how long it wants to be left alone."""
+        """
+        Open it for *seconds*, a week at most: the other side said how long it wants to be left alone.
+
+        One that is open already stays so for at least as long. One that is switched off (no threshold
+        and no rates) stays closed.
+        """
+        if self.threshold is None and not self.rates.are_on:
+            return
         with self._lock:
-            was_open = self.closed is None and self._round is None
-            until = now + seconds
-            if was_open and now < self._admits_from():
-                until = max(until, self._admits_from())
-            self._open(now, cause)
+            opens = self.closed is not None or self._round is not None
+            until = max(now + min(seconds, _LONGEST_PAUSE), 0.0 if opens else self._admits_from())
+            if opens:
+                self._open(now, cause)
             self._open_until = until
-        if not was_open:
+        if opens:
             self._told("open", now)
 
     def reset(self, now: float) -> bool:
@@ -206,8 +215,9 @@ class Circuit:
         self.lane = self.closed if self._lane_is_open else None
 
     def _open(self, now: float, cause: str) -> None:
-        self.closed, self.lane, self._round = None, None, None
+        # The times first: those who read without the lock would see it half-open for a moment.
         self._opened_at, self._open_until, self.last_error = now, None, cause
+        self.closed, self.lane, self._round = None, None, None
         self.trips += 1
 
     def _told(self, state: CircuitState, now: float) -> None:

@@ -53,7 +53,7 @@ class SystemState(_Record):
     """What survives a restart."""
 
     service_statuses: dict[str, ServiceStatus] = Field(default_factory=dict)
-    active_operations: list[dict[str, Any]] = Field(default_factory=list)  # Any: the user's own values
+    active_operations: list[dict[Any, Any]] = Field(default_factory=list)  # Any: the user's own values
     cached_data: dict[Any, Any] = Field(default_factory=dict)  # Any: the user's own keys and values
     configuration: dict[Any, Any] = Field(default_factory=dict)  # Any: the user's own keys and values
 

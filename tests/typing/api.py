@@ -1,0 +1,276 @@
+"""
+Never run, only type-checked (`mypy --strict`): what editors and type checkers tell users about the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, assert_type
+
+from shockproof import (
+    Attempt,
+    CallInfo,
+    CircuitOpenError,
+    ErrorRecord,
+    ErrorRecoveryService,
+    ErrorSeverity,
+    Event,
+    Handle,
+    Outcome,
+    ServiceStatus,
+    SystemState,
+    Verdict,
+    attempts_of,
+    get_error_recovery_service,
+    with_error_recovery,
+)
+from shockproof.testing import VirtualClock
+
+
+class Quote:
+    price: float
+
+
+async def fetch(symbol: str, depth: int = 5) -> Quote:
+    return Quote()
+
+
+def fetch_plain(symbol: str, *, depth: int = 5) -> Quote:
+    return Quote()
+
+
+def fetch_later(symbol: str) -> Awaitable[Quote]:
+    return fetch(symbol)
+
+
+class Broker:
+    async def fetch(self, symbol: str) -> Quote:
+        return Quote()
+
+    def balance(self) -> float:
+        return 0.0
+
+    async def __call__(self, symbol: str) -> Quote:
+        return Quote()
+
+
+recovery = ErrorRecoveryService()
+market = recovery.service("market_data", max_retries=3, timeout=2.0, deadline=timedelta(seconds=10))
+
+
+# -- a handle's call ---------------------------------------------------------------------------------
+
+
+async def calls(broker: Broker) -> None:
+    assert_type(await market.call(fetch, "AAPL"), Quote)
+    assert_type(await market.call(fetch, symbol="AAPL", depth=10), Quote)
+    assert_type(await market.call(fetch_plain, "AAPL", depth=10), Quote)
+    assert_type(await market.call(fetch_later, "AAPL"), Quote)
+    assert_type(await market.call(broker.fetch, "AAPL"), Quote)
+    assert_type(await market.call(broker.balance), float)
+    assert_type(await market.call(broker, "AAPL"), Quote)
+    assert_type(await market.call(partial(fetch, "AAPL")), Quote)
+    assert_type(await market.call(lambda: 5), int)
+    assert_type(await market.using(deadline=1.0).call(fetch, "AAPL"), Quote)
+
+    await market.call(fetch)  # type: ignore[call-overload]  # the symbol is missing
+    await market.call(fetch, 5)  # type: ignore[call-overload]  # a symbol is text
+    await market.call(fetch, "AAPL", nonsense=1)  # type: ignore[call-arg]  # there is no such parameter
+    await market.call(5)  # type: ignore[call-overload]  # it cannot be called
+
+
+# -- decorators --------------------------------------------------------------------------------------
+
+
+@market
+async def decorated(symbol: str, depth: int = 5) -> Quote:
+    return Quote()
+
+
+@market
+def decorated_plain(symbol: str) -> Quote:
+    return Quote()
+
+
+@market.using(timeout=1.0, fallback=None)
+async def decorated_otherwise(symbol: str) -> Quote:
+    return Quote()
+
+
+@with_error_recovery("trading_service", max_retries=3)
+async def place_order(symbol: str, qty: int, side: str) -> Quote:
+    return Quote()
+
+
+@with_error_recovery("trading_service", fallback=Quote())
+def place_order_plain(symbol: str, qty: int) -> Quote:
+    return Quote()
+
+
+class Desk:
+    @market
+    async def fetch(self, symbol: str) -> Quote:
+        return Quote()
+
+    @with_error_recovery("trading_service")
+    def cancel(self, order: str) -> bool:
+        return True
+
+    @staticmethod
+    @market
+    async def static(symbol: str) -> Quote:
+        return Quote()
+
+    @classmethod
+    @market
+    async def of_class(cls, symbol: str) -> Quote:
+        return Quote()
+
+
+async def decorators(desk: Desk) -> None:
+    await assert_type(decorated("AAPL"), Coroutine[Any, Any, Quote])
+    assert_type(await decorated("AAPL", depth=10), Quote)
+    assert_type(await decorated_plain("AAPL"), Quote)
+    assert_type(await decorated_otherwise(symbol="AAPL"), Quote)
+    assert_type(await place_order("AAPL", 10, side="buy"), Quote)
+    assert_type(await place_order_plain("AAPL", qty=10), Quote)
+    assert_type(await desk.fetch("AAPL"), Quote)
+    assert_type(await desk.cancel("A-1"), bool)
+    assert_type(await Desk.static("AAPL"), Quote)
+    assert_type(await Desk.of_class("AAPL"), Quote)
+    assert_type(await market(fetch)("AAPL"), Quote)
+    assert_type(await with_error_recovery("x")(fetch_plain)("AAPL"), Quote)
+
+    decorated()  # type: ignore[call-arg, unused-coroutine]  # the symbol is missing
+    decorated(5)  # type: ignore[arg-type, unused-coroutine]  # a symbol is text
+    desk.fetch(nonsense=1)  # type: ignore[call-arg, unused-coroutine]  # there is no such parameter
+
+
+# -- options -----------------------------------------------------------------------------------------
+
+
+def predicate(error: Exception) -> bool:
+    return True
+
+
+def classify(value: object, call: CallInfo) -> Verdict | None:
+    assert_type(call.attempt, int)
+    return Verdict(Outcome.FAILURE, retry_after=1.0, effect="none")
+
+
+async def is_well() -> bool:
+    return True
+
+
+def options() -> None:
+    assert_type(market, Handle)
+    assert_type(market.using(timeout=None, deadline=None, fallback=None), Handle)
+    recovery.service(
+        "all",
+        max_retries=3,
+        base_delay=1,
+        max_delay=timedelta(minutes=1),
+        backoff_factor=2,
+        jitter="full",
+        retry_on=(ConnectionError, TimeoutError),
+        retry_if_result=lambda result: result is None,
+        effect="unsafe",
+        risk_reducing=True,
+        classify=classify,
+        fallback=[fetch, None],
+        circuit_threshold=None,
+        circuit_timeout=60,
+        half_open_probes=2,
+        probe_lease=None,
+        critical=True,
+        health_check=is_well,
+        check_every=30.0,
+    )
+    recovery.service("predicate", retry_on=predicate)
+    recovery.service("one type", retry_on=ConnectionError)
+
+    recovery.service("unknown", retries=3)  # type: ignore[call-arg]  # there is no such option
+    recovery.service("wrong", max_retries="3")  # type: ignore[arg-type]  # a number is wanted
+    recovery.service("wrong", jitter="some")  # type: ignore[arg-type]  # there is no such jitter
+    market.using(circuit_threshold=3)  # type: ignore[call-arg]  # it belongs to the service
+
+
+# -- blocks ------------------------------------------------------------------------------------------
+
+
+async def blocks() -> Quote:
+    async with market.guard():
+        pass
+    async for attempt in market.attempts():
+        assert_type(attempt.number, int)
+        async with attempt:
+            return await fetch("AAPL")
+    return Quote()
+
+
+# -- the service -------------------------------------------------------------------------------------
+
+
+async def seed_names() -> None:
+    assert_type(await recovery.retry_with_backoff(fetch, "AAPL", service_name="x", max_retries=1), Quote)
+    assert_type(await recovery.retry_with_backoff(fetch_plain, symbol="AAPL"), Quote)
+    await recovery.with_fallback(fetch, fetch_plain, "AAPL", service_name="x")
+    await recovery.with_fallback(primary_func=fetch, fallback_func=None, symbol="AAPL")
+    assert_type(await recovery.save_state([{"operation": "x"}], {"a": 1}, {"b": 2}, force=True), bool)
+    assert_type(await recovery.restore_state(), SystemState | None)
+    assert_type(recovery.is_circuit_open("x"), bool)
+    assert_type(recovery.get_error_summary(min_severity=ErrorSeverity.HIGH), dict[str, Any])
+    assert_type(recovery.get_health_status(), dict[str, Any])
+    assert_type(recovery.get_service_status("x"), ServiceStatus)
+    assert_type(recovery.get_all_service_statuses(), dict[str, ServiceStatus])
+    async for record in recovery.read_errors(min_severity=ErrorSeverity.LOW):
+        assert_type(record, ErrorRecord)
+        assert_type(record.stack_trace, str | None)
+    with recovery.context(order="A-1"):
+        pass
+    async with ErrorRecoveryService("s", Path("e"), 3, 1, timedelta(seconds=60), 2.0) as other:
+        assert_type(other, ErrorRecoveryService)
+    assert_type(get_error_recovery_service(), ErrorRecoveryService)
+
+
+def listeners() -> None:
+    def listener(event: Event) -> None:
+        assert_type(event.service_name, str)
+
+    async def async_listener(event: Event) -> None:
+        pass
+
+    assert_type(recovery.on_event(listener), Callable[[], None])
+    assert_type(recovery.on_event(async_listener), Callable[[], None])
+    recovery.on_event(fetch)  # type: ignore[arg-type]  # a listener takes one event
+
+
+def settings() -> None:
+    assert_type(recovery.state_dir, Path)
+    assert_type(recovery.max_retries, int)
+    assert_type(recovery.base_delay, float)
+    assert_type(recovery.circuit_threshold, int | None)
+    ErrorRecoveryService(clock=VirtualClock())
+    ErrorRecoveryService(clock=lambda: 0.0)
+    ErrorRecoveryService(max_retries="3")  # type: ignore[arg-type]  # a number is wanted
+    ErrorRecoveryService(retries=3)  # type: ignore[call-arg]  # there is no such argument
+
+
+# -- errors ------------------------------------------------------------------------------------------
+
+
+def errors(error: CircuitOpenError) -> None:
+    assert_type(error.service_name, str)
+    assert_type(error.policy, str)
+    assert_type(error.retry_after, float | None)
+    assert_type(error.last_error, str | None)
+    assert_type(attempts_of(error), tuple[Attempt, ...])
+    for attempt in attempts_of(error):
+        assert_type(attempt.delay, float | None)
+
+
+async def ticks() -> AsyncIterator[int]:
+    yield 1
