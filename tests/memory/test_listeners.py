@@ -366,3 +366,37 @@ async def test_a_listener_may_use_the_service_itself(recovery: ErrorRecoveryServ
         await recovery.retry_with_backoff(fails, service_name="api", max_retries=0)
     await recovery.aclose()
     assert asked == [True, {"api": "closed"}]
+
+
+async def test_a_listener_that_hangs_silences_nobody_else() -> None:
+    """Each has a queue and a thread of its own."""
+    listeners, release, told = Listeners(), threading.Event(), list[str]()
+    listeners.subscribe(lambda event: release.wait(30) and None)
+    listeners.subscribe(lambda event: told.append(event.service_name))
+    for number in range(4):
+        listeners.publish(Event(service_name=f"s{number}", at=0.0))
+    while len(told) < 4:  # noqa: ASYNC110  a thread ends it
+        await asyncio.sleep(0)
+    release.set()
+    await listeners.drain()
+
+    assert told == ["s0", "s1", "s2", "s3"]
+
+
+async def test_a_coroutine_listener_cancelled_at_birth_is_told_the_next_time() -> None:
+    """Shutdown code that cancels every task does not end it for good."""
+    listeners, told = Listeners(), list[str]()
+
+    async def listen(event: Event) -> None:
+        told.append(event.service_name)
+
+    listeners.subscribe(listen)
+    listeners.publish(Event(service_name="first", at=0.0))
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    listeners.publish(Event(service_name="second", at=0.0))
+    await listeners.drain()
+
+    assert told == ["first", "second"]

@@ -171,14 +171,18 @@ class Attempts:
 class AttemptBlock(_Block):
     """One attempt of `Attempts`."""
 
-    __slots__ = ("_loop", "_was_left", "number")
+    __slots__ = ("_loop", "_number", "_was_left")
 
     def __init__(self, call: OngoingCall, loop: Attempts) -> None:
         super().__init__(call)
         self._loop: Attempts | None = loop
         self._was_left = False
-        self.number = call.number
+        self._number = call.number
+
+    @property
+    def number(self) -> int:
         """1 for the first attempt."""
+        return self._number
 
     async def __aenter__(self) -> Self:
         """
