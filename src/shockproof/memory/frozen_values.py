@@ -131,6 +131,10 @@ class _Freezer:
                 return self._text(f"<{type(value).__name__} of {len(value)}, too deep>")
             if isinstance(value, dict):
                 return self.mapping(value, depth)
+            names = getattr(value, "_fields", None)
+            if isinstance(value, tuple) and isinstance(names, tuple) and len(names) == len(value):
+                # A named tuple: by its names a secret in it is known.
+                return self.mapping(dict(zip(names, value, strict=True)), depth)
             copy: list[object] = []
             for item in list(value):
                 if self._is_spent():

@@ -45,8 +45,10 @@ _ALSO: Final = ("passwd", "listen_key", "access_key", "access_sign", "api_sign")
 _SHORTEST_VALUE: Final = 4
 
 # Nothing that could be a secret, whatever the name.
-_HARMLESS: Final = re.compile(r"(?:none|null|true|false|nil|undefined|\*{3,})\Z", re.IGNORECASE)
-_NUMBER: Final = re.compile(r"[0-9][0-9_.,]{0,11}\Z")
+_HARMLESS: Final = re.compile(
+    r"(?:none|null|true|false|nil|undefined|\*{3,}|[\[({]\s*[\])}])\Z", re.IGNORECASE
+)
+_NUMBER: Final = re.compile(r"(?:[0-9][0-9_.,]{0,11}|[\[({][0-9_.,\s]*+[\])}])\Z")
 _COUNTED: Final = re.compile(r"tokens\Z|token[_\- ]?(?:count|limit|budget|usage)", re.IGNORECASE)
 
 _ELSEWHERE: Final = r"""
@@ -66,6 +68,7 @@ _VALUE: Final = r"""
     (?:
         (?P<open>[bru]{0,2})(?P<quote>["'])(?P<plain>(?:[^\\"']|\\(?s:.)|(?!(?P=quote))["'])*+)(?:(?P=quote)|\\?\Z)
       | (?P<escaped>\\{1,4}["'])(?P<inner>(?s:.*?))(?:(?P=escaped)|\Z)
+      | (?P<opening>[\[({])
       | (?P<bare>(?:[^\s&,;"'<>{}\\%]|%(?!26))++)
     )
 """
@@ -148,9 +151,15 @@ class Redactor:
             raise ValueError(
                 f"a secret value of {len(value)} characters is too short: at least {_SHORTEST_VALUE}"
             )
-        from urllib.parse import quote
+        from urllib.parse import quote, quote_plus
 
-        forms = {value, quote(value, safe=""), quote(value), value.replace("\\", "\\\\").replace('"', '\\"')}
+        forms = {
+            value,
+            quote(value, safe=""),
+            quote(value),
+            quote_plus(value),
+            value.replace("\\", "\\\\").replace('"', '\\"'),
+        }
         # Longest first, so that a secret which contains another one goes as a whole.
         self._values = tuple(sorted(forms.union(self._values), key=lambda form: (-len(form), form)))
         self.memory = None
@@ -199,6 +208,10 @@ class Redactor:
                 )
             return copy
         if isinstance(value, list | tuple):
+            if len(value) == 2 and isinstance(value[0], str) and self.is_secret(value[0]):
+                # A pair of name and value, as headers and parameters are written.
+                hidden = self._value(value[1], hide_texts=True, hide_numbers=not _COUNTED.search(value[0]))
+                return [self.text(value[0]), hidden]
             return [self._value(item, hide_texts=hide_texts, hide_numbers=hide_numbers) for item in value]
         if hide_numbers and isinstance(value, int | float) and not isinstance(value, bool):
             return REDACTED
@@ -226,12 +239,16 @@ class Redactor:
 
     def _secret_in(self, found: re.Match[str], text: str) -> tuple[int, int]:
         # Where the secret is; an empty range: there is none after all.
-        group = next(name for name in ("plain", "inner", "bare") if found[name] is not None)
+        group = next(name for name in ("plain", "inner", "opening", "bare") if found[name] is not None)
         start, end = found.span(group)
+        if group == "opening":  # everything in the list or the dict
+            end = _closing(text, start)
+        elif group == "bare":
+            opening = _OPENING.search(text, start, end)
+            if opening is not None:  # Secret('...'), Token(value="...")
+                end = max(end, _closing(text, opening.start()))
+            end = start + len(text[start:end].rstrip(")]"))  # those of a call or a list around it
         value = text[start:end]
-        if group == "bare":
-            value = value.rstrip(")]")  # those of a call or a list around it
-            end = start + len(value)
         nothing = found.end("rest"), found.end("rest")
         if not value or _HARMLESS.match(value):
             return nothing
@@ -243,6 +260,24 @@ class Redactor:
             if header is not None:
                 end = header.end()
         return start, end
+
+
+_OPENING: Final = re.compile(r"[\[({]")
+_BRACKET_OR_TEXT: Final = re.compile(r"""[\[({]|[\])}]|"(?:[^"\\]|\\(?s:.))*+"?|'(?:[^'\\]|\\(?s:.))*+'?""")
+
+
+def _closing(text: str, start: int) -> int:
+    """Where what opens at *start* is closed again, or the end of a text that was cut."""
+    # Linear over all: what one search has looked at is taken out, and not looked at again.
+    depth = 0
+    for found in _BRACKET_OR_TEXT.finditer(text, start):
+        if found[0] in "[({":
+            depth += 1
+        elif found[0] in "])}":
+            depth -= 1
+            if depth == 0:
+                return found.end()
+    return len(text)
 
 
 def _hide_elsewhere(found: re.Match[str]) -> str:
