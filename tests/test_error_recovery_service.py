@@ -1673,6 +1673,8 @@ class TestState:
             await recovery.aclose()
         (log,) = (tmp_path / "e").glob("errors_*.jsonl")
         assert len(log.read_text(encoding="utf-8").splitlines()) == 2
+        (tmp_path / "file").unlink()
+        await recovery.aclose()
 
     async def test_leaving_the_context_manager_by_an_error_flushes_and_passes_it_on(
         self, clock: VirtualClock, tmp_path: Path

@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,11 @@ class Side(StrEnum):
 
 class Kind(Enum):
     LIMIT = 1
+
+
+class Login(NamedTuple):
+    user: str
+    api_key: str
 
 
 class Hostile:
@@ -66,6 +72,7 @@ def test_everything_else_becomes_text() -> None:
             "infinite": float("-inf"),
             "huge": 10**10_000,
             "set": {1},
+            "login": Login("bob", "x"),
             "hostile": Hostile(),
             "fickle": Fickle(),
             3: "number",  # type: ignore[dict-item]  # a key that is no text is the case
@@ -82,6 +89,7 @@ def test_everything_else_becomes_text() -> None:
         "infinite": "-inf",
         "huge": "<int of 33220 bits>",
         "set": [1],
+        "login": {"user": "bob", "api_key": "x"},
         "hostile": "<Hostile whose repr raised RuntimeError>",
         "fickle": "<Fickle that could not be copied: RuntimeError>",
         "3": "number",

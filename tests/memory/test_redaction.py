@@ -43,6 +43,10 @@ MESSAGES = {
     "comparison": f"assert token == '{SECRET}'",
     "yaml": f"password: {SECRET}",
     "arrow": f"private_key => {SECRET}",
+    "list": f"{{'api_keys': ['{SECRET}', '{SECRET}'], 'x': 1}}",
+    "dict": f"{{'secret': {{'value': '{SECRET}]', 'n': ('{SECRET}',)}}}}",
+    "list, cut": f"cookies: ['a', '{SECRET}",
+    "object": f"Client(api_key=Secret('{SECRET}'), token=Token(value='{SECRET}', n=[1]))",
     "brackets": f"params[signature]={SECRET}",
 }
 
@@ -54,6 +58,7 @@ HARMLESS = [
     "max_tokens=4096, token_count: 17",
     "TokenBucket(capacity=5)",
     "api_key=None",
+    "tokens: [1, 2, 3], cookies={}",
     '{"password": null, "secret": ""}',
     "if token == other:",
     "design: blue, assign: x",
@@ -91,6 +96,13 @@ def test_what_stands_around_a_secret_can_still_be_read() -> None:
     assert text.endswith(" 400 Bad Request {'code':-1021}")
 
 
+def test_a_container_ends_where_it_is_closed() -> None:
+    """Brackets inside of quotes count nothing."""
+    text = Redactor().text("f(secret=('a]', \"b)\"), qty=3, token=Secret('x'), side='buy')")
+
+    assert text == "f(secret=***, qty=3, token=***, side='buy')"
+
+
 def test_the_price_of_names_is_paid_in_prose() -> None:
     """A word, a colon and another word look like a secret: documented, and on the safe side."""
     assert Redactor().text("invalid token: expired") == "invalid token: ***"
@@ -107,6 +119,7 @@ def test_context_is_redacted_by_its_names_at_any_depth() -> None:
         "token_ok": True,
         "password": None,
         "prices": [1.5, None],
+        "headers": [("Authorization", SECRET), ("Accept", "json")],
     }
 
     shown = Redactor().value(context)
@@ -120,6 +133,7 @@ def test_context_is_redacted_by_its_names_at_any_depth() -> None:
         "token_ok": True,
         "password": None,
         "prices": [1.5, None],
+        "headers": [["Authorization", "***"], ["Accept", "json"]],
     }
     assert context["apiKey"] == SECRET
 
@@ -128,9 +142,9 @@ def test_a_registered_value_goes_wherever_it_stands() -> None:
     """Also in the forms that URLs and JSON give it."""
     redactor = Redactor(values=['pa/ss w"rd'])
 
-    shown = redactor.text('a pa/ss w"rd b pa%2Fss%20w%22rd c pa/ss w\\"rd d')
+    shown = redactor.text('a pa/ss w"rd b pa%2Fss%20w%22rd pa%2Fss+w%22rd c pa/ss w\\"rd d')
 
-    assert shown == "a *** b *** c *** d"
+    assert shown == "a *** b *** *** c *** d"
 
 
 def test_a_registered_value_that_contains_another_goes_as_a_whole() -> None:
@@ -191,6 +205,9 @@ def test_no_names_switch_everything_off() -> None:
         'secret="a\\\n',
         "token'\"",
         "%3d",
+        "secret: [",
+        "token=f('x')",
+        "token=f('",
     ],
 )
 def test_a_megabyte_of_anything_takes_linear_time(piece: str) -> None:

@@ -216,8 +216,9 @@ else:
     from threading import get_ident
 
     HERE: Final[Callable[[], object]] = get_ident
+    # Any: whatever the task returns
     CURRENT_TASK: Final[Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None]] = (
-        _current_tasks.__getitem__
+        _current_tasks.__getitem__  # Any: the same
     )
 
 

@@ -556,7 +556,8 @@ def _restore_registered(tagged: dict[str, Frozen]) -> Any:  # Any: the user's ob
 def _restore_moment(tagged: dict[str, Frozen]) -> Any:  # Any: a datetime or a time
     import datetime
 
-    value: Any = getattr(datetime, "time" if tagged[TAG] == "time" else "datetime").fromisoformat(tagged["v"])
+    kind = datetime.time if tagged[TAG] == "time" else datetime.datetime
+    value: Any = kind.fromisoformat(tagged["v"])  # Any: either has what follows
     if "zone" in tagged:
         value = value.replace(tzinfo=_zone(tagged["zone"]))
     return value.replace(fold=1) if tagged.get("fold") == 1 else value

@@ -245,9 +245,9 @@ class Redactor:
             end = _closing(text, start)
         elif group == "bare":
             opening = _OPENING.search(text, start, end)
+            end = start + len(text[start:end].rstrip(")]"))  # those of a call or a list around it
             if opening is not None:  # Secret('...'), Token(value="...")
                 end = max(end, _closing(text, opening.start()))
-            end = start + len(text[start:end].rstrip(")]"))  # those of a call or a list around it
         value = text[start:end]
         nothing = found.end("rest"), found.end("rest")
         if not value or _HARMLESS.match(value):
