@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from shockproof.decorators import get_error_recovery_service as get_error_recovery_service
     from shockproof.decorators import set_error_recovery_service as set_error_recovery_service
     from shockproof.decorators import with_error_recovery as with_error_recovery
-    from shockproof.memory.registered_types import register_type as register_type
-    from shockproof.memory.secrets import Redacted as Redacted
-    from shockproof.memory.secrets import SecretNotSavedWarning as SecretNotSavedWarning
+    from shockproof.memory.state.registered_types import register_type as register_type
+    from shockproof.memory.state.secrets import Redacted as Redacted
+    from shockproof.memory.state.secrets import SecretNotSavedWarning as SecretNotSavedWarning
     from shockproof.policies.retry_budget import RetryBudget as RetryBudget
     from shockproof.service import ErrorRecoveryService as ErrorRecoveryService
     from shockproof.settings import ErrorLogOptions as ErrorLogOptions
@@ -64,8 +64,8 @@ _HOMES = {
     "calls.handle": ("Handle",),
     "calls.history_of_attempts": ("attempts_of",),
     "decorators": ("get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"),
-    "memory.registered_types": ("register_type",),
-    "memory.secrets": ("Redacted", "SecretNotSavedWarning"),
+    "memory.state.registered_types": ("register_type",),
+    "memory.state.secrets": ("Redacted", "SecretNotSavedWarning"),
     "policies.retry_budget": ("RetryBudget",),
     "service": ("ErrorRecoveryService",),
     "settings": ("ErrorLogOptions",),

@@ -23,21 +23,21 @@ from shockproof.calls.options import ServiceOptions, calling_place, check_option
 from shockproof.calls.periodic import Periodic
 from shockproof.calls.plan import Plan
 from shockproof.calls.runtime import Runtime
-from shockproof.memory.context import error_context
-from shockproof.memory.directory import make_writable
-from shockproof.memory.error_log import ErrorLog
-from shockproof.memory.health import RECENT_SECONDS, health_report
-from shockproof.memory.history import ErrorHistory
-from shockproof.memory.listeners import Listener, Listeners
-from shockproof.memory.recorder import Recorder
-from shockproof.memory.redaction import DEFAULT_NAMES, Redactor
-from shockproof.memory.registry import Registry
-from shockproof.memory.secrets import SECRET_NAMES, SecretCipher, SecretNames
-from shockproof.memory.service_state import ServiceState
-from shockproof.memory.state_capture import StateSecrets
-from shockproof.memory.state_files import StateFiles
-from shockproof.memory.state_saver import StateSaver, flush_all_blocking
-from shockproof.memory.writer import after_fork, at_exit, writer_for
+from shockproof.memory.disk.directory import make_writable
+from shockproof.memory.disk.writer import after_fork, at_exit, writer_for
+from shockproof.memory.error_log.context import error_context
+from shockproof.memory.error_log.error_log import ErrorLog
+from shockproof.memory.error_log.history import ErrorHistory
+from shockproof.memory.error_log.recorder import Recorder
+from shockproof.memory.error_log.redaction import DEFAULT_NAMES, Redactor
+from shockproof.memory.services.health import RECENT_SECONDS, health_report
+from shockproof.memory.services.listeners import Listener, Listeners
+from shockproof.memory.services.registry import Registry
+from shockproof.memory.services.service_state import ServiceState
+from shockproof.memory.state.secrets import SECRET_NAMES, SecretCipher, SecretNames
+from shockproof.memory.state.state_capture import StateSecrets
+from shockproof.memory.state.state_files import StateFiles
+from shockproof.memory.state.state_saver import StateSaver, flush_all_blocking
 from shockproof.policies.backoff import Jitter, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import ErrorLogOptions, check_change, check_error_log, resolve

@@ -10,7 +10,7 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
-from shockproof.memory.bounded_queue import WhenFull
+from shockproof.memory.error_log.bounded_queue import WhenFull
 from shockproof.vocabulary.arguments import NOT_GIVEN, at_least, seconds, whole_number
 
 __all__ = ["CONFIGURABLE", "DEFAULTS", "ErrorLogOptions", "check_change", "check_error_log", "resolve"]

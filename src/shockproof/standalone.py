@@ -19,9 +19,9 @@ from shockproof.calls.handle import Handle
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
 from shockproof.calls.plan import Plan
 from shockproof.calls.runtime import Runtime
-from shockproof.memory.listeners import Listeners
-from shockproof.memory.recorder import NoRecorder
-from shockproof.memory.registry import Registry
+from shockproof.memory.error_log.recorder import NoRecorder
+from shockproof.memory.services.listeners import Listeners
+from shockproof.memory.services.registry import Registry
 from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import DEFAULTS

@@ -15,7 +15,7 @@ from typing import Any
 import ccxt.async_support as ccxt
 
 from shockproof.demo import trader
-from shockproof.memory.file_layer import SystemFiles
+from shockproof.memory.disk.file_layer import SystemFiles
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
-from shockproof.memory.registry import SERVICE_OPTIONS
+from shockproof.memory.services.registry import SERVICE_OPTIONS
 from shockproof.policies.backoff import JITTERS, Jitter
 from shockproof.policies.classification import Classify, ResultCheck
 from shockproof.policies.rate_limit import parse_rates

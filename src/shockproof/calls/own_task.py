@@ -11,7 +11,7 @@ from typing import Any
 from shockproof.calls.limits import Held
 from shockproof.calls.threads import mark_never_began, never_began
 from shockproof.calls.timer import Timer
-from shockproof.memory.service_state import ServiceState
+from shockproof.memory.services.service_state import ServiceState
 
 __all__ = ["run_in_own_task"]
 

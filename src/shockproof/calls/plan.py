@@ -13,7 +13,7 @@ from shockproof.calls.limits import Held
 from shockproof.calls.runtime import Runtime
 from shockproof.calls.threads import NotStartedError
 from shockproof.calls.timer import time_limit
-from shockproof.memory.service_state import ServiceState
+from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.backoff import Backoff
 from shockproof.policies.circuit_breaker import Circuit
 from shockproof.policies.classification import Classifier

@@ -13,10 +13,10 @@ from typing import Any
 from shockproof.calls.limits import Limits
 from shockproof.calls.members import Members
 from shockproof.calls.threads import WorkerThreads
-from shockproof.memory.listeners import Listeners
-from shockproof.memory.recorder import Recording
-from shockproof.memory.registry import LIMIT_OPTIONS, Registry
-from shockproof.memory.service_state import ServiceState
+from shockproof.memory.error_log.recorder import Recording
+from shockproof.memory.services.listeners import Listeners
+from shockproof.memory.services.registry import LIMIT_OPTIONS, Registry
+from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.backoff import Randomness
 from shockproof.vocabulary.clock import Clock, SystemClock
 

@@ -18,8 +18,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from shockproof.calls.limits import Held
-from shockproof.memory.service_state import ServiceState
-from shockproof.memory.writer import after_fork
+from shockproof.memory.disk.writer import after_fork
+from shockproof.memory.services.service_state import ServiceState
 from shockproof.vocabulary.errors import BulkheadFullError
 
 __all__ = ["NotStartedError", "WorkerThreads", "mark_never_began", "never_began"]

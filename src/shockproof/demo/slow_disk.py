@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from shockproof.demo.loop_lag import LoopLag
 from shockproof.demo.venue.fault_plan import FaultWindow
-from shockproof.memory.writer import DiskThread, Writer, writer_for
+from shockproof.memory.disk.writer import DiskThread, Writer, writer_for
 
 __all__ = ["SlowDisk"]
 

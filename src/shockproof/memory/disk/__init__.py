@@ -1,0 +1,1 @@
+"""The background writer and the files: the only place that touches a disk."""

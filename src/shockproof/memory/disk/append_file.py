@@ -1,0 +1,151 @@
+"""
+A file that several processes append whole lines to, and that may vanish, be replaced or be full at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from shockproof.memory.disk import writer as background
+from shockproof.memory.disk.writer import DiskThread
+
+if TYPE_CHECKING:
+    from aiofiles.threadpool.binary import AsyncFileIO
+
+__all__ = ["AppendFile"]
+
+_NEW_FILE_MODE: Final = 0o600
+
+
+class AppendFile:
+    """
+    One open file, for the coroutines of a private loop; every system call is made by the disk's thread.
+
+    Opened unbuffered with O_APPEND, so that one call appends one batch at the end, wherever other
+    processes have moved it. New files are readable by their owner only; missing directories are made.
+    """
+
+    def __init__(self, path: Path, disk: DiskThread) -> None:
+        self.path = path
+        self.size = 0
+        """Of the file when last looked at, plus what was written since."""
+        self._disk = disk
+        self._file: AsyncFileIO | None = None
+        self._identity: tuple[int, int] | None = None
+        self._must_look = True
+        self._needs_newline = False
+
+    async def prepare(self) -> None:
+        """
+        Make the next `append` go to the file that has the path now, at the beginning of a line.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        loop = asyncio.get_running_loop()
+        if self._file is not None and not await loop.run_in_executor(self._disk, self._is_current):
+            await self.close()
+        if self._file is None:
+            await self._open()
+        if self._must_look:
+            await loop.run_in_executor(self._disk, self._look_at_ending)
+
+    async def append(self, lines: bytes) -> tuple[int, OSError | None]:
+        """
+        Append whole lines in one call to the operating system, or in as few as it allows.
+
+        Returns how many bytes of whole lines are in the file now, and what stopped it. A line that
+        only fitted in part is taken back, so that what others append does not end up in it; if that
+        fails too, the next `prepare` ends it by a newline.
+        """
+        assert self._file is not None  # prepare came before
+        rest = memoryview(lines)
+        try:
+            if self._needs_newline:
+                await self._file.write(b"\n")
+                self._needs_newline = False
+            while rest:
+                written = await self._file.write(rest)
+                self.size += written
+                rest = rest[written:]
+        except OSError as error:
+            done = len(lines) - len(rest)
+            whole = lines.rfind(b"\n", 0, done) + 1
+            self._must_look = True
+            if whole < done:
+                with contextlib.suppress(OSError):
+                    await asyncio.get_running_loop().run_in_executor(
+                        self._disk, self._take_back, lines[whole:done]
+                    )
+            return whole, error
+        return len(lines), None
+
+    async def sync(self) -> None:
+        """Have the disk make durable what was appended."""
+        if self._file is not None:
+            await asyncio.get_running_loop().run_in_executor(self._disk, os.fsync, self._file.fileno())
+
+    async def close(self) -> None:
+        """Close the file; the next `prepare` opens it again."""
+        file, self._file, self._identity = self._file, None, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what was appended has left our hands long ago
+                await file.close()
+
+    def leave_to_parent(self) -> object:
+        """In a forked child: give up the open file without closing what belongs to another loop."""
+        file, self._file, self._identity = self._file, None, None
+        return file
+
+    async def _open(self) -> None:
+        with background.imports:
+            import aiofiles
+
+        self._file = await aiofiles.open(
+            self.path, "ab+", buffering=0, opener=_open_for_owner, executor=self._disk
+        )
+        self._must_look = True
+        self._identity = await asyncio.get_running_loop().run_in_executor(
+            self._disk, _identity_of, self._file.fileno()
+        )
+
+    def _is_current(self) -> bool:
+        try:
+            return _identity_of(self.path) == self._identity
+        except OSError:
+            return False
+
+    def _look_at_ending(self) -> None:
+        assert self._file is not None  # only called while it is open
+        descriptor = self._file.fileno()
+        self.size = os.fstat(descriptor).st_size
+        self._needs_newline = False
+        if self.size:
+            with contextlib.suppress(OSError):  # a pipe or a device has no ending
+                self._needs_newline = os.pread(descriptor, 1, self.size - 1) != b"\n"
+        self._must_look = False
+
+    def _take_back(self, fragment: bytes) -> None:
+        assert self._file is not None  # only called while it is open
+        descriptor = self._file.fileno()
+        size = os.fstat(descriptor).st_size
+        if os.pread(descriptor, len(fragment), max(size - len(fragment), 0)) == fragment:
+            os.ftruncate(descriptor, size - len(fragment))
+
+
+def _identity_of(file: Path | int) -> tuple[int, int]:
+    status = os.stat(file)  # noqa: PTH116  also of a descriptor
+    return status.st_dev, status.st_ino
+
+
+def _open_for_owner(path: str, flags: int) -> int:
+    flags |= getattr(os, "O_CLOEXEC", 0)
+    try:
+        return os.open(path, flags, _NEW_FILE_MODE)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120  the opener gets a text
+        return os.open(path, flags, _NEW_FILE_MODE)

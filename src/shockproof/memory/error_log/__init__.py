@@ -1,0 +1,1 @@
+"""From an error in memory to a line on disk, and back."""

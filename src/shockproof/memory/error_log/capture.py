@@ -1,0 +1,483 @@
+"""
+An error, taken down on the event loop in microseconds and rendered elsewhere.
+
+`capture` walks the traceback to plain names and numbers, takes the message, freezes the context, and
+lets go of the exception: nothing here keeps a frame, an exception or a user's object alive. What is
+slow is left to the writer's thread, which calls `CapturedError.render`: source lines (linecache reads
+files) and redaction.
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from textwrap import indent
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from shockproof.memory.error_log.frozen_values import clean_text, freeze, safe_repr, shortened
+from shockproof.memory.error_log.redaction import Redactor
+from shockproof.vocabulary.statuses import ErrorSeverity
+
+if TYPE_CHECKING:
+    from shockproof.vocabulary.models import ErrorRecord
+
+__all__ = ["CapturedError", "capture", "iso_time"]
+
+_FIRST_FRAMES: Final = 24
+_LAST_FRAMES: Final = 40
+_MOST_ERRORS: Final = 16
+"""Errors of one report: the error itself, its causes, and the leaves of groups."""
+_MOST_NOTES: Final = 16
+_LONGEST_NOTE: Final = 1_000
+_LONGEST_MESSAGE: Final = 8_000
+_LONGEST_NAME: Final = 200
+_MOST_FRAME_TEXTS: Final = 4_096
+_MOST_COUNTED: Final = 1_000
+_LONGEST_SOURCE: Final = 500
+
+_MOST_TRACE_TEXTS: Final = 512
+
+# Plain tuples of plain values throughout: the garbage collector lets go of them at first sight, so that
+# thousands of waiting records do not lengthen its pauses.
+_Frames: TypeAlias = tuple[str | int, ...]
+"""File, line, function, file, line, function, ..."""
+_Link: TypeAlias = tuple[str, str, _Frames, int, tuple[str, ...], str, tuple["_Link", ...], int]
+"""
+One exception of a chain, without the exception: its type's name, its message, its frames, how many
+frames were left out in the middle, its notes, what stands before it in the text when another one led
+to it, the leaves of a group (depth is folded), and how many leaves were left out.
+"""
+
+_HEADER: Final = "Traceback (most recent call last):\n"
+_CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
+_CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class CapturedError:
+    """
+    One failed attempt as it will stand in the log: made by `capture`, or by hand from plain values.
+
+    Nobody changes it afterwards but `render`, which replaces what it was rendered from; any thread
+    may ask at any time.
+    """
+
+    __slots__ = (
+        "_chain",
+        "_context",
+        "_is_redacted",
+        "_message",
+        "_redactor",
+        "_stack",
+        "captured_at",
+        "error_type",
+        "function_name",
+        "retry_count",
+        "service_name",
+        "severity",
+        "size",
+        "timestamp",
+    )
+
+    def __init__(
+        self,
+        *,
+        timestamp: float,
+        error_type: str,
+        error_message: str,
+        severity: ErrorSeverity,
+        service_name: str,
+        function_name: str,
+        retry_count: int = 0,
+        stack_trace: str | None = None,
+        context: dict[str, object] | None = None,
+        captured_at: float = 0.0,
+        redactor: Redactor | None = None,
+        chain: tuple[_Link, ...] = (),
+        size: int | None = None,
+    ) -> None:
+        self.timestamp = timestamp
+        """Wall time, seconds since 1970 UTC."""
+        self.captured_at = captured_at
+        """The clock's monotonic reading, to ask "how long ago"."""
+        self.error_type = error_type
+        """The name of the exception's class, without its module."""
+        self.severity = severity
+        self.service_name = service_name
+        self.function_name = function_name
+        self.retry_count = retry_count
+        self._message = error_message
+        self._stack = stack_trace
+        self._context = context
+        self._chain = chain
+        self._redactor = redactor
+        self._is_redacted = redactor is None
+        self.size = 500 + len(error_message) + len(stack_trace or "") if size is None else size
+        """About how many bytes of memory it takes while it waits."""
+
+    def __repr__(self) -> str:
+        where = f"{self.service_name}.{self.function_name}"
+        return (
+            f"<CapturedError {self.error_type} in {where}, {self.severity.value}, retry {self.retry_count}>"
+        )
+
+    @property
+    def error_message(self) -> str:
+        """The error's text, bounded, without secrets."""
+        self._redact()
+        return self._message
+
+    @property
+    def context(self) -> dict[str, object] | None:
+        """What the user said about the circumstances: plain JSON values, without secrets."""
+        self._redact()
+        return self._context
+
+    @property
+    def stack_trace(self) -> str | None:
+        """
+        The rendered traceback, beginning with ``Traceback (most recent call last)``.
+
+        It has source lines as soon as the writer's thread has rendered it. Asking reads no file.
+        """
+        self._redact()
+        chain = self._chain  # before the text: the writer's thread sets them the other way round
+        if self._stack is not None:
+            return self._stack
+        if not chain:
+            return None
+        text = _render(chain, _without_source)
+        return text if self._redactor is None else self._redactor.text(text)
+
+    def render(self) -> str | None:
+        """
+        Render the traceback with its source lines, keep the text, and let go of the rest.
+
+        Reads files, so not for an event loop: the writer's thread calls it.
+        """
+        self._redact()
+        if self._stack is None and self._chain:
+            self._stack = _render(self._chain, _source_texts(self._redactor).of)
+            self._chain = ()
+        return self._stack
+
+    def to_fields(self) -> dict[str, object]:
+        """The nine fields of the log's line as plain JSON-ready values, redacted; reads no file."""
+        self._redact()
+        return {
+            "timestamp": iso_time(self.timestamp),
+            "error_type": self.error_type,
+            "error_message": self._message,
+            "severity": self.severity.value,
+            "service_name": self.service_name,
+            "function_name": self.function_name,
+            "retry_count": self.retry_count,
+            "stack_trace": self.stack_trace,
+            "context": self._context,
+        }
+
+    def record(self) -> ErrorRecord:
+        """The pydantic record. Imports pydantic if nobody did so far."""
+        from shockproof.vocabulary.models import ErrorRecord
+
+        return ErrorRecord.model_validate(self.to_fields())
+
+    def _redact(self) -> None:
+        # Twice at the same time in two threads does no harm: what is redacted stays as it is.
+        redactor = self._redactor
+        if self._is_redacted or redactor is None:
+            return
+        self._message = redactor.text(self._message)
+        if self._stack is not None:
+            self._stack = redactor.text(self._stack)
+        if self._context is not None:
+            context = redactor.value(self._context)
+            assert isinstance(context, dict)  # a dict's copy is a dict
+            self._context = context
+        if self._chain:
+            self._chain = tuple(_redacted_link(link, redactor) for link in self._chain)
+        self._is_redacted = True
+
+
+def capture(
+    error: BaseException,
+    *,
+    severity: ErrorSeverity,
+    service_name: str,
+    function_name: str,
+    retry_count: int,
+    timestamp: float,
+    context: Mapping[str, object] | None = None,
+    captured_at: float = 0.0,
+    redactor: Redactor | None = None,
+) -> CapturedError:
+    """
+    Take an error down. Never raises, never waits, reads no file.
+
+    Args:
+        error: the exception, with its traceback, cause, context, notes and leaves.
+        severity: how bad it is.
+        service_name: the service that was called.
+        function_name: the function that failed.
+        retry_count: 0 for the first attempt.
+        timestamp: wall time in seconds since 1970 UTC.
+        context: whatever the user wants to find in the record; plain JSON values are copied, all
+            others become a short ``repr``, within bounds.
+        captured_at: the clock's monotonic reading.
+        redactor: takes out the secrets, not here but where the record is rendered or read.
+    """
+    try:
+        message = _message_of(error)
+        chain = _chain_of(error, message)
+        size = 500 + len(message)  # of what waits in memory; the line will have about twice as much
+        for link in chain:
+            size += 150 + len(link[1]) + 18 * len(link[2])
+        frozen = None
+        if context:
+            frozen, context_size = freeze(context)
+            size += context_size
+    except Exception as failure:  # noqa: BLE001  a hostile exception class must not hurt the caller
+        message = f"<the error could not be taken down: {safe_repr(failure)}>"
+        chain, frozen, size = (), None, 1_000
+    return CapturedError(
+        timestamp=timestamp,
+        error_type=clean_text(type(error).__name__, _LONGEST_NAME),
+        error_message=message,
+        severity=severity,
+        service_name=clean_text(service_name, _LONGEST_NAME),
+        function_name=clean_text(function_name, _LONGEST_NAME),
+        retry_count=retry_count,
+        context=frozen,
+        captured_at=captured_at,
+        redactor=redactor,
+        chain=chain,
+        size=size,
+    )
+
+
+def iso_time(timestamp: float) -> str:
+    """Wall seconds as ISO 8601 in UTC with its offset; what no calendar has becomes the nearest that it has."""
+    global _last_second
+    try:
+        second, micros = divmod(round(timestamp * 1_000_000), 1_000_000)
+        known, text = _last_second
+        if second != known:
+            text = (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
+            _last_second = second, text
+    except (OverflowError, ValueError):
+        moment = _EPOCH if math.isnan(timestamp) or timestamp < 0 else datetime.max.replace(tzinfo=UTC)
+        return moment.isoformat()
+    return f"{text}.{micros:06}+00:00"
+
+
+# Many errors in one second are the rule here; one tuple, so that threads may race.
+_last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+
+
+# Taking down
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001  the text is the user's code
+        return f"<{type(error).__name__} whose text cannot be had: {type(failure).__name__}>"
+    return clean_text(text, _LONGEST_MESSAGE)
+
+
+def _frames_of(traceback: TracebackType | None) -> tuple[_Frames, int]:
+    frames: list[str | int] = []
+    add = frames.append
+    room = _FIRST_FRAMES
+    while traceback is not None and room:
+        room -= 1
+        code = traceback.tb_frame.f_code
+        add(code.co_filename)
+        add(traceback.tb_lineno)
+        add(code.co_name)
+        traceback = traceback.tb_next
+    if traceback is None:
+        return tuple(frames), 0
+    rest = 0
+    last: deque[TracebackType] = deque(maxlen=_LAST_FRAMES)
+    while traceback is not None:  # a traceback has no length
+        rest += 1
+        last.append(traceback)
+        traceback = traceback.tb_next
+    for step in last:
+        code = step.tb_frame.f_code
+        frames += (code.co_filename, step.tb_lineno, code.co_name)
+    return tuple(frames), rest - len(last)
+
+
+def _chain_of(error: BaseException, message: str) -> tuple[_Link, ...]:
+    # In the order of a printed traceback: what happened first comes first.
+    if _before(error) is None and not isinstance(error, BaseExceptionGroup):
+        return (_link_of(error, message, "", 0),)
+    links: list[_Link] = []
+    seen: set[int] = set()
+    room = _MOST_ERRORS
+    step: BaseException | None = error
+    while step is not None and id(step) not in seen and room > 0:
+        seen.add(id(step))
+        before = _before(step)
+        goes_on = before is not None and id(before) not in seen and room > 1
+        lead = "" if not goes_on else (_CAUSE if step.__cause__ is not None else _CONTEXT)
+        text = message if step is error else _message_of(step)
+        # What led to the error matters as much as its leaves: at most half of the room for them.
+        link = _link_of(step, text, lead, room // 2)
+        links.append(link)
+        room -= 1 + len(link[6])
+        step = before
+    links.reverse()
+    first = links[0]
+    links[0] = (*first[:5], "", *first[6:])
+    return tuple(links)
+
+
+def _before(error: BaseException) -> BaseException | None:
+    if error.__cause__ is not None:
+        return error.__cause__
+    return None if error.__suppress_context__ else error.__context__
+
+
+def _link_of(error: BaseException, message: str, lead: str, most_leaves: int) -> _Link:
+    kind = type(error)
+    module = kind.__module__
+    name = kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
+    frames, left_out = _frames_of(error.__traceback__)
+    notes: tuple[str, ...] = ()
+    found = error.__dict__.get("__notes__")
+    if isinstance(found, list):
+        notes = tuple([clean_text(note, _LONGEST_NOTE) for note in islice(found, _MOST_NOTES)])
+    if not isinstance(error, BaseExceptionGroup):
+        return name, message, frames, left_out, notes, lead, (), 0
+    leaves: list[_Link] = []
+    count = 0
+    for leaf in islice(_leaves_of(error), _MOST_COUNTED):
+        count += 1
+        if len(leaves) < most_leaves:
+            leaves.append(_link_of(leaf, _message_of(leaf), "", 0))
+    return name, message, frames, left_out, notes, lead, tuple(leaves), count - len(leaves)
+
+
+def _leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    waiting = deque(group.exceptions)
+    while waiting:
+        error = waiting.popleft()
+        if isinstance(error, BaseExceptionGroup):
+            waiting.extendleft(reversed(error.exceptions))
+        else:
+            yield error
+
+
+# Rendering
+
+
+def _redacted_link(link: _Link, redactor: Redactor) -> _Link:
+    name, message, frames, left_out, notes, lead, leaves, more = link
+    return (
+        name,
+        redactor.text(message),
+        frames,
+        left_out,
+        tuple([redactor.text(note) for note in notes]),
+        lead,
+        tuple([_redacted_link(leaf, redactor) for leaf in leaves]),
+        more,
+    )
+
+
+def _render(chain: tuple[_Link, ...], frames_text: Callable[[_Frames, int], str]) -> str:
+    pieces: list[str] = []
+    for link in chain:
+        _render_link(link, frames_text, pieces)
+    return "".join(pieces)
+
+
+def _render_link(link: _Link, frames_text: Callable[[_Frames, int], str], pieces: list[str]) -> None:
+    name, message, frames, left_out, notes, lead, leaves, more = link
+    pieces += (
+        lead,
+        _HEADER,
+        frames_text(frames, left_out),
+        f"{name}: {message}\n" if message else f"{name}\n",
+    )
+    pieces += [f"{note}\n" for note in notes]
+    for number, leaf in enumerate(leaves, 1):
+        inner: list[str] = []
+        _render_link(leaf, frames_text, inner)
+        pieces += (f"  ---------------- {number} ----------------\n", indent("".join(inner), "  | "))
+    if more:
+        pieces.append(f"  ... {more} more errors left out ...\n")
+
+
+def _joined(frames: _Frames, left_out: int, frame_text: Callable[[str, int, str], str]) -> str:
+    texts = [
+        frame_text(str(frames[at]), int(frames[at + 1]), str(frames[at + 2]))
+        for at in range(0, len(frames), 3)
+    ]
+    if left_out:
+        texts.insert(_FIRST_FRAMES, f"  ... {left_out} frames left out ...\n")
+    return "".join(texts)
+
+
+def _without_source(frames: _Frames, left_out: int) -> str:
+    return _joined(frames, left_out, _place)
+
+
+def _place(file: str, line: int, function: str) -> str:
+    return f'  File "{file}", line {line}, in {function}\n'
+
+
+class SourceTexts:
+    """
+    Frames with their source lines and without secrets, remembered: the same few fail again and again.
+
+    For the writer's thread. A line is read once, so that it is the one that was there at the first
+    error, and not what an editor has made of it since.
+    """
+
+    def __init__(self, redactor: Redactor | None) -> None:
+        self._redactor = redactor
+        self._frames: dict[tuple[str, int, str], str] = {}
+        self._traces: dict[tuple[_Frames, int], str] = {}
+
+    def of(self, frames: _Frames, left_out: int) -> str:
+        """The text of a whole trace."""
+        text = self._traces.get((frames, left_out))
+        if text is None:
+            text = _joined(frames, left_out, self._frame)
+            if len(self._traces) >= _MOST_TRACE_TEXTS:
+                self._traces.clear()
+            self._traces[frames, left_out] = text
+        return text
+
+    def _frame(self, file: str, line: int, function: str) -> str:
+        text = self._frames.get((file, line, function))
+        if text is None:
+            source = shortened(linecache.getline(file, line).strip(), _LONGEST_SOURCE)
+            text = clean_text(_place(file, line, function) + (f"    {source}\n" if source else ""), 2_000)
+            if self._redactor is not None:
+                text = self._redactor.text(text)
+            if len(self._frames) >= _MOST_FRAME_TEXTS:
+                self._frames.clear()
+            self._frames[file, line, function] = text
+        return text
+
+
+def _source_texts(redactor: Redactor | None) -> SourceTexts:
+    if redactor is None:
+        return _plain_texts
+    texts = redactor.memory
+    if not isinstance(texts, SourceTexts):
+        texts = redactor.memory = SourceTexts(redactor)
+    return texts
+
+
+_plain_texts = SourceTexts(None)

@@ -1,0 +1,174 @@
+"""Reading the error log back: all files, torn lines skipped, never in the way of the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeAlias
+
+from shockproof.memory.disk import writer as background
+from shockproof.memory.disk.pacing import Pace
+from shockproof.memory.disk.writer import Writer
+from shockproof.memory.error_log.error_files import ErrorFile, error_files, is_packed_copy
+from shockproof.vocabulary.statuses import ErrorSeverity
+
+if TYPE_CHECKING:
+    from shockproof.vocabulary.models import ErrorRecord
+
+_Source: TypeAlias = io.BufferedReader | gzip.GzipFile
+
+__all__ = ["ErrorReading", "Wanted"]
+
+_LINES_PER_SLICE: Final = 200
+_LONGEST_LINE: Final = 4 * 2**20
+_BLOCK: Final = 256 * 1024
+# A file's day may be UTC's, a zone's, or the local one of the original program.
+_DAY: Final = timedelta(days=1)
+
+
+class Wanted(NamedTuple):
+    """Which records somebody asked for."""
+
+    since: float | None
+    """Wall seconds, inclusive."""
+    until: float | None
+    """Wall seconds, exclusive."""
+    service_name: str | None
+    min_severity: ErrorSeverity | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        since: datetime | float | None,
+        until: datetime | float | None,
+        service_name: str | None,
+        min_severity: ErrorSeverity | None,
+    ) -> Self:
+        """From a user's arguments: a naive datetime is local time."""
+        return cls(_seconds(since), _seconds(until), service_name, min_severity)
+
+    def files(self, directory: Path) -> list[ErrorFile]:
+        """The files that can hold such records."""
+        first = None if self.since is None else datetime.fromtimestamp(self.since, UTC).date() - _DAY
+        last = None if self.until is None else datetime.fromtimestamp(self.until, UTC).date() + _DAY
+        return error_files(directory, first=first, last=last)
+
+    def includes(self, record: ErrorRecord) -> bool:
+        """Whether the record is one of them."""
+        if self.service_name is not None and record.service_name != self.service_name:
+            return False
+        if self.min_severity is not None and record.severity.rank < self.min_severity.rank:
+            return False
+        if self.since is None and self.until is None:
+            return True
+        moment = record.timestamp.timestamp()
+        return (self.since is None or moment >= self.since) and (self.until is None or moment < self.until)
+
+
+class ErrorReading(AsyncIterator["ErrorRecord"]):
+    """An async iterator over records; `aclose` it, or leave it, when it is not read to the end."""
+
+    def __init__(
+        self, directory: Path, wanted: Wanted, writer: Writer, *, first: Callable[[], Awaitable[object]]
+    ) -> None:
+        self.skipped = 0
+        """Lines so far that are no records: torn by a crash, or somebody else's."""
+        self._first: Callable[[], Awaitable[object]] | None = first
+        self._writer = writer
+        self._slices = self._read(directory, wanted)
+        self._ready: list[ErrorRecord] = []  # last first
+        self._is_over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ErrorRecord:
+        if self._first is not None:
+            first, self._first = self._first, None
+            await first()
+        while not self._ready:
+            if self._is_over:
+                raise StopAsyncIteration
+            found = await self._writer.run(partial(next, self._slices, None))
+            if found is None:
+                self._is_over = True
+            else:
+                self._ready = found[::-1]
+        return self._ready.pop()
+
+    async def aclose(self) -> None:
+        """Stop reading and close the file that is open."""
+        self._is_over = True
+        self._ready = []
+        await self._writer.run(self._slices.close)
+
+    def _read(self, directory: Path, wanted: Wanted) -> Generator[list[ErrorRecord], None, None]:
+        # Runs in the disk's thread, which also is the first to import pydantic if nobody did.
+        with background.imports:
+            from shockproof.vocabulary.models import ErrorRecord
+
+        pace = Pace()
+        found: list[ErrorRecord] = []
+        for file in wanted.files(directory):
+            for number, line in enumerate(_lines_of(file), 1):
+                record = _record_in(line, ErrorRecord)
+                if record is not None and wanted.includes(record):
+                    found.append(record)
+                elif record is None and line.strip():
+                    self.skipped += 1
+                pace.keep()
+                if number % _LINES_PER_SLICE == 0:
+                    yield found
+                    found = []
+        yield found
+
+
+def _record_in(line: bytes, model: type[ErrorRecord]) -> ErrorRecord | None:
+    try:
+        fields = json.loads(line)
+        return model.model_validate(fields) if isinstance(fields, dict) else None
+    except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError too
+        return None
+
+
+def _lines_of(file: ErrorFile) -> Iterator[bytes]:
+    packed = file.path.with_name(file.path.name + ".gz")
+    try:
+        opened = _open(file.path)
+    except FileNotFoundError:  # compressed since the directory was read, or deleted
+        try:
+            opened = _open(packed)
+        except OSError:
+            return
+    except OSError:
+        return
+    with opened as source, contextlib.suppress(OSError, EOFError, zlib.error):
+        if file.is_plain and packed.exists() and _is_copy_of(source, packed):
+            return
+        while line := source.readline(_LONGEST_LINE):
+            yield line
+
+
+def _open(path: Path) -> _Source:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _is_copy_of(source: _Source, packed: Path) -> bool:
+    # A crash came between compressing and deleting.
+    checksum, size = 0, 0
+    while block := source.read(_BLOCK):
+        checksum, size = zlib.crc32(block, checksum), size + len(block)
+    source.seek(0)
+    return is_packed_copy(packed, size, checksum)
+
+
+def _seconds(moment: datetime | float | None) -> float | None:
+    return moment.timestamp() if isinstance(moment, datetime) else moment

@@ -1,0 +1,87 @@
+"""
+One way in for every failed attempt: captured once, kept in the history, queued for the disk.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from shockproof.memory.error_log.capture import capture
+from shockproof.memory.error_log.context import current_context
+from shockproof.memory.error_log.error_log import ErrorLog
+from shockproof.memory.error_log.history import ErrorHistory
+from shockproof.memory.error_log.redaction import Redactor
+from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.statuses import ErrorSeverity
+
+__all__ = ["NoRecorder", "Recorder", "Recording"]
+
+
+class Recording(Protocol):
+    """Takes failed attempts down; never waits and never raises."""
+
+    def record(
+        self,
+        error: BaseException,
+        *,
+        severity: ErrorSeverity,
+        service_name: str,
+        function_name: str,
+        retry_count: int,
+        now: float,
+    ) -> None:
+        """Keep *error*, or do not; *now* is the monotonic time."""
+        ...
+
+
+class NoRecorder:
+    """For policies that stand alone: nothing is kept."""
+
+    def record(
+        self,
+        error: BaseException,
+        *,
+        severity: ErrorSeverity,
+        service_name: str,
+        function_name: str,
+        retry_count: int,
+        now: float,
+    ) -> None:
+        pass
+
+
+class Recorder:
+    """Records failed attempts; never waits and never raises."""
+
+    __slots__ = ("_clock", "_history", "_log", "_redactor")
+
+    def __init__(self, history: ErrorHistory, log: ErrorLog, clock: Clock, redactor: Redactor) -> None:
+        self._history = history
+        self._log = log
+        self._clock = clock
+        self._redactor = redactor
+
+    def record(
+        self,
+        error: BaseException,
+        *,
+        severity: ErrorSeverity,
+        service_name: str,
+        function_name: str,
+        retry_count: int,
+        now: float,
+    ) -> None:
+        """Keep *error* in memory and queue it for the error log; *now* is the monotonic time."""
+        captured = capture(
+            error,
+            severity=severity,
+            service_name=service_name,
+            function_name=function_name,
+            retry_count=retry_count,
+            context=current_context(),
+            timestamp=self._clock.time(),
+            captured_at=now,
+            redactor=self._redactor,
+        )
+        self._history.add(captured)
+        self._log.put(captured)

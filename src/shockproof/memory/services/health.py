@@ -1,0 +1,69 @@
+"""
+How everything is doing, as one plain JSON-ready dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from shockproof.memory.services.service_state import ServiceState
+from shockproof.vocabulary.statuses import ServiceStatus
+
+__all__ = ["RECENT_SECONDS", "health_report"]
+
+RECENT_SECONDS = 300.0
+"""How far back `recent_error_count` looks."""
+
+
+def health_report(
+    services: Iterable[ServiceState],
+    *,
+    now: float,
+    wall: float,
+    recent_errors: int,
+    error_log: dict[str, Any],  # Any: state is text, counts are numbers
+) -> dict[str, Any]:  # Any: JSON
+    """
+    The health at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC).
+
+    ``overall_health`` is ``"unhealthy"`` if any service is unavailable, else ``"degraded"`` if any is
+    degraded, else ``"healthy"``.
+    """
+    known = list(services)
+    statuses = {state.name: state.status_at(now) for state in known}
+    if ServiceStatus.UNAVAILABLE in statuses.values():
+        overall = "unhealthy"
+    elif ServiceStatus.DEGRADED in statuses.values():
+        overall = "degraded"
+    else:
+        overall = "healthy"
+    return {
+        "overall_health": overall,
+        "service_statuses": {name: status.value for name, status in statuses.items()},
+        "recent_error_count": recent_errors,
+        "circuit_breakers": {state.name: state.circuit.state(now) for state in known},
+        "services": {
+            state.name: {
+                "status": statuses[state.name].value,
+                "circuit": state.circuit.state(now),
+                "retry_after": round(state.circuit.open_for(now), 3),
+                "critical": state.critical,
+                "successes": state.successes,
+                "failures": state.failures,
+                "retries": state.retries,
+                "timeouts": state.timeouts,
+                "fallbacks": state.fallbacks,
+                "rejections": state.rejections,
+                "circuit_trips": state.circuit.trips,
+                "in_flight": None if state.limits is None else state.limits.in_flight,
+                "queued": 0 if state.limits is None else state.limits.queued,
+                "abandoned_attempts": state.abandoned_attempts,
+                "abandoned_threads": state.abandoned_threads,
+            }
+            for state in known
+        },
+        "error_log": error_log,
+        "timestamp": datetime.fromtimestamp(wall, UTC).isoformat(),
+    }

@@ -1,0 +1,1 @@
+"""From the state of a program to its files, and back."""

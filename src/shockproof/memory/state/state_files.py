@@ -1,0 +1,502 @@
+"""
+The state in its directory: two files and the one before, each whole at any instant.
+
+    system_state.json         for people: indented, one entry a line
+    system_state.pkl          the same as a pickle of plain values, should the JSON be damaged
+    system_state.prev.json    what system_state.json was before the last save
+    damaged/                  files that could not be read, set aside with the time; never deleted
+
+The checksum of the JSON file, on its last line, covers every byte before that line. A file whose
+checksum is wrong counts as damaged, for nobody can tell an edit from a broken disk; whoever edits it
+writes ``"checksum": null``, and then it is read as it stands. Files of the original program have no
+version, sequence or checksum and are read too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shockproof.memory.disk import writer
+from shockproof.memory.disk.durable_file import Replacement, replace_durably
+from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, SystemFiles
+from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError, thaw
+from shockproof.memory.state.pieces import giving_way, json_pieces, pickle_pieces
+from shockproof.memory.state.secrets import SecretNames
+from shockproof.memory.state.state_capture import ENVELOPE, CapturedState, StateSecrets
+from shockproof.vocabulary.errors import StateVersionError
+
+if TYPE_CHECKING:
+    import hashlib
+
+    from shockproof.vocabulary.models import SystemState
+
+__all__ = ["FORMAT_VERSION", "DamagedFile", "RestoredState", "StateFiles"]
+
+FORMAT_VERSION = 1
+"""The version of the files' form that this program writes, and the newest that it reads."""
+
+JSON_NAME = "system_state.json"
+PICKLE_NAME = "system_state.pkl"
+PREVIOUS_NAME = "system_state.prev.json"
+DAMAGED_DIRECTORY = "damaged"
+
+MAX_BYTES = 2 << 30
+_HEAD = 512
+
+_log = logging.getLogger("shockproof")
+
+
+class DamagedFile(NamedTuple):
+    """A state file that could not be read."""
+
+    path: Path
+    reason: str
+    moved_to: Path | None
+    """Where it was set aside, or None when it could not be moved."""
+
+
+class RestoredState(NamedTuple):
+    """What was found in the directory."""
+
+    state: SystemState | None
+    """The newest valid state, or None when there is none."""
+    source: Path | None = None
+    """The file it came from."""
+    sequence: int | None = None
+    """Which save it was, counted from 1; None for a file of the original program."""
+    damaged: tuple[DamagedFile, ...] = ()
+
+
+class _Candidate(NamedTuple):
+    """A file that passed every check that needs no decoding of values."""
+
+    name: str
+    sequence: int | None
+    fields: Callable[[], dict[str, Any]]  # Any: the user's values
+
+
+class _DamagedError(Exception):
+    """The file cannot be used; says why."""
+
+
+class StateFiles:
+    """
+    Reads and writes the state files of one directory.
+
+    Several of them may share a directory, in one process or many: writers take turns, and the last one
+    to write wins. Everything blocks: call it in the writer's thread.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        secrets: StateSecrets | None = None,
+        layer: FileLayer | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.directory = directory
+        self.secrets = StateSecrets(SecretNames()) if secrets is None else secrets
+        self._layer: FileLayer = SystemFiles() if layer is None else layer
+        self._now = now
+        self._surveyed = False
+        self._last_sequence = 0
+
+    def __repr__(self) -> str:
+        return f"StateFiles({str(self.directory)!r})"
+
+    def prepare(self) -> None:
+        """
+        Make the directory and see that it can be written to.
+
+        Raises:
+            OSError: it cannot.
+        """
+        self._layer.make_directory(self.directory)
+        with self._layer.locked(self.directory):
+            replace_durably(self._layer, self.directory, ())
+            probe = self.directory / f".probe.{os.getpid()}.0.tmp"
+            self._layer.close(self._layer.create(probe))
+            self._layer.unlink(probe)
+
+    def write(self, captured: CapturedState) -> int:
+        """
+        Make *captured* durable; returns its sequence number.
+
+        Before the first save what is there is looked at: damaged files are set aside instead of being
+        overwritten, and the numbers go on. What is no file, and so could not be replaced by one, is set
+        aside before every save.
+
+        Raises:
+            OSError: the disk refused; the files hold the old state, or each of them the old or new one.
+            StateVersionError: a newer program's files are there; they are not touched.
+        """
+        _import_what_it_takes()
+        if self.secrets.cipher is not None:
+            captured.seal(self.secrets.cipher)
+        self._layer.make_directory(self.directory)
+        with self._layer.locked(self.directory):
+            self._clear_the_way()
+            sequence = self._last_sequence + 1
+            # Counted even when the write fails: half of it may have become visible.
+            self._last_sequence = sequence
+            content = {"format_version": FORMAT_VERSION, "sequence": sequence, **captured.fields}
+            replace_durably(
+                self._layer,
+                self.directory,
+                (
+                    Replacement(JSON_NAME, giving_way(_json_file(content)), previous=PREVIOUS_NAME),
+                    Replacement(PICKLE_NAME, giving_way(_pickle_file(content))),
+                ),
+            )
+        return sequence
+
+    def load(self) -> RestoredState:
+        """
+        The newest valid state among the JSON file, the pickle and the previous generation.
+
+        Newer is the higher sequence number; where a file of the original program is among them, the
+        later timestamp. Damaged files are set aside and reported.
+
+        Raises:
+            StateVersionError: a file was written by a newer program, or holds what this one cannot
+                restore (a class that is not registered); nothing was moved.
+            OSError: no file is valid, and one could not be read at all.
+        """
+        _import_what_it_takes(to_restore=True)
+        try:
+            with self._layer.locked(self.directory):
+                return self._load()
+        except FileNotFoundError:
+            return RestoredState(None)
+
+    # ---- reading
+
+    def _load(self) -> RestoredState:
+        valid, damaged, unreadable = self._look()
+        best: _Candidate | None = None
+        state: SystemState | None = None
+        if any(candidate.sequence is None for candidate in valid):
+            best, state = self._latest(valid, damaged)
+        else:
+            # What another candidate would give needs not be built: it is older, or the same.
+            for candidate in sorted(valid, key=lambda candidate: candidate.sequence or 0, reverse=True):
+                try:
+                    best, state = candidate, self._build(candidate)
+                    break
+                except _DamagedError as error:
+                    best = None
+                    damaged[candidate.name] = str(error)
+        if state is None and unreadable:
+            raise next(iter(unreadable.values()))
+        files = self._report(damaged, unreadable)
+        if best is None:
+            return RestoredState(None, damaged=files)
+        return RestoredState(state, self.directory / best.name, best.sequence, files)
+
+    def _latest(
+        self, candidates: list[_Candidate], damaged: dict[str, str]
+    ) -> tuple[_Candidate | None, SystemState | None]:
+        # The original program knows no numbers, and may have been at work after us: the times decide.
+        # Of two from the same moment its pickle is the richer one: its JSON turned all else into text.
+        built: list[tuple[_Candidate, SystemState]] = []
+        for candidate in candidates:
+            try:
+                built.append((candidate, self._build(candidate)))
+            except _DamagedError as error:
+                damaged[candidate.name] = str(error)
+        if not built:
+            return None, None
+        # One that has become the previous generation is older than our first save, whatever the clock says.
+        return max(
+            built,
+            key=lambda pair: (
+                pair[0].name != PREVIOUS_NAME or pair[0].sequence is not None,
+                pair[1].timestamp,
+                pair[0].name == PICKLE_NAME,
+            ),
+        )
+
+    def _look(self) -> tuple[list[_Candidate], dict[str, str], dict[str, OSError]]:
+        """The files that look valid, the damaged ones and those that cannot be read. Moves nothing."""
+        valid: list[_Candidate] = []
+        damaged: dict[str, str] = {}
+        unreadable: dict[str, OSError] = {}
+        for name, examine in self._examiners():
+            try:
+                candidate = self._examine(name, examine)
+                if candidate is not None:
+                    valid.append(candidate)
+            except _DamagedError as error:
+                damaged[name] = str(error)
+            except OSError as error:
+                unreadable[name] = error
+        self._last_sequence = max([self._last_sequence, *(candidate.sequence or 0 for candidate in valid)])
+        return valid, damaged, unreadable
+
+    def _report(self, damaged: dict[str, str], unreadable: dict[str, OSError]) -> tuple[DamagedFile, ...]:
+        files = [self._set_aside(name, reason) for name, reason in damaged.items()]
+        files += [DamagedFile(self.directory / name, str(error), None) for name, error in unreadable.items()]
+        for file in files:
+            where = "it stays where it is" if file.moved_to is None else f"set aside as {file.moved_to}"
+            _log.warning("state file %s is damaged: %s; %s", file.path, file.reason, where)
+        self._surveyed = True
+        return tuple(files)
+
+    def _examiners(self) -> Iterable[tuple[str, Callable[[str, bytes], _Candidate]]]:
+        # In this order one wins over the next that is as new: what a person edited comes first.
+        return (
+            (JSON_NAME, self._examine_json),
+            (PICKLE_NAME, self._examine_pickle),
+            (PREVIOUS_NAME, self._examine_json),
+        )
+
+    def _examine(self, name: str, examine: Callable[[str, bytes], _Candidate]) -> _Candidate | None:
+        try:
+            data = self._layer.read(self.directory / name, MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except NotAFileError as error:
+            raise _DamagedError(str(error.strerror)) from None
+        if len(data) > MAX_BYTES:
+            raise _DamagedError(f"it is larger than {MAX_BYTES:,} bytes")
+        return examine(name, data)
+
+    def _examine_json(self, name: str, data: bytes) -> _Candidate:
+        mark = _CHECKSUM.search(data, max(0, len(data) - _HEAD))
+        # First of all: what a damaged file says about its version and its origin is worth nothing.
+        if mark is not None and _sha256(data[: mark.start()]).hexdigest() != mark[1].decode():
+            raise _DamagedError(f"its checksum does not match{_EDITED}")
+        head = _head_of(data)
+        if head is not None:
+            self._refuse_newer(name, head[0])
+        if mark is None or head is None:
+            content = _parse(data)
+            self._refuse_newer(name, content.get("format_version"))
+            is_ours = "format_version" in content or "checksum" in content or _is_digest(content)
+            if is_ours and "format_version" not in content:
+                raise _DamagedError("its format version is missing")
+            if is_ours and (content.get("checksum") is not None or _is_digest(content)):
+                raise _DamagedError(f"its checksum is not where it was written{_EDITED}")
+            return self._candidate(name, content, is_tagged=is_ours)
+        return _Candidate(name, head[1], lambda: self._candidate(name, _parse(data), is_tagged=True).fields())
+
+    def _examine_pickle(self, name: str, data: bytes) -> _Candidate:
+        trailer = _PICKLE_TRAILER.search(data, max(0, len(data) - _HEAD))
+        if trailer is None:
+            return _Candidate(name, None, lambda: _original_fields(data))
+        if _sha256(data[: trailer.start(3)]).hexdigest() != trailer[3].decode():
+            raise _DamagedError("its checksum does not match")
+        self._refuse_newer(name, int(trailer[1]))
+
+        def fields() -> dict[str, Any]:  # Any: the user's values
+            from shockproof.memory.state.safe_pickle import read_pickle
+
+            content = read_pickle(data)
+            if not isinstance(content, dict):
+                raise _DamagedError("it holds no state")
+            return self._candidate(name, content, is_tagged=True).fields()
+
+        return _Candidate(name, int(trailer[2]), fields)
+
+    def _candidate(
+        self, name: str, content: dict[str, Any], *, is_tagged: bool
+    ) -> _Candidate:  # Any: as read
+        version, sequence = (content["format_version"], content.get("sequence")) if is_tagged else (1, None)
+        if type(version) is not int or version < 1:
+            raise _DamagedError(f"its format version is {version!r}")
+        if sequence is not None and (type(sequence) is not int or sequence < 0):
+            raise _DamagedError(f"its sequence number is {sequence!r}")
+
+        def fields() -> dict[str, Any]:  # Any: the user's values
+            plain = {key: value for key, value in content.items() if not (is_tagged and key in ENVELOPE)}
+            if not is_tagged:
+                return plain
+            return {key: thaw(value, open_secret=self.secrets.open) for key, value in plain.items()}
+
+        return _Candidate(name, sequence, fields)
+
+    def _build(self, candidate: _Candidate) -> SystemState:
+        import pydantic
+
+        from shockproof.memory.state.safe_pickle import RefusedPickleError
+        from shockproof.vocabulary.models import SystemState
+
+        try:
+            fields = candidate.fields()
+            if "timestamp" not in fields:
+                raise _DamagedError("it holds no timestamp")
+            return SystemState.from_dict(fields)
+        except MalformedValueError as error:
+            raise _DamagedError(str(error)) from None
+        except RefusedPickleError as error:
+            raise _DamagedError(f"as a pickle, it {error}") from None
+        except UnknownTypeError as error:
+            raise StateVersionError(
+                f"state file {self.directory / candidate.name} cannot be restored: {error}. Nothing was moved"
+            ) from error
+        except pydantic.ValidationError as error:
+            # Never the input: it may be a secret.
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise _DamagedError(f"{where or 'it'}: {first['msg']}") from None
+
+    def _clear_the_way(self) -> None:
+        """See to it that the next save harms nothing, and that nothing is in its way."""
+        if not self._surveyed:
+            self._survey()
+        for name in (PICKLE_NAME, PREVIOUS_NAME):
+            with contextlib.suppress(OSError):  # what cannot be read is only overwritten here
+                self._head(name)
+        # Another program may have written since.
+        version, sequence = self._head(JSON_NAME) or (FORMAT_VERSION, 0)
+        if version != FORMAT_VERSION:
+            self._survey()  # it is damaged, or this refuses
+        else:
+            self._last_sequence = max(self._last_sequence, sequence)
+
+    def _survey(self) -> None:
+        _, damaged, unreadable = self._look()
+        self._report(damaged, unreadable)
+
+    def _head(self, name: str) -> tuple[int, int] | None:
+        try:
+            return _head_of(self._layer.read(self.directory / name, _HEAD))
+        except FileNotFoundError:
+            return None
+        except NotAFileError as error:
+            self._report({name: str(error.strerror)}, {})
+            return None
+
+    def _refuse_newer(self, name: str, version: object) -> None:
+        if type(version) is int and version > FORMAT_VERSION:
+            raise StateVersionError(
+                f"state file {self.directory / name} has format version {version}; this program knows versions "
+                f"up to {FORMAT_VERSION}: use the newer shockproof that wrote it, or another state_dir. "
+                "Nothing was moved"
+            )
+
+    def _set_aside(self, name: str, reason: str) -> DamagedFile:
+        source = self.directory / name
+        try:
+            aside = self.directory / DAMAGED_DIRECTORY
+            self._layer.make_directory(aside)
+            taken = set(self._layer.list_directory(aside))
+            stem = f"{name}.{self._now().astimezone(UTC):%Y%m%dT%H%M%SZ}"
+            unique = next(name for name in _numbered(stem) if name not in taken)
+            self._layer.replace(source, aside / unique)
+            self._layer.fsync_directory(aside)
+            self._layer.fsync_directory(self.directory)
+        except OSError:
+            # A directory that may not be written to: what can be read is still worth having.
+            return DamagedFile(source, reason, None)
+        return DamagedFile(source, reason, aside / unique)
+
+
+def _numbered(stem: str) -> Iterator[str]:
+    yield stem
+    number = 2
+    while True:
+        yield f"{stem}.{number}"
+        number += 1
+
+
+# ---- the form of the files
+
+_CHECKSUM = re.compile(rb',\n  "checksum": "sha256:([0-9a-f]{64})"\n\}\s*\Z')
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+_PICKLE_TRAILER = re.compile(
+    rb"\nshockproof format_version=([0-9]{1,9}) sequence=([0-9]{1,18}) sha256=([0-9a-f]{64})\n\Z"
+)
+_JSON_HEAD = re.compile(rb'\A\s*\{\s*"format_version":\s*([0-9]{1,9}),\s*"sequence":\s*([0-9]{1,18}),')
+_EDITED = '; if it was edited on purpose, write "checksum": null in it and put it back'
+
+
+def _json_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: a frozen state
+    digest = _sha256(b"")
+    last = b""
+    for piece in json_pieces(content, expand=2):
+        digest.update(last)
+        yield last
+        last = piece
+    # The last piece is the closing brace; the checksum goes in front of it.
+    yield b',\n  "checksum": "sha256:%s"\n}\n' % digest.hexdigest().encode()
+
+
+def _pickle_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: as above
+    digest = _sha256(b"")
+    trailer = (
+        f"\nshockproof format_version={content['format_version']} sequence={content['sequence']} sha256="
+    )
+    for pieces in (pickle_pieces(content), (trailer.encode(),)):
+        for piece in pieces:
+            digest.update(piece)
+            yield piece
+    yield digest.hexdigest().encode() + b"\n"
+
+
+def _import_what_it_takes(*, to_restore: bool = False) -> None:
+    modules = ["hashlib", "json", "pickle"]
+    if to_restore:
+        modules += [
+            "shockproof.memory.state.safe_pickle",
+            "shockproof.vocabulary.models",
+        ]  # and with it pydantic
+    # At once and not in the middle: a fork waits for it.
+    with writer.imports:
+        for module in modules:
+            importlib.import_module(module)
+
+
+def _sha256(data: bytes) -> hashlib._Hash:
+    import hashlib
+
+    return hashlib.sha256(data)
+
+
+def _head_of(data: bytes) -> tuple[int, int] | None:
+    """Format version and sequence number of a JSON file of ours."""
+    head = _JSON_HEAD.match(data[:_HEAD])
+    return None if head is None else (int(head[1]), int(head[2]))
+
+
+def _is_digest(content: dict[str, Any]) -> bool:  # Any: as read
+    """Whether the last entry is a checksum, under a name that may be damaged."""
+    last = next(reversed(content.values()), None)
+    return isinstance(last, str) and _DIGEST.fullmatch(last) is not None
+
+
+def _parse(data: bytes) -> dict[str, Any]:  # Any: as read
+    import json
+
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise _DamagedError(f"it is no valid JSON{where}") from None
+    if not isinstance(content, dict):
+        raise _DamagedError("it is no JSON object")
+    return content
+
+
+def _original_fields(data: bytes) -> dict[str, Any]:  # Any: the user's values
+    from shockproof.memory.state.safe_pickle import read_pickle
+
+    value = read_pickle(data)
+    if isinstance(value, dict):
+        if "format_version" in value:
+            raise _DamagedError("its end, with the checksum, is missing")
+        return value
+    from shockproof.vocabulary.models import SystemState
+
+    if isinstance(value, SystemState):
+        return {**value.__dict__, **(value.__pydantic_extra__ or {})}
+    raise _DamagedError("it holds no state")

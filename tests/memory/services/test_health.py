@@ -1,0 +1,83 @@
+"""How everything is doing, as one plain dict."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from shockproof.memory.services.health import RECENT_SECONDS, health_report
+from shockproof.memory.services.service_state import ServiceState
+from shockproof.policies.circuit_breaker import Circuit
+
+LOG: dict[str, Any] = {"state": "ok", "written": 1, "queued": 0, "dropped": 0}
+
+
+def service(name: str, condition: str) -> ServiceState:
+    state = ServiceState(name, Circuit(threshold=1, timeout=60.0))
+    if condition in {"open", "half-open"}:
+        ticket = state.circuit.admit(100.0 if condition == "open" else 0.0)
+        assert ticket is not None
+        ticket.failed(100.0 if condition == "open" else 0.0, "ValueError: no")
+        state.circuit_opened()
+    elif condition == "degraded":
+        state.answered_by_fallback()
+    elif condition == "unavailable":
+        state.failed_for_good()
+    return state
+
+
+def report(*conditions: str) -> dict[str, Any]:
+    services = [service(f"s{number}", condition) for number, condition in enumerate(conditions)]
+    return health_report(services, now=100.0, wall=1_767_225_600.0, recent_errors=3, error_log=LOG)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "overall"),
+    [
+        ((), "healthy"),
+        (("good",), "healthy"),
+        (("good", "degraded"), "degraded"),
+        (("half-open", "good"), "degraded"),
+        (("degraded", "unavailable"), "unhealthy"),
+        (("open", "half-open"), "unhealthy"),
+        (("unavailable", "good"), "unhealthy"),
+    ],
+)
+def test_the_worst_service_decides(conditions: tuple[str, ...], overall: str) -> None:
+    """Any unavailable one, else any degraded one, else healthy."""
+    assert report(*conditions)["overall_health"] == overall
+
+
+def test_the_parts_of_the_contract_are_there() -> None:
+    """With lower-case values; circuits are told as they are at the moment."""
+    found = report("good", "open", "half-open", "degraded")
+    assert found["service_statuses"] == {
+        "s0": "operational",
+        "s1": "unavailable",
+        "s2": "degraded",
+        "s3": "degraded",
+    }
+    assert found["circuit_breakers"] == {"s0": "closed", "s1": "open", "s2": "half-open", "s3": "closed"}
+    assert found["recent_error_count"] == 3
+    assert found["error_log"] == LOG
+    assert datetime.fromisoformat(found["timestamp"]) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert RECENT_SECONDS == 300.0
+
+
+def test_it_is_ready_for_json() -> None:
+    """Nothing but plain values."""
+    found = report("good", "open", "half-open", "degraded", "unavailable")
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_counts_are_told_by_service() -> None:
+    """What a dashboard needs to know beside the status."""
+    counts = report("degraded", "open")["services"]
+    assert counts["s0"]["fallbacks"] == 1
+    assert counts["s1"]["circuit_trips"] == 1
+    assert counts["s1"]["retry_after"] == 60.0
+    wanted = {"successes", "failures", "retries", "timeouts", "fallbacks", "rejections", "abandoned_threads"}
+    assert wanted <= counts["s0"].keys()
