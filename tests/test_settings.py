@@ -202,3 +202,12 @@ def test_a_bare_function_is_taken_for_the_monotonic_clock(tmp_path: Path) -> Non
     now = 5.0
     recovery = ErrorRecoveryService(tmp_path, tmp_path, clock=lambda: now)
     assert recovery.get_health_status()["overall_health"] == "healthy"
+
+
+def test_misspelt_environment_variable_is_warned_about(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would change nothing, and nobody would know."""
+    monkeypatch.setenv("ERROR_RECOVERY_MAX_RETRY", "7")
+    with pytest.warns(UserWarning, match="ERROR_RECOVERY_MAX_RETRY is not one of"):
+        ErrorRecoveryService(tmp_path, tmp_path)

@@ -6,7 +6,6 @@ Names are loaded when first used: importing this package costs next to nothing.
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -102,8 +101,6 @@ _HOME_OF = {name: f"shockproof.{home}" for home, names in _HOMES.items() for nam
 if not TYPE_CHECKING:  # checkers read the imports above
     __all__ = [*_HOME_OF]  # noqa: PLE0604 - they are strings, from the one table above
 __version__ = "0.1.0"
-
-logging.getLogger("shockproof").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:

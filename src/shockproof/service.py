@@ -179,6 +179,7 @@ class ErrorRecoveryService:
             recorder=Recorder(self._history, self._error_log, self._clock, self._redactor),
             listeners=self._listeners,
             defaults={**self._settings, **handle_defaults},
+            redact=self._redactor.text,
             max_threads=whole_number("max_threads", max_threads, minimum=1),
             on_first_call=self._start_background,
         )
@@ -257,6 +258,28 @@ class ErrorRecoveryService:
         """
         return await self._handle(service_name, max_retries).call(func, *args, **kwargs)
 
+    @overload
+    async def with_fallback(
+        self,
+        /,
+        primary_func: Callable[..., Awaitable[R]],
+        fallback_func: object,
+        *args: Any,  # Any: the functions' own arguments
+        service_name: str = ...,
+        max_retries: int | None = ...,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def with_fallback(
+        self,
+        /,
+        primary_func: Callable[..., R],
+        fallback_func: object,
+        *args: Any,  # Any: the functions' own arguments
+        service_name: str = ...,
+        max_retries: int | None = ...,
+        **kwargs: Any,
+    ) -> R: ...
     async def with_fallback(
         self,
         /,
@@ -384,7 +407,11 @@ class ErrorRecoveryService:
         ``total_errors``, ``errors_by_service``, ``errors_by_type``, ``errors_by_severity``,
         ``recent_errors`` (the last 10, oldest first). A naive *since* is local time.
         """
-        return self._history.summary(since=since, service_name=service_name, min_severity=min_severity)
+        return self._history.summary(
+            since=_moment("since", since),
+            service_name=service_name,
+            min_severity=_severity("min_severity", min_severity),
+        )
 
     def clear_error_history(self) -> None:
         """Forget the errors in memory; the files stay."""
@@ -404,7 +431,10 @@ class ErrorRecoveryService:
         Torn and foreign lines are skipped. Naive times are local time.
         """
         return self._error_log.read(
-            since=since, until=until, service_name=service_name, min_severity=min_severity
+            since=_moment("since", since),
+            until=_moment("until", until),
+            service_name=service_name,
+            min_severity=_severity("min_severity", min_severity),
         )
 
     def register_secret(self, value: str) -> None:
@@ -737,6 +767,18 @@ class ErrorRecoveryService:
 
     def __repr__(self) -> str:
         return f"<ErrorRecoveryService {len(self._registry.all())} services, state in {self.state_dir}>"
+
+
+def _moment(name: str, value: object) -> datetime | None:
+    if value is None or isinstance(value, datetime):
+        return value
+    raise TypeError(f"{name} must be a datetime (a naive one is local time) or None, got {value!r}")
+
+
+def _severity(name: str, value: object) -> ErrorSeverity | None:
+    if value is None or isinstance(value, ErrorSeverity):
+        return value
+    raise TypeError(f"{name} must be an ErrorSeverity such as ErrorSeverity.HIGH, or None, got {value!r}")
 
 
 def _names(redact: Iterable[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ The settings of a recovery service: argument, else environment, else default; ea
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import tzinfo
 from pathlib import Path
@@ -87,6 +88,13 @@ def resolve(
     Raises:
         TypeError, ValueError: a value that is not allowed, named with where it came from.
     """
+    known = {f"ERROR_RECOVERY_{name.upper()}" for name in _NUMBERS}
+    for variable in environ:
+        if variable.startswith("ERROR_RECOVERY_") and variable not in known:
+            warnings.warn(
+                f"environment variable {variable} is not one of {', '.join(sorted(known))}: it changes nothing",
+                stacklevel=3,
+            )
     settings: dict[str, Any] = {}  # Any: each setting has a type of its own
     for name, directory in _PATHS.items():
         value = given.get(name, NOT_GIVEN)

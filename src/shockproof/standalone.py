@@ -68,6 +68,7 @@ class _Alone(Handle):
             recorder=NoRecorder(),
             listeners=Listeners(),
             defaults=defaults,
+            redact=lambda text: text,
             max_threads=16,
             on_first_call=lambda: None,
         )

@@ -282,3 +282,28 @@ async def test_closing_flushes_the_error_log_although_a_provider_hangs(
     stop()
 
     assert recovery.get_health_status()["error_log"]["written"] == 1
+
+
+async def test_secrets_are_taken_out_of_refusals_and_attempts(recovery: ErrorRecoveryService) -> None:
+    """They end up in logs that are not ours."""
+    venue = recovery.service("venue", max_retries=1, circuit_threshold=2, base_delay=0)
+
+    async def leaks() -> None:
+        raise ConnectionError("GET https://venue/order?signature=c0ffee00c0ffee00 failed")
+
+    with pytest.raises(ConnectionError) as raised:
+        await venue.call(leaks)
+    with pytest.raises(CircuitOpenError) as refused:
+        await venue.call(well)
+
+    assert "c0ffee" not in str(refused.value)
+    assert "c0ffee" not in repr(attempts_of(raised.value))
+    assert not any("c0ffee" in note for note in raised.value.__notes__)
+
+
+async def test_what_is_no_severity_and_no_moment_is_refused_by_name(recovery: ErrorRecoveryService) -> None:
+    """The message says what to write instead."""
+    with pytest.raises(TypeError, match=r"min_severity must be an ErrorSeverity such as ErrorSeverity\.HIGH"):
+        recovery.get_error_summary(min_severity="high")  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(TypeError, match="since must be a datetime"):
+        recovery.read_errors(since="yesterday")  # type: ignore[arg-type]  # wrong on purpose

@@ -326,6 +326,7 @@ class OngoingCall:
         now = plan.runtime.clock.monotonic()
         shown = error if error is not None else UnwantedResultError(failure.result)
         error_type, message = describe(shown)
+        message = plan.runtime.redact(message)
         state.failures += 1
         self._budget_taken = False  # spent
         if failure.stalled:

@@ -33,6 +33,8 @@ class Runtime:
     recorder: Recording
     listeners: Listeners
     defaults: dict[str, Any]  # Any: each option has a type of its own
+    redact: Callable[[str], str]
+    """Takes secrets out of the texts of errors that are shown: refusals, attempts, events."""
     max_threads: int
     on_first_call: Callable[[], None]
     """Called on a loop before the first call of each handle there."""

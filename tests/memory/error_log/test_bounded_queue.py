@@ -159,6 +159,47 @@ def test_a_put_at_the_last_moment_of_a_put_is_not_lost(monkeypatch: pytest.Monke
     assert items_of(take_all(queue)) == ["outer", "inner"]
 
 
+def test_a_thread_interrupted_in_the_queue_holds_nobody_up() -> None:
+    """However long it holds the lock: records are taken in, counted, and there when it has gone on."""
+    queue: BoundedQueue[int] = BoundedQueue(max_records=1_000)
+    queue._lock.acquire()
+    for number in range(100):
+        queue.put(number, rank=0, size=1, at=0.0)
+    meanwhile = queue.counts()
+    queue._lock.release()
+    after = queue.counts()
+
+    assert (meanwhile.submitted, meanwhile.queued) == (100, 100)
+    assert after == (100, 0, 100, (0, 0, 0, 0), 100)
+
+
+def test_the_inbox_does_not_outgrow_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer lets the interrupted thread go on before it adds more and more."""
+    queue: BoundedQueue[int] = BoundedQueue(max_records=10)
+    lock = threading.Lock()
+    longest = 0
+
+    class Interrupted:
+        """Taken by a thread that goes on as soon as somebody really waits."""
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            nonlocal longest
+            longest = max(longest, len(queue._inbox))
+            if timeout > 0:
+                lock.release()
+            return lock.acquire(blocking)
+
+        def release(self) -> None:
+            """Interrupted again at once."""
+
+    lock.acquire()
+    monkeypatch.setattr(queue, "_lock", Interrupted())
+    for number in range(1_000):
+        queue.put(number, rank=0, size=1, at=0.0)
+
+    assert longest <= 32
+
+
 @given(
     when_full=st.sampled_from(POLICIES),
     room=st.integers(1, 8),

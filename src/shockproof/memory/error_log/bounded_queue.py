@@ -19,6 +19,8 @@ WhenFull = Literal["drop_lowest", "drop_oldest", "drop_new"]
 
 _MOST_GAPS: Final = 64
 _ENTRIES_PER_LOCK: Final = 128
+_MOST_ARRIVING: Final = 32
+_LONGEST_WAIT: Final = 0.001
 
 
 # A plain tuple: one is built for every record on the producer's loop, and a named one costs four times that.
@@ -65,7 +67,9 @@ class BoundedQueue(Generic[T]):
 
     A producer appends to an inbox, which is atomic, and moves the inbox into the queue if nobody
     else is at it just now; if somebody is, that one looks at the inbox again after unlocking. So
-    nobody waits for the lock, and coming back in while holding it (a signal, a finalizer) is harmless.
+    nobody needs the lock, and coming back in while holding it (a signal, a finalizer) is harmless.
+    Only when a few dozen records have arrived behind a thread that was interrupted there, a producer
+    gives it a millisecond at most to go on, so that the bounds hold but for those few dozen.
     """
 
     def __init__(
@@ -174,7 +178,13 @@ class BoundedQueue(Generic[T]):
     def _combine(self) -> None:
         inbox = self._inbox
         lock = self._lock
-        while inbox and lock.acquire(False):  # the keyword costs as much as the lock
+        while inbox:
+            if not lock.acquire(False) and (  # the keyword costs as much as the lock
+                # Interrupted with the lock in its hands, the other thread lets the inbox grow past all
+                # bounds: let it run for the moment that it needs.
+                len(inbox) < _MOST_ARRIVING or not lock.acquire(timeout=_LONGEST_WAIT)
+            ):
+                return
             try:
                 self._admit()
             finally:
