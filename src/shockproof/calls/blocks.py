@@ -21,24 +21,43 @@ __all__ = ["AttemptBlock", "Attempts", "Guard"]
 
 
 class _Block:
-    """One attempt, written as a block: what is taken at the entry is given back at the exit."""
+    """
+    One attempt, written as a block: what is taken at the entry is given back at the exit.
 
-    __slots__ = ("_call", "_held", "_started", "_ticket", "_timer")
+    The bookkeeping of a call is made when something needs it: a healthy block has none.
+    """
 
-    def __init__(self, call: OngoingCall) -> None:
+    __slots__ = ("_call", "_held", "_plan", "_started", "_ticket", "_timer")
+
+    def __init__(self, plan: Plan, call: OngoingCall | None = None) -> None:
+        self._plan = plan
         self._call = call
         self._ticket: Ticket | None = None
         self._held: Held | None = None
         self._timer: Timer | None = None
         self._started = 0.0
 
+    def _ongoing(self, elapsed_so_far: float = 0.0) -> OngoingCall:
+        raise NotImplementedError
+
     async def _enter(self) -> None:
-        ticket, held = self._call.admit(), None
-        if self._call.plan.state.limits is not None:
-            ticket, held = await self._call.enter_limits(ticket)
+        plan = self._plan
+        lane = plan.circuit.lane
+        if lane is not None and self._call is None:  # the short way, as in wrap.py
+            if plan.first_limit is None:
+                self._started = plan.stopwatch()
+            else:
+                self._timer = plan.first_limit.start()
+                self._started = self._timer.started
+            self._ticket = lane
+            return
+        call = self._call = self._call or self._ongoing()
+        ticket, held = call.admit(), None
+        if plan.state.limits is not None:
+            ticket, held = await call.enter_limits(ticket)
         try:
-            self._timer = timer = self._call.start_timer()
-            self._started = self._call.plan.stopwatch() if timer is None else timer.started
+            self._timer = timer = call.start_timer()
+            self._started = plan.stopwatch() if timer is None else timer.started
         except BaseException:
             ticket.released()
             if held is not None:
@@ -53,7 +72,7 @@ class _Block:
         Raises:
             AttemptTimeoutError, DeadlineExceededError: in place of the cancellation that ended it.
         """
-        ticket, timer, held, call = self._ticket, self._timer, self._held, self._call
+        ticket, timer, held, plan = self._ticket, self._timer, self._held, self._plan
         if ticket is None:
             raise RuntimeError("this block was never entered, or is left a second time")
         self._ticket = self._timer = self._held = None
@@ -62,13 +81,19 @@ class _Block:
         if error is None:
             if timer is not None:
                 timer.stop()
-            call.succeeded(ticket, elapsed(call.plan, self._started, timer))
+            if self._call is not None:
+                self._call.succeeded(ticket, elapsed(plan, self._started, timer))
+                return None
+            plan.state.successes += 1
+            if plan.state.stirred:
+                plan.state.settle(ticket, plan.runtime.clock.monotonic(), elapsed(plan, self._started, timer))
             return None
-        if not call.function_name:
-            call.function_name = _name_of_block(error)
-        failure = failure_of(call.plan, error, ticket, self._started, timer)
+        failure = failure_of(plan, error, ticket, self._started, timer)
         if failure is None:
             return None
+        call = self._call = self._call or self._ongoing(failure.duration)
+        if not call.function_name:
+            call.function_name = _name_of_block(error)
         try:
             delay = call.after(failure)
             if delay is None and failure.error is not None and failure.error is not error:
@@ -84,21 +109,23 @@ class Guard(_Block):
     __slots__ = ("_entered",)
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(OngoingCall(plan, "", repeats=False, falls_back=False))
+        super().__init__(plan)
         self._entered = False
+
+    def _ongoing(self, elapsed_so_far: float = 0.0) -> OngoingCall:
+        return OngoingCall(self._plan, "", elapsed=elapsed_so_far, repeats=False, falls_back=False)
 
     async def __aenter__(self) -> Self:
         """
         Enter the block.
 
         Raises:
-            CircuitOpenError: the circuit refuses.
+            CircuitOpenError, RateLimitedError, BulkheadFullError: a policy refuses.
             RuntimeError: this guard was entered before; make a fresh one with ``guard()``.
         """
         if self._entered:
             raise RuntimeError("a guard is for one block: call guard() anew for each entry")
         self._entered = True
-        self._call.start_deadline()
         await self._enter()
         return self
 
@@ -108,7 +135,8 @@ class Guard(_Block):
         try:
             self._leave(error)
         finally:
-            self._call.close()
+            if self._call is not None:
+                self._call.close()
 
 
 class Attempts:
@@ -137,18 +165,15 @@ class Attempts:
         The next attempt, after the wait that is due before it.
 
         Raises:
-            CircuitOpenError: the circuit refuses before the first attempt.
-            Exception: it refuses before a later one: the last attempt's own error.
+            Exception: a policy refuses a later attempt: the last attempt's own error.
         """
         if self._current is None:
-            call = OngoingCall(self._plan, "", falls_back=False)
-            call.start_deadline()
-            self._current = AttemptBlock(call, self)
+            self._current = AttemptBlock(self._plan, None, self)
             return self._current
         if not self._current._was_left:
             raise RuntimeError("each attempt must be entered: `async with attempt:` inside the loop")
         call = self._current._call
-        if self._over or self._delay is None:
+        if self._over or self._delay is None or call is None:
             raise StopAsyncIteration
         try:
             call.take_budget_again()
@@ -156,7 +181,7 @@ class Attempts:
         except BaseException:
             call.close()
             raise
-        self._current = AttemptBlock(call, self)
+        self._current = AttemptBlock(self._plan, call, self)
         return self._current
 
     def __iter__(self) -> NoReturn:
@@ -173,34 +198,38 @@ class AttemptBlock(_Block):
 
     __slots__ = ("_loop", "_number", "_was_left")
 
-    def __init__(self, call: OngoingCall, loop: Attempts) -> None:
-        super().__init__(call)
+    def __init__(self, plan: Plan, call: OngoingCall | None, loop: Attempts) -> None:
+        super().__init__(plan, call)
         self._loop: Attempts | None = loop
         self._was_left = False
-        self._number = call.number
+        self._number = 1 if call is None else call.number
 
     @property
     def number(self) -> int:
         """1 for the first attempt."""
         return self._number
 
+    def _ongoing(self, elapsed_so_far: float = 0.0) -> OngoingCall:
+        return OngoingCall(self._plan, "", elapsed=elapsed_so_far, falls_back=False)
+
     async def __aenter__(self) -> Self:
         """
         Enter the attempt.
 
         Raises:
-            CircuitOpenError: the circuit refuses the first attempt.
+            CircuitOpenError, RateLimitedError, BulkheadFullError: a policy refuses the first attempt.
             Exception: it refuses a later one: the last attempt's own error.
         """
         if self._was_left or self._ticket is not None:
             raise RuntimeError("an attempt is entered once; the loop gives the next one")
-        if self._call.number > 1:
+        if self._number > 1 and self._call is not None:
             # Only inside the block: between two of them the user may leave the loop without a word.
             self._call.begin_repeating()
         try:
             await self._enter()
         except BaseException:
-            self._call.close()
+            if self._call is not None:
+                self._call.close()
             raise
         return self
 
@@ -208,17 +237,19 @@ class AttemptBlock(_Block):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._was_left = True
-        self._call.end_repeating()
-        delay: float | None = None  # what it may wait for is held from there on: the loop may be left here
+        delay: float | None = None
         try:
             delay = self._leave(error)
         finally:
             loop, self._loop = self._loop, None  # each knows the other only while it runs: no cycle
             if loop is not None:
                 loop._ended(delay)
-            self._call.return_budget()
-            if delay is None:
-                self._call.close()
+            call = self._call
+            if call is not None:
+                call.end_repeating()
+                call.return_budget()  # held again from the wait on: the user may leave the loop here
+                if delay is None:
+                    call.close()
         return delay is not None
 
 

@@ -138,11 +138,6 @@ class OngoingCall:
         if plan.deadline is not None:
             self._deadline_at = plan.runtime.clock.monotonic() - elapsed + plan.deadline
 
-    def start_deadline(self) -> None:
-        """The deadline counts from now on; for a block that is from its first entry."""
-        if self.plan.deadline is not None:
-            self._deadline_at = self.plan.runtime.clock.monotonic() + self.plan.deadline
-
     @property
     def number(self) -> int:
         """The number of the attempt that is due or in flight; 1 for the first."""
