@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shockproof.standalone import Bulkhead as Bulkhead
     from shockproof.standalone import CircuitBreaker as CircuitBreaker
     from shockproof.standalone import Fallback as Fallback
+    from shockproof.standalone import Hedge as Hedge
     from shockproof.standalone import RateLimit as RateLimit
     from shockproof.standalone import Retry as Retry
     from shockproof.standalone import Timeout as Timeout
@@ -68,7 +69,7 @@ _HOMES = {
     "policies.retry_budget": ("RetryBudget",),
     "service": ("ErrorRecoveryService",),
     "settings": ("ErrorLogOptions",),
-    "standalone": ("Bulkhead", "CircuitBreaker", "Fallback", "RateLimit", "Retry", "Timeout"),
+    "standalone": ("Bulkhead", "CircuitBreaker", "Fallback", "Hedge", "RateLimit", "Retry", "Timeout"),
     "vocabulary.clock": ("Clock",),
     "vocabulary.errors": (
         "AttemptTimeoutError",

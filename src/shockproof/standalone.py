@@ -28,7 +28,7 @@ from shockproof.settings import DEFAULTS
 from shockproof.vocabulary.arguments import a_name
 from shockproof.vocabulary.clock import Clock, as_clock
 
-__all__ = ["Bulkhead", "CircuitBreaker", "Fallback", "RateLimit", "Retry", "Timeout"]
+__all__ = ["Bulkhead", "CircuitBreaker", "Fallback", "Hedge", "RateLimit", "Retry", "Timeout"]
 
 _MEANING = ("classify", "effect")
 
@@ -237,3 +237,21 @@ class RateLimit(_AsBlock):
 
     _takes = ("rate_limit", "max_wait", "weight", "risk_reducing", *_MEANING)
     _needs = "rate_limit"
+
+
+class Hedge(_Alone):
+    """
+    Makes a call a second time when it takes long; the first answer wins, the other call is cancelled.
+
+    Only for what may be done twice: with ``effect="unsafe"`` it is refused.
+
+    Args:
+        hedge_after: seconds without an answer, or ``"p95"`` of its own latencies; needed.
+        max_hedges: how many such calls beside the first. Default 1.
+        classify, effect: what an error means, as for a service.
+        name: what messages call it. Default "hedge".
+        clock: where time comes from; the wait itself is a timer of the loop.
+    """
+
+    _takes = ("hedge_after", "max_hedges", *_MEANING)
+    _needs = "hedge_after"

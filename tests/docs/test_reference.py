@@ -146,9 +146,6 @@ def test_policy_pages_have_one_skeleton(page: str) -> None:
 # Names of the contract that belong to later work. When one of them exists, take it out here and document it.
 ABSENT = [
     "adaptive",
-    "hedge_after",
-    "max_hedges",
-    "Hedge",
     "BudgetExhaustedError",
     "HaltedError",
     "OutcomeUnknownError",

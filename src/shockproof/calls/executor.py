@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from shockproof.calls.callables import name_of
+from shockproof.calls.hedging import hedged
 from shockproof.calls.limits import Held
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
 from shockproof.calls.own_task import run_in_own_task
@@ -127,7 +129,11 @@ async def _attempts(
     try:
         while True:
             if failure is None:
-                result, failure = await _attempt(call, fn, args, kwargs)
+                if call.plan.hedge is None:
+                    result, failure = await _attempt(call, fn, args, kwargs)
+                else:
+                    leg = partial(_attempt, call, fn, args, kwargs)
+                    result, failure = await hedged(call, call.plan.hedge, leg)
                 if failure is None:
                     return result, False
             delay = call.after(failure)

@@ -16,6 +16,7 @@ from shockproof.calls.limits import Held, Limits
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import Timer, start_single_timer
 from shockproof.policies.circuit_breaker import Ticket
+from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.retry import Decision, leaves
 from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
@@ -358,6 +359,26 @@ class OngoingCall:
         self._previous_delay = decision.delay
         self._last_error = shown
         return decision.delay
+
+    def may_hedge(self, rule: HedgeRule) -> bool:
+        """Pay for a hedge; only while the circuit is closed, for a hedge is no probe."""
+        return self.plan.state.circuit.closed is not None and rule.take(self.plan.state.retry_budget)
+
+    def note(self, failure: Failure) -> None:
+        """A hedge failed while others are in flight: told to the circuit and recorded, and no more."""
+        error, verdict = failure.error, failure.verdict
+        if verdict is None and error is not None:
+            verdict = self.plan.classifier.of_error(error, self.info())
+        if verdict is None or verdict.outcome not in {Outcome.FAILURE, Outcome.UNKNOWN}:
+            failure.ticket.released()
+            return
+        now = self.plan.runtime.clock.monotonic()
+        shown = error if error is not None else UnwantedResultError(failure.result)
+        error_type, message = describe(shown)
+        self.plan.state.failures += 1
+        self.plan.state.stirred = True
+        failure.ticket.failed(now, f"{error_type}: {self.plan.runtime.redact(message)}", failure.duration)
+        self._record(shown, verdict, Decision(0.0, ""), now)
 
     def _remaining(self, now: float) -> float | None:
         return None if self._deadline_at is None else self._deadline_at - now

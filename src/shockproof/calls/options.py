@@ -14,6 +14,7 @@ from typing import Any, Final, TypedDict
 from shockproof.memory.services.registry import SERVICE_OPTIONS
 from shockproof.policies.backoff import JITTERS, Jitter
 from shockproof.policies.classification import Classify, ResultCheck
+from shockproof.policies.hedge import parse_hedge_after
 from shockproof.policies.rate_limit import parse_rates
 from shockproof.policies.retry import RetryOn
 from shockproof.policies.retry_budget import RetryBudget
@@ -49,6 +50,13 @@ class HandleOptions(TypedDict, total=False):
     Seconds a callee may take to end once it is cancelled; the attempt then has a task of its own, and
     one that ignores its cancellation is left behind. Default: it runs in the caller's task, and holds it.
     """
+    hedge_after: Seconds | str | None
+    """
+    Seconds without an answer, or ``"p95"`` of the handle's own latencies, after which the call is made a
+    second time; the first answer wins. It replaces the retry unless `max_retries` is given. Default: never.
+    """
+    max_hedges: int
+    """How many such calls there may be beside the first, at least 1. Default: 1."""
     effect: CallEffect
     """``"read"`` (default), ``"idempotent"``, or ``"unsafe"``: never repeated blindly."""
     risk_reducing: bool
@@ -171,6 +179,8 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "timeout": _optional(_positive),
     "deadline": _optional(_positive),
     "grace": _optional(seconds),
+    "hedge_after": _optional(parse_hedge_after),
+    "max_hedges": lambda name, value: whole_number(name, value, minimum=1),
     "effect": _choice("read", "idempotent", "unsafe"),
     "risk_reducing": _boolean,
     "classify": _optional(_function),

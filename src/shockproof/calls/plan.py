@@ -5,7 +5,7 @@ The policies of one handle, as the executor reads them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 from shockproof.calls.callables import check_callable, is_async, name_of
@@ -17,6 +17,7 @@ from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.backoff import Backoff
 from shockproof.policies.circuit_breaker import Circuit
 from shockproof.policies.classification import Classifier
+from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.retry import RetryRule
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
 from shockproof.vocabulary.event_loop import require_running_loop
@@ -64,6 +65,18 @@ class StandIn:
         return args, kwargs
 
 
+def _hedge_of(options: Mapping[str, Any]) -> HedgeRule | None:  # Any: each option has a type of its own
+    hedge_after = options.get("hedge_after")
+    if hedge_after is None:
+        return None
+    if options.get("effect", "read") == "unsafe":
+        raise ValueError(
+            f"hedge_after={hedge_after!r} with effect='unsafe': it would be sent twice; "
+            "declare effect='idempotent' if that does no harm, or leave hedge_after out"
+        )
+    return HedgeRule(hedge_after=hedge_after, max_hedges=options.get("max_hedges", 1))
+
+
 class Plan:
     """
     The policies of one handle in the form the executor reads: plain attributes.
@@ -81,6 +94,7 @@ class Plan:
         "fallbacks",
         "first_limit",
         "grace",
+        "hedge",
         "is_bound",
         "is_fixed",
         "is_simple",
@@ -122,7 +136,8 @@ class Plan:
             retry_if_result=options.get("retry_if_result"),
         )
         self.judges_results = self.classifier.looks_at_results
-        self.is_simple = not self.judges_results and self.grace is None
+        self.hedge = _hedge_of(options)
+        self.is_simple = not self.judges_results and self.grace is None and self.hedge is None
         """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
         self.is_fixed = True
         """Whether its service stays the same once it is bound."""
@@ -158,7 +173,10 @@ class Plan:
             rng=self.runtime.rng,
         )
         self.retry = RetryRule(
-            max_retries=options["max_retries"],
+            # A hedge replaces the retry, unless both are asked for.
+            max_retries=0
+            if self.hedge and self.options.get("max_retries") is None
+            else options["max_retries"],
             backoff=self.backoff,
             retry_on=options.get("retry_on", Exception),
         )

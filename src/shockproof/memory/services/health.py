@@ -55,6 +55,7 @@ def health_report(
                 "retries": state.retries,
                 "timeouts": state.timeouts,
                 "fallbacks": state.fallbacks,
+                "hedges": state.hedges,
                 "rejections": state.rejections,
                 "circuit_trips": state.circuit.trips,
                 "in_flight": None if state.limits is None else state.limits.in_flight,

@@ -41,6 +41,7 @@ class ServiceState:
         "failures",
         "fallbacks",
         "health_check",
+        "hedges",
         "limits",
         "name",
         "prepared",
@@ -75,6 +76,7 @@ class ServiceState:
         self.retries = 0
         self.timeouts = 0
         self.fallbacks = 0
+        self.hedges = 0
         self.rejections = 0
         self.abandoned_attempts = 0
         self.abandoned_threads = 0
