@@ -1,0 +1,1 @@
+"""The parts of the scoreboard; ``benchmarks/correctness.py`` runs them."""
