@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -48,6 +49,24 @@ async def test_a_torn_last_line_is_ended_before_the_first_append(file: AppendFil
     await append(file, b"two\n")
 
     assert file.path.read_bytes() == b'whole\n{"torn\none\ntwo\n'
+
+
+@pytest.mark.asyncio
+async def test_a_line_that_another_process_is_writing_is_waited_for(
+    file: AppendFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of an append may show before the rest; a newline after it would make an empty line."""
+    file.path.parent.mkdir(parents=True)
+    file.path.write_bytes(b'{"half')
+
+    def go_on(_: float) -> None:
+        with file.path.open("ab") as other:
+            other.write(b'": 1}\n')
+
+    monkeypatch.setattr(time, "sleep", go_on)
+    await append(file, b"one\n")
+
+    assert file.path.read_bytes() == b'{"half": 1}\none\n'
 
 
 @pytest.mark.asyncio

@@ -15,6 +15,7 @@ import pytest
 
 from shockproof.memory.disk import append_file
 from shockproof.memory.disk import writer as background
+from shockproof.memory.error_log import error_log
 from shockproof.memory.error_log.bounded_queue import WhenFull
 from shockproof.memory.error_log.capture import CapturedError, capture
 from shockproof.memory.error_log.error_log import ErrorLog
@@ -608,6 +609,33 @@ async def test_a_batch_at_a_bad_disk_leaves_room_for_what_is_worse(
     await log.aclose(PATIENCE)
 
     assert messages(tmp_path / FILE).count("worse") == 6
+
+
+@pytest.mark.parametrize(("is_alive", "least", "most"), [(True, 400, 500), (False, 5, 30)])
+def test_a_flood_gives_way_to_the_writer_for_as_long_as_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_alive: bool, least: int, most: int
+) -> None:
+    """Every half millisecond, once the queue is half full; rarely when the disk hangs and nothing helps."""
+    naps: list[float] = []
+    now = 100.0
+
+    class FakeTime:
+        def perf_counter(self) -> float:
+            return now
+
+        def sleep(self, seconds: float) -> None:
+            naps.append(now)
+
+    log = ErrorLog(tmp_path, max_records=1_000)
+    monkeypatch.setattr(log, "_wake", lambda: setattr(log, "_is_asleep", False))  # it never gets to run
+    monkeypatch.setattr(error_log, "time", FakeTime())
+    for number in range(1_000):
+        now += 0.0006
+        log._beats += is_alive
+        log.put(error(number))
+
+    assert naps[0] >= 100.0 + 500 * 0.0006
+    assert least <= len(naps) <= most
 
 
 @pytest.mark.asyncio

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["AppendFile"]
 
 _NEW_FILE_MODE: Final = 0o600
+_LOOKS: Final = 10
+_BETWEEN_LOOKS: Final = 0.002
 
 
 class AppendFile:
@@ -122,11 +125,17 @@ class AppendFile:
     def _look_at_ending(self) -> None:
         assert self._file is not None  # only called while it is open
         descriptor = self._file.fileno()
-        self.size = os.fstat(descriptor).st_size
-        self._needs_newline = False
-        if self.size:
-            with contextlib.suppress(OSError):  # a pipe or a device has no ending
-                self._needs_newline = os.pread(descriptor, 1, self.size - 1) != b"\n"
+        for look in range(_LOOKS):
+            if look:
+                # Another process may be in the middle of an append, of which a part shows already.
+                time.sleep(_BETWEEN_LOOKS)
+            self.size = os.fstat(descriptor).st_size
+            self._needs_newline = False
+            if self.size:
+                with contextlib.suppress(OSError):  # a pipe or a device has no ending
+                    self._needs_newline = os.pread(descriptor, 1, self.size - 1) != b"\n"
+            if not self._needs_newline:
+                break
         self._must_look = False
 
     def _take_back(self, fragment: bytes) -> None:

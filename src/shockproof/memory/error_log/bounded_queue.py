@@ -121,6 +121,11 @@ class BoundedQueue(Generic[T]):
         self._combine()
         return self._submitted + len(self._inbox)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of the room is taken."""
+        return self._records * 2 > self.max_records or self._bytes * 2 > self.max_bytes
+
     def is_empty(self) -> bool:
         """Whether nothing waits, neither a record nor a gap."""
         self._combine()
