@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import inspect
 import io
+import logging
 import os
 import re
 import warnings
@@ -104,6 +105,7 @@ def run_all(document: Document, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(asyncio, "run", virtual_run)
     set_error_recovery_service(None)
     environment = dict(os.environ)
+    level = logging.getLogger("shockproof").level
     stage = Stage()
     try:
         for example in document.examples():
@@ -113,6 +115,7 @@ def run_all(document: Document, folder: Path, monkeypatch: pytest.MonkeyPatch) -
         set_error_recovery_service(None)
         os.environ.clear()
         os.environ.update(environment)
+        logging.getLogger("shockproof").setLevel(level)
 
 
 PARSER = CodeBlockParser("python", lambda example: None)
