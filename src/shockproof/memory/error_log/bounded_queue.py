@@ -105,7 +105,11 @@ class BoundedQueue(Generic[T]):
         return f"<BoundedQueue {self.counts()}>"
 
     def put(self, item: T, *, rank: int, size: int, at: float) -> None:
-        """Add a record; never waits. What has to go for it is counted."""
+        """
+        Add a record; what has to go for it is counted.
+
+        Waits for no disk: only, when many have arrived that nobody could put in order, a millisecond for that.
+        """
         self._inbox.append((rank, size, at, item))
         self._combine()
 

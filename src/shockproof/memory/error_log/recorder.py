@@ -18,7 +18,7 @@ __all__ = ["NoRecorder", "Recorder", "Recording"]
 
 
 class Recording(Protocol):
-    """Takes failed attempts down; never waits and never raises."""
+    """Takes failed attempts down; never waits for a disk and never raises."""
 
     def record(
         self,
@@ -51,7 +51,7 @@ class NoRecorder:
 
 
 class Recorder:
-    """Records failed attempts; never waits and never raises."""
+    """Records failed attempts; never waits for a disk and never raises."""
 
     __slots__ = ("_clock", "_history", "_log", "_redactor")
 
