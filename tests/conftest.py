@@ -1,4 +1,4 @@
-"""What holds for every test: no skip goes unseen, no thread is left behind, and coroutines run on asyncio."""
+"""What holds for every test: no skip goes unseen, no thread is left behind, coroutines run on asyncio. And what many call."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import inspect
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from shockproof.testing import VirtualClock
 
 pytest_plugins = ["shockproof.testing.pytest_plugin"]
 
@@ -137,3 +140,34 @@ def _no_thread_is_left() -> Iterator[None]:
         if thread not in before and not thread.daemon:
             thread.join(1.0)  # one that is on its way out may finish
             assert not thread.is_alive(), f"the test left the thread {thread.name!r} running"
+
+
+class Scripted:
+    """An async function that plays its outcomes one by one, the last for ever, and knows when it was called."""
+
+    __name__ = "scripted"
+
+    def __init__(self, clock: VirtualClock, *outcomes: object) -> None:
+        self.clock = clock
+        self.outcomes = list(outcomes)
+        self.times: list[float] = []
+        self.arguments: list[tuple[tuple[object, ...], dict[str, object]]] = []
+        self.began = clock.monotonic()
+
+    @property
+    def calls(self) -> int:
+        return len(self.times)
+
+    async def __call__(self, /, *args: object, **kwargs: object) -> Any:
+        self.times.append(round(self.clock.monotonic() - self.began, 6))
+        self.arguments.append((args, kwargs))
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+@pytest.fixture
+def script(clock: VirtualClock) -> Callable[..., Scripted]:
+    """`script(error, error, answer)`: a function that plays these."""
+    return lambda *outcomes: Scripted(clock, *outcomes)

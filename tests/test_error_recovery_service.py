@@ -42,30 +42,7 @@ from shockproof import (
 )
 from shockproof.testing import VirtualClock
 
-
-class Scripted:
-    """An async function that plays its outcomes one by one, the last for ever, and knows when it was called."""
-
-    __name__ = "scripted"
-
-    def __init__(self, clock: VirtualClock, *outcomes: object) -> None:
-        self.clock = clock
-        self.outcomes = list(outcomes)
-        self.times: list[float] = []
-        self.arguments: list[tuple[tuple[object, ...], dict[str, object]]] = []
-        self.began = clock.monotonic()
-
-    @property
-    def calls(self) -> int:
-        return len(self.times)
-
-    async def __call__(self, /, *args: object, **kwargs: object) -> Any:
-        self.times.append(round(self.clock.monotonic() - self.began, 6))
-        self.arguments.append((args, kwargs))
-        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+Script = Callable[..., Any]  # Any: plays outcomes for any signature, and knows its calls
 
 
 def nothing_counted(recovery: ErrorRecoveryService) -> bool:
@@ -102,9 +79,9 @@ def process_service(recovery: ErrorRecoveryService) -> Iterator[ErrorRecoverySer
 class TestErrorRecoveryService:
     """Retries, their delays, and what is raised in the end."""
 
-    async def test_retry_with_backoff(self, recovery: ErrorRecoveryService, clock: VirtualClock) -> None:
+    async def test_retry_with_backoff(self, recovery: ErrorRecoveryService, script: Script) -> None:
         """Two failures, then an answer: three calls, 1 s and 2 s apart, each with the arguments."""
-        fetch = Scripted(clock, ConnectionError("1"), ConnectionError("2"), {"price": 150.0})
+        fetch = script(ConnectionError("1"), ConnectionError("2"), {"price": 150.0})
         result = await recovery.retry_with_backoff(
             fetch, symbol="AAPL", service_name="market_data", max_retries=3
         )
@@ -113,45 +90,47 @@ class TestErrorRecoveryService:
         assert fetch.arguments == [((), {"symbol": "AAPL"})] * 3
 
     async def test_three_retries_are_at_most_four_calls(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """max_retries counts retries after the first call: 1 s, 2 s and 4 s apart, exactly."""
-        fetch = Scripted(clock, ConnectionError("no"))
+        fetch = script(ConnectionError("no"))
         with pytest.raises(ConnectionError):
             await recovery.retry_with_backoff(fetch, service_name="market_data")
         assert fetch.times == [0.0, 1.0, 3.0, 7.0]
 
-    async def test_no_retries_are_one_call(self, recovery: ErrorRecoveryService, clock: VirtualClock) -> None:
+    async def test_no_retries_are_one_call(self, recovery: ErrorRecoveryService, script: Script) -> None:
         """max_retries=0 means one call and no wait."""
-        fetch = Scripted(clock, ConnectionError("no"))
+        fetch = script(ConnectionError("no"))
         with pytest.raises(ConnectionError):
             await recovery.retry_with_backoff(fetch, max_retries=0)
         assert fetch.times == [0.0]
 
     async def test_max_retries_of_the_call_beats_that_of_the_service(
-        self, clock: VirtualClock, tmp_path: Path
+        self, clock: VirtualClock, script: Script, tmp_path: Path
     ) -> None:
         """And None means the service's."""
         recovery = ErrorRecoveryService(tmp_path, tmp_path, 1, clock=clock)
         for given, calls in ((None, 2), (2, 3), (0, 1)):
-            fetch = Scripted(clock, ConnectionError("no"))
+            fetch = script(ConnectionError("no"))
             with pytest.raises(ConnectionError):
                 await recovery.retry_with_backoff(fetch, service_name=f"s{given}", max_retries=given)
             assert fetch.calls == calls
 
     async def test_delays_follow_the_settings_of_the_service(
-        self, clock: VirtualClock, tmp_path: Path
+        self, clock: VirtualClock, script: Script, tmp_path: Path
     ) -> None:
         """base_delay, backoff_factor and max_delay, exact by default."""
         recovery = ErrorRecoveryService(
             tmp_path, tmp_path, 4, 0.5, 5.0, 3.0, circuit_threshold=None, clock=clock
         )
-        fetch = Scripted(clock, ConnectionError("no"))
+        fetch = script(ConnectionError("no"))
         with pytest.raises(ConnectionError):
             await recovery.retry_with_backoff(fetch)
         assert fetch.times == [0.0, 0.5, 2.0, 6.5, 11.5]
 
-    async def test_full_jitter_is_one_argument_away(self, clock: VirtualClock, tmp_path: Path) -> None:
+    async def test_full_jitter_is_one_argument_away(
+        self, clock: VirtualClock, script: Script, tmp_path: Path
+    ) -> None:
         """jitter="full" draws each delay between nothing and the exact one, repeatably from a seed."""
 
         class Half:
@@ -159,7 +138,7 @@ class TestErrorRecoveryService:
                 return 0.5
 
         recovery = ErrorRecoveryService(tmp_path, tmp_path, jitter="full", clock=clock, rng=Half())
-        fetch = Scripted(clock, ConnectionError("no"))
+        fetch = script(ConnectionError("no"))
         with pytest.raises(ConnectionError):
             await recovery.retry_with_backoff(fetch)
         assert fetch.times == [0.0, 0.5, 1.5, 3.5]
@@ -169,19 +148,19 @@ class TestErrorRecoveryService:
         [ValueError(), KeyError(), TypeError("inside"), AssertionError(), OSError(), StopAsyncIteration()],
     )
     async def test_every_exception_is_retried(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock, error: Exception
+        self, recovery: ErrorRecoveryService, script: Script, error: Exception
     ) -> None:
         """By default nothing is picked out, a TypeError from inside the function included."""
-        fetch = Scripted(clock, error, "answer")
+        fetch = script(error, "answer")
         assert await recovery.retry_with_backoff(fetch) == "answer"
         assert fetch.calls == 2
 
     async def test_our_own_refusals_are_never_retried(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """Another service's open circuit passes at once, and counts nowhere here."""
         refused = CircuitOpenError("inner")
-        fetch = Scripted(clock, refused)
+        fetch = script(refused)
         with pytest.raises(CircuitOpenError) as raised:
             await recovery.retry_with_backoff(fetch, service_name="outer")
         assert raised.value is refused
@@ -190,11 +169,11 @@ class TestErrorRecoveryService:
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
     async def test_what_is_no_exception_passes_untouched(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock, kind: type[BaseException]
+        self, recovery: ErrorRecoveryService, script: Script, kind: type[BaseException]
     ) -> None:
         """Exits and cancellations are never retried, recorded or counted."""
         leaving = kind("leaving")
-        fetch = Scripted(clock, leaving)
+        fetch = script(leaving)
         with pytest.raises(kind) as raised:
             await recovery.retry_with_backoff(fetch, service_name="api")
         assert raised.value is leaving
@@ -202,11 +181,11 @@ class TestErrorRecoveryService:
         assert nothing_counted(recovery)
 
     async def test_the_last_error_is_raised_unchanged(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """The same object, with its own traceback, and nothing put into its cause or context."""
         errors = [ConnectionError(str(n)) for n in range(4)]
-        fetch = Scripted(clock, *errors)
+        fetch = script(*errors)
         with pytest.raises(ConnectionError) as raised:
             await recovery.retry_with_backoff(fetch)
         assert raised.value is errors[3]
@@ -215,7 +194,7 @@ class TestErrorRecoveryService:
         assert raised.value.__context__ is None
         assert raised.value.__suppress_context__ is False
         frames = traceback.extract_tb(raised.value.__traceback__)
-        assert (frames[-1].name, frames[-1].filename) == ("__call__", __file__)
+        assert (frames[-1].name, frames[-1].filename) == ("__call__", inspect.getfile(type(fetch)))
 
     async def test_a_cause_of_the_users_own_stays(self, recovery: ErrorRecoveryService) -> None:
         """`raise ... from ...` inside the function is not overwritten."""
@@ -258,10 +237,10 @@ class TestErrorRecoveryService:
         assert attempts_of(ValueError()) == ()
 
     async def test_earlier_attempts_hang_on_the_error_as_notes(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """Each earlier attempt is one note with its type and text; the last is the error itself."""
-        fetch = Scripted(clock, ValueError("first"), KeyError("second"), ConnectionError("third"))
+        fetch = script(ValueError("first"), KeyError("second"), ConnectionError("third"))
         with pytest.raises(ConnectionError) as raised:
             await recovery.retry_with_backoff(fetch, max_retries=2)
         notes = raised.value.__notes__
@@ -269,10 +248,10 @@ class TestErrorRecoveryService:
         assert sum("KeyError" in note and "second" in note for note in notes) == 1
         assert not any("third" in note for note in notes)
 
-    async def test_notes_are_bounded(self, recovery: ErrorRecoveryService, clock: VirtualClock) -> None:
+    async def test_notes_are_bounded(self, recovery: ErrorRecoveryService, script: Script) -> None:
         """A thousand attempts with long texts make few and short notes; attempts_of has them all."""
         api = recovery.service("api", circuit_threshold=None, base_delay=0.0)
-        fetch = Scripted(clock, *[ConnectionError(f"{n} " + "x" * 10_000) for n in range(1_001)])
+        fetch = script(*[ConnectionError(f"{n} " + "x" * 10_000) for n in range(1_001)])
         with pytest.raises(ConnectionError) as raised:
             await api.using(max_retries=1_000).call(fetch)
         assert len(attempts_of(raised.value)) == 1_001
@@ -281,14 +260,14 @@ class TestErrorRecoveryService:
         assert sum(map(len, notes)) < 20_000
 
     async def test_no_note_is_there_twice_when_the_same_object_is_raised_again(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """The second call's history replaces the first one's, and the user's own notes stay."""
         error = ConnectionError("again and again")
         error.add_note("the user's")
         for _ in range(3):
             with pytest.raises(ConnectionError) as raised:
-                await recovery.service("api", circuit_threshold=None).call(Scripted(clock, error))
+                await recovery.service("api", circuit_threshold=None).call(script(error))
             assert raised.value is error
             assert len(attempts_of(error)) == 4
         notes = error.__notes__
@@ -383,10 +362,10 @@ class TestErrorRecoveryService:
         assert nothing_counted(recovery)
 
     async def test_only_service_name_and_max_retries_are_ours(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """Every other keyword goes to the function, also those that are options elsewhere."""
-        fetch = Scripted(clock, "answer")
+        fetch = script("answer")
         keywords = {
             "func": 1, "fn": 2, "self": 3, "timeout": 4, "deadline": 5, "base_delay": 6, "fallback": 7,
             "args": 8, "kwargs": 9, "name": 10, "plan": 11, "clock": 12, "call": 13,
@@ -398,10 +377,10 @@ class TestErrorRecoveryService:
         assert list(recovery.get_all_service_statuses()) == ["market_data"]
 
     async def test_only_our_own_keywords_of_with_fallback_are_kept(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """As above: the function gets everything but service_name and max_retries."""
-        fetch = Scripted(clock, "answer")
+        fetch = script("answer")
         keywords = {"func": 1, "fn": 2, "self": 3, "timeout": 4, "fallback": 5}
         await recovery.with_fallback(
             fetch, answer, "first", service_name="market_data", max_retries=1, **keywords
@@ -426,13 +405,13 @@ class TestErrorRecoveryService:
     async def test_a_bad_option_is_refused_before_the_call(
         self,
         recovery: ErrorRecoveryService,
-        clock: VirtualClock,
+        script: Script,
         options: dict[str, Any],
         error: type[Exception],
         says: str,
     ) -> None:
         """With its name, its value and what is allowed; the function does not run."""
-        fetch = Scripted(clock, "answer")
+        fetch = script("answer")
         with pytest.raises(error, match=says):
             await recovery.retry_with_backoff(fetch, **options)
         with pytest.raises(error, match=says):
@@ -445,10 +424,10 @@ class TestFallback:
     """with_fallback, as the original has it."""
 
     async def test_the_fallback_answers_when_the_primary_fails(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """After the same retries as any call, with the call's arguments; the service is DEGRADED."""
-        live, cached = Scripted(clock, ConnectionError("no")), Scripted(clock, "cached")
+        live, cached = script(ConnectionError("no")), script("cached")
         result = await recovery.with_fallback(
             primary_func=live, fallback_func=cached, symbol="AAPL", service_name="market_data"
         )
@@ -459,32 +438,30 @@ class TestFallback:
         assert recovery.get_service_status("market_data") is ServiceStatus.DEGRADED
 
     async def test_the_fallback_is_not_asked_when_the_primary_answers(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """One failure and an answer: the answer counts, and the service is OPERATIONAL."""
-        live, cached = Scripted(clock, ConnectionError("no"), "live"), Scripted(clock, "cached")
+        live, cached = script(ConnectionError("no"), "live"), script("cached")
         assert await recovery.with_fallback(live, cached, service_name="market_data") == "live"
         assert cached.calls == 0
         assert recovery.get_service_status("market_data") is ServiceStatus.OPERATIONAL
 
-    async def test_both_fail(self, recovery: ErrorRecoveryService, clock: VirtualClock) -> None:
+    async def test_both_fail(self, recovery: ErrorRecoveryService, script: Script) -> None:
         """The fallback's error is raised with the primary's as its cause, and the service is UNAVAILABLE."""
         primary, other = ConnectionError("primary"), KeyError("fallback")
         with pytest.raises(KeyError) as raised:
-            await recovery.with_fallback(
-                Scripted(clock, primary), Scripted(clock, other), service_name="market_data"
-            )
+            await recovery.with_fallback(script(primary), script(other), service_name="market_data")
         assert raised.value is other
         assert raised.value.__cause__ is primary
         assert len(attempts_of(primary)) == 4
         assert recovery.get_service_status("market_data") is ServiceStatus.UNAVAILABLE
 
     async def test_the_fallback_answers_behind_an_open_circuit(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """The primary gets no attempt; the service is DEGRADED though its circuit is open."""
         await fail_times(recovery, 5, "market_data")
-        live = Scripted(clock, "live")
+        live = script("live")
         assert await recovery.with_fallback(live, answer, service_name="market_data") == "answer"
         assert live.calls == 0
         assert recovery.is_circuit_open("market_data")
@@ -530,10 +507,10 @@ class TestFallback:
         assert nothing_counted(recovery)
 
     async def test_a_cancellation_is_not_answered(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """The fallback is for failures only."""
-        cached = Scripted(clock, "cached")
+        cached = script("cached")
         task = asyncio.create_task(recovery.with_fallback(asyncio.sleep, cached, 100))
         await clock.sleep(1)
         task.cancel()
@@ -547,10 +524,10 @@ class TestCircuitBreaker:
     """Consecutive failed attempts open it, time half-opens it, one success closes it."""
 
     async def test_failed_attempts_count_across_calls(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """Four attempts of one call and one of the next make five."""
-        fetch = Scripted(clock, ConnectionError("no"))
+        fetch = script(ConnectionError("no"))
         with pytest.raises(ConnectionError):
             await recovery.retry_with_backoff(fetch, service_name="api")
         assert not recovery.is_circuit_open("api")
@@ -560,11 +537,11 @@ class TestCircuitBreaker:
         assert recovery.is_circuit_open("api")
 
     async def test_a_retry_loop_ends_at_once_when_the_circuit_opens(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """With the real error, a note that says so, and no wait after it."""
         errors = [ConnectionError(str(n)) for n in range(9)]
-        fetch = Scripted(clock, *errors)
+        fetch = script(*errors)
         with pytest.raises(ConnectionError) as raised:
             await recovery.retry_with_backoff(fetch, service_name="api", max_retries=8)
         assert raised.value is errors[4]
@@ -573,12 +550,12 @@ class TestCircuitBreaker:
         assert any("circuit" in note for note in raised.value.__notes__)
 
     async def test_a_waiting_retry_loop_ends_at_once_when_others_open_the_circuit(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """No sleep that cannot end in an attempt: the loop in its backoff does not sit it out."""
         api = recovery.service("api", base_delay=30.0)
         error = ConnectionError("the real one")
-        waiting = asyncio.create_task(api.call(Scripted(clock, error)))
+        waiting = asyncio.create_task(api.call(script(error)))
         began = clock.monotonic()
         await clock.sleep(1)
         await fail_times(recovery, 4)
@@ -590,11 +567,11 @@ class TestCircuitBreaker:
         assert clock.monotonic() - began == 1.0
 
     async def test_a_loop_that_comes_back_to_an_open_circuit_raises_the_real_error(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """CircuitOpenError is for calls that never got an attempt."""
         error = ConnectionError("the real one")
-        waiting = asyncio.create_task(recovery.retry_with_backoff(Scripted(clock, error), service_name="api"))
+        waiting = asyncio.create_task(recovery.retry_with_backoff(script(error), service_name="api"))
         await clock.sleep(0.5)
         await fail_times(recovery, 4)
         with pytest.raises(ConnectionError) as raised:
@@ -602,12 +579,12 @@ class TestCircuitBreaker:
         assert raised.value is error
 
     async def test_an_open_circuit_refuses_without_calling(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """CircuitOpenError says which service, when to come back, and what the last error was."""
         await fail_times(recovery, 5)
         await clock.sleep(20)
-        fetch = Scripted(clock, "answer")
+        fetch = script("answer")
         with pytest.raises(CircuitOpenError) as raised:
             await recovery.retry_with_backoff(fetch, service_name="api")
         assert fetch.calls == 0
@@ -626,11 +603,11 @@ class TestCircuitBreaker:
         assert not recovery.is_circuit_open("api")
 
     async def test_a_success_within_a_retry_loop_resets_the_count(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """What counts is attempts in a row, wherever they were made."""
         for _ in range(4):
-            fetch = Scripted(clock, *[ConnectionError("no")] * 3, "answer")
+            fetch = script(*[ConnectionError("no")] * 3, "answer")
             await recovery.retry_with_backoff(fetch, service_name="api")
         assert not recovery.is_circuit_open("api")
 
@@ -657,12 +634,12 @@ class TestCircuitBreaker:
         assert recovery.get_service_status("api") is ServiceStatus.OPERATIONAL
 
     async def test_a_failed_probe_opens_it_again_and_ends_its_loop(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """The probe's own error is raised, without a retry."""
         await fail_times(recovery, 5)
         await clock.sleep(60)
-        fetch = Scripted(clock, KeyError("still"))
+        fetch = script(KeyError("still"))
         with pytest.raises(KeyError):
             await recovery.retry_with_backoff(fetch, service_name="api")
         assert fetch.calls == 1
@@ -756,10 +733,10 @@ class TestRecords:
         assert [error["severity"] for error in recent] == ["medium"] * 4 + ["high"]
 
     async def test_a_recovered_failure_stays_medium(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """One failure, then an answer: one record."""
-        await recovery.retry_with_backoff(Scripted(clock, ValueError("x"), "answer"))
+        await recovery.retry_with_backoff(script(ValueError("x"), "answer"))
         assert recovery.get_error_summary()["errors_by_severity"] == {"medium": 1}
 
     async def test_errors_of_a_critical_service_are_critical(self, recovery: ErrorRecoveryService) -> None:
@@ -790,10 +767,10 @@ class TestRecords:
         assert recovery.get_error_summary()["total_errors"] == 5
 
     async def test_a_cancelled_backoff_leaves_the_record_of_its_failure(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """The failure was real; the cancellation adds nothing, and the function does not run again."""
-        fetch = Scripted(clock, ConnectionError("no"))
+        fetch = script(ConnectionError("no"))
         task = asyncio.create_task(recovery.retry_with_backoff(fetch, service_name="api"))
         await clock.sleep(0.5)
         task.cancel()
@@ -816,7 +793,7 @@ class TestRecords:
         assert summary["recent_errors"][-1]["retry_count"] == 1_004
 
     async def test_the_summary_has_its_five_parts(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """Counts by service, type and severity, and the last ten errors, oldest first."""
         recovery.configure(circuit_threshold=None)
@@ -824,7 +801,7 @@ class TestRecords:
             await recovery.retry_with_backoff(raise_connection_error, service_name="a", max_retries=10)
         with pytest.raises(KeyError):
             await recovery.retry_with_backoff(
-                Scripted(clock, ValueError("v"), KeyError("k")), service_name="b", max_retries=1
+                script(ValueError("v"), KeyError("k")), service_name="b", max_retries=1
             )
         summary = recovery.get_error_summary()
         assert summary["total_errors"] == 13
@@ -1102,10 +1079,10 @@ class TestPlainFunctions:
         assert threads == [threading.get_ident()]
 
     async def test_an_awaitable_result_that_fails_is_retried(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, script: Script
     ) -> None:
         """Each attempt makes a coroutine of its own."""
-        fetch = Scripted(clock, ConnectionError("no"), "answer")
+        fetch = script(ConnectionError("no"), "answer")
         assert await recovery.retry_with_backoff(lambda symbol: fetch(), "AAPL") == "answer"
         assert fetch.calls == 2
 
@@ -1313,10 +1290,10 @@ class TestDecorator:
     """with_error_recovery, through the process's service."""
 
     async def test_a_decorated_coroutine_function_recovers(
-        self, process_service: ErrorRecoveryService, clock: VirtualClock
+        self, process_service: ErrorRecoveryService, script: Script
     ) -> None:
         """Its calls are retried under the service's name."""
-        played = Scripted(clock, ConnectionError("no"), "bought")
+        played = script(ConnectionError("no"), "bought")
 
         @with_error_recovery("trading_service", max_retries=3)
         async def place_order(symbol: str, qty: int, side: str = "buy") -> str:
@@ -1861,11 +1838,11 @@ class TestSettings:
 
     @pytest.mark.asyncio
     async def test_configure_takes_effect_while_running(
-        self, recovery: ErrorRecoveryService, clock: VirtualClock
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
     ) -> None:
         """On services in use, handles made and functions decorated before, and open circuits."""
         handle = recovery.service("api")
-        fetch = Scripted(clock, ConnectionError("no"))
+        fetch = script(ConnectionError("no"))
 
         @handle
         async def decorated() -> None:
