@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shockproof.calls.blocks import Guard as Guard
     from shockproof.calls.handle import Handle as Handle
     from shockproof.calls.history_of_attempts import attempts_of as attempts_of
+    from shockproof.calls.rate_limit_feedback import RateLimitFeedback as RateLimitFeedback
     from shockproof.decorators import get_error_recovery_service as get_error_recovery_service
     from shockproof.decorators import set_error_recovery_service as set_error_recovery_service
     from shockproof.decorators import with_error_recovery as with_error_recovery
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.events import CircuitOpened as CircuitOpened
     from shockproof.vocabulary.events import Event as Event
     from shockproof.vocabulary.events import FallbackAnswered as FallbackAnswered
+    from shockproof.vocabulary.events import RateLimitPaused as RateLimitPaused
     from shockproof.vocabulary.events import RetryScheduled as RetryScheduled
     from shockproof.vocabulary.models import ErrorRecord as ErrorRecord
     from shockproof.vocabulary.models import SystemState as SystemState
@@ -63,6 +65,7 @@ _HOMES = {
     "calls.blocks": ("AttemptBlock", "Attempts", "Guard"),
     "calls.handle": ("Handle",),
     "calls.history_of_attempts": ("attempts_of",),
+    "calls.rate_limit_feedback": ("RateLimitFeedback",),
     "decorators": ("get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"),
     "memory.state.registered_types": ("register_type",),
     "memory.state.secrets": ("Redacted", "SecretNotSavedWarning"),
@@ -91,6 +94,7 @@ _HOMES = {
         "CircuitOpened",
         "Event",
         "FallbackAnswered",
+        "RateLimitPaused",
         "RetryScheduled",
     ),
     "vocabulary.models": ("ErrorRecord", "SystemState"),

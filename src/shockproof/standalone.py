@@ -214,11 +214,13 @@ class Bulkhead(_AsBlock):
         max_queue: most calls that wait for a place. Default 0: nobody waits.
         max_wait: seconds a call may wait. Default: no limit.
         risk_reducing: calls go first in the queue, and always find room in it.
+        priority: whose turn comes first, ``"high"``, ``"normal"`` or ``"low"``; mostly given with
+            `using`. Default "normal".
         name: what messages call it. Default "bulkhead".
         clock: where time comes from.
     """
 
-    _takes = ("max_concurrent", "max_queue", "max_wait", "risk_reducing", *_MEANING)
+    _takes = ("max_concurrent", "max_queue", "max_wait", "risk_reducing", "priority", *_MEANING)
     _needs = "max_concurrent"
 
 
@@ -227,15 +229,16 @@ class RateLimit(_AsBlock):
     Sends no more than a rate allows, in any stretch of time; the others wait their turn.
 
     Args:
-        rate_limit: ``"10/s"``, or several at once: ``("10/s", "1200/min")``; needed.
+        rate_limit: ``"10/s"``, or several at once: ``("10 orders/s", "1200 weight/min")``; needed.
         max_wait: seconds a call may wait. Default: no limit.
         weight: what one call counts. Default 1.
         risk_reducing: calls go first in the queue.
+        priority: as for a `Bulkhead`. Default "normal".
         name: what messages call it. Default "ratelimit".
         clock: where time comes from.
     """
 
-    _takes = ("rate_limit", "max_wait", "weight", "risk_reducing", *_MEANING)
+    _takes = ("rate_limit", "max_wait", "weight", "risk_reducing", "priority", *_MEANING)
     _needs = "rate_limit"
 
 

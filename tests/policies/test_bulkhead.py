@@ -6,7 +6,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from shockproof.policies.bulkhead import Places
+from shockproof.policies.bulkhead import Places, Waiter
+from shockproof.policies.priority import RISK_REDUCING
+
+HIGH, NORMAL, LOW = 1, 2, 3
 
 
 class Someone:
@@ -24,15 +27,16 @@ def test_a_full_bulkhead_without_a_queue_refuses() -> None:
 
     assert places.take()
     assert not places.take()
-    assert not places.join(Someone(), urgent=False)
+    newcomer = Someone()
+    assert places.join(newcomer, NORMAL) is newcomer
 
 
 def test_waiters_are_served_in_the_order_they_came() -> None:
     """First in, first out."""
     places, first, second = Places(1, 2), Someone("first"), Someone("second")
     places.take()
-    places.join(first, urgent=False)
-    places.join(second, urgent=False)
+    places.join(first, NORMAL)
+    places.join(second, NORMAL)
 
     assert places.give_back() == [first]
     assert places.give_back() == [second]
@@ -42,9 +46,9 @@ def test_urgent_ones_go_first_and_always_find_room() -> None:
     """A cancel overtakes new orders, and a full queue does not stop it."""
     places, order, cancel = Places(1, 1), Someone("order"), Someone("cancel")
     places.take()
-    places.join(order, urgent=False)
+    places.join(order, NORMAL)
 
-    assert places.join(cancel, urgent=True)
+    assert places.join(cancel, RISK_REDUCING) is None
     assert places.give_back() == [cancel]
 
 
@@ -52,7 +56,7 @@ def test_newcomers_do_not_overtake_those_who_wait() -> None:
     """A free place belongs to the head of the queue."""
     places, waiting = Places(1, 1), Someone()
     places.take()
-    places.join(waiting, urgent=False)
+    places.join(waiting, NORMAL)
     places.give_back()
 
     assert waiting.granted
@@ -63,8 +67,8 @@ def test_a_place_that_was_granted_to_one_who_leaves_goes_to_the_next() -> None:
     """The grant and the cancellation meet: no place is lost."""
     places, leaver, next_one = Places(1, 2), Someone("leaver"), Someone("next")
     places.take()
-    places.join(leaver, urgent=False)
-    places.join(next_one, urgent=False)
+    places.join(leaver, NORMAL)
+    places.join(next_one, NORMAL)
     places.give_back()
 
     assert places.leave(leaver) == [next_one]
@@ -75,7 +79,7 @@ def test_growing_wakes_those_who_wait() -> None:
     """More places at run time are used at once."""
     places, waiting = Places(1, 1), Someone()
     places.take()
-    places.join(waiting, urgent=False)
+    places.join(waiting, NORMAL)
 
     assert places.resize(2, 1) == [waiting]
 
@@ -93,8 +97,65 @@ def test_shrinking_lets_the_excess_drain() -> None:
     assert places.take()
 
 
+def test_important_ones_overtake_and_equals_keep_their_order() -> None:
+    """Cancels, then orders, then market data, each in the order they came."""
+    places = Places(1, 9)
+    places.take()
+    everybody = [Someone(name) for name in ("low", "normal", "high", "second high", "cancel")]
+    for someone, rank in zip(everybody, (LOW, NORMAL, HIGH, HIGH, RISK_REDUCING), strict=True):
+        places.join(someone, rank)
+
+    served = [places.give_back()[0] for _ in everybody]
+
+    assert [str(someone) for someone in served] == ["cancel", "high", "second high", "normal", "low"]
+
+
+def test_full_queue_turns_away_the_least_important_that_came_last() -> None:
+    """An order finds room before market data; the quote that has waited longest keeps its place."""
+    places, first_quote, last_quote = Places(1, 3), Someone("first quote"), Someone("last quote")
+    places.take()
+    places.join(Someone("order"), NORMAL)
+    places.join(first_quote, LOW)
+    places.join(last_quote, LOW)
+
+    assert places.join(Someone("second order"), NORMAL) is last_quote
+    assert places.queued == 3
+    assert places.leave(last_quote) == []
+
+
+def test_full_queue_of_equals_turns_the_newcomer_away() -> None:
+    """Nobody is displaced by who is no more important."""
+    places, newcomer = Places(1, 1), Someone()
+    places.take()
+    places.join(Someone(), NORMAL)
+
+    assert places.join(newcomer, NORMAL) is newcomer
+
+
+def test_cancels_in_the_queue_take_no_room_from_the_others() -> None:
+    """The bound is for the rest."""
+    places = Places(1, 1)
+    places.take()
+    places.join(Someone(), RISK_REDUCING)
+    places.join(Someone(), RISK_REDUCING)
+
+    assert places.join(Someone(), LOW) is None
+
+
+def test_one_who_leaves_twice_gives_back_once() -> None:
+    """The call of a dead loop is given up at once, and collected later."""
+    places, waiting = Places(1, 1), Someone()
+    places.take()
+    places.join(waiting, NORMAL)
+    places.give_back()
+    places.leave(waiting)
+    places.leave(waiting)
+
+    assert places.in_use == 0
+
+
 class PlacesAgainstModel(RuleBasedStateMachine):
-    """Whatever happens in whatever order, places are conserved and nobody is forgotten."""
+    """Whatever happens in whatever order: a list that is sorted at each step says who is served and who goes."""
 
     inside = Bundle("inside")
     waiting = Bundle("waiting")
@@ -102,61 +163,70 @@ class PlacesAgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.places = Places(2, 3)
-        self.holding = 0
-        self.queue: list[Someone] = []
+        self.limit, self.max_queue, self.holding, self.arrivals = 2, 3, 0, 0
+        self.queue: list[tuple[int, int, Someone]] = []
+
+    def expected(self) -> list[Someone]:
+        """Those whose turn it is now, by the model."""
+        self.queue.sort(key=lambda one: one[:2])
+        free = max(0, self.limit - self.holding)
+        served, self.queue = self.queue[:free], self.queue[free:]
+        self.holding += len(served)
+        return [someone for _, _, someone in served]
 
     @rule(target=inside)
-    def enter(self) -> object:
-        if self.places.take():
-            self.holding += 1
-            return "place"
-        return None
+    def enter(self) -> bool:
+        taken = self.places.take()
+        assert taken == (self.holding < self.limit)
+        self.holding += taken
+        return taken
 
-    @rule(target=waiting, urgent=st.booleans())
-    def queue_up(self, urgent: bool) -> Someone:
-        someone = Someone()
-        if self.places.join(someone, urgent=urgent):
-            if someone.granted:
-                self.holding += 1
-            else:
-                self.queue.append(someone)
+    @rule(target=waiting, rank=st.integers(0, 3))
+    def queue_up(self, rank: int) -> Someone:
+        someone, self.arrivals = Someone(), self.arrivals + 1
+        turned_away = self.places.join(someone, rank)
+        if self.holding < self.limit:
+            assert turned_away is None
+            assert someone.granted
+            self.holding += 1
+            return someone
+        bounded = [one for one in self.queue if one[0] != RISK_REDUCING]
+        self.queue.append((rank, self.arrivals, someone))
+        if rank != RISK_REDUCING and len(bounded) >= self.max_queue:
+            worst = max(one for one in (*bounded, self.queue[-1]))
+            if worst[0] == rank:
+                worst = self.queue[-1]
+            assert turned_away is worst[2]
+            self.queue.remove(worst)
+        else:
+            assert turned_away is None
         return someone
 
-    def note(self, woken: list[object]) -> None:
-        for someone in woken:
-            assert isinstance(someone, Someone)
-            self.queue.remove(someone)
-            self.holding += 1
-
-    @rule(place=consumes(inside))
-    def end(self, place: object) -> None:
-        if place is not None:
+    @rule(taken=consumes(inside))
+    def end(self, taken: bool) -> None:
+        if taken:
             self.holding -= 1
-            self.note(list(self.places.give_back()))
+            assert self.places.give_back() == self.expected()
 
-    @rule(someone=consumes(waiting))
-    def leave_or_end(self, someone: Someone) -> None:
-        if someone in self.queue:
-            self.queue.remove(someone)
-        elif someone.granted:
-            self.holding -= 1
-        else:
-            return  # was refused
-        self.note(list(self.places.leave(someone)))
+    @rule(someone=consumes(waiting), twice=st.booleans())
+    def leave_or_end(self, someone: Someone, twice: bool) -> None:
+        self.holding -= someone.granted
+        self.queue = [one for one in self.queue if one[2] is not someone]
+        assert self.places.leave(someone) == self.expected()
+        if twice:
+            assert self.places.leave(someone) == []
 
-    @rule(limit=st.integers(1, 4))
-    def resize(self, limit: int) -> None:
-        self.note(list(self.places.resize(limit, 3)))
+    @rule(limit=st.integers(1, 4), max_queue=st.integers(0, 4))
+    def resize(self, limit: int, max_queue: int) -> None:
+        self.limit, self.max_queue = limit, max_queue
+        woken: list[Waiter] = self.places.resize(limit, max_queue)
+        assert woken == self.expected()
 
     @invariant()
     def places_are_conserved(self) -> None:
         assert self.places.in_use == self.holding
         assert self.places.queued == len(self.queue)
 
-    @invariant()
-    def nobody_waits_while_a_place_is_free(self) -> None:
-        assert not self.queue or self.holding >= self.places.limit
-
 
 TestPlacesAgainstModel = PlacesAgainstModel.TestCase
-TestPlacesAgainstModel.settings = settings(max_examples=100, stateful_step_count=40)
+TestPlacesAgainstModel.settings = settings(max_examples=200, stateful_step_count=40)

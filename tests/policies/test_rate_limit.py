@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import math
 
-from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, parse_rates
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from shockproof.policies.rate_limit import (
+    WEIGHT,
+    Rate,
+    RollingWindows,
+    Sent,
+    Weight,
+    parse_rates,
+    parse_window,
+)
 
 
 def admitted(windows: RollingWindows, now: float, weight: int = 1) -> Sent:
@@ -64,10 +75,138 @@ def test_what_is_given_back_may_be_taken_again() -> None:
 def test_a_pause_holds_everybody_until_its_end() -> None:
     """The other side asked for silence: there is room, and nobody may use it."""
     windows = RollingWindows(parse_rates("rate_limit", "10/s"))
-    windows.pause_until(5.0)
+    windows.pause(0.0, 5.0)
 
     assert refused(windows, 2.0) == 3.0
     admitted(windows, 5.0)
+
+
+def windows_of(*rates: str) -> RollingWindows:
+    return RollingWindows(parse_rates("rate_limit", rates))
+
+
+def test_orders_and_weight_are_counted_apart_and_taken_together() -> None:
+    """A call is one order whatever it weighs; market data is no order at all."""
+    windows = windows_of("2 orders/s", "100 weight/min")
+    admitted(windows, 0.0, 40)
+    admitted(windows, 0.0, {"orders": 1, "weight": 20})
+
+    assert windows.used(0.0) == (2, 60)
+    assert refused(windows, 0.0, 1) == 1.0
+    admitted(windows, 0.0, {"weight": 40})
+    assert refused(windows, 0.0, {"weight": 1}) == 60.0
+
+
+def test_weight_that_never_fits_is_told_by_an_infinite_wait() -> None:
+    """Not by one that ends, and is followed by another."""
+    assert refused(windows_of("5/s"), 0.0, 6) == math.inf
+
+
+def test_what_the_other_side_counts_beyond_us_takes_room() -> None:
+    """Another process uses the same key: the venue counts both."""
+    windows = windows_of("100/min")
+    admitted(windows, 0.0, 10)
+
+    assert windows.report(1.0, 60.0, 95, names=[WEIGHT])
+    assert windows.used(1.0) == (95,)
+    assert refused(windows, 1.0, 6) == 59.0  # our own ten leave then
+    admitted(windows, 1.0, 5)
+    assert windows.used(61.0) == (0,)
+
+
+def test_lower_report_changes_nothing() -> None:
+    """An answer may come late, and what we sent ourselves is known better here."""
+    windows = windows_of("100/min")
+    admitted(windows, 0.0, 50)
+    windows.report(1.0, 60.0, 80, names=[WEIGHT])
+    windows.report(2.0, 60.0, 3, names=[WEIGHT])
+
+    assert windows.used(2.0) == (80,)
+
+
+def test_report_holds_until_the_other_side_forgets() -> None:
+    """Fixed windows begin anew: whoever says when is not waited for any longer."""
+    windows = windows_of("100/min")
+    windows.report(0.0, 60.0, 100, names=[WEIGHT], resets_in=7.0)
+
+    assert refused(windows, 0.0) == 7.0
+    admitted(windows, 7.0, 100)
+
+
+def test_report_on_a_window_that_is_not_declared_is_told() -> None:
+    """Nothing is guessed."""
+    windows = windows_of("10 orders/s", "100/min")
+
+    assert not windows.report(0.0, 10.0, 5, names=[WEIGHT])
+    assert windows.report(0.0, 1.0, 5, names=["orders", WEIGHT])
+    assert windows.used(0.0) == (5, 0)
+
+
+def test_new_rates_count_what_was_sent_under_the_old_ones() -> None:
+    """A limit that is lowered at run time is kept from this moment on."""
+    windows = windows_of("10/s", "100/min")
+    sent = admitted(windows, 0.0, 8)
+    windows.change(0.5, parse_rates("rate_limit", ("4/s", "50/10s")))
+
+    assert windows.used(0.5) == (8, 8)
+    assert refused(windows, 0.5) == 0.5
+    windows.give_back(sent)
+    assert windows.used(0.5) == (0, 0)
+
+
+def test_what_left_before_a_change_is_not_given_back_from_the_new_windows() -> None:
+    """The longer window never counted it."""
+    windows = windows_of("10/s")
+    sent = admitted(windows, 0.0)
+    windows.change(5.0, parse_rates("rate_limit", "10/min"))
+    windows.give_back(sent)
+
+    assert windows.used(5.0) == (0,)
+
+
+def test_restart_forgets_nothing_that_was_sent() -> None:
+    """What an earlier life sent counts until it leaves the window, and a ban goes on."""
+    windows = windows_of("5 orders/10s", "100/min")
+    admitted(windows, 100.0, 30)
+    admitted(windows, 103.0, {"weight": 40})
+    windows.report(104.0, 60.0, 90, names=[WEIGHT])
+    windows.pause(104.0, 5.0)
+    exported = windows.export(104.0, wall=1_000_000.0)
+
+    later = windows_of("5 orders/10s", "100/min")
+    later.restore(7.0, 1_000_002.0, exported)  # two seconds later, with another monotonic clock
+
+    assert later.used(7.0) == (1, 90)
+    assert refused(later, 7.0, {"orders": 1}) == 3.0
+    assert later.used(11.0) == (0, 90)
+    assert later.used(61.5) == (0, 60)  # the first call has left
+
+
+@pytest.mark.parametrize(("step", "used"), [(-3600.0, 30), (59.0, 30), (3600.0, 0)])
+def test_wall_clock_that_was_set_meanwhile_never_makes_it_wait_longer_than_a_window(
+    step: float, used: int
+) -> None:
+    """Set back, it counts as sent now; set forward, as long ago."""
+    windows = windows_of("100/min")
+    admitted(windows, 0.0, 30)
+    later = windows_of("100/min")
+    later.restore(0.0, 5_000.0 + step, windows.export(0.0, wall=5_000.0))
+
+    assert later.used(0.0) == (used,)
+    assert later.wait(0.0, 100) <= 60.0
+
+
+def test_export_of_a_busy_day_stays_small() -> None:
+    """What falls together counts as sent at its last moment: never too little."""
+    windows = windows_of("1000000/d")
+    for second in range(0, 80_000, 8):
+        admitted(windows, float(second), 3)
+    exported = windows.export(80_000.0, wall=0.0)
+    later = windows_of("1000000/d")
+    later.restore(0.0, 0.0, exported)
+
+    assert len(exported["sent"]) <= 502
+    assert later.used(0.0) == (30_000,)
 
 
 @given(
@@ -115,3 +254,107 @@ def test_what_is_no_rate_is_refused_with_the_form(text: str) -> None:
     """The message shows how rates are written."""
     with pytest.raises(ValueError, match="10/s"):
         parse_rates("rate_limit", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1m", 60), ("1M", 60), ("10S", 10), ("min", 60), ("1d", 86400)]
+)
+def test_windows_are_read_as_venues_write_them(text: str, seconds: float) -> None:
+    """1M is a minute in the headers of the largest venue."""
+    assert parse_window("window", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0s", "fortnight", "10"])
+def test_what_is_no_window_is_refused_with_the_form(text: str) -> None:
+    """The message shows how windows are written."""
+    with pytest.raises(ValueError, match="10s"):
+        parse_window("window", text)
+
+
+RATES = (Rate(5, 2.0), Rate(12, 8.0), Rate(3, 4.0, "orders"))
+WEIGHTS: st.SearchStrategy[Weight] = st.one_of(
+    st.integers(1, 5),
+    st.fixed_dictionaries({"orders": st.integers(0, 2), "weight": st.integers(1, 4)}),
+)
+
+
+class WindowsAgainstModel(RuleBasedStateMachine):
+    """A list of everything that ever happened, looked through at each step, says who is admitted and when."""
+
+    taken = Bundle("taken")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows, self.rates, self.now = RollingWindows(RATES), RATES, 64.0
+        self.sent: list[tuple[float, Weight, Sent]] = []
+        self.reports: dict[tuple[float, str], list[tuple[float, int]]] = {}
+        self.paused_until = 0.0
+
+    def part(self, rate: Rate, weight: Weight) -> int:
+        if isinstance(weight, int):
+            return weight if rate.name == "weight" else 1
+        return weight.get(rate.name, 0)
+
+    def own(self, rate: Rate, now: float) -> int:
+        return sum(self.part(rate, weight) for at, weight, _ in self.sent if now - rate.seconds < at)
+
+    def used(self, rate: Rate, now: float) -> int:
+        told = [others for until, others in self.reports.get(rate[1:], []) if until > now]
+        return self.own(rate, now) + max(told, default=0)
+
+    def fits(self, weight: Weight, now: float) -> bool:
+        room = all(
+            self.part(rate, weight) == 0 or self.used(rate, now) + self.part(rate, weight) <= rate.limit
+            for rate in self.rates
+        )
+        return room and now >= self.paused_until
+
+    @rule(target=taken, weight=WEIGHTS)
+    def send(self, weight: Weight) -> Sent | None:
+        answer = self.windows.admit(self.now, weight)
+        assert isinstance(answer, Sent) == self.fits(weight, self.now)
+        if isinstance(answer, Sent):
+            self.sent.append((self.now, weight, answer))
+            return answer
+        if answer == math.inf:
+            assert any(self.part(rate, weight) > rate.limit for rate in self.rates)
+        else:
+            assert self.fits(weight, self.now + answer)
+            assert not self.fits(weight, self.now + answer - 1 / 32)
+        return None
+
+    @rule(sixteenths=st.integers(1, 48))
+    def let_time_pass(self, sixteenths: int) -> None:
+        self.now += sixteenths / 16
+
+    @rule(sent=consumes(taken))
+    def give_back(self, sent: Sent | None) -> None:
+        if sent is not None:
+            self.windows.give_back(sent)
+            self.sent = [one for one in self.sent if one[2] is not sent]
+
+    @rule(sixteenths=st.integers(1, 32))
+    def pause(self, sixteenths: int) -> None:
+        self.windows.pause(self.now, sixteenths / 16)
+        self.paused_until = max(self.paused_until, self.now + sixteenths / 16)
+
+    @rule(rate=st.sampled_from(RATES), used=st.integers(0, 12))
+    def report(self, rate: Rate, used: int) -> None:
+        known = self.windows.report(self.now, rate.seconds, used, names=[rate.name])
+        assert known == (rate[1:] in [one[1:] for one in self.rates])
+        others = used - self.own(rate, self.now)
+        if known and others > 0:
+            self.reports.setdefault(rate[1:], []).append((self.now + rate.seconds, others))
+
+    @rule(limits=st.tuples(st.integers(1, 8), st.integers(1, 15), st.integers(1, 4)))
+    def change(self, limits: tuple[int, int, int]) -> None:
+        self.rates = tuple(rate._replace(limit=limit) for rate, limit in zip(RATES, limits, strict=True))
+        self.windows.change(self.now, self.rates)
+
+    @invariant()
+    def windows_hold_what_the_model_holds(self) -> None:
+        assert self.windows.used(self.now) == tuple(self.used(rate, self.now) for rate in self.rates)
+
+
+TestWindowsAgainstModel = WindowsAgainstModel.TestCase
+TestWindowsAgainstModel.settings = settings(max_examples=200, stateful_step_count=40)

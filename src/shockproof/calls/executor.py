@@ -213,6 +213,8 @@ async def _run(
             failure.result, failure.verdict = result, verdict
             return None, failure
     call.succeeded(ticket, elapsed(plan, started, timer))
+    if plan.state.limits is not None:
+        plan.state.limits.answered(result)
     return result, None
 
 

@@ -11,9 +11,16 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable, has_coroutine_code
 from shockproof.calls.executor import elapsed, execute, failure_of
-from shockproof.calls.options import HandleOptions, check_options, warn_of_unreachable_timeout
+from shockproof.calls.options import (
+    HandleOptions,
+    LimitOptions,
+    check_options,
+    warn_of_unreachable_timeout,
+)
 from shockproof.calls.plan import Plan
+from shockproof.calls.rate_limit_feedback import RateLimitFeedback
 from shockproof.calls.wrap import wrap
+from shockproof.memory.services.registry import LIMIT_OPTIONS
 from shockproof.vocabulary.statuses import ServiceStatus
 
 __all__ = ["Handle"]
@@ -53,6 +60,11 @@ class Handle:
     def status(self) -> ServiceStatus:
         """How the service is doing now."""
         return self.plan.state.status_at(self.plan.runtime.clock.monotonic())
+
+    @property
+    def rate_limit(self) -> RateLimitFeedback:
+        """The rate limit of the service, to be told what the other side counts."""
+        return RateLimitFeedback(self.plan)
 
     @overload
     async def call(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -143,6 +155,27 @@ class Handle:
         if checked.get("timeout") is not None and "deadline" not in checked:
             _warn_here(checked["timeout"], self.plan.deadline)
         return Handle(Plan({**self.plan.options, **checked}).bind(self.plan.runtime, self.plan.state))
+
+    def configure(self, **changes: Unpack[LimitOptions]) -> None:
+        """
+        Change limits of the service while it runs: for all its handles, at once.
+
+        What is in flight or waits beyond a lower limit drains; a higher one wakes those who wait. What was
+        sent counts in the new rates. A wait that has begun keeps its ``max_wait``. Where the service is
+        declared with its first values again, the change stays.
+
+        Args:
+            **changes: ``max_concurrent``, ``max_queue``, ``max_wait``, ``rate_limit``, as for a service.
+
+        Raises:
+            TypeError, ValueError: an unknown option, a value that is not allowed, or rates under which a
+                handle in use could never be sent.
+        """
+        unknown = [name for name in changes if name not in LIMIT_OPTIONS]
+        if unknown:
+            raise TypeError(f"configure takes {', '.join(LIMIT_OPTIONS)}, not {unknown[0]!r}")
+        _, checked = check_options(changes)
+        self.plan.runtime.change_limits(self.plan.state, checked)
 
     def guard(self) -> Guard:
         """

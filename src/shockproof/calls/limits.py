@@ -8,156 +8,193 @@ all, a place in the bulkhead when the call has really ended, which for an abando
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shockproof.policies.bulkhead import Places, Waiter
-from shockproof.policies.rate_limit import Rate, RollingWindows, Sent
+from shockproof.policies.priority import Line
+from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
+from shockproof.policies.rate_limit_headers import Left, Used, answer_of, read_headers
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import BulkheadFullError, RateLimitedError
 
 __all__ = ["Held", "Limits"]
 
+_SHORTEST_TIMER = 1e-6
+"""Seconds: rounding may leave less than that of a wait, and a virtual clock would never get over it."""
+
 
 class _Waiting:
     """One call in a queue, on its own loop."""
 
-    __slots__ = ("_woken", "granted", "loop", "sent", "weight")
+    __slots__ = ("_woken", "granted", "loop", "rank", "sent", "weight")
 
-    def __init__(self, weight: int) -> None:
+    def __init__(self, weight: Weight, rank: int) -> None:
         self.loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] = self.loop.create_future()
         self.granted = False
         self.sent: Sent | None = None
         self.weight = weight
+        self.rank = rank
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
+        """Tell it that its wait is over; False when its loop has ended, and the call with it."""
         try:
             self.loop.call_soon_threadsafe(self._wake)
         except RuntimeError:
-            pass  # that loop has ended, and the call with it
+            return False
+        return True
 
     def _wake(self) -> None:
         if not self._woken.done():
             self._woken.set_result(None)
 
     async def wait(self, seconds: float | None) -> bool:
-        """Wait until granted, at most *seconds*."""
+        """Wait until granted or turned away, at most *seconds*; whether it was granted."""
         if not self.granted:
             await asyncio.wait({self._woken}, timeout=seconds)
         return self.granted
 
 
-def _wake_all(woken: Sequence[Waiter]) -> None:
-    for waiter in woken:
+def _wake(places: Places, woken: Sequence[Waiter]) -> None:
+    """Wake those who were granted a place; that of one whose loop has ended goes to the next."""
+    left = list(woken)
+    while left:
+        waiter = left.pop(0)
         assert isinstance(waiter, _Waiting)
-        waiter.wake()
+        if not waiter.wake():
+            left += places.leave(waiter)
 
 
 class _RateQueue:
     """
     The queue in front of rolling windows: the head is admitted exactly when there is room for it.
 
-    One timer, for the head; nothing polls. A heavy call at the head is not overtaken by light ones.
+    One timer, for the head; nothing polls. A heavy call at the head is not overtaken by those behind it.
     """
 
     def __init__(self, rates: Sequence[Rate], clock: Clock) -> None:
         self.windows = RollingWindows(rates)
         self._clock = clock
-        self._urgent: deque[_Waiting] = deque()
-        self._others: deque[_Waiting] = deque()
+        self._line: Line[_Waiting] = Line()
         self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
         self._lock = threading.Lock()
 
     @property
     def queued(self) -> int:
-        return len(self._urgent) + len(self._others)
+        return len(self._line)
 
-    def take(self, weight: int, *, urgent: bool) -> Sent | float:
+    def take(self, weight: Weight, rank: int) -> Sent | float:
         """A token now, or the seconds the call would wait at the least."""
+        now = self._clock.monotonic()
         with self._lock:
-            if self._urgent or (self._others and not urgent):
-                head = (self._urgent or self._others)[0]
-                return self.windows.wait(self._clock.monotonic(), head.weight)
-            return self.windows.admit(self._clock.monotonic(), weight)
+            ahead = self._line.first_before(rank)
+            if ahead is None:
+                return self.windows.admit(now, weight)
+            own = self.windows.wait(now, weight)
+            return max(own, self.windows.wait(now, ahead.weight))
 
-    def join(self, waiting: _Waiting, *, urgent: bool) -> None:
+    def join(self, waiting: _Waiting) -> None:
         with self._lock:
-            (self._urgent if urgent else self._others).append(waiting)
-            self._admit_heads()
+            self._line.join(waiting, waiting.rank)
+            if self._line.first() is waiting:  # else it changes nothing for the head
+                self._look()
 
     def leave(self, waiting: _Waiting) -> None:
         """It waits no longer; a token that was granted meanwhile goes back."""
         with self._lock:
             if waiting.sent is not None:
                 self.windows.give_back(waiting.sent)
+                waiting.sent = None
             else:
-                for queue in (self._urgent, self._others):
-                    if waiting in queue:
-                        queue.remove(waiting)
-            self._admit_heads()
+                was_first = self._line.first() is waiting
+                self._line.leave(waiting)
+                if not was_first:
+                    return
+            self._look()
 
     def give_back(self, sent: Sent) -> None:
         """The call was not sent after all."""
         with self._lock:
             self.windows.give_back(sent)
-            self._admit_heads()
+            self._look()
 
-    def _admit_heads(self) -> None:
-        while queue := self._urgent or self._others:
-            head = queue[0]
-            if head.loop.is_closed():
-                queue.popleft()
-                continue
+    def heard(self, told: Callable[[RollingWindows, float], bool]) -> bool:
+        """The other side said something; *told* says it to the windows, and whether they could use it."""
+        with self._lock:
+            answer = told(self.windows, self._clock.monotonic())
+            self._look()
+            return answer
+
+    def change(self, rates: Sequence[Rate]) -> None:
+        """Other rates from now on; what was sent counts in them, and who waits keeps its turn."""
+        with self._lock:
+            self.windows.change(self._clock.monotonic(), rates)
+            self._look()
+
+    def _look(self) -> None:
+        """Admit from the head as many as there is room for; the lock is held."""
+        while (head := self._line.first()) is not None:
             answer = self.windows.admit(self._clock.monotonic(), head.weight)
-            if not isinstance(answer, Sent):
+            if isinstance(answer, Sent):
+                self._line.leave(head)
+                head.sent, head.granted = answer, True
+                if not head.wake():
+                    self.windows.give_back(answer)
+                    head.sent, head.granted = None, False
+            elif answer == math.inf or head.loop.is_closed():  # the rates were changed below its weight
+                self._line.leave(head)
+                head.wake()
+            else:
                 self._arm(head.loop, answer)
                 return
-            queue.popleft()
-            head.sent, head.granted = answer, True
-            head.wake()
 
     def _arm(self, loop: asyncio.AbstractEventLoop, wait: float) -> None:
-        # The head may live on another loop than the one that runs here.
         try:
-            loop.call_soon_threadsafe(self._arm_here, loop, wait)
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
-            pass  # it has just ended; whoever comes next looks again
+            running = None
+        if loop is not running:  # the head lives on another loop than the one that runs here
+            try:
+                loop.call_soon_threadsafe(self._look_again)
+            except RuntimeError:
+                pass  # it has just ended; whoever comes next looks again
+            return
+        if self._timer is not None and self._timer[0] is loop:
+            self._timer[1].cancel()
+        self._timer = (loop, loop.call_later(max(wait, _SHORTEST_TIMER), self._look_again))
 
-    def _arm_here(self, loop: asyncio.AbstractEventLoop, wait: float) -> None:
+    def _look_again(self) -> None:
         with self._lock:
-            if self._timer is not None and self._timer[0] is loop:
-                self._timer[1].cancel()
-            self._timer = (loop, loop.call_later(wait, self._due))
-
-    def _due(self) -> None:
-        with self._lock:
-            self._timer = None
-            self._admit_heads()
+            self._look()
 
 
 class Held:
-    """What one attempt holds of the limits."""
+    """What one attempt holds of the limits; it gives back to where it took from."""
 
-    __slots__ = ("_kept", "_limits", "_sent", "has_waited")
+    __slots__ = ("_kept", "_places", "_rate", "_sent", "has_waited")
 
-    def __init__(self, limits: Limits, sent: Sent | None, *, has_waited: bool) -> None:
-        self._limits = limits
+    def __init__(
+        self, rate: _RateQueue | None, sent: Sent | None, places: Places | None, *, has_waited: bool
+    ) -> None:
+        self._rate = rate
         self._sent = sent
+        self._places = places
         self._kept = False
         self.has_waited = has_waited
 
     def not_sent(self) -> None:
         """The attempt was never made: everything goes back."""
-        self._limits.give_back_token(self._sent)
-        self._limits.give_back_place()
+        if self._rate is not None and self._sent is not None:
+            self._rate.give_back(self._sent)
+        self.really_ended()
 
     def ended(self) -> None:
         """The attempt is over: its place goes back, unless something of it runs on."""
         if not self._kept:
-            self._limits.give_back_place()
+            self.really_ended()
 
     def keep(self) -> None:
         """Something of the attempt runs on after its end."""
@@ -165,41 +202,63 @@ class Held:
 
     def really_ended(self) -> None:
         """Now that has ended, too; called from any thread."""
-        self._limits.give_back_place()
+        if self._places is not None:
+            _wake(self._places, self._places.give_back())
 
 
 class Limits:
     """The rate limit and the bulkhead of one service; both optional."""
 
-    def __init__(self, service_name: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        service_name: str,
+        clock: Clock,
+        on_pause: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._name = service_name
         self._clock = clock
-        self._set_to: dict[str, Any] = {}  # Any: each option has a type of its own
+        self._on_pause = on_pause
+        self._declared: dict[str, Any] = {}  # Any: each option has a type of its own
+        self._changed: dict[str, Any] = {}  # Any: as above
+        self._in_force: dict[str, Any] = {}  # Any: as above
         self._rate: _RateQueue | None = None
         self._places: Places | None = None
         self._max_wait: float | None = None
+        self._lock = threading.Lock()
 
-    def set_to(self, options: Mapping[str, Any]) -> bool:  # Any: each option has a type of its own
+    def declare(self, options: Mapping[str, Any]) -> None:  # Any: each option has a type of its own
         """
-        Hold from now on; whether that is new. What is in flight or waiting stays where it is.
+        Hold from now on, except where somebody has changed it since.
 
         *options*: ``rate_limit`` (parsed), ``max_concurrent``, ``max_queue``, ``max_wait``, as far as given.
         """
-        if options == self._set_to:
-            return False
-        self._set_to = dict(options)
-        rates: Sequence[Rate] | None = options.get("rate_limit")
-        if rates is not None and self._rate is None:
-            self._rate = _RateQueue(rates, self._clock)
-        max_concurrent: int | None = options.get("max_concurrent")
-        if max_concurrent is not None:
-            max_queue: int = options.get("max_queue", 0)
-            if self._places is None:
-                self._places = Places(max_concurrent, max_queue)
-            else:
-                _wake_all(self._places.resize(max_concurrent, max_queue))
+        with self._lock:
+            if options != self._declared:
+                self._declared = dict(options)
+                self._put_in_force()
+
+    def change(self, options: Mapping[str, Any]) -> None:  # Any: each option has a type of its own
+        """Hold from now on, whatever is declared. What is in flight or waiting stays where it is."""
+        with self._lock:
+            self._changed |= options
+            self._put_in_force()
+
+    def _put_in_force(self) -> None:
+        options = {**self._declared, **self._changed}
+        before, self._in_force = self._in_force, options
+        rates: Sequence[Rate] = options.get("rate_limit") or ()
+        if self._rate is None:
+            if rates:
+                self._rate = _RateQueue(rates, self._clock)
+        elif rates != (before.get("rate_limit") or ()):
+            self._rate.change(rates)
+        most: int | None = options.get("max_concurrent")
+        limit, max_queue = math.inf if most is None else most, options.get("max_queue", 0)
+        if self._places is not None:
+            _wake(self._places, self._places.resize(limit, max_queue))
+        elif most is not None:
+            self._places = Places(limit, max_queue)
         self._max_wait = options.get("max_wait")
-        return True
 
     @property
     def in_flight(self) -> int | None:
@@ -207,66 +266,140 @@ class Limits:
         return None if self._places is None else self._places.in_use
 
     @property
+    def max_concurrent(self) -> int | None:
+        """How many there may be; None: any number."""
+        limit = math.inf if self._places is None else self._places.limit
+        return None if limit == math.inf else int(limit)
+
+    @property
     def queued(self) -> int:
         """Calls that wait for either."""
         rate = 0 if self._rate is None else self._rate.queued
         return rate + (0 if self._places is None else self._places.queued)
 
-    def check_weight(self, weight: int) -> None:
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """Those in force."""
+        return () if self._rate is None else self._rate.windows.rates
+
+    @property
+    def usage(self) -> list[dict[str, Any]]:  # Any: JSON
+        """What counts in each rate now."""
+        if self._rate is None:
+            return []
+        used = self._rate.windows.used(self._clock.monotonic())
+        return [{**rate._asdict(), "used": count} for rate, count in zip(self.rates, used, strict=False)]
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds for which nothing is sent because the other side said so."""
+        return 0.0 if self._rate is None else self._rate.windows.paused_for(self._clock.monotonic())
+
+    # -- what the other side says ------------------------------------------------------------------
+
+    def answered(self, answer: object, retry_after: float | None = None) -> None:
+        """
+        A result or an error came back; *retry_after* is what it asked for, where that is known.
+
+        What its headers say about the rate limit is taken over, if it is an HTTP client's.
+        """
+        if self._rate is None:
+            return
+        if retry_after is not None:
+            self.pause(retry_after)
+        found = answer_of(answer)
+        if found is not None:
+            self.read_headers(found.headers, may_pause=found.is_ban and not isinstance(answer, Exception))
+
+    def read_headers(self, headers: Iterable[tuple[str, str]], *, may_pause: bool = True) -> None:
+        """Take over what the headers of an answer say."""
+        said = read_headers(headers, self._clock.time())
+        for one in said.usage:
+            if isinstance(one, Used):
+                self.report(one.seconds, one.used, names=one.names)
+            else:
+                self._report_left(one)
+        if may_pause and said.wait is not None:
+            self.pause(said.wait)
+
+    def report(
+        self, seconds: float, used: int, *, names: Sequence[str], resets_in: float | None = None
+    ) -> bool:
+        """The other side counts so much in its window of *seconds*; whether there is such a rate."""
+        return self._rate is not None and self._rate.heard(
+            lambda windows, now: windows.report(now, seconds, used, names=names, resets_in=resets_in)
+        )
+
+    def _report_left(self, left: Left) -> None:
+        if self._rate is not None:
+            self._rate.heard(
+                lambda windows, now: windows.report_left(
+                    now, left.remaining, limit=left.limit, resets_in=left.resets_in
+                )
+            )
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for *seconds*."""
+        if self._rate is not None and self._rate.heard(lambda windows, now: windows.pause(now, seconds)):
+            self._on_pause(seconds)
+
+    def export(self) -> dict[str, Any]:  # Any: JSON
+        """What was sent, for `restore`."""
+        assert self._rate is not None
+        return self._rate.windows.export(self._clock.monotonic(), self._clock.time())
+
+    def restore(self, exported: Mapping[str, Any]) -> None:  # Any: JSON
+        """Count what an earlier life has sent."""
+        assert self._rate is not None
+        self._rate.windows.restore(self._clock.monotonic(), self._clock.time(), exported)
+
+    def check_weight(self, weight: Weight) -> None:
         """
         Refuse a weight that would wait for ever.
 
         Raises:
-            ValueError: it is more than one of the rates ever allows.
+            ValueError: it is more than one of the rates ever allows, or counts what no rate is about.
         """
-        if self._rate is not None and weight > self._rate.windows.largest_weight:
-            raise ValueError(
-                f"weight={weight} can never be sent: the rate limit of service {self._name!r} allows "
-                f"{self._rate.windows.largest_weight} at most"
-            )
+        if self._rate is not None:
+            self._rate.windows.check(weight)
 
-    async def enter(self, *, weight: int, urgent: bool, until: float | None) -> Held:
+    async def enter(self, *, weight: Weight, rank: int, until: float | None) -> Held:
         """
         Wait for a token and a place, at most until the monotonic time *until*.
 
-        Urgent calls go first in both queues. Cancelled, the call leaves its queue with nothing.
+        The lower the *rank*, the earlier in both queues. Cancelled, the call leaves its queue with nothing.
 
         Raises:
-            RateLimitedError, BulkheadFullError: refused at once, or not granted in time.
+            RateLimitedError, BulkheadFullError: refused at once, turned away, or not granted in time.
         """
         if self._max_wait is not None:
             limit = self._clock.monotonic() + self._max_wait
             until = limit if until is None else min(limit, until)
-        sent, waited_for_rate = await self._token(weight, urgent, until)
+        rate, places = self._rate, self._places
+        sent, waited_for_rate = (
+            (None, False) if rate is None else await self._token(rate, weight, rank, until)
+        )
         try:
-            waited_for_place = await self._place(urgent, until)
+            waited_for_place = False if places is None else await self._place(places, rank, until)
         except BaseException:
-            self.give_back_token(sent)
+            if rate is not None and sent is not None:
+                rate.give_back(sent)
             raise
-        return Held(self, sent, has_waited=waited_for_rate or waited_for_place)
+        return Held(rate, sent, places, has_waited=waited_for_rate or waited_for_place)
 
-    def give_back_token(self, sent: Sent | None) -> None:
-        """A call was not sent after all."""
-        if self._rate is not None and sent is not None:
-            self._rate.give_back(sent)
-
-    def give_back_place(self) -> None:
-        """A call has ended."""
-        if self._places is not None:
-            _wake_all(self._places.give_back())
-
-    async def _token(self, weight: int, urgent: bool, until: float | None) -> tuple[Sent | None, bool]:
-        rate = self._rate
-        if rate is None:
-            return None, False
-        answer = rate.take(weight, urgent=urgent)
+    async def _token(
+        self, rate: _RateQueue, weight: Weight, rank: int, until: float | None
+    ) -> tuple[Sent | None, bool]:
+        answer = rate.take(weight, rank)
         if isinstance(answer, Sent):
             return answer, False
         left = self._left(until)
+        if answer == math.inf:  # the rates were changed below its weight
+            raise RateLimitedError(self._name, "rate_limit", None)
         if left is not None and answer > left:  # it could not be sent in time: refuse now, not later
             raise RateLimitedError(self._name, "rate_limit", answer)
-        waiting = _Waiting(weight)
-        rate.join(waiting, urgent=urgent)
+        waiting = _Waiting(weight, rank)
+        rate.join(waiting)
         try:
             granted = await waiting.wait(left)
         except BaseException:
@@ -277,21 +410,25 @@ class Limits:
             raise RateLimitedError(self._name, "rate_limit", None)
         return waiting.sent, True
 
-    async def _place(self, urgent: bool, until: float | None) -> bool:
-        places = self._places
-        if places is None or places.take():
+    async def _place(self, places: Places, rank: int, until: float | None) -> bool:
+        if places.take():
             return False
         left = self._left(until)
-        waiting = _Waiting(1)
-        if (left is not None and left <= 0) or not places.join(waiting, urgent=urgent):
+        if left is not None and left <= 0:
             raise BulkheadFullError(self._name, "bulkhead")
+        waiting = _Waiting(1, rank)
+        turned_away = places.join(waiting, rank)
+        if turned_away is waiting:
+            raise BulkheadFullError(self._name, "bulkhead")
+        if isinstance(turned_away, _Waiting):
+            turned_away.wake()
         try:
             granted = await waiting.wait(left)
         except BaseException:
-            _wake_all(places.leave(waiting))
+            _wake(places, places.leave(waiting))
             raise
         if not granted:
-            _wake_all(places.leave(waiting))
+            _wake(places, places.leave(waiting))
             raise BulkheadFullError(self._name, "bulkhead")
         return True
 

@@ -237,7 +237,7 @@ class OngoingCall:
         plan = self.plan
         limits: Limits = plan.state.limits
         try:
-            held = await limits.enter(weight=plan.weight, urgent=plan.risk_reducing, until=self._deadline_at)
+            held = await limits.enter(weight=plan.weight, rank=plan.rank, until=self._deadline_at)
         except CallRejectedError as refusal:
             ticket.released()
             raise self._rejected(refusal) from None
@@ -305,6 +305,8 @@ class OngoingCall:
             except BaseException:  # the user's code wants to end the program: no verdict
                 failure.ticket.released()
                 raise
+        if state.limits is not None:
+            state.limits.answered(failure.result if error is None else error, verdict.retry_after)
         if verdict.outcome is Outcome.NEUTRAL:
             failure.ticket.released()
             # Nothing ran: it was refused, or its time was up in a queue.
@@ -369,6 +371,10 @@ class OngoingCall:
         error, verdict = failure.error, failure.verdict
         if verdict is None and error is not None:
             verdict = self.plan.classifier.of_error(error, self.info())
+        if self.plan.state.limits is not None:
+            self.plan.state.limits.answered(
+                failure.result if error is None else error, None if verdict is None else verdict.retry_after
+            )
         if verdict is None or verdict.outcome not in {Outcome.FAILURE, Outcome.UNKNOWN}:
             failure.ticket.released()
             return

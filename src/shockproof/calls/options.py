@@ -15,13 +15,21 @@ from shockproof.memory.services.registry import SERVICE_OPTIONS
 from shockproof.policies.backoff import JITTERS, Jitter
 from shockproof.policies.classification import Classify, ResultCheck
 from shockproof.policies.hedge import parse_hedge_after
-from shockproof.policies.rate_limit import parse_rates
+from shockproof.policies.priority import PRIORITIES, Priority
+from shockproof.policies.rate_limit import RollingWindows, Weight, parse_rates
 from shockproof.policies.retry import RetryOn
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.arguments import Seconds, at_least, seconds, whole_number
 from shockproof.vocabulary.outcomes import CallEffect
 
-__all__ = ["HANDLE_OPTIONS", "HandleOptions", "ServiceOptions", "calling_place", "check_options"]
+__all__ = [
+    "HANDLE_OPTIONS",
+    "HandleOptions",
+    "LimitOptions",
+    "ServiceOptions",
+    "calling_place",
+    "check_options",
+]
 
 
 class HandleOptions(TypedDict, total=False):
@@ -60,16 +68,38 @@ class HandleOptions(TypedDict, total=False):
     effect: CallEffect
     """``"read"`` (default), ``"idempotent"``, or ``"unsafe"``: never repeated blindly."""
     risk_reducing: bool
-    """Cancels and closes: they pass an open circuit. Default: False."""
+    """Cancels and closes: they pass an open circuit, and go first in every queue. Default: False."""
+    priority: Priority
+    """
+    ``"high"``, ``"normal"`` (default) or ``"low"``: whose turn comes first where calls of the service wait.
+    """
     classify: Classify | None
     """``(error_or_result, call) -> Verdict | None``; None leaves it to the rules."""
-    weight: int
-    """What one call counts in the rate limit, at least 1. Default: 1."""
+    weight: Weight
+    """
+    What one call counts in the rate limit: a number of at least 1 for rates of weight, and 1 for rates of
+    anything else; or how much of what, ``{"orders": 1, "weight": 4}``. Default: 1.
+    """
     fallback: Any  # Any: a callable, a value, or a list of those
     """What answers when the call failed for good: a function, a value, or a list that makes a chain."""
 
 
-class ServiceOptions(HandleOptions, total=False):
+class LimitOptions(TypedDict, total=False):
+    """The limits of a service: one value for its name, which may be changed while it runs."""
+
+    max_concurrent: int | None
+    """Most calls in flight at once, at least 1. Default: any number."""
+    max_queue: int
+    """Most calls that wait for a place among them, at least 0; risk-reducing ones not counted. Default: 0."""
+    max_wait: Seconds | None
+    """Seconds a call may wait for a place and for the rate limit together. Default: no limit."""
+    rate_limit: str | tuple[str, ...] | None
+    """
+    ``"10/s"``, or several at once: ``("10 orders/s", "1200 weight/min")``; exact in any stretch. Default: none.
+    """
+
+
+class ServiceOptions(HandleOptions, LimitOptions, total=False):
     """The handle's options and those that belong to the service: one value for its name."""
 
     circuit_threshold: int | None
@@ -90,14 +120,6 @@ class ServiceOptions(HandleOptions, total=False):
     """Most probes in flight, and the successes that close it. Default: 1."""
     probe_lease: Seconds | None
     """Seconds after which a silent probe loses its place. Default: a little more than the timeout, else circuit_timeout."""
-    max_concurrent: int | None
-    """Most calls in flight at once, at least 1. Default: any number."""
-    max_queue: int
-    """Most calls that wait for a place among them, at least 0. Default: 0."""
-    max_wait: Seconds | None
-    """Seconds a call may wait for a place and for the rate limit together. Default: no limit."""
-    rate_limit: str | tuple[str, ...] | None
-    """``"10/s"``, or several at once: ``("10/s", "1200/min")``; exact in any stretch. Default: none."""
     retry_budget: RetryBudget | None
     """What pays for retries; one object may serve several services. Default: none is needed."""
     critical: bool
@@ -144,6 +166,15 @@ def _boolean(name: str, value: object) -> bool:
     return value
 
 
+def _weight(name: str, value: object) -> Weight:
+    if not isinstance(value, Mapping):
+        return whole_number(name, value, minimum=1)
+    counts = {str(what): whole_number(f"{name}[{what!r}]", count, minimum=0) for what, count in value.items()}
+    if not any(counts.values()):
+        raise ValueError(f"{name}={value!r} counts nothing: say how much of what one call is")
+    return counts
+
+
 def _function(name: str, value: object) -> object:
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r}")
@@ -184,7 +215,8 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "effect": _choice("read", "idempotent", "unsafe"),
     "risk_reducing": _boolean,
     "classify": _optional(_function),
-    "weight": lambda name, value: whole_number(name, value, minimum=1),
+    "priority": _choice(*PRIORITIES),
+    "weight": _weight,
     "fallback": lambda name, value: value,
     "circuit_threshold": _optional(lambda name, value: whole_number(name, value, minimum=1)),
     "circuit_timeout": _positive,
@@ -232,11 +264,8 @@ def check_options(
             f"slow_call_rate={checked['slow_call_rate']:g} needs slow_call_after: the seconds after which "
             "a call counts as slow"
         )
-    rates, weight = checked.get("rate_limit"), checked.get("weight", 1)
-    if rates is not None and weight > min(rate.limit for rate in rates):
-        raise ValueError(
-            f"weight={weight} can never be sent: rate_limit={options['rate_limit']!r} is less than that"
-        )
+    if checked.get("rate_limit") is not None:
+        RollingWindows(checked["rate_limit"]).check(checked.get("weight", 1))
     warn_of_unreachable_timeout(checked.get("timeout"), checked.get("deadline"))
     handle = {name: value for name, value in checked.items() if name not in SERVICE_OPTIONS}
     service = {name: value for name, value in checked.items() if name in SERVICE_OPTIONS}

@@ -18,6 +18,8 @@ from shockproof.policies.backoff import Backoff
 from shockproof.policies.circuit_breaker import Circuit
 from shockproof.policies.classification import Classifier
 from shockproof.policies.hedge import HedgeRule
+from shockproof.policies.priority import rank_of
+from shockproof.policies.rate_limit import Weight
 from shockproof.policies.retry import RetryRule
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
 from shockproof.vocabulary.event_loop import require_running_loop
@@ -101,6 +103,7 @@ class Plan:
         "judges_results",
         "limit",
         "options",
+        "rank",
         "retry",
         "risk_reducing",
         "runtime",
@@ -128,8 +131,10 @@ class Plan:
         """Seconds the first attempt may take."""
         self.first_limit = None if self.limit is None else time_limit(self.limit)
         self.effect: CallEffect = options.get("effect", "read")
-        self.weight: int = options.get("weight", 1)
+        self.weight: Weight = options.get("weight", 1)
         self.risk_reducing: bool = options.get("risk_reducing", False)
+        self.rank = rank_of(options.get("priority", "normal"), risk_reducing=self.risk_reducing)
+        """How early its turn comes where calls wait; the lower, the earlier."""
         self.classifier = Classifier(
             effect=self.effect,
             classify=options.get("classify"),

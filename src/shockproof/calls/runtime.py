@@ -18,7 +18,9 @@ from shockproof.memory.services.listeners import Listeners
 from shockproof.memory.services.registry import LIMIT_OPTIONS, Registry
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.backoff import Randomness
+from shockproof.policies.rate_limit import RollingWindows
 from shockproof.vocabulary.clock import Clock, SystemClock
+from shockproof.vocabulary.events import RateLimitPaused
 
 __all__ = ["Runtime"]
 
@@ -67,10 +69,37 @@ class Runtime:
 
     def _limit(self, state: ServiceState) -> None:
         given = {option: value for option, value in state.set_by_hand.items() if option in LIMIT_OPTIONS}
-        if state.limits is None:
-            state.limits = Limits(state.name, self.clock)
-        if state.limits.set_to(given):
-            state.prepare(is_prepared=state.prepared)  # closes the short way
+        self.limits(state).declare(given)
+
+    def limits(self, state: ServiceState) -> Limits:
+        """The limits of one service, made at first need; from then on its calls take the long way."""
+        with self._lock:
+            if state.limits is None:
+                state.limits = Limits(state.name, self.clock, lambda seconds: self._paused(state, seconds))
+                state.prepare(is_prepared=state.prepared)  # closes the short way
+            limits: Limits = state.limits
+            return limits
+
+    def _paused(self, state: ServiceState, seconds: float) -> None:
+        if self.listeners:
+            self.listeners.publish(
+                RateLimitPaused(service_name=state.name, at=self.clock.time(), seconds=seconds)
+            )
+
+    def change_limits(self, state: ServiceState, changes: Mapping[str, Any]) -> None:  # Any: as above
+        """
+        Other limits for a service that runs.
+
+        Raises:
+            ValueError: a handle of it that is in use could never be sent under the new rates.
+        """
+        rates = changes.get("rate_limit")
+        if rates is not None:
+            new = RollingWindows(rates)
+            for plan in self.plans.all():
+                if plan.state is state:
+                    new.check(plan.weight)
+        self.limits(state).change(changes)
 
     def threads(self, state: ServiceState) -> WorkerThreads:
         """The worker threads of one service, made at first need."""

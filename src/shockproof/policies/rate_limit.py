@@ -11,42 +11,61 @@ from __future__ import annotations
 import math
 import re
 import threading
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-__all__ = ["Rate", "RollingWindows", "Sent", "parse_rates"]
+__all__ = ["WEIGHT", "Rate", "RollingWindows", "Sent", "Weight", "parse_rates", "parse_window"]
 
-_UNITS: Final = {"s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0}
-_UNITS_LONG: Final = {"h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
-_FORM: Final = re.compile(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)?\s*([a-z]+)\s*")
+_UNITS: Final = {
+    **dict.fromkeys(("s", "sec", "second"), 1.0),
+    **dict.fromkeys(("m", "min", "minute"), 60.0),
+    **dict.fromkeys(("h", "hour"), 3600.0),
+    **dict.fromkeys(("d", "day"), 86400.0),
+}
+_FORM: Final = re.compile(r"\s*(\d+)\s*([a-z_]\w*)?\s*/\s*(\d+(?:\.\d+)?)?\s*([a-z]+)\s*")
+_WINDOW: Final = re.compile(r"\s*(\d+(?:\.\d+)?)?\s*([a-z]+)\s*")
+
+WEIGHT: Final = "weight"
+"""What a rate counts when it names nothing else."""
+
+Weight = int | Mapping[str, int]
+"""What one call counts: a number of `WEIGHT` and one of everything else, or so much of what is named."""
+
+_LONGEST_PAUSE: Final = 7 * 86_400.0
+"""Seconds: what is asked for beyond that is a mistake, of the other side's or of a wall clock."""
+
+_KEPT_MOMENTS: Final = 500
+"""An export keeps about so many moments of the longest window apart."""
 
 
 class Rate(NamedTuple):
-    """At most *limit* of weight in any *seconds*."""
+    """At most *limit* in any *seconds*, of what is named."""
 
     limit: int
     seconds: float
+    name: str = WEIGHT
 
 
 def parse_rates(name: str, value: object) -> tuple[Rate, ...]:
     """
-    Rates as users write them: ``"10/s"``, ``"1200/min"``, ``"100/10s"``, or several in a tuple.
+    Rates as users write them: ``"10/s"``, ``"1200/min"``, ``"10 orders/s"``, or several in a tuple.
 
     Raises:
         TypeError, ValueError: it is none, named with what is allowed.
     """
     texts = value if isinstance(value, tuple | list) else (value,)
-    allowed = 'rates such as "10/s", "1200/min" or ("10/s", "1200/min")'
+    allowed = 'rates such as "10/s", "100/10s" or ("10 orders/s", "1200 weight/min")'
     rates: list[Rate] = []
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"{name} must be {allowed}, got {value!r}")
         form = _FORM.fullmatch(text)
-        unit = None if form is None else (_UNITS | _UNITS_LONG).get(form[3])
+        unit = None if form is None else _UNITS.get(form[4])
         if form is None or unit is None:
             raise ValueError(f"{name} must be {allowed}, got {text!r}")
-        rate = Rate(int(form[1]), float(form[2] or 1) * unit)
+        rate = Rate(int(form[1]), float(form[3] or 1) * unit, form[2] or WEIGHT)
         if rate.limit < 1 or rate.seconds <= 0:
             raise ValueError(f"{name} must be {allowed}, at least 1 in a time that passes, got {text!r}")
         rates.append(rate)
@@ -55,42 +74,120 @@ def parse_rates(name: str, value: object) -> tuple[Rate, ...]:
     return tuple(rates)
 
 
+def parse_window(name: str, value: object) -> float:
+    """
+    The seconds of a window as users write it: ``"1m"``, ``"10s"``, ``"min"``, ``"1d"``.
+
+    Raises:
+        TypeError, ValueError: it is none, named with what is allowed.
+    """
+    allowed = 'a window such as "10s", "1m" or "1d"'
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    form = _WINDOW.fullmatch(value.lower())  # venues write 1M for a minute
+    unit = None if form is None else _UNITS.get(form[2])
+    if form is None or unit is None or float(form[1] or 1) <= 0:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return float(form[1] or 1) * unit
+
+
 class Sent:
     """Something that was admitted, and may be given back as long as it was not really sent."""
 
     __slots__ = ("at", "weight")
 
-    def __init__(self, at: float, weight: int) -> None:
+    def __init__(self, at: float, weight: Weight) -> None:
         self.at = at
         self.weight = weight
 
 
-class _Window:
-    """What was sent within one window, oldest first, and its sum."""
+def _sent_at(sent: Sent) -> float:
+    return sent.at
 
-    __slots__ = ("log", "rate", "used")
+
+class _Window:
+    """
+    What was sent within one window, oldest first, and its sum; and what others sent, as far as was told.
+
+    The other side counts everybody who uses the same key. What it reports beyond our own count is
+    somebody else's, or an earlier life's. Of the reports of the last window the highest counts: an
+    answer that comes late, or our own calls still on their way, make a single one too low.
+    """
+
+    __slots__ = ("log", "own", "rate", "reports")
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
         self.log: deque[Sent] = deque()
-        self.used = 0
+        self.own = 0
+        self.reports: deque[tuple[float, int]] = deque()
+        """Until when, and how much: later ones are smaller."""
+
+    def part(self, weight: Weight) -> int:
+        """What of *weight* counts here."""
+        if isinstance(weight, int):
+            return weight if self.rate.name == WEIGHT else 1
+        return weight.get(self.rate.name, 0)
+
+    @property
+    def used(self) -> int:
+        return self.own + (self.reports[0][1] if self.reports else 0)
+
+    def add(self, sent: Sent) -> None:
+        part = self.part(sent.weight)
+        if part:
+            self.log.append(sent)
+            self.own += part
+
+    def remove(self, sent: Sent) -> None:
+        at = bisect_right(self.log, sent.at, key=_sent_at) - 1
+        while at >= 0 and self.log[at].at == sent.at:
+            if self.log[at] is sent:
+                del self.log[at]
+                self.own -= self.part(sent.weight)
+                return
+            at -= 1
 
     def turn_to(self, now: float) -> None:
         horizon = now - self.rate.seconds
         while self.log and self.log[0].at <= horizon:
-            self.used -= self.log.popleft().weight
+            self.own -= self.part(self.log.popleft().weight)
+        while self.reports and self.reports[0][0] <= now:
+            self.reports.popleft()
 
-    def wait(self, now: float, weight: int) -> float:
-        """Seconds until enough of the oldest has left for *weight* to fit in."""
-        excess = self.used + weight - self.rate.limit
-        for sent in self.log:
-            if excess <= 0:
-                break
-            excess -= sent.weight
-            leaves_at = sent.at + self.rate.seconds
-            if excess <= 0:
-                return leaves_at - now
-        return 0.0
+    def report(self, until: float, used: int) -> None:
+        others = used - self.own
+        if others <= 0:
+            return
+        if self.reports:
+            until = max(until, self.reports[-1][0])
+        while self.reports and self.reports[-1][1] <= others:
+            self.reports.pop()
+        self.reports.append((until, others))
+
+    def wait(self, now: float, weight: Weight) -> float:
+        """Seconds until enough has left for *weight* to fit in; infinite when it never will."""
+        part = self.part(weight)
+        if not part:
+            return 0.0
+        room = self.rate.limit - part
+        if room < 0:
+            return math.inf
+        if self.used <= room:
+            return 0.0
+        own, moment = self.own, now
+        log, reports = iter(self.log), iter((*self.reports, (math.inf, 0)))
+        oldest = next(log, None)
+        until, others = next(reports)
+        while own + others > room:
+            leaves_at = math.inf if oldest is None else oldest.at + self.rate.seconds
+            if oldest is not None and leaves_at < until:
+                moment, own = leaves_at, own - self.part(oldest.weight)
+                oldest = next(log, None)
+            else:
+                moment = until
+                until, others = next(reports)
+        return moment - now
 
 
 class RollingWindows:
@@ -110,12 +207,28 @@ class RollingWindows:
         self._paused_until = -math.inf
         self._lock = threading.Lock()
 
-    @property
-    def largest_weight(self) -> int:
-        """The heaviest call that can ever be admitted."""
-        return min(rate.limit for rate in self.rates)
+    def check(self, weight: Weight) -> None:
+        """
+        Refuse a weight that would wait for ever, or that counts in no rate by that name.
 
-    def admit(self, now: float, weight: int) -> Sent | float:
+        Raises:
+            ValueError: says which and why.
+        """
+        if not isinstance(weight, int):
+            names = sorted({rate.name for rate in self.rates})
+            for name in weight:
+                if name not in names:
+                    raise ValueError(
+                        f"weight={weight!r} counts {name!r}, and there are only rates of {', '.join(names)}"
+                    )
+        for window in self._windows:
+            if window.part(weight) > window.rate.limit:
+                raise ValueError(
+                    f"weight={weight!r} can never be sent: only {window.rate.limit} {window.rate.name} "
+                    f"in {window.rate.seconds:g} s are allowed"
+                )
+
+    def admit(self, now: float, weight: Weight) -> Sent | float:
         """Take *weight* in all windows, or in none: then it is the seconds until it may be tried again."""
         with self._lock:
             self._turn_to(now)
@@ -124,12 +237,11 @@ class RollingWindows:
                 return wait
             sent = Sent(self._now, weight)
             for window in self._windows:
-                window.log.append(sent)
-                window.used += weight
+                window.add(sent)
             return sent
 
-    def wait(self, now: float, weight: int) -> float:
-        """Seconds until *weight* would fit, 0 if it does now; nothing is taken."""
+    def wait(self, now: float, weight: Weight) -> float:
+        """Seconds until *weight* would fit, 0 if it does now; nothing is taken. Infinite: never."""
         with self._lock:
             self._turn_to(now)
             return max(0.0, self._wait(weight))
@@ -138,23 +250,155 @@ class RollingWindows:
         """It was not sent after all."""
         with self._lock:
             for window in self._windows:
-                if sent in window.log:
-                    window.log.remove(sent)
-                    window.used -= sent.weight
+                window.remove(sent)
 
-    def pause_until(self, moment: float) -> None:
-        """Admit nothing before *moment*: the other side said so."""
+    def pause(self, now: float, seconds: float) -> bool:
+        """
+        Admit nothing for *seconds*, a week at most: the other side said so. Whether that is news.
+
+        A pause that is on already becomes no shorter.
+        """
         with self._lock:
-            self._paused_until = max(self._paused_until, moment)
+            until = max(self._now, now) + min(seconds, _LONGEST_PAUSE)
+            is_news = until > self._paused_until
+            self._paused_until = max(self._paused_until, until)
+            return is_news
+
+    def report(
+        self, now: float, seconds: float, used: int, *, names: Iterable[str], resets_in: float | None = None
+    ) -> bool:
+        """
+        The other side counts *used* in its window of *seconds*; whether there is such a window here.
+
+        What that is more than our own count holds for a window from now on, or until it *resets_in*
+        so many seconds. A number below our own count changes nothing: we know better what we sent.
+
+        Args:
+            now: the time, monotonic.
+            seconds: the length of the window.
+            used: what it counts there, our own calls included.
+            names: which rates it may be about; the first that exists is meant.
+            resets_in: seconds until the other side forgets it all.
+        """
+        with self._lock:
+            self._turn_to(now)
+            for name in names:
+                found = [one for one in self._windows if one.rate[1:] == (seconds, name)]
+                for window in found:
+                    window.report(self._now + (seconds if resets_in is None else resets_in), used)
+                if found:
+                    return True
+            return False
+
+    def report_left(
+        self, now: float, remaining: int, *, limit: int | None = None, resets_in: float | None = None
+    ) -> bool:
+        """
+        The other side has *remaining* left of its *limit*; whether it is known which window that is.
+
+        The one with this very limit, or the only one there is.
+        """
+        rates = self.rates if len(self.rates) == 1 else [one for one in self.rates if one.limit == limit]
+        if len(rates) != 1:
+            return False
+        used = max(0, (rates[0].limit if limit is None else limit) - remaining)
+        return self.report(now, rates[0].seconds, used, names=[rates[0].name], resets_in=resets_in)
+
+    def paused_for(self, now: float) -> float:
+        """Seconds for which nothing is admitted because the other side said so."""
+        with self._lock:
+            return max(0.0, self._paused_until - max(self._now, now))
+
+    def change(self, now: float, rates: Sequence[Rate]) -> None:
+        """
+        Other rates from now on; what was sent counts in them, as far as the old windows remember it.
+        """
+        with self._lock:
+            self._turn_to(now)
+            sent = {id(one): one for window in self._windows for one in window.log}
+            reports = {window.rate[1:]: window.reports for window in self._windows}
+            self.rates = tuple(rates)
+            self._windows = [_Window(rate) for rate in rates]
+            for window in self._windows:
+                for one in sorted(sent.values(), key=_sent_at):
+                    window.add(one)
+                window.reports = reports.get(window.rate[1:], window.reports)
+            self._turn_to(now)
 
     def used(self, now: float) -> tuple[int, ...]:
-        """The weight in each window."""
+        """What counts in each window, also what was reported of others."""
         with self._lock:
             self._turn_to(now)
             return tuple(window.used for window in self._windows)
 
-    def _wait(self, weight: int) -> float:
-        fits_in = max(window.wait(self._now, weight) for window in self._windows)
+    def export(self, now: float, wall: float) -> dict[str, Any]:  # Any: JSON
+        """
+        What was sent and how long it is paused, in wall time, so that a restart need not forget it.
+
+        JSON-ready. About 500 moments are kept apart; what falls together counts as sent at the last.
+        """
+        with self._lock:
+            self._turn_to(now)
+            slice_seconds = max((rate.seconds for rate in self.rates), default=1.0) / _KEPT_MOMENTS
+            sent = {id(one): one for window in self._windows for one in window.log}
+            names = {rate.name for rate in self.rates}
+            kept: dict[int, tuple[float, dict[str, int]]] = {}
+            for one in sorted(sent.values(), key=_sent_at):
+                of_slice = int(one.at // slice_seconds)
+                counts = kept[of_slice][1] if of_slice in kept else dict.fromkeys(names, 0)
+                for window in {window.rate.name: window for window in self._windows}.values():
+                    counts[window.rate.name] += window.part(one.weight)
+                kept[of_slice] = (one.at, counts)
+            to_wall = wall - self._now
+            return {
+                "sent": [[at + to_wall, counts] for at, counts in kept.values()],
+                "others": [
+                    [window.rate.seconds, window.rate.name, until + to_wall, others]
+                    for window in self._windows
+                    for until, others in window.reports
+                ],
+                "paused_until": None if self._paused_until <= self._now else self._paused_until + to_wall,
+            }
+
+    def restore(self, now: float, wall: float, exported: Mapping[str, Any]) -> None:  # Any: JSON
+        """
+        Count what an earlier life has sent, beside what this one has: once, at its start.
+
+        A wall clock that was set back meanwhile makes it count as sent now, at the most; one that was set
+        forward lets it go early. A pause is believed for a week.
+
+        Raises:
+            TypeError, ValueError, KeyError: it is no export.
+        """
+        with self._lock:
+            self._turn_to(now)
+            to_now = self._now - wall
+            old = [
+                Sent(
+                    min(float(at) + to_now, self._now),
+                    {str(name): int(count) for name, count in counts.items()},
+                )
+                for at, counts in exported["sent"]
+            ]
+            others = [
+                (float(seconds), str(name), float(until) + to_now, int(count))
+                for seconds, name, until, count in exported["others"]
+            ]
+            paused = exported["paused_until"]
+            if paused is not None:
+                until = min(float(paused) + to_now, self._now + _LONGEST_PAUSE)
+                self._paused_until = max(self._paused_until, until)
+            for window in self._windows:
+                before, window.log, window.own = window.log, deque(), 0
+                for one in sorted((*before, *old), key=_sent_at):
+                    window.add(one)
+                for seconds, name, until, count in others:
+                    if (seconds, name) == window.rate[1:]:
+                        window.report(min(until, self._now + seconds), window.own + count)
+            self._turn_to(now)
+
+    def _wait(self, weight: Weight) -> float:
+        fits_in = max((window.wait(self._now, weight) for window in self._windows), default=0.0)
         return max(fits_in, self._paused_until - self._now)
 
     def _turn_to(self, now: float) -> None:
@@ -164,6 +408,7 @@ class RollingWindows:
 
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{window.used} of {window.rate.limit} in {window.rate.seconds:g} s" for window in self._windows
+            f"{window.used} of {window.rate.limit} {window.rate.name} in {window.rate.seconds:g} s"
+            for window in self._windows
         )
         return f"<RollingWindows {shown}>"

@@ -11,7 +11,7 @@ import math
 import time
 from datetime import UTC, timedelta
 
-__all__ = ["asked_to_wait"]
+__all__ = ["asked_to_wait", "wait_in_header"]
 
 
 def asked_to_wait(error: BaseException) -> float | None:
@@ -26,7 +26,7 @@ def asked_to_wait(error: BaseException) -> float | None:
             if headers is not None and hasattr(type(headers), "__getitem__"):
                 for name in ("Retry-After", "retry-after"):
                     if name in headers:
-                        return _header(str(headers[name]))
+                        return wait_in_header(str(headers[name]))
     except Exception:  # noqa: BLE001 - a foreign object's property may raise anything
         return None
     return None
@@ -40,7 +40,13 @@ def _seconds(value: object) -> float | None:
     return float(value) if math.isfinite(value) and value >= 0 else None
 
 
-def _header(text: str) -> float | None:
+def wait_in_header(text: str) -> float | None:
+    """
+    The seconds that a Retry-After header asks for.
+
+    Raises:
+        ValueError: it is neither a number nor a date.
+    """
     try:
         return _seconds(float(text))
     except ValueError:

@@ -19,6 +19,7 @@ __all__ = [
     "CircuitOpened",
     "Event",
     "FallbackAnswered",
+    "RateLimitPaused",
     "RetryScheduled",
     "StateNotSaved",
     "StateSaved",
@@ -96,6 +97,13 @@ class FallbackAnswered(Event):
 
     function_name: str
     error_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitPaused(Event):
+    """The other side asked to be left alone: nothing is sent for `seconds`."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

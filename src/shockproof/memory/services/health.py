@@ -59,7 +59,10 @@ def health_report(
                 "rejections": state.rejections,
                 "circuit_trips": state.circuit.trips,
                 "in_flight": None if state.limits is None else state.limits.in_flight,
+                "max_concurrent": None if state.limits is None else state.limits.max_concurrent,
                 "queued": 0 if state.limits is None else state.limits.queued,
+                "rate_limit": [] if state.limits is None else state.limits.usage,
+                "paused_for": 0.0 if state.limits is None else round(state.limits.paused_for, 3),
                 "abandoned_attempts": state.abandoned_attempts,
                 "abandoned_threads": state.abandoned_threads,
             }
