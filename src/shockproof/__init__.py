@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shockproof.decorators import get_error_recovery_service as get_error_recovery_service
     from shockproof.decorators import set_error_recovery_service as set_error_recovery_service
     from shockproof.decorators import with_error_recovery as with_error_recovery
+    from shockproof.memory.journal.operation import Operation as Operation
     from shockproof.memory.state.registered_types import register_type as register_type
     from shockproof.memory.state.secrets import Redacted as Redacted
     from shockproof.memory.state.secrets import SecretNotSavedWarning as SecretNotSavedWarning
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.errors import CallRejectedError as CallRejectedError
     from shockproof.vocabulary.errors import CircuitOpenError as CircuitOpenError
     from shockproof.vocabulary.errors import DeadlineExceededError as DeadlineExceededError
+    from shockproof.vocabulary.errors import JournalLockedError as JournalLockedError
+    from shockproof.vocabulary.errors import JournalUnavailableError as JournalUnavailableError
+    from shockproof.vocabulary.errors import OperationBusyError as OperationBusyError
+    from shockproof.vocabulary.errors import OperationCompletedError as OperationCompletedError
     from shockproof.vocabulary.errors import RateLimitedError as RateLimitedError
     from shockproof.vocabulary.errors import ShockproofError as ShockproofError
     from shockproof.vocabulary.errors import StateNotSavedError as StateNotSavedError
@@ -67,6 +72,7 @@ _HOMES = {
     "calls.history_of_attempts": ("attempts_of",),
     "calls.rate_limit_feedback": ("RateLimitFeedback",),
     "decorators": ("get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"),
+    "memory.journal.operation": ("Operation",),
     "memory.state.registered_types": ("register_type",),
     "memory.state.secrets": ("Redacted", "SecretNotSavedWarning"),
     "policies.retry_budget": ("RetryBudget",),
@@ -80,6 +86,10 @@ _HOMES = {
         "CallRejectedError",
         "CircuitOpenError",
         "DeadlineExceededError",
+        "JournalLockedError",
+        "JournalUnavailableError",
+        "OperationBusyError",
+        "OperationCompletedError",
         "RateLimitedError",
         "ShockproofError",
         "StateNotSavedError",

@@ -30,6 +30,9 @@ from shockproof.memory.error_log.error_log import ErrorLog
 from shockproof.memory.error_log.history import ErrorHistory
 from shockproof.memory.error_log.recorder import Recorder
 from shockproof.memory.error_log.redaction import DEFAULT_NAMES, Redactor
+from shockproof.memory.journal.journal import journal_for
+from shockproof.memory.journal.journalled_values import JournalledValues
+from shockproof.memory.journal.operation import Operation, pending_operation
 from shockproof.memory.services.health import RECENT_SECONDS, health_report
 from shockproof.memory.services.listeners import Listener, Listeners
 from shockproof.memory.services.registry import Registry
@@ -183,12 +186,15 @@ class ErrorRecoveryService:
             max_threads=whole_number("max_threads", max_threads, minimum=1),
             on_first_call=self._start_background,
         )
+        secrets = StateSecrets(
+            SecretNames(SECRET_NAMES if redact is None else _names(redact)),
+            None if encryption_key is None else SecretCipher(_keys(encryption_key)),
+        )
+        self._journal = journal_for(self.state_dir / "journal")
+        self._journalled_values = JournalledValues(secrets)
         self._state_files = StateFiles(
             self.state_dir,
-            secrets=StateSecrets(
-                SecretNames(SECRET_NAMES if redact is None else _names(redact)),
-                None if encryption_key is None else SecretCipher(_keys(encryption_key)),
-            ),
+            secrets=secrets,
             now=lambda: datetime.fromtimestamp(self._clock.time(), UTC),
         )
         self._state_writer = writer_for(self.state_dir)
@@ -375,7 +381,7 @@ class ErrorRecoveryService:
 
         ``overall_health``, ``service_statuses``, ``recent_error_count`` (the last 300 s),
         ``circuit_breakers``, ``services`` (counts), ``error_log`` (``state``, ``written``, ``queued``,
-        ``dropped``), ``timestamp``.
+        ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``), ``timestamp``.
         """
         now = self._clock.monotonic()
         statistics = self._error_log.statistics()
@@ -393,6 +399,7 @@ class ErrorRecoveryService:
             wall=self._clock.time(),
             recent_errors=self._history.recent_count(now, within=RECENT_SECONDS),
             error_log=log,
+            journal=self._journal.status()._asdict(),
         )
 
     def get_error_summary(
@@ -515,13 +522,64 @@ class ErrorRecoveryService:
         """
         The newest valid state on disk, also one the original program wrote; None when there is none.
 
-        A damaged file is set aside, never deleted, and the next best is used.
+        A damaged file is set aside, never deleted, and the next best is used. Operations of the journal that
+        began and did not end follow the saved ones in ``active_operations``, oldest first, as
+        ``{"operation": ..., "key": ..., "status": "pending"}`` with their last checkpoint; without a saved state
+        they make one.
 
         Raises:
             StateVersionError: the file was written by a newer version of shockproof.
+            OSError: the journal is there and cannot be read.
         """
         require_running_loop()
-        return (await self._saver.load()).state
+        state = (await self._saver.load()).state
+        values = self._journalled_values
+        pending = await self._journal.pending(lambda entry: pending_operation(entry, values))
+        if not pending:
+            return state
+        if state is None:
+            # Loaded already, or by the thread that looked for a state.
+            from shockproof.vocabulary.models import SystemState
+
+            state = SystemState(timestamp=datetime.fromtimestamp(self._clock.time(), UTC))
+        state.active_operations.extend(pending)
+        return state
+
+    def operation(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        service_name: str = "unknown",
+        **details: Any,  # Any: the user's own values
+    ) -> Operation:
+        """
+        A durable operation: ``async with recovery.operation("rebalance", key="2026-11-23") as op:``.
+
+        It is on the disk before the block runs, and known after a crash (`restore_state`). The next
+        operation with the same name and key goes on from the last `Operation.checkpoint`.
+
+        Args:
+            name: what is done.
+            key: which one; once completed, an operation with this key is refused for the next 7 days, and
+                as long as fewer than 10,000 others were completed. None: there is one of this name, and it may begin
+                again as soon as it ended.
+            service_name: whose operation it is, for those who read the journal.
+            **details: what it is begun with, kept with it. Strings under names like ``api_key`` are encrypted
+                or left out, as in the state.
+
+        Entering the block raises what `Operation.__aenter__` names.
+        """
+        return Operation(
+            self._journal,
+            self._journalled_values,
+            a_name("name", name),
+            None if key is None else a_name("key", key),
+            a_name("service_name", service_name),
+            details,
+            now=self._clock.time,
+            redact=self._redactor.text,
+        )
 
     def track_state(
         self,
@@ -671,7 +729,7 @@ class ErrorRecoveryService:
 
     async def aclose(self, timeout: float = 5.0) -> None:
         """
-        Stop what runs by itself, save what is tracked, and flush the error log and the state.
+        Stop what runs by itself, save what is tracked, and flush the error log, the journal and the state.
 
         Returns after at most *timeout* seconds, also with a hung disk. The service can be used again
         afterwards: what it needs starts again.
@@ -694,6 +752,7 @@ class ErrorRecoveryService:
         results = await asyncio.gather(
             self._save_what_is_tracked(),
             self._error_log.flush(timeout),
+            self._journal.aclose(),
             self._listeners.drain(),
             return_exceptions=True,
         )

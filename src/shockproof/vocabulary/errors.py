@@ -20,6 +20,10 @@ __all__ = [
     "CallRejectedError",
     "CircuitOpenError",
     "DeadlineExceededError",
+    "JournalLockedError",
+    "JournalUnavailableError",
+    "OperationBusyError",
+    "OperationCompletedError",
     "RateLimitedError",
     "ShockproofError",
     "StateNotSavedError",
@@ -130,6 +134,55 @@ class DeadlineExceededError(_TimeLimitError):
 
     def __str__(self) -> str:
         return f"service {self.service_name!r}: the deadline of {self.seconds:g} s passed"
+
+
+class _OperationError(ShockproofError):
+    def __init__(self, operation: str, key: str | None, *more: object) -> None:
+        super().__init__(operation, key, *more)
+        self.operation = operation
+        self.key = key
+
+    @property
+    def _named(self) -> str:
+        return f"operation {self.operation!r}" + ("" if self.key is None else f" with key {self.key!r}")
+
+
+class OperationCompletedError(_OperationError):
+    """An operation with this key was completed before; ``result`` is what it left in ``op.result``."""
+
+    def __init__(self, operation: str, key: str | None, result: object = None) -> None:
+        super().__init__(operation, key, result)
+        self.result = result
+
+    def __str__(self) -> str:
+        return f"{self._named} was completed before: its result is on this error; to do it again, use another key"
+
+
+class OperationBusyError(_OperationError):
+    """An operation with this name and key is running at another place of this process."""
+
+    def __str__(self) -> str:
+        return f"{self._named} is running already: wait for it, or give this one a key of its own"
+
+
+class JournalUnavailableError(ShockproofError):
+    """The journal could not make durable what has to be known before something is done: it was not done."""
+
+
+class JournalLockedError(ShockproofError):
+    """Another process owns the journal; ``pid`` is its number, or None when it could not be read."""
+
+    def __init__(self, directory: str, pid: int | None = None) -> None:
+        super().__init__(directory, pid)
+        self.directory = directory
+        self.pid = pid
+
+    def __str__(self) -> str:
+        owner = "another process" if self.pid is None else f"process {self.pid}"
+        return (
+            f"the journal in {self.directory} belongs to {owner}: end that one, "
+            "or give this program a state_dir of its own"
+        )
 
 
 class StateNotSavedError(ShockproofError):

@@ -31,7 +31,9 @@ def service(name: str, condition: str) -> ServiceState:
 
 def report(*conditions: str) -> dict[str, Any]:
     services = [service(f"s{number}", condition) for number, condition in enumerate(conditions)]
-    return health_report(services, now=100.0, wall=1_767_225_600.0, recent_errors=3, error_log=LOG)
+    return health_report(
+        services, now=100.0, wall=1_767_225_600.0, recent_errors=3, error_log=LOG, journal={}
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def health_report(
     wall: float,
     recent_errors: int,
     error_log: dict[str, Any],  # Any: state is text, counts are numbers
+    journal: dict[str, Any],  # Any: as above
 ) -> dict[str, Any]:  # Any: JSON
     """
     The health at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC).
@@ -69,5 +70,6 @@ def health_report(
             for state in known
         },
         "error_log": error_log,
+        "journal": journal,
         "timestamp": datetime.fromtimestamp(wall, UTC).isoformat(),
     }

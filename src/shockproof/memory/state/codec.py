@@ -71,16 +71,24 @@ class SecretSink(Protocol):
         ...
 
 
-def freeze(value: object, *, name: str = "value", secrets: SecretSink | None = None) -> Frozen:
+def freeze(
+    value: object,
+    *,
+    name: str = "value",
+    secrets: SecretSink | None = None,
+    refusal: str = "the state was not saved",
+) -> Frozen:
     """
     *value* as plain JSON values that share nothing changeable with it; *name* begins the paths.
+
+    *refusal* begins the message of what is raised.
 
     Raises:
         UnsavableValueError: a type that is neither plain nor registered, a value that contains itself,
             or more than 100 levels.
     """
     into: dict[str, Frozen] = {}
-    for _ in freeze_steps({name: value}, into=into, secrets=secrets):
+    for _ in _Freezer(secrets, refusal).run({name: value}, into):
         pass
     return into[name]
 
@@ -143,8 +151,9 @@ class _Frame:
 class _Freezer:
     """One run of `freeze_steps`."""
 
-    def __init__(self, secrets: SecretSink | None) -> None:
+    def __init__(self, secrets: SecretSink | None, refusal: str = "the state was not saved") -> None:
         self._secrets = secrets if secrets is not None and secrets.names else None
+        self._refusal = refusal
         self._frames: list[_Frame] = []
         self._open: set[int] = set()
 
@@ -202,10 +211,10 @@ class _Freezer:
 
     def _enter(self, frame: _Frame) -> None:
         if id(frame.source) in self._open:
-            raise UnsavableValueError(f"the state was not saved: {self._path()} contains itself")
+            raise UnsavableValueError(f"{self._refusal}: {self._path()} contains itself")
         if len(self._frames) > _MAX_DEPTH:
             raise UnsavableValueError(
-                f"the state was not saved: {self._path()} is nested deeper than {_MAX_DEPTH} levels: flatten it"
+                f"{self._refusal}: {self._path()} is nested deeper than {_MAX_DEPTH} levels: flatten it"
             )
         self._frames.append(frame)
         self._open.add(id(frame.source))
@@ -216,7 +225,7 @@ class _Freezer:
 
     def _refuse(self, kind: type, way_out: str) -> UnsavableValueError:
         return UnsavableValueError(
-            f"the state was not saved: {self._path()} is of type {kind.__module__}.{kind.__qualname__}, "
+            f"{self._refusal}: {self._path()} is of type {kind.__module__}.{kind.__qualname__}, "
             f"which could not be restored: {way_out}"
         )
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from shockproof.memory.state.codec import TAG, Frozen, freeze_steps, sealed_form
 from shockproof.memory.state.secrets import SecretCipher, SecretNames
 
-__all__ = ["CapturedState", "StateSecrets", "capture_state"]
+__all__ = ["CapturedState", "SecretCollector", "StateSecrets", "capture_state"]
 
 ENVELOPE = frozenset({"format_version", "sequence", "checksum"})
 """Names of the files' own, which no section of a state may have."""
@@ -47,8 +47,8 @@ class CapturedState(NamedTuple):
             self.unsealed.pop()
 
 
-class _Sink:
-    """Puts a place where a secret was."""
+class SecretCollector:
+    """Puts a place where a secret was; the token comes into it later, in the writer's thread."""
 
     def __init__(self, secrets: StateSecrets) -> None:
         self.names = secrets.names
@@ -82,7 +82,7 @@ async def capture_state(
         TypeError: a section is not what its name says.
         UnsavableValueError: see `freeze`.
     """
-    sink = _Sink(secrets)
+    sink = SecretCollector(secrets)
     checked = {name: _checked_section(name, value) for name, value in sections.items()}
     fields: dict[str, Frozen] = {}
     for _ in freeze_steps(checked, into=fields, secrets=sink):

@@ -1,0 +1,1 @@
+"""The operation journal: what is under way is known after a crash."""

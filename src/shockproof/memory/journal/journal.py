@@ -1,0 +1,477 @@
+"""
+Group commit: whatever was asked for while the disk worked becomes durable with its next turn.
+
+One thread for each directory does everything: it decides who may begin, writes, and syncs. The loops of
+the program hand requests over and wait for futures; none of them ever waits for a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+from shockproof.memory.disk import writer as background
+from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
+from shockproof.memory.disk.writer import after_fork, at_exit, writer_for
+from shockproof.memory.journal.journal_files import SEGMENT_BYTES, JournalFiles, read_journal
+from shockproof.memory.journal.operation_table import Body, Name, OperationEntry, OperationTable
+from shockproof.memory.journal.record import MAX_BODY, Kind, encode_body
+from shockproof.vocabulary.errors import (
+    JournalLockedError,
+    JournalUnavailableError,
+    ShockproofError,
+    StateVersionError,
+)
+
+__all__ = ["Journal", "JournalStatus", "RecordTooLargeError", "Session", "journal_for"]
+
+T = TypeVar("T")
+
+_LINGER: Final = 0.02
+"""Seconds an outcome waits for others before it is synced by itself."""
+_MOST_AT_ONCE: Final = 4096
+_AGAIN_AFTER: Final = 1.0
+"""Seconds after a failure before the disk is asked again."""
+_SLOW_SYNC: Final = 1.0
+_DELIVERED_AT_ONCE: Final = 64
+
+_log = logging.getLogger("shockproof")
+
+
+class RecordTooLargeError(ValueError):
+    """What should be journalled is larger than a record may be."""
+
+
+class JournalStatus(NamedTuple):
+    """How the journal is doing; for the health."""
+
+    state: Literal["closed", "open", "no space", "failed"]
+    pending: int
+    """Operations that began and did not end."""
+    last_error: str | None
+
+
+class Session:
+    """
+    What a request may do, in the journal's thread: look at the table, and have something recorded.
+
+    Everything a request records counts at once for those behind it, and is taken back if it cannot be made
+    durable (unless it is an outcome: what happened has happened).
+    """
+
+    def __init__(self, table: OperationTable, running: weakref.WeakValueDictionary[Name, object]) -> None:
+        self.table = table
+        self.running = running
+        """Who runs what in this process. Whoever is forgotten runs nothing any more."""
+        self.has_space = True
+        self.records: list[tuple[Kind, bytes]] = []
+        self.is_to_sync = False
+        self.has_outcomes = False
+        self.take_back: list[Callable[[], object]] = []
+
+    def require(self, kind: Kind, body: Body) -> None:
+        """
+        Record what has to be durable before the request is answered.
+
+        Raises:
+            JournalUnavailableError: the disk is full.
+            RecordTooLargeError: the body is too large.
+        """
+        if not self.has_space:
+            raise JournalUnavailableError(_NO_SPACE)
+        self._record(kind, body, self.take_back.append)
+        self.is_to_sync = True
+
+    def tell(self, kind: Kind, body: Body) -> None:
+        """Record an outcome, which becomes durable with the next batch."""
+        self._record(kind, body, lambda take_back: None)
+        self.has_outcomes = True
+
+    def _record(self, kind: Kind, body: Body, remember: Callable[[Callable[[], object]], object]) -> None:
+        encoded = encode_body(body)
+        if len(encoded) > MAX_BODY:
+            raise RecordTooLargeError(
+                f"{len(encoded):,} bytes are too many for the journal, which takes {MAX_BODY:,} for a record: "
+                "keep large values in save_state(cached_data=...) or a file, and only what leads to them here"
+            )
+        remember(self.table.apply(kind, body))
+        self.records.append((kind, encoded))
+
+
+_NO_SPACE = (
+    "the disk is full: the journal keeps what space it has for the outcomes of what was begun; "
+    "nothing was done. Free some space and try again"
+)
+
+Act = Callable[[Session], T]
+_Loop = asyncio.AbstractEventLoop
+_Answer = tuple["_Request", object, BaseException | None]
+
+
+class _Request:
+    """Something to be done in the journal's thread, and who waits for it."""
+
+    __slots__ = ("act", "loop", "needs_open", "waiter")
+
+    def __init__(self, act: Act[Any], *, needs_open: bool = True) -> None:  # Any: its own answer
+        self.act = act
+        self.needs_open = needs_open
+        self.loop: _Loop | None = None
+        self.waiter: asyncio.Future[Any] | Future[Any] | None = None  # Any: as above
+
+
+class Journal:
+    """
+    The journal of one directory, for all services, loops and threads of the process.
+
+    The directory is owned from the first request on that needs it. A journal that failed refuses what has
+    to be durable, remembers outcomes, and tries another segment with the next request a second later.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        layer: FileLayer | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        self.directory = directory
+        self._layer: FileLayer = SystemFiles() if layer is None else layer
+        self._monotonic = monotonic
+        self._files = JournalFiles(directory, layer=self._layer, segment_bytes=segment_bytes)
+        self._writer = writer_for(directory)
+        self._forget()
+        after_fork(self._in_the_child)
+
+    def __repr__(self) -> str:
+        return f"<Journal {str(self.directory)!r} {self.status().state}>"
+
+    def _forget(self) -> None:
+        self._queue: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._working = threading.Lock()
+        """Held while a turn of the thread is submitted or runs: nobody ever waits for it."""
+        self._has_unsynced = False
+        self._has_unwritten = False
+        """Outcomes that only the memory knows, because the segment failed."""
+        self._failure: str | None = None
+        self._again_at = 0.0
+        self._pending = 0
+        self._running: weakref.WeakValueDictionary[Name, object] = weakref.WeakValueDictionary()
+        self.life = object()
+        """Another one in a forked child: what runs in the parent is not the child's to record."""
+
+    def _in_the_child(self) -> None:
+        self._files.forked()
+        self._forget()
+
+    def status(self) -> JournalStatus:
+        """How it is doing, as last seen by its thread."""
+        state: Literal["closed", "open", "no space", "failed"] = "open"
+        if self._failure is not None:
+            state = "failed"
+        elif not self._files.is_open:
+            state = "closed"
+        elif not self._files.has_reserve:
+            state = "no space"
+        return JournalStatus(state, self._pending, self._failure)
+
+    # ---- asking
+
+    async def ask(self, act: Act[T], *, needs_open: bool = True) -> T:
+        """
+        Run *act* in the journal's thread, and wait until what it records is durable.
+
+        Cancelled while it waits, it is done all the same: whoever asked has to tell the journal what that
+        means. The answer comes to this loop; time stands still meanwhile on a loop with virtual time.
+
+        Raises:
+            JournalLockedError: another process owns the directory.
+            JournalUnavailableError: it is not durable.
+            Exception: what *act* raises.
+        """
+        request = _Request(act, needs_open=needs_open)
+        loop = request.loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[T] = loop.create_future()
+        request.waiter = waiter
+        hold: Callable[[], AbstractContextManager[object]] = getattr(
+            loop, "hold_time", contextlib.nullcontext
+        )
+        self._put(request)
+        with hold():
+            return await waiter
+
+    def tell(self, act: Act[None]) -> None:
+        """Run *act* in the journal's thread, soon and unobserved; from any thread, and never waits."""
+        self._put(_Request(act))
+
+    async def flush(self) -> None:
+        """
+        Return when everything that was told before is durable.
+
+        Raises:
+            JournalUnavailableError: it is not.
+        """
+        if self._has_to_write():
+            self._again_at = 0.0
+            await self.ask(_sync)
+
+    async def aclose(self) -> None:
+        """
+        `flush`, then give the directory up if nothing runs; the next request takes it again.
+
+        Raises:
+            JournalUnavailableError: something is not durable; the directory stays owned.
+        """
+        await self.flush()
+        if self._files.is_open:
+            await self.ask(self._close_if_idle, needs_open=False)
+
+    async def pending(self, of: Callable[[OperationEntry], T]) -> list[T]:
+        """
+        What *of* makes, in the journal's thread, of each operation that has not ended, oldest first.
+
+        A journal that is not owned is only looked at, whoever owns it.
+
+        Raises:
+            StateVersionError, OSError: it cannot be read.
+        """
+
+        def look(session: Session) -> list[T]:
+            table = session.table
+            if not self._files.is_open:
+                table = read_journal(self._layer, self.directory).table
+            return [of(entry) for entry in table.pending()]
+
+        return await self.ask(look, needs_open=False)
+
+    def _has_to_write(self) -> bool:
+        return self._working.locked() or self._has_unsynced or self._has_unwritten
+
+    def _drain(self, timeout: float) -> str | None:
+        """At the end of the program: make everything durable that was told."""
+        if not self._has_to_write():
+            return None
+        self._again_at = 0.0
+        request = _Request(_sync)
+        waiter: Future[Any] = Future()  # Any: there is no answer
+        request.waiter = waiter
+        self._put(request)
+        try:
+            waiter.result(timeout)
+        except TimeoutError:
+            return f"the journal in {self.directory} was not saved within {round(timeout, 1):g} s"
+        except Exception as error:  # noqa: BLE001  whatever it is, it is told
+            return str(error)
+        return None
+
+    # ---- the journal's thread
+
+    def _put(self, request: _Request) -> None:
+        self._queue.put(request)
+        if self._working.acquire(blocking=False):
+            try:
+                self._writer.submit(self._work)
+            except BaseException:
+                self._working.release()
+                raise
+
+    def _work(self) -> None:
+        try:
+            self._work_until_idle()
+        except BaseException:
+            self._working.release()
+            raise
+
+    def _work_until_idle(self) -> None:
+        while True:
+            batch = self._next_batch()
+            if batch:
+                self._deliver(self._commit(batch))
+                continue
+            if self._has_unsynced:
+                self._deliver(self._commit([_Request(_sync)]))
+                continue
+            self._working.release()
+            # Whoever put something before that has not started another turn.
+            if self._queue.empty() or not self._working.acquire(blocking=False):
+                return
+
+    def _next_batch(self) -> list[_Request]:
+        batch: list[_Request] = []
+        try:
+            batch.append(self._queue.get(timeout=_LINGER) if self._has_unsynced else self._queue.get_nowait())
+            while len(batch) < _MOST_AT_ONCE:
+                batch.append(self._queue.get_nowait())
+        except queue.Empty:
+            pass
+        return batch
+
+    def _commit(self, batch: list[_Request]) -> list[_Answer]:
+        refusal = self._make_usable() if any(request.needs_open for request in batch) else None
+        session = Session(self._files.table, self._running)
+        session.has_space = self._files.has_reserve or refusal is not None
+        answers: list[_Answer] = []
+        for request in batch:
+            if request.needs_open and refusal is not None and not self._files.is_open:
+                answers.append((request, None, _again(refusal)))
+                continue
+            try:
+                answers.append((request, request.act(session), None))
+            except Exception as error:  # noqa: BLE001  whatever it is belongs to the one who asked
+                answers.append((request, None, error))
+        try:
+            if session.records or session.is_to_sync:
+                if refusal is not None:
+                    raise refusal
+                self._write(session)
+        except Exception as error:  # noqa: BLE001  it is told to all who wait
+            for take_back in reversed(session.take_back):
+                take_back()
+            self._has_unwritten = self._has_unwritten or session.has_outcomes or self._has_unsynced
+            if error is not refusal:
+                self._failed(error)
+            answers = [(request, None, failure or self._unavailable()) for request, _, failure in answers]
+        self._pending = len(self._files.table.pending())
+        return answers
+
+    def _make_usable(self) -> Exception | None:
+        """Own the directory and have a segment to write to, or say why not."""
+        files = self._files
+        try:
+            if files.is_open and files.is_usable:
+                if not files.has_reserve and self._may_try():
+                    files.make_reserve()
+                return None
+            if not self._may_try():
+                return self._unavailable()
+            if files.is_open:
+                files.begin_segment()
+                self._has_unwritten = self._has_unsynced = False
+                _log.warning("the journal in %s can be written again", self.directory)
+            else:
+                at_exit(self._drain)
+                with background.imports:
+                    importlib.import_module("json")  # now, and for good: a fork waits for it
+                files.open()
+        except (JournalLockedError, StateVersionError) as error:
+            self._again_at = 0.0
+            return error
+        except Exception as error:  # noqa: BLE001  it is told to all who wait
+            self._failed(error)
+            return self._unavailable()
+        self._failure = None
+        self._again_at = 0.0
+        return None
+
+    def _may_try(self) -> bool:
+        now = self._monotonic()
+        if now < self._again_at:
+            return False
+        self._again_at = now + _AGAIN_AFTER
+        return True
+
+    def _write(self, session: Session) -> None:
+        files = self._files
+        begun = self._monotonic()
+        if not files.is_usable or not files.room_for(body for _, body in session.records):
+            files.begin_segment()  # with everything that is known, these records' effects included
+            self._has_unsynced = False
+            return
+        if session.records:
+            files.append(session.records)
+            self._has_unsynced = True
+        if session.is_to_sync and self._has_unsynced:
+            files.sync()
+            self._has_unsynced = False
+        took = self._monotonic() - begun
+        if took > _SLOW_SYNC:
+            _log.warning("the disk took %.1f s to make the journal in %s durable", took, self.directory)
+
+    def _failed(self, error: Exception) -> None:
+        self._failure = f"{type(error).__name__}: {error}"
+        self._has_unsynced = False
+        self._again_at = self._monotonic() + _AGAIN_AFTER
+        _log.error("the journal in %s cannot be written: %s", self.directory, self._failure)
+
+    def _unavailable(self) -> JournalUnavailableError:
+        return JournalUnavailableError(
+            f"the journal in {self.directory} cannot be written ({self._failure}): nothing that has to be known "
+            "after a crash is done. Another file is tried with the next operation: free the disk, make the "
+            "directory writable, or use another state_dir"
+        )
+
+    def _close_if_idle(self, session: Session) -> None:
+        if not session.running and not self._has_unsynced and not self._has_unwritten:
+            self._files.close()
+            self._files.table = OperationTable()
+
+    # ---- answering
+
+    def _deliver(self, answers: list[_Answer]) -> None:
+        by_loop: dict[_Loop, deque[_Answer]] = {}
+        for answer in answers:
+            request, value, error = answer
+            if request.loop is not None:
+                by_loop.setdefault(request.loop, deque()).append(answer)
+            elif isinstance(request.waiter, Future):
+                if error is None:
+                    request.waiter.set_result(value)
+                else:
+                    request.waiter.set_exception(error)
+            elif error is not None and not isinstance(error, ShockproofError):
+                _log.error("an outcome was not journalled in %s: %r", self.directory, error)
+        for loop, waiting in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody waits
+                loop.call_soon_threadsafe(_hand_out, loop, waiting)
+
+
+def _hand_out(loop: _Loop, answers: deque[_Answer]) -> None:
+    # A few at a time: a thousand tasks that wake up in one turn of the loop hold up everything else.
+    for _ in range(min(len(answers), _DELIVERED_AT_ONCE)):
+        request, value, error = answers.popleft()
+        waiter = request.waiter
+        if waiter is None or waiter.done():
+            continue
+        if error is None:
+            waiter.set_result(value)
+        else:
+            waiter.set_exception(error)
+    if answers:
+        loop.call_soon(_hand_out, loop, answers)
+
+
+def _sync(session: Session) -> None:
+    session.is_to_sync = True
+
+
+def _again(error: Exception) -> Exception:
+    # One for each of those who wait: a traceback belongs to one task.
+    return type(error)(*error.args)
+
+
+_journals: weakref.WeakValueDictionary[str, Journal] = weakref.WeakValueDictionary()
+_journals_lock = threading.Lock()
+
+
+def journal_for(directory: Path) -> Journal:
+    """The one journal of this process for a directory; made when there is none, opened at first need."""
+    path = os.path.abspath(directory)  # resolve() would ask the disk
+    with _journals_lock:
+        journal = _journals.get(path)
+        if journal is None:
+            journal = _journals[path] = Journal(Path(path))
+        return journal

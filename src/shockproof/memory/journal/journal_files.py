@@ -1,0 +1,404 @@
+"""
+The journal's directory: which segment is written, how it is begun, and what was found before.
+
+    journal-0000000000000007.wal    the one segment that matters: all that is known, and what happened since
+    reserve.wal                     space for one more segment, so that a full disk stops no outcome
+    lock                            the number of the process that owns the journal
+    damaged/                        segments, or parts of them, that hold what could not be read
+
+A segment is begun under a temporary name with everything that is known, synced, renamed, and the directory
+synced; only then anything is written behind that, and only then the segment before is removed. So one whole
+segment is there at any instant; nothing is ever appended to a file that was found; and a file whose sync
+failed is left alone, since what is known stands in memory too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from shockproof.memory.disk.file_layer import FileLayer
+from shockproof.memory.journal.operation_table import OperationTable
+from shockproof.memory.journal.record import Kind, encode, size_of
+from shockproof.memory.journal.segment import (
+    HEAD_BYTES,
+    NewerSegmentError,
+    SegmentContent,
+    name_of,
+    number_in,
+    read_segment,
+    seed_of,
+    segment_head,
+)
+from shockproof.vocabulary.errors import JournalLockedError, StateVersionError
+
+__all__ = ["SEGMENT_BYTES", "JournalFiles", "Recovered", "read_journal"]
+
+SEGMENT_BYTES: Final = 4 << 20
+"""The space of a segment, unless twice what is known needs more."""
+
+LOCK_NAME: Final = "lock"
+RESERVE_NAME: Final = "reserve.wal"
+DAMAGED_DIRECTORY: Final = "damaged"
+
+_MAX_BYTES: Final = 4 << 30
+_RACES: Final = 5
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+_log = logging.getLogger("shockproof")
+
+
+class Recovered(NamedTuple):
+    """What a journal's directory holds."""
+
+    table: OperationTable
+    last_number: int
+    """Of the segments; 0 when there is none."""
+    last_sequence: int
+    segments: tuple[SegmentContent, ...]
+    """All that are there, oldest first."""
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with data that had been acknowledged, or None."""
+        words = [f"{name_of(one.number)}: {one.damage}" for one in self.segments if one.damage]
+        return "; ".join(words) or None
+
+
+def read_journal(layer: FileLayer, directory: Path) -> Recovered:
+    """
+    Everything in the journal's directory; changes nothing, and needs no lock.
+
+    Raises:
+        StateVersionError: a newer program wrote it.
+        OSError: it cannot be read.
+    """
+    for last_try in (False,) * _RACES + (True,):
+        try:
+            return _read(layer, directory)
+        except FileNotFoundError:  # its owner has just begun another segment
+            if last_try:
+                raise
+    raise AssertionError  # the last try returned or raised
+
+
+def _read(layer: FileLayer, directory: Path) -> Recovered:
+    try:
+        names = layer.list_directory(directory)
+    except FileNotFoundError:
+        names = []
+    numbers = sorted(number for name in names if (number := number_in(name)) is not None)
+    segments: list[SegmentContent] = []
+    for number in numbers:
+        path = directory / name_of(number)
+        try:
+            content = read_segment(number, layer.read(path, _MAX_BYTES))
+        except NewerSegmentError as error:
+            raise StateVersionError(
+                f"journal segment {path} has format version {error}: use the newer shockproof that wrote it, "
+                "or another state_dir. Nothing was moved"
+            ) from None
+        if content.damage is None and not any(one.kind == Kind.COMPLETE for one in content.records):
+            # It got its name only after its beginning was synced.
+            content = content._replace(damage="the end of its beginning is missing")
+        segments.append(content)
+    table = OperationTable()
+    # The newest holds everything. What is older is only asked where that one has lost something.
+    wanted = segments if segments and segments[-1].damage else segments[-1:]
+    last_sequence = 0
+    for content in wanted:
+        for record in content.records:
+            table.replay(record.kind, record.body)
+            last_sequence = max(last_sequence, record.sequence)
+    return Recovered(table, numbers[-1] if numbers else 0, last_sequence, tuple(segments))
+
+
+class JournalFiles:
+    """
+    Writes the journal of one directory. Everything blocks: for the journal's thread alone.
+
+    After an OSError from `append`, `sync` or `begin_segment`, `is_usable` is false until `begin_segment`
+    succeeds: no fsync is tried again on the same file, since the kernel may have dropped the data.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        layer: FileLayer,
+        segment_bytes: int = SEGMENT_BYTES,
+        identity: Callable[[], bytes] = lambda: os.urandom(16),
+    ) -> None:
+        self.directory = directory
+        self.table = OperationTable()
+        self.is_usable = False
+        self.has_reserve = False
+        """Whether there is space for one more segment, come what may."""
+        self._layer = layer
+        self._segment_bytes = segment_bytes
+        self._identity = identity
+        self._lock: int | None = None
+        self._handle: int | None = None
+        self._number = 0
+        self._sequence = 0
+        self._durable = 0
+        self._checksum = 0
+        self._seed = 0
+        self._size = 0
+        self._room = 0
+        self._only_copies: set[int] = set()
+        """Damaged segments of which no copy could be made."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the directory is owned."""
+        return self._lock is not None
+
+    def open(self) -> Recovered:
+        """
+        Own the directory, take over what is known, and begin a segment.
+
+        Raises:
+            JournalLockedError: another process owns it.
+            StateVersionError: a newer program wrote it; nothing was moved.
+            OSError: the disk refuses; nothing is owned.
+        """
+        self._layer.make_directory(self.directory)
+        self._own()
+        try:
+            recovered = read_journal(self._layer, self.directory)
+            self.table = recovered.table
+            self._number, self._sequence = recovered.last_number, recovered.last_sequence
+            for name in self._layer.list_directory(self.directory):
+                if name.endswith(".tmp"):
+                    self._layer.unlink(self.directory / name)
+            self._keep_what_is_wrong(recovered)
+            self.begin_segment()
+        except BaseException:
+            self.close()
+            raise
+        return recovered
+
+    def _own(self) -> None:
+        path = self.directory / LOCK_NAME
+        try:
+            self._lock = self._layer.own(path, b"%d\n" % os.getpid())
+        except BlockingIOError:
+            pid: int | None = None
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(self._layer.read(path, 32))
+            raise JournalLockedError(str(self.directory), pid) from None
+
+    def close(self) -> None:
+        """Give everything up, synced or not. `open` begins anew."""
+        self._give_up_segment()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                self._layer.close(lock)
+
+    def room_for(self, bodies: Iterable[bytes]) -> bool:
+        """Whether these records fit into the segment."""
+        return self.is_usable and sum(map(size_of, bodies)) <= self._room
+
+    def append(self, records: Iterable[tuple[Kind, bytes]]) -> None:
+        """
+        Write records behind the others; `sync` makes them durable.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        assert self._handle is not None  # the segment is usable
+        data = self._encoded(records)
+        try:
+            self._write(self._handle, data)
+        except BaseException:
+            self._give_up_segment()
+            raise
+        self._room -= len(data)
+
+    def sync(self) -> None:
+        """
+        Return when everything that was appended survives a power cut.
+
+        Raises:
+            OSError: the disk refuses; whether it survives is unknown.
+        """
+        assert self._handle is not None  # the segment is usable
+        try:
+            self._layer.sync_data(self._handle)
+        except BaseException:
+            self._give_up_segment()
+            raise
+        self._durable = self._sequence
+
+    def begin_segment(self) -> None:
+        """
+        Begin another segment with everything that is known, and remove the ones before. It is durable then.
+
+        Raises:
+            OSError: the disk refuses; if there was a good segment, it is not written to any more.
+        """
+        self._give_up_segment()
+        self.table.forget_old()
+        bodies = list(self.table.snapshot())
+        needed = HEAD_BYTES + sum(map(size_of, bodies)) + 64
+        size = max(self._segment_bytes, 2 * needed)
+        # A number is never used twice: what a failed try has left behind stays apart.
+        self._number += 1
+        number, identity = self._number, self._identity()
+        path = self.directory / name_of(number)
+        temporary = self.directory / f".{path.name}.tmp"
+        handle = self._new_file(temporary, size)
+        try:
+            self._seed, self._checksum = seed_of(identity), 0
+            content = segment_head(number, identity) + self._encoded(
+                [
+                    *((Kind.OPERATION, body) for body in bodies),
+                    (Kind.COMPLETE, b'{"operations":%d}' % len(bodies)),
+                ]
+            )
+            self._write(handle, content)
+            self._layer.fsync(handle)
+            self._layer.replace(temporary, path)
+            self._layer.fsync_directory(self.directory)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._layer.close(handle)
+            with contextlib.suppress(OSError):
+                self._layer.unlink(temporary)
+            raise
+        self._handle, self._size, self._room = handle, size, size - len(content)
+        self._durable = self._sequence
+        self.is_usable = True
+        self._remove_older(number)
+        self.make_reserve()
+
+    def make_reserve(self) -> bool:
+        """See to it that there is space for one more segment; whether there is."""
+        self.has_reserve = RESERVE_NAME in self._layer.list_directory(self.directory)
+        if not self.has_reserve:
+            path = self.directory / RESERVE_NAME
+            try:
+                handle = self._layer.create(path)
+                try:
+                    self._layer.preallocate(handle, self._size)
+                finally:
+                    self._layer.close(handle)
+                self.has_reserve = True
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._layer.unlink(path)
+        return self.has_reserve
+
+    def forked(self) -> None:
+        """In a child process: everything belongs to the parent, and only these handles are ours to close."""
+        self.close()
+        self.table = OperationTable()
+
+    # ---- writing
+
+    def _encoded(self, records: Iterable[tuple[Kind, bytes]]) -> bytes:
+        pieces: list[bytes] = []
+        for kind, body in records:
+            self._sequence += 1
+            piece, self._checksum = encode(
+                kind,
+                body,
+                sequence=self._sequence,
+                durable=self._durable,
+                previous=self._checksum,
+                seed=self._seed,
+            )
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _write(self, handle: int, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._layer.write(handle, rest) :]
+
+    def _new_file(self, temporary: Path, size: int) -> int:
+        handle = self._layer.create(temporary)
+        try:
+            self._layer.preallocate(handle, size)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._layer.close(handle)
+            self._layer.unlink(temporary)
+            if error.errno not in _FULL:
+                raise
+            try:
+                self._layer.replace(self.directory / RESERVE_NAME, temporary)
+            except FileNotFoundError:
+                raise error from None
+            self.has_reserve = False
+            return self._layer.rewrite(temporary)
+        except BaseException:
+            self._layer.close(handle)
+            raise
+        return handle
+
+    def _give_up_segment(self) -> None:
+        handle, self._handle = self._handle, None
+        self.is_usable = False
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                self._layer.close(handle)
+
+    def _remove_older(self, number: int) -> None:
+        # The names are durable: nothing is lost if this is not.
+        for name in self._layer.list_directory(self.directory):
+            older = number_in(name)
+            if older is not None and older < number and older not in self._only_copies:
+                with contextlib.suppress(OSError):
+                    self._layer.unlink(self.directory / name)
+
+    # ---- what was found
+
+    def _keep_what_is_wrong(self, recovered: Recovered) -> None:
+        self._only_copies = set()
+        for content in recovered.segments:
+            path = self.directory / name_of(content.number)
+            if content.damage is not None:
+                kept = self._keep(f"{path.name}.whole", self._layer.read(path, _MAX_BYTES).rstrip(b"\0"))
+                if kept is None:
+                    self._only_copies.add(content.number)
+                _log.error(
+                    "the journal was damaged after it had been acknowledged as durable: %s: %s. What could be "
+                    "read is used, and an operation may be missing, or pending that had ended; kept as %s",
+                    path,
+                    content.damage,
+                    kept or path,
+                )
+            elif content.tail and content is recovered.segments[-1]:
+                kept = self._keep(f"{path.name}.tail", content.tail)
+                _log.warning(
+                    "the end of %s was torn by a crash while it was written: nothing in it had been "
+                    "acknowledged; kept as %s",
+                    path,
+                    kept or "nothing, for the disk refused",
+                )
+
+    def _keep(self, name: str, data: bytes) -> Path | None:
+        aside = self.directory / DAMAGED_DIRECTORY
+        try:
+            self._layer.make_directory(aside)
+            taken = set(self._layer.list_directory(aside))
+            while name in taken:
+                name += "_"
+            handle = self._layer.create(aside / name)
+            try:
+                self._write(handle, data)
+                self._layer.fsync(handle)
+            finally:
+                self._layer.close(handle)
+            self._layer.fsync_directory(aside)
+        except OSError:
+            return None  # a full disk: what can be read is still worth having
+        return aside / name

@@ -1,0 +1,426 @@
+"""Group commit: who waits, who is refused, and how a journal that failed comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal import Journal, RecordTooLargeError, Session, journal_for
+from shockproof.memory.journal.journal_files import read_journal
+from shockproof.memory.journal.operation_table import Name
+from shockproof.memory.journal.record import Kind
+from shockproof.vocabulary.errors import JournalLockedError, JournalUnavailableError, StateVersionError
+
+
+class WatchedDisk(SystemFiles):
+    """The real disk, which tells what was asked of it, holds a sync back, and refuses when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.syncs = 0
+        self.synced = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.at_the_gate = threading.Event()
+        self.refuses: dict[str, int] = {}
+
+    def refuse(self, what: str) -> None:
+        if what in self.refuses:
+            raise OSError(self.refuses[what], os.strerror(self.refuses[what]))
+
+    def create(self, path: Path) -> int:
+        self.refuse("create")
+        return super().create(path)
+
+    def preallocate(self, handle: int, size: int) -> None:
+        self.refuse("preallocate")
+        super().preallocate(handle, size)
+
+    def write(self, handle: int, data: memoryview) -> int:
+        self.refuse("write")
+        return super().write(handle, data)
+
+    def sync_data(self, handle: int) -> None:
+        self.at_the_gate.set()
+        assert self.gate.wait(10)
+        self.refuse("sync_data")
+        self.syncs += 1
+        super().sync_data(handle)
+        self.synced.set()
+
+
+class Bench:
+    """A journal with its disk and its clock in reach."""
+
+    def __init__(self, directory: Path, **more: Any) -> None:
+        self.disk = WatchedDisk()
+        self.now = 1000.0
+        self.journal = Journal(directory, layer=self.disk, monotonic=lambda: self.now, **more)
+
+    def on_disk(self) -> dict[Name, dict[str, Any]]:
+        table = read_journal(SystemFiles(), self.journal.directory).table
+        return {entry.name: entry.body for entry in (*table._pending.values(), *table._completed.values())}
+
+
+def begin(name: str, **more: object) -> Callable[[Session], str]:
+    def act(session: Session) -> str:
+        session.require(Kind.BEGIN, {"operation": name, "key": "k", **more})
+        return name
+
+    return act
+
+
+def end(name: str) -> Callable[[Session], None]:
+    return lambda session: session.tell(Kind.END, {"operation": name, "key": "k", "status": "completed"})
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "journal")
+
+
+@pytest.mark.asyncio
+async def test_what_was_answered_is_on_the_disk(bench: Bench) -> None:
+    """Synced, before anybody goes on."""
+    assert await bench.journal.ask(begin("A")) == "A"
+
+    assert bench.on_disk()[Name("A", "k")]["status"] == "pending"
+    assert bench.disk.syncs == 1
+    await bench.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_requests_made_while_the_disk_works_share_its_next_turn(bench: Bench) -> None:
+    """A thousand at a time cost one sync, not a thousand."""
+    await bench.journal.ask(begin("first"))
+    bench.disk.gate.clear()
+    bench.disk.at_the_gate.clear()
+    slow = asyncio.ensure_future(bench.journal.ask(begin("slow")))
+    await asyncio.to_thread(bench.disk.at_the_gate.wait, 10)
+    before = bench.disk.syncs
+    others = [asyncio.ensure_future(bench.journal.ask(begin(f"{n}"))) for n in range(500)]
+    await asyncio.sleep(0)
+    bench.disk.gate.set()
+
+    assert await asyncio.gather(slow, *others) == ["slow", *(f"{n}" for n in range(500))]
+    assert bench.disk.syncs == before + 2
+    await bench.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_an_outcome_becomes_durable_by_itself(bench: Bench) -> None:
+    """Soon, also when nothing follows that it could ride along with."""
+    await bench.journal.ask(begin("A"))
+    bench.disk.synced.clear()
+
+    bench.journal.tell(end("A"))
+
+    assert await asyncio.to_thread(bench.disk.synced.wait, 10)
+    assert bench.on_disk()[Name("A", "k")]["status"] == "completed"
+    await bench.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_an_error_of_one_request_is_no_error_of_its_neighbours(bench: Bench) -> None:
+    """Each gets its own answer."""
+
+    def fails(session: Session) -> None:
+        raise LookupError("of one")
+
+    answers = await asyncio.gather(
+        bench.journal.ask(begin("A")), bench.journal.ask(fails), return_exceptions=True
+    )
+
+    assert answers[0] == "A"
+    assert isinstance(answers[1], LookupError)
+    await bench.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_record_that_is_too_large_is_refused(bench: Bench) -> None:
+    """With the way out; the journal goes on."""
+    with pytest.raises(RecordTooLargeError, match=r"1,200,0\d\d bytes .* save_state"):
+        await bench.journal.ask(begin("A", details="x" * 1_200_000))
+
+    assert await bench.journal.ask(begin("B")) == "B"
+    assert Name("A", "k") not in bench.on_disk()
+    await bench.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_journal_whose_sync_failed_refuses_and_never_syncs_that_file_again(bench: Bench) -> None:
+    """The kernel would say that all is well. A second later another segment is begun, with everything known."""
+    journal, disk = bench.journal, bench.disk
+    await journal.ask(begin("A"))
+    disk.refuses["sync_data"] = errno.EIO
+    with pytest.raises(JournalUnavailableError, match="Input/output error"):
+        await journal.ask(begin("B"))
+    assert journal.status().state == "failed"
+
+    disk.refuses.clear()
+    with pytest.raises(JournalUnavailableError):
+        await journal.ask(begin("B"))
+    assert disk.syncs == 1
+    bench.now += 1.5
+    await journal.ask(begin("C"))
+
+    assert journal.status() == ("open", 2, None)
+    assert set(bench.on_disk()) == {Name("A", "k"), Name("C", "k")}
+    assert [path.name for path in journal.directory.glob("journal-*")] == ["journal-0000000000000002.wal"]
+    await journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_an_outcome_that_the_disk_refused_is_kept_and_written_later(bench: Bench) -> None:
+    """What has happened has happened, whatever the disk says."""
+    journal, disk = bench.journal, bench.disk
+    await journal.ask(begin("A"))
+    disk.refuses["write"] = errno.EIO
+    journal.tell(end("A"))
+    with pytest.raises(JournalUnavailableError):
+        await journal.flush()
+
+    disk.refuses.clear()
+    await journal.aclose()
+
+    assert bench.on_disk()[Name("A", "k")]["status"] == "completed"
+    assert journal.status().state == "closed"
+
+
+@pytest.mark.asyncio
+async def test_a_full_disk_stops_what_begins_and_no_outcome(tmp_path: Path) -> None:
+    """The space for that was set aside before; when there is space again, all goes on."""
+    bench = Bench(tmp_path / "journal", segment_bytes=2048)
+    journal, disk = bench.journal, bench.disk
+    await journal.ask(begin("A", details="x" * 600))
+    disk.refuses["preallocate"] = errno.ENOSPC
+
+    async def begin_many() -> None:
+        for number in range(60):
+            await journal.ask(begin(f"{number}"))
+
+    with pytest.raises(JournalUnavailableError, match=r"the disk is full.* nothing was done"):
+        await begin_many()
+    assert journal.status().state == "no space"
+
+    journal.tell(end("A"))
+    await journal.flush()
+    assert bench.on_disk()[Name("A", "k")]["status"] == "completed"
+
+    disk.refuses.clear()
+    bench.now += 1.5
+    await journal.ask(begin("late"))
+    assert journal.status().state == "open"
+    await journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_closed_journal_belongs_to_whoever_asks_next(bench: Bench, tmp_path: Path) -> None:
+    """In the meantime another process could have owned it."""
+    await bench.journal.ask(begin("A"))
+    await bench.journal.aclose()
+    other = Bench(tmp_path / "journal")
+
+    await other.journal.ask(begin("B"))
+
+    with pytest.raises(JournalLockedError) as caught:
+        await bench.journal.ask(begin("C"))
+    assert caught.value.pid == os.getpid()
+    assert str(os.getpid()) in str(caught.value)
+    await other.journal.aclose()
+    await bench.journal.ask(begin("C"))
+    assert set(bench.on_disk()) == {Name(name, "k") for name in "ABC"}
+    await bench.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_journal_is_not_closed_while_something_runs(bench: Bench) -> None:
+    """Another process would think that it died."""
+
+    class Runner:
+        """Somebody who runs an operation."""
+
+    runners = [Runner()]
+
+    def run(session: Session) -> None:
+        session.running[Name("A", "k")] = runners[0]
+
+    await bench.journal.ask(run)
+    await bench.journal.aclose()
+    assert bench.journal.status().state == "open"
+
+    runners.clear()
+    await bench.journal.aclose()
+    assert bench.journal.status().state == "closed"
+
+
+def test_loops_one_after_the_other_share_a_journal(bench: Bench) -> None:
+    """It belongs to none of them; an answer for a loop that is gone hurts nobody."""
+
+    async def leave() -> None:
+        bench.disk.gate.clear()
+        bench.disk.at_the_gate.clear()
+        task = asyncio.ensure_future(bench.journal.ask(begin("left")))
+        await asyncio.to_thread(bench.disk.at_the_gate.wait, 10)
+        task.cancel()
+
+    asyncio.run(_ask(bench, "A"))
+    asyncio.run(leave())
+    bench.disk.gate.set()
+    asyncio.run(_ask(bench, "B"))
+    assert set(bench.on_disk()) == {Name("A", "k"), Name("left", "k"), Name("B", "k")}
+    asyncio.run(bench.journal.aclose())
+
+
+async def _ask(bench: Bench, name: str) -> None:
+    await bench.journal.ask(begin(name))
+
+
+def test_one_process_has_one_journal_for_a_directory(tmp_path: Path) -> None:
+    """Two services over one state directory do not lock each other out."""
+    assert journal_for(tmp_path / "a" / ".." / "b") is journal_for(tmp_path / "b")
+    assert journal_for(tmp_path / "a") is not journal_for(tmp_path / "b")
+
+
+@pytest.mark.asyncio
+async def test_another_process_is_told_who_owns_the_journal(bench: Bench) -> None:
+    """Two bots over one directory would answer for each other's orders."""
+    await bench.journal.ask(begin("A"))
+    program = (
+        "import asyncio, sys\n"
+        "from shockproof import ErrorRecoveryService, JournalLockedError\n"
+        "async def main():\n"
+        "    recovery = ErrorRecoveryService(sys.argv[1], sys.argv[1] + '/errors')\n"
+        "    print((await recovery.restore_state()).active_operations)\n"
+        "    try:\n"
+        "        async with recovery.operation('B'): pass\n"
+        "    except JournalLockedError as error:\n"
+        "        print(error.pid)\n"
+        "asyncio.run(main())\n"
+    )
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program, str(bench.journal.directory.parent)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ran.stdout.splitlines() == [
+        "[{'operation': 'A', 'key': 'k', 'status': 'pending'}]",
+        str(os.getpid()),
+    ]
+    await bench.journal.aclose()
+
+
+def test_a_forked_child_never_writes_into_the_parents_journal(tmp_path: Path) -> None:
+    """It is told that its parent owns it, and does not keep the lock when the parent is gone."""
+    program = """
+import asyncio, os, sys
+from pathlib import Path
+from shockproof import ErrorRecoveryService, JournalLockedError, JournalUnavailableError
+recovery = ErrorRecoveryService(sys.argv[1], sys.argv[2])
+operation = recovery.operation("A")
+
+async def enter():
+    await operation.__aenter__()
+    await operation.checkpoint(index=1)
+
+async def in_the_child():
+    try:
+        await operation.checkpoint(index=2)
+    except JournalUnavailableError as error:
+        print("forked from" in str(error), flush=True)
+    try:
+        async with recovery.operation("B"): pass
+    except JournalLockedError as error:
+        print(error.pid == os.getppid(), flush=True)
+    await operation.__aexit__(KeyError, KeyError("x"), None)
+
+asyncio.run(enter())
+child = os.fork()
+if child == 0:
+    asyncio.run(in_the_child())
+    os._exit(0)
+os.waitpid(child, 0)
+
+async def leave():
+    await operation.checkpoint(index=3)
+    print((await recovery.restore_state()).active_operations)
+    await operation.__aexit__(None, None, None)
+    await recovery.aclose()
+
+asyncio.run(leave())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "state"), str(tmp_path / "errors")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == [
+        "True",
+        "True",
+        "[{'operation': 'A', 'key': None, 'status': 'pending', 'index': 3}]",
+    ]
+
+
+@pytest.mark.parametrize("way", ["raise SystemExit", "raise ValueError('x')", "pass"])
+def test_what_was_told_is_durable_when_the_program_ends(tmp_path: Path, way: str) -> None:
+    """Nobody has to close anything."""
+    program = f"""
+import asyncio, sys
+from shockproof import ErrorRecoveryService
+recovery = ErrorRecoveryService(sys.argv[1], sys.argv[2])
+
+async def main():
+    try:
+        async with recovery.operation("A", key="1") as op:
+            raise KeyError("inside")
+    except KeyError:
+        pass
+    {way}
+
+asyncio.run(main())
+"""
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "state"), str(tmp_path / "errors")],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    table = read_journal(SystemFiles(), tmp_path / "state" / "journal").table
+    assert [entry.body["interrupted"] for entry in table.pending()] == ["KeyError: 'inside'"]
+
+
+@pytest.mark.asyncio
+async def test_a_newer_program_s_journal_is_left_alone(bench: Bench) -> None:
+    """Nothing is moved, and nothing begins."""
+    await bench.journal.ask(begin("A"))
+    await bench.journal.aclose()
+    path = next(bench.journal.directory.glob("journal-*"))
+    import struct
+    import zlib
+
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, 8, 9)
+    struct.pack_into("<I", data, 40, zlib.crc32(data[:40]))
+    path.write_bytes(data)
+
+    with pytest.raises(StateVersionError, match="format version 9"):
+        await bench.journal.ask(begin("B"))
+    with pytest.raises(StateVersionError):
+        await bench.journal.pending(lambda entry: entry.name)
+    assert path.read_bytes() == bytes(data)

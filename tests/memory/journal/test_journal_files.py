@@ -1,0 +1,197 @@
+"""The directory: what a damaged disk does to it, and what stays of what could not be read."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest  # noqa: TC002  a test's annotations are read
+
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal_files import JournalFiles, read_journal
+from shockproof.memory.journal.operation_table import Name
+from shockproof.memory.journal.record import Kind, encode_body
+
+
+def files_in(directory: Path, layer: SystemFiles | None = None) -> JournalFiles:
+    return JournalFiles(directory, layer=layer or SystemFiles(), segment_bytes=4096)
+
+
+def write(files: JournalFiles, names: Iterable[str]) -> None:
+    """A batch for each name."""
+    for name in names:
+        body = {"operation": name, "key": None}
+        files.table.apply(Kind.BEGIN, body)
+        files.append([(Kind.BEGIN, encode_body(body))])
+        files.sync()
+
+
+def a_journal(directory: Path, names: str) -> Path:
+    """One of an earlier life; gives its segment."""
+    files = files_in(directory)
+    files.open()
+    write(files, names)
+    files.close()
+    return next(directory.glob("journal-*"))
+
+
+def pending(files: JournalFiles) -> str:
+    return "".join(entry.name.operation for entry in files.table.pending())
+
+
+def damage(path: Path, text: bytes) -> None:
+    data = path.read_bytes()
+    assert text in data
+    path.write_bytes(data.replace(text, text[::-1]))
+
+
+def test_every_life_begins_a_segment_and_leaves_one(tmp_path: Path) -> None:
+    """With everything known; nothing is appended to a file that was found."""
+    first = a_journal(tmp_path, "ABC")
+    files = files_in(tmp_path)
+    recovered = files.open()
+
+    assert pending(files) == "ABC"
+    assert recovered.damage is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "journal-0000000000000002.wal",
+        "lock",
+        "reserve.wal",
+    ]
+    assert first.name == "journal-0000000000000001.wal"
+    files.close()
+
+
+def test_damage_to_what_was_acknowledged_is_loud_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What can be read is used, the file is set aside, and somebody is told."""
+    path = a_journal(tmp_path, "ABC")
+    damage(path, b'"operation":"B"')
+    as_it_was = path.read_bytes()
+    files = files_in(tmp_path)
+    with caplog.at_level(logging.ERROR):
+        recovered = files.open()
+
+    assert recovered.damage is not None
+    assert pending(files) == "AC"
+    assert "damaged after it had been acknowledged" in caplog.text
+    kept = tmp_path / "damaged" / f"{path.name}.whole"
+    assert kept.read_bytes() == as_it_was.rstrip(b"\0")
+    files.close()
+    assert files_in(tmp_path).open().damage is None  # it is over
+
+
+def test_damage_at_the_end_is_taken_for_a_torn_tail_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing says that the last batch was acknowledged; it is kept for whoever wants to know."""
+    path = a_journal(tmp_path, "ABC")
+    damage(path, b'"operation":"C"')
+    files = files_in(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        recovered = files.open()
+
+    assert recovered.damage is None
+    assert pending(files) == "AB"
+    assert "torn by a crash" in caplog.text
+    assert b'"operation":"C"'[::-1] in (tmp_path / "damaged" / f"{path.name}.tail").read_bytes()
+    files.close()
+
+
+def test_damage_that_cannot_be_copied_stays_where_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk is no reason to lose the only copy."""
+    path = a_journal(tmp_path, "ABC")
+    damage(path, b'"operation":"B"')
+
+    class NoPlaceAside(SystemFiles):
+        def make_directory(self, path: Path) -> None:
+            if path.name == "damaged":
+                raise OSError(errno.ENOSPC, "full")
+            super().make_directory(path)
+
+    files = files_in(tmp_path, NoPlaceAside())
+    files.open()
+
+    assert path.exists()
+    assert pending(files) == "AC"
+    files.close()
+
+
+def test_a_damaged_beginning_falls_back_to_the_segment_before(tmp_path: Path) -> None:
+    """If a crash left that one."""
+    first = a_journal(tmp_path, "AB")
+    old = first.read_bytes()
+    second = a_journal(tmp_path, "C")
+    first.write_bytes(old)
+    damage(second, b'"operation":"A"')
+    files = files_in(tmp_path)
+
+    assert files.open().damage is not None
+    assert set(pending(files)) == {"A", "B", "C"}
+    files.close()
+
+
+def test_an_older_segment_that_a_crash_left_changes_nothing(tmp_path: Path) -> None:
+    """The newest holds everything."""
+    first = a_journal(tmp_path, "AB")
+    old = first.read_bytes()
+    files = files_in(tmp_path)
+    files.open()
+    body = {"operation": "A", "key": None, "status": "abandoned"}
+    files.table.apply(Kind.END, body)
+    files.append([(Kind.END, encode_body(body))])
+    files.close()
+    first.write_bytes(old)
+
+    files = files_in(tmp_path)
+    files.open()
+
+    assert pending(files) == "B"
+    assert not first.exists()
+    files.close()
+
+
+def test_a_segment_grows_with_what_is_known(tmp_path: Path) -> None:
+    """However much is pending, a segment has room for as much again."""
+    files = files_in(tmp_path)
+    files.open()
+    for number in range(300):
+        files.table.apply(Kind.BEGIN, {"operation": f"operation {number}", "key": None, "details": "x" * 100})
+    files.begin_segment()
+
+    assert files.room_for([b"x" * 20_000])
+    assert len(read_journal(SystemFiles(), tmp_path).table) == 300
+    files.close()
+
+
+def test_reading_survives_a_segment_that_vanishes(tmp_path: Path) -> None:
+    """Its owner has begun another one meanwhile."""
+    a_journal(tmp_path, "A")
+
+    class Hurried(SystemFiles):
+        left = 3
+
+        def read(self, path: Path, limit: int) -> bytes:
+            if self.left:
+                self.left -= 1
+                raise FileNotFoundError(path)
+            return super().read(path, limit)
+
+    assert read_journal(Hurried(), tmp_path).table.get(Name("A", None)) is not None
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    """Only what has our names is ours."""
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".journal-0000000000000009.wal.tmp").write_text("left by a crash")
+    files = files_in(tmp_path)
+    files.open()
+    files.close()
+
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / ".journal-0000000000000009.wal.tmp").exists()
