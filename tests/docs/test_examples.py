@@ -2,8 +2,8 @@
 Every Python example of README, docs and docstrings, run as it stands.
 
 The blocks of one page run one after another in one namespace and on one event loop with virtual
-time, in an empty directory. A block may ``await`` at its top level; one that calls a ``run(...)``
-starts a loop of its own, and so is run outside of the page's. What a block prints is what the ``text``
+time, in an empty directory. A block may ``await`` at its top level; one that calls a ``run(...)``, or
+compares storms, starts a loop of its own, and so is run outside of the page's. What a block prints is what the ``text``
 block right below it shows, where ``...`` stands for anything; a block that prints
 and has no such block below it fails. Setting the stage may be hidden in ``<!-- invisible-code-block:
 python ... -->``, and ``<!-- warns: Category -->`` above a block names the warning it gives.
@@ -67,7 +67,7 @@ class Stage:
                 caught = stack.enter_context(warnings.catch_warnings(record=True, action="always"))
             if code.co_flags & inspect.CO_COROUTINE:
                 self.runner.run(eval(code, self.names))
-            elif re.search(r"\brun\(", example.parsed):
+            elif re.search(r"\b(run|compare_storms)\(", example.parsed):
                 exec(code, self.names)
             else:
                 self.runner.run(self.execute(code))

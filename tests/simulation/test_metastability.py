@@ -3,123 +3,94 @@ A storm that outlives its cause: does the load come down again when the trigger 
 
 One server, 100 calls a second, first in first out; it works off what nobody waits for any more. Clients
 ask 80 times a second and wait one second. For ten seconds the server has half its capacity. Naive
-retries then keep it overloaded for ever ("Metastable Failures in the Wild", OSDI 2022).
+retries then keep it overloaded for ever ("Metastable Failures in the Wild", OSDI 2022). The page
+docs/how-to/storms.md shows the same.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from shockproof import ErrorRecoveryService, RetryBudget
-from shockproof.testing import VirtualClock
+from shockproof import RetryBudget
+from shockproof.testing import Storm
 
-CAPACITY, OFFERED = 100.0, 80.0
-TRIGGER_BEGINS, TRIGGER_ENDS = 10.0, 20.0
+STORM = Storm(capacity=100, load=80, outage=(10, 20), outage_capacity=50, seconds=60)
+WITHIN = 30
 
-
-@dataclass
-class Result:
-    """What came of it after the trigger."""
-
-    goodput: float
-    """Share of the calls begun in the last ten seconds that were answered."""
-    load: float
-    """Requests that reached the server in those seconds, for each call that was begun."""
+NAIVE: dict[str, Any] = {"timeout": 1.0, "jitter": "full", "circuit_threshold": None}
+DEFAULTS: dict[str, Any] = {"timeout": 1.0}
 
 
-async def storm(
-    clock: VirtualClock, directory: Path, options: dict[str, Any], *, seconds: float = 60.0
-) -> Result:
-    """The same storm, whatever the options: arrivals and service times are drawn from fixed seeds."""
-    arrivals, service_times = random.Random(1), random.Random(2)
-    recovery = ErrorRecoveryService(directory / "s", directory / "e", clock=clock, rng=random.Random(3))
-    backend = recovery.service("backend", timeout=1.0, **options)
-    begun = clock.monotonic()
-    busy_until, requests, calls, answered = begun, 0, 0, 0
-
-    def counts() -> bool:
-        return clock.monotonic() - begun >= seconds - 10
-
-    async def serve() -> None:
-        nonlocal busy_until, requests
-        now = clock.monotonic()
-        requests += counts()
-        halved = TRIGGER_BEGINS <= now - begun < TRIGGER_ENDS
-        work = service_times.expovariate(CAPACITY / 2 if halved else CAPACITY)
-        busy_until = max(now, busy_until) + work
-        await asyncio.sleep(busy_until - now)
-
-    async def call() -> None:
-        nonlocal calls, answered
-        late = counts()
-        calls += late
-        try:
-            await backend.call(serve)
-        except Exception:  # noqa: BLE001 - whatever it was: it was not answered
-            return
-        answered += late
-
-    running: set[asyncio.Task[None]] = set()
-    while clock.monotonic() - begun < seconds:
-        task = asyncio.create_task(call())
-        running.add(task)
-        task.add_done_callback(running.discard)
-        await asyncio.sleep(arrivals.expovariate(OFFERED))
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-    await recovery.aclose()
-    return Result(goodput=answered / calls, load=requests / calls)
+def preset() -> dict[str, Any]:
+    """The one that docs/how-to/storms.md recommends."""
+    return {
+        "timeout": 1.0,
+        "jitter": "full",
+        "failure_rate": 0.5,
+        "circuit_threshold": None,
+        "circuit_timeout": 5.0,
+        "retry_budget": RetryBudget(),
+    }
 
 
-PRESET: dict[str, Any] = {
-    "jitter": "full",
-    "circuit_threshold": None,
-    "failure_rate": 0.5,
-    "circuit_timeout": 5.0,
-}
-NAIVE: dict[str, Any] = {"jitter": "full", "circuit_threshold": None}
+def storms(*seeds: int, seconds: int = 60) -> list[Any]:
+    """The same storm with other dice, and with one program or twenty at the other end."""
+    return [
+        pytest.param(
+            replace(STORM, seconds=seconds, seed=seed, clients=clients), id=f"{seed}, {clients} clients"
+        )
+        for seed in seeds
+        for clients in (1, 20)
+    ]
 
 
-@pytest.mark.asyncio
-async def test_naive_retries_keep_the_server_down_for_ever(clock: VirtualClock, tmp_path: Path) -> None:
-    """Forty seconds after the trigger nearly nobody is answered, and several times the load arrives."""
-    result = await storm(clock, tmp_path, NAIVE)
+@pytest.mark.parametrize("storm", storms(7, seconds=40))
+def test_naive_retries_keep_the_server_down_for_ever(storm: Storm) -> None:
+    """Long after the trigger nobody is answered, and several times the load arrives."""
+    result = storm.run(NAIVE)
 
-    assert result.goodput < 0.2
-    assert result.load > 2
-
-
-@pytest.mark.asyncio
-async def test_preset_recovers_when_the_trigger_is_over(clock: VirtualClock, tmp_path: Path) -> None:
-    """A breaker by rate and a budget funded by successes: all is well within thirty seconds."""
-    result = await storm(clock, tmp_path, {**PRESET, "retry_budget": RetryBudget()})
-
-    assert result.goodput > 0.95
-    assert result.load < 1.3
+    assert result.goodput(30) < 0.05
+    assert result.load(30) > 3
+    assert result.recovered_after() is None
 
 
-@pytest.mark.asyncio
-async def test_seeds_defaults_end_the_storm_and_rest_for_a_minute(
-    clock: VirtualClock, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("storm", storms(7, 8, 9))
+def test_the_preset_recovers_when_the_trigger_is_over(storm: Storm) -> None:
+    """A breaker by rate and a budget funded by successes: well within thirty seconds, and never above 1.3."""
+    result = storm.run(preset)
+
+    recovered = result.recovered_after(0.95)
+    assert recovered is not None
+    assert recovered <= WITHIN
+    assert result.goodput(20 + WITHIN) > 0.95
+    # In each stretch of five seconds from the trigger's end on: that is what lets the server come back.
+    assert max(result.load(begin, begin + 5) for begin in range(20, 56)) <= 1.3
+
+
+def test_the_preset_of_one_program_holds_its_load_down_during_the_trigger_too() -> None:
+    """Its budget is what it may ask for on top; each of twenty programs has one of its own."""
+    loads = [STORM.run(preset).load(begin, begin + 5) for begin in (10, 15)]
+
+    assert max(loads) <= 1.3
+
+
+def test_the_seeds_defaults_end_the_storm_and_rest_for_a_minute() -> None:
     """Five failures in a row open the circuit: the server is left alone, and nobody is served meanwhile."""
-    result = await storm(clock, tmp_path, {})
+    result = STORM.run(DEFAULTS)
 
-    assert result.goodput == 0.0
-    assert result.load == 0.0
+    assert result.goodput(50) == 0.0
+    assert result.load(50) == 0.0
 
 
-@pytest.mark.asyncio
-async def test_seeds_defaults_serve_again_after_their_minute(clock: VirtualClock, tmp_path: Path) -> None:
+def test_the_seeds_defaults_serve_again_after_their_minute() -> None:
     """The probe finds the server well, and the storm does not come back."""
-    result = await storm(clock, tmp_path, {}, seconds=100.0)
+    result = replace(STORM, seconds=100).run(DEFAULTS)
 
-    assert result.goodput > 0.95
-    assert result.load < 1.3
+    assert result.goodput(90) > 0.95
+    assert result.load(90) < 1.3
+    recovered = result.recovered_after()
+    assert recovered is not None
+    assert 40 < recovered < 60

@@ -13,6 +13,7 @@ from typing import Any, assert_type
 from shockproof import (
     Attempt,
     CallInfo,
+    CircuitOpened,
     CircuitOpenError,
     ErrorRecord,
     ErrorRecoveryService,
@@ -27,7 +28,16 @@ from shockproof import (
     get_error_recovery_service,
     with_error_recovery,
 )
-from shockproof.testing import VirtualClock
+from shockproof.testing import (
+    Delays,
+    Fails,
+    FaultInjector,
+    Hangs,
+    Storm,
+    VirtualClock,
+    cancel_at_each_await,
+    record_events,
+)
 
 
 class Quote:
@@ -270,6 +280,25 @@ def errors(error: CircuitOpenError) -> None:
     assert_type(attempts_of(error), tuple[Attempt, ...])
     for attempt in attempts_of(error):
         assert_type(attempt.delay, float | None)
+
+
+# -- testing -----------------------------------------------------------------------------------------
+
+
+async def testing() -> None:
+    events = record_events(recovery)
+    assert_type(events.of(CircuitOpened), list[CircuitOpened])
+    assert_type(await events.wait_for(CircuitOpened, service_name="api"), CircuitOpened)
+    events.of(int)  # type: ignore[type-var]  # a type of event is wanted
+    faults = FaultInjector(recovery)
+    with faults.on(
+        "api", plan=[None, ConnectionError, (Delays(0.1), Fails(ValueError)), Hangs()]
+    ) as injected:
+        assert_type(injected.injected, int)
+    faults.on("api", KeyboardInterrupt)  # type: ignore[arg-type]  # an Exception is wanted
+    async for run in cancel_at_each_await(lambda: fetch("AAPL")):
+        assert_type(run.delay, float)
+    assert_type(Storm().run({"timeout": 1.0}).recovered_after(), float | None)
 
 
 async def ticks() -> AsyncIterator[int]:

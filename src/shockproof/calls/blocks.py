@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from shockproof.calls.executor import elapsed, failure_of
+from shockproof.calls.faults import BlockFault, Faults
 from shockproof.calls.limits import Held
 from shockproof.calls.ongoing_call import OngoingCall
+from shockproof.calls.options import calling_frame
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import Timer
 from shockproof.policies.circuit_breaker import Ticket
@@ -27,7 +29,7 @@ class _Block:
     The bookkeeping of a call is made when something needs it: a healthy block has none.
     """
 
-    __slots__ = ("_call", "_held", "_plan", "_started", "_ticket", "_timer")
+    __slots__ = ("_call", "_fault", "_held", "_plan", "_started", "_ticket", "_timer")
 
     def __init__(self, plan: Plan, call: OngoingCall | None = None) -> None:
         self._plan = plan
@@ -35,12 +37,18 @@ class _Block:
         self._ticket: Ticket | None = None
         self._held: Held | None = None
         self._timer: Timer | None = None
+        self._fault: BlockFault | None = None
         self._started = 0.0
 
     def _ongoing(self, elapsed_so_far: float = 0.0) -> OngoingCall:
         raise NotImplementedError
 
-    async def _enter(self) -> None:
+    async def _enter(self) -> float | None:
+        """
+        Take what the attempt needs.
+
+        None: the body may run. A number of seconds: a fault was in its way, and it is repeated after them.
+        """
         plan = self._plan
         lane = plan.circuit.lane
         if lane is not None and self._call is None:  # the short way, as in wrap.py
@@ -50,7 +58,7 @@ class _Block:
                 self._timer = plan.first_limit.start()
                 self._started = self._timer.started
             self._ticket = lane
-            return
+            return None
         call = self._call = self._call or self._ongoing()
         ticket, held = call.admit(), None
         if plan.state.limits is not None:
@@ -64,6 +72,56 @@ class _Block:
                 held.not_sent()
             raise
         self._ticket, self._held = ticket, held
+        return None if plan.state.faults is None else await self._meet_fault(call, plan.state.faults)
+
+    async def _meet_fault(self, call: OngoingCall, faults: Faults) -> float | None:
+        """
+        The fault that is on for this block, if any, begins; see `_enter`.
+
+        Raises:
+            BaseException: what the fault raised, or the cancellation that came meanwhile; the block is over.
+        """
+        if not call.function_name:
+            call.function_name = calling_frame().f_code.co_name
+        try:
+            self._fault = faults.of_block(call.info())
+        except BaseException:  # the condition of the fault is broken: no verdict on the service
+            self._give_back()
+            raise
+        if self._fault is None:
+            return None
+        try:
+            await self._fault.enter()
+        except BaseException as error:
+            delay = self._leave(error)
+            if delay is None:
+                raise
+            return delay
+        return None
+
+    def _give_back(self) -> None:
+        """The body will not run, and nobody is to blame."""
+        ticket, timer, held = self._ticket, self._timer, self._held
+        self._ticket = self._timer = self._held = None
+        if timer is not None:
+            timer.stop()
+        if ticket is not None:
+            ticket.released()
+        if held is not None:
+            held.not_sent()
+
+    async def _leave_by_fault(self, error: BaseException | None) -> float | None:
+        """The block ended, and its fault may take the answer of a body that raised nothing; see `_leave`."""
+        fault, self._fault = self._fault, None
+        if error is None and fault is not None:
+            try:
+                await fault.leave()
+            except BaseException as lost:
+                delay = self._leave(lost)
+                if delay is None:
+                    raise
+                return delay
+        return self._leave(error)
 
     def _leave(self, error: BaseException | None) -> float | None:
         """
@@ -126,14 +184,22 @@ class Guard(_Block):
         if self._entered:
             raise RuntimeError("a guard is for one block: call guard() anew for each entry")
         self._entered = True
-        await self._enter()
+        try:
+            await self._enter()
+        except BaseException:
+            if self._call is not None:
+                self._call.close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._leave(error)
+            if self._fault is None:
+                self._leave(error)
+            else:
+                await self._leave_by_fault(error)
         finally:
             if self._call is not None:
                 self._call.close()
@@ -222,16 +288,21 @@ class AttemptBlock(_Block):
         """
         if self._was_left or self._ticket is not None:
             raise RuntimeError("an attempt is entered once; the loop gives the next one")
-        if self._number > 1 and self._call is not None:
-            # Only inside the block: between two of them the user may leave the loop without a word.
-            self._call.begin_repeating()
         try:
-            await self._enter()
+            while True:
+                if self._number > 1 and self._call is not None:
+                    # Only inside the block: between two of them the user may leave the loop without a word.
+                    self._call.begin_repeating()
+                delay = await self._enter()
+                if delay is None or self._call is None:
+                    return self
+                # A body cannot be skipped: the attempt that met a fault on its way in is repeated here.
+                await self._call.wait(delay)
+                self._number = self._call.number
         except BaseException:
             if self._call is not None:
                 self._call.close()
             raise
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -239,7 +310,7 @@ class AttemptBlock(_Block):
         self._was_left = True
         delay: float | None = None
         try:
-            delay = self._leave(error)
+            delay = self._leave(error) if self._fault is None else await self._leave_by_fault(error)
         finally:
             loop, self._loop = self._loop, None  # each knows the other only while it runs: no cycle
             if loop is not None:

@@ -162,7 +162,7 @@ async def _attempt(
         ticket, held = await call.enter_limits(ticket)
     try:
         try:
-            awaitable = plan.awaitable(fn, args, kwargs, held)
+            awaitable = call.awaitable(fn, args, kwargs, held)
         except BaseException:  # wrong arguments: raised at once, and no verdict on the service
             ticket.released()
             raise

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
+from shockproof.calls.faults import Faults
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.plan import Plan
@@ -277,6 +280,19 @@ class OngoingCall:
             return None
         first = self.plan.first_limit
         return first.start() if first is not None and limit == first.seconds else start_single_timer(limit)
+
+    def awaitable(
+        self,
+        fn: Callable[..., Any],  # Any: the user's function
+        args: tuple[Any, ...],  # Any: its arguments
+        kwargs: dict[str, Any],  # Any: its arguments
+        held: Held | None,
+    ) -> Any:  # Any: something to await
+        """What to await for the next attempt: the function's own, or what a fault makes of it."""
+        faults: Faults | None = self.plan.state.faults
+        if faults is None:
+            return self.plan.awaitable(fn, args, kwargs, held)
+        return faults.around(self.info(), args, kwargs, partial(self.plan.awaitable, fn, args, kwargs, held))
 
     # -- after an attempt ----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, TypedDict
 
 from shockproof.memory.services.registry import SERVICE_OPTIONS
@@ -27,6 +28,7 @@ __all__ = [
     "HandleOptions",
     "LimitOptions",
     "ServiceOptions",
+    "calling_frame",
     "calling_place",
     "check_options",
 ]
@@ -285,9 +287,15 @@ def warn_of_unreachable_timeout(timeout: float | None, deadline: float | None) -
 _OWN_FILES = str(Path(__file__).parents[1]) + os.sep
 
 
-def calling_place() -> str:
-    """The nearest line outside shockproof, as file:line, to name it in a message."""
+def calling_frame() -> FrameType:
+    """The nearest frame outside shockproof."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
         frame = frame.f_back
+    return frame
+
+
+def calling_place() -> str:
+    """The nearest line outside shockproof, as file:line, to name it in a message."""
+    frame = calling_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

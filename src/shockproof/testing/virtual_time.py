@@ -67,6 +67,11 @@ class VirtualClock:
         with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(self)) as runner:
             return runner.run(main)
 
+    @property
+    def anyio_backend(self) -> tuple[str, dict[str, Callable[[], asyncio.AbstractEventLoop]]]:
+        """The backend for anyio's pytest plugin: what a fixture ``anyio_backend(clock)`` returns."""
+        return "asyncio", {"loop_factory": lambda: VirtualTimeLoop(self)}
+
     def __repr__(self) -> str:
         return f"<VirtualClock {self._elapsed:g} s after its start>"
 

@@ -14,12 +14,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from shockproof.memory.disk.writer import after_fork
 from shockproof.vocabulary.events import Event
 
-__all__ = ["Listener", "Listeners"]
+__all__ = ["Listener", "Listeners", "Subscription"]
 
 Listener = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
 
@@ -28,11 +28,25 @@ _IDLE_SECONDS = 5.0
 _log = logging.getLogger("shockproof")
 
 
+class Subscription(Protocol):
+    """One who listens: told where the event happens, so that it may neither wait nor raise."""
+
+    dropped: int
+
+    def tell(self, event: Event) -> None:
+        """Take note of *event*."""
+        ...
+
+    def is_busy(self) -> bool:
+        """Whether something it was told is still being worked on."""
+        ...
+
+
 class Listeners:
     """The subscribers of one recovery service. `publish` never waits and never raises."""
 
     def __init__(self) -> None:
-        self.active: tuple[_InThread | _InTask, ...] = ()
+        self.active: tuple[Subscription, ...] = ()
         """Empty when nobody listens: then no event is even built."""
         self._lock = threading.Lock()
 
@@ -50,7 +64,10 @@ class Listeners:
             raise TypeError(f"listener must be a callable that takes one event, got {listener!r}")
         called = listener if inspect.isfunction(listener) else getattr(listener, "__call__", listener)  # noqa: B004 - the bound method is wanted
         is_async = inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(called)
-        subscription = _InTask(listener) if is_async else _InThread(listener)
+        return self.add(_InTask(listener) if is_async else _InThread(listener))
+
+    def add(self, subscription: Subscription) -> Callable[[], None]:
+        """Tell *subscription* of every event from now on, right where it happens; see `subscribe`."""
         with self._lock:
             self.active = (*self.active, subscription)
 

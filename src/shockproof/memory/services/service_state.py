@@ -40,6 +40,7 @@ class ServiceState:
         "declared_at",
         "failures",
         "fallbacks",
+        "faults",
         "health_check",
         "hedges",
         "limits",
@@ -67,6 +68,9 @@ class ServiceState:
         self.health_check: Callable[[], Any] | None = None  # Any: a value, or something to await
         self.check_every = 30.0
         self.limits: Any = None  # Any: `Limits` of the layer above, which waits; None without limits
+        self.faults: Any = (
+            None  # Any: `Faults` of the layer above, which waits; None unless a test put some on
+        )
         self.retry_budget: RetryBudget | None = None
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
@@ -90,9 +94,10 @@ class ServiceState:
 
     def prepare(self, *, is_prepared: bool) -> None:
         """From now on healthy calls take the short way, or the next call of anybody prepares again."""
-        self.prepared = is_prepared
-        # Limits are waited for, and that is the executor's business.
-        self.circuit.open_lane(is_open=is_prepared and self.limits is None)
+        with self._lock:  # whoever closes the way sets its reason first: no other thread may open it again
+            self.prepared = is_prepared
+            # Limits are waited for, faults are played: both are the executor's business.
+            self.circuit.open_lane(is_open=is_prepared and self.limits is None and self.faults is None)
 
     @property
     def counts_successes(self) -> bool:
