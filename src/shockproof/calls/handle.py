@@ -90,9 +90,12 @@ class Handle:
         ticket = plan.circuit.lane
         if ticket is None or not plan.is_simple or not has_coroutine_code(fn):
             check_callable(fn)
-            refused_for = plan.refuses_for()
-            if refused_for:
-                raise plan.refused(refused_for)
+            refusal = plan.refusal()
+            if refusal is not None:
+                try:
+                    raise refusal
+                finally:
+                    del refusal  # its traceback holds this frame: no cycle
             return await execute(plan, fn, args, kwargs)
         coroutine = fn(*args, **kwargs)
         if plan.first_limit is None:

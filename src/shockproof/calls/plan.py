@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, Final, Self
 
 from shockproof.calls.callables import check_callable, is_async, name_of
@@ -21,12 +22,15 @@ from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.priority import rank_of
 from shockproof.policies.rate_limit import Weight
 from shockproof.policies.retry import RetryRule
+from shockproof.vocabulary.clock import SystemClock, other_times
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import CallRejected
 from shockproof.vocabulary.outcomes import CallEffect
 
 __all__ = ["Plan", "StandIn"]
+
+_new: Final = CircuitOpenError.__new__
 
 # The service of a plan that does not know its own yet: its first call takes the long way and is told.
 _UNKNOWN: Final = ServiceState("unknown", Circuit(threshold=None, timeout=0.0))
@@ -99,8 +103,10 @@ class Plan:
         "hedge",
         "is_bound",
         "is_fixed",
+        "is_for_the_executor",
         "is_simple",
         "judges_results",
+        "keeps_real_time",
         "limit",
         "options",
         "rank",
@@ -116,6 +122,7 @@ class Plan:
     runtime: Runtime
     state: ServiceState
     stopwatch: Callable[[], float]
+    keeps_real_time: bool
 
     def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
         self.options = options
@@ -135,6 +142,8 @@ class Plan:
         self.risk_reducing: bool = options.get("risk_reducing", False)
         self.rank = rank_of(options.get("priority", "normal"), risk_reducing=self.risk_reducing)
         """How early its turn comes where calls wait; the lower, the earlier."""
+        self.is_for_the_executor = bool(self.fallbacks) or self.risk_reducing
+        """Whether an open circuit is not the last word."""
         self.classifier = Classifier(
             effect=self.effect,
             classify=options.get("classify"),
@@ -159,6 +168,7 @@ class Plan:
         self.runtime = runtime
         self.state = state
         self.stopwatch = runtime.stopwatch
+        self.keeps_real_time = type(runtime.clock) is SystemClock
         self.circuit = state.circuit
         self.is_bound = True
         if state.limits is not None:
@@ -203,21 +213,29 @@ class Plan:
         self.runtime.on_first_call()
         state.prepare(is_prepared=True)
 
-    def refuses_for(self) -> float:
+    def refusal(self) -> CircuitOpenError | None:
         """
-        Seconds for which an open circuit refuses calls, 0 if they may go on.
+        The error of a call that an open circuit refuses, counted and told; None when it may go on.
 
         A call that has somebody to answer for it, or that reduces risk, is for the executor.
         """
-        if self.fallbacks or self.risk_reducing or self.needs_preparing:
-            return 0.0
-        return self.circuit.open_for(self.runtime.clock.monotonic())
+        if self.is_for_the_executor or not self.state.prepared:
+            return None
+        now = (
+            monotonic() if self.keeps_real_time and not other_times.exist else self.runtime.clock.monotonic()
+        )
+        wait = self.circuit.open_for(now)
+        return self.refused(wait) if wait else None
 
     def refused(self, retry_after: float) -> CircuitOpenError:
         """Count and tell that the circuit refuses a call, and give the error that says so."""
         state = self.state
-        refusal = CircuitOpenError(state.name, "circuit_breaker", retry_after, state.circuit.last_error)
-        self.rejected(refusal)
+        # Made without its __init__, which only puts names to the arguments: that is half the price of a refusal.
+        refusal = _new(CircuitOpenError, state.name, "circuit_breaker", retry_after, state.circuit.last_error)
+        if self.runtime.listeners.active:
+            self.rejected(refusal)
+        else:
+            state.rejections += 1
         return refusal
 
     def rejected(self, refusal: CallRejectedError) -> None:

@@ -34,9 +34,12 @@ _SHORT_WAY: Final = """\
 async def call({parameters}):
     ticket_ = circuit_.lane
     if ticket_ is None:
-        refused_for_ = plan_.refuses_for()
-        if refused_for_:
-            raise plan_.refused(refused_for_)
+        refusal_ = plan_.refusal()
+        if refusal_ is not None:
+            try:
+                raise refusal_
+            finally:
+                del refusal_  # its traceback holds this frame: no cycle
         return await execute_(plan_, fn_, {args}, {kwargs})
     coroutine_ = fn_({forwarded})  # wrong arguments are raised here: nothing taken or counted
 {start}

@@ -10,12 +10,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["Clock", "SystemClock", "as_clock"]
+__all__ = ["Clock", "SystemClock", "as_clock", "other_times"]
 
 
 _running_loop = asyncio._get_running_loop  # None outside a loop, where get_running_loop would raise
+
+
+class _OtherTimes:
+    """Whether this process has seen an event loop that does not go by ``time.monotonic``."""
+
+    __slots__ = ("exist",)
+
+    def __init__(self) -> None:
+        self.exist = False
+
+
+other_times: Final = _OtherTimes()
+"""Asking the loop costs several times what ``time.monotonic`` does; as long as none has another time, nobody need."""
 
 
 class Clock(Protocol):
@@ -46,7 +59,11 @@ class SystemClock:
     def monotonic(self) -> float:
         """The running loop's time, or ``time.monotonic()`` outside a loop."""
         loop = _running_loop()
-        return time.monotonic() if loop is None else loop.time()
+        if loop is None:
+            return time.monotonic()
+        if getattr(type(loop), "time", None) is not asyncio.BaseEventLoop.time:
+            other_times.exist = True
+        return loop.time()
 
     def time(self) -> float:
         """``time.time()``."""
