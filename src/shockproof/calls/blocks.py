@@ -16,7 +16,7 @@ from shockproof.calls.limits import Held
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.calls.options import calling_frame
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import Timer
+from shockproof.calls.timer import CURRENT_TASK, HERE, Timer, Waits, no_task, take_over
 from shockproof.policies.circuit_breaker import Ticket
 
 __all__ = ["AttemptBlock", "Attempts", "Guard"]
@@ -164,11 +164,13 @@ class _Block:
 class Guard(_Block):
     """The policies of a handle around one block, except retry and fallback."""
 
-    __slots__ = ("_entered",)
+    __slots__ = ("_entered", "_waits")
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
+        self._plan = plan
+        self._call = self._fault = self._held = self._ticket = self._timer = None
         self._entered = False
+        self._waits: Waits | None = None
 
     def _ongoing(self, elapsed_so_far: float = 0.0) -> OngoingCall:
         return OngoingCall(self._plan, "", elapsed=elapsed_so_far, repeats=False, falls_back=False)
@@ -184,17 +186,50 @@ class Guard(_Block):
         if self._entered:
             raise RuntimeError("a guard is for one block: call guard() anew for each entry")
         self._entered = True
-        try:
-            await self._enter()
-        except BaseException:
-            if self._call is not None:
-                self._call.close()
-            raise
+        plan = self._plan
+        lane = plan.circuit.lane
+        if lane is None:
+            try:
+                await self._enter()
+            except BaseException:
+                if self._call is not None:
+                    self._call.close()
+                raise
+            return self
+        limit = plan.first_limit  # the short way, as in wrap.py
+        if limit is None:
+            self._started = plan.stopwatch()
+        else:
+            try:
+                queue = limit.queues[HERE()]
+                task = CURRENT_TASK(queue.loop)
+            except KeyError:
+                queue, task = limit.attach()
+            if task is None:
+                raise no_task()
+            self._waits = (queue, task, task.cancelling())
+            self._started = started = queue.clock()
+            queue.waiting[self] = (task, started)
+        self._ticket = lane
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        ticket, waits = self._ticket, self._waits
+        if waits is not None:
+            self._waits = None
+            if error is not None or waits[0].waiting.pop(self, None) is None:
+                self._timer = take_over(waits, self._started, self)
+        if error is None and self._call is None and self._timer is None and ticket is not None:
+            self._ticket = None
+            plan = self._plan
+            state = plan.state
+            state.successes += 1
+            if state.stirred:
+                now = plan.stopwatch() if waits is None else waits[0].clock()
+                state.settle(ticket, plan.runtime.clock.monotonic(), now - self._started)
+            return
         try:
             if self._fault is None:
                 self._leave(error)

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
+from inspect import CO_COROUTINE
+from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable, has_coroutine_code
-from shockproof.calls.executor import elapsed, execute, failure_of
+from shockproof.calls.executor import execute, failure_of
 from shockproof.calls.options import (
     HandleOptions,
     LimitOptions,
@@ -19,6 +21,7 @@ from shockproof.calls.options import (
 )
 from shockproof.calls.plan import Plan
 from shockproof.calls.rate_limit_feedback import RateLimitFeedback
+from shockproof.calls.timer import CURRENT_TASK, HERE, no_task, take_over
 from shockproof.calls.wrap import wrap
 from shockproof.memory.services.registry import LIMIT_OPTIONS
 from shockproof.vocabulary.statuses import ServiceStatus
@@ -88,7 +91,13 @@ class Handle:
         # The same healthy path as in wrap.py: a shared body would cost every call one more frame.
         plan = self.plan
         ticket = plan.circuit.lane
-        if ticket is None or not plan.is_simple or not has_coroutine_code(fn):
+        if (
+            ticket is None
+            or not plan.is_simple
+            or not (
+                (type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE) or has_coroutine_code(fn)
+            )
+        ):
             check_callable(fn)
             refusal = plan.refusal()
             if refusal is not None:
@@ -97,24 +106,37 @@ class Handle:
                 finally:
                     del refusal  # its traceback holds this frame: no cycle
             return await execute(plan, fn, args, kwargs)
-        coroutine = fn(*args, **kwargs)
-        if plan.first_limit is None:
-            timer, started = None, plan.stopwatch()
-        else:
-            timer = plan.first_limit.start()
-            started = timer.started
+        coroutine = fn(*args, **kwargs) if kwargs else fn(*args)
+        limit, waits, timer = plan.first_limit, None, None
+        if limit is None:
+            started = plan.stopwatch()
+        else:  # what `TimeLimit.start` and `Timer.stop` do, without their frames
+            try:
+                queue = limit.queues[HERE()]
+                task = CURRENT_TASK(queue.loop)
+            except KeyError:
+                queue, task = limit.attach()
+            if task is None:
+                raise no_task()
+            waits = (queue, task, task.cancelling())
+            started = queue.clock()
+            queue.waiting[coroutine] = (task, started)
         try:
             result = await coroutine
         except BaseException as error:
+            if waits is not None:
+                timer = take_over(waits, started, coroutine)
             failure = failure_of(plan, error, ticket, started, timer)
             if failure is None:
                 raise
         else:
-            if timer is not None:
-                timer.stop()
-            plan.state.successes += 1
-            if plan.state.stirred:
-                plan.state.settle(ticket, plan.runtime.clock.monotonic(), elapsed(plan, started, timer))
+            if waits is not None and waits[0].waiting.pop(coroutine, None) is None:
+                take_over(waits, started, coroutine).stop()  # it answered although it was cancelled
+            state = plan.state
+            state.successes += 1
+            if state.stirred:
+                now = plan.stopwatch() if waits is None else waits[0].clock()
+                state.settle(ticket, plan.runtime.clock.monotonic(), now - started)
             return result
         try:
             return await execute(plan, fn, args, kwargs, failure)

@@ -25,7 +25,10 @@ __all__ = [
     "LimitQueue",
     "TimeLimit",
     "Timer",
+    "Waits",
+    "no_task",
     "start_single_timer",
+    "take_over",
     "time_limit",
 ]
 
@@ -194,6 +197,16 @@ class LimitQueue:
             self._handle = None
 
 
+Waits = tuple[LimitQueue, asyncio.Task[Any], int]  # Any: whatever the task returns
+"""A call that waits in a queue without a timer of its own: the queue, its task, and the count of requests."""
+
+
+def take_over(waits: Waits, started: float, key: object) -> Timer:
+    """The timer of a call that waits as *key* since *started*, now that there is something to ask it."""
+    queue, task, cancels = waits
+    return Timer(queue, task, started, waits_as=(key, cancels))
+
+
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     # time.monotonic is what ordinary loops read, for a third of the price.
     if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
@@ -245,7 +258,7 @@ class TimeLimit:
         except KeyError:
             queue, task = self.attach()
         if task is None:
-            raise _no_task()
+            raise no_task()
         return Timer(queue, task, queue.clock())
 
     def attach(self) -> tuple[LimitQueue, asyncio.Task[Any]]:  # Any: whatever the task returns
@@ -300,9 +313,10 @@ def start_single_timer(seconds: float) -> Timer:
 def _task_on(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:  # Any: whatever the task returns
     task = asyncio.current_task(loop)
     if task is None:
-        raise _no_task()
+        raise no_task()
     return task
 
 
-def _no_task() -> RuntimeError:
+def no_task() -> RuntimeError:
+    """The error of a time limit that has no task to end."""
     return RuntimeError("a time limit needs a running asyncio task around it")
