@@ -66,7 +66,14 @@ ENDS = {
     "the last statement": ("put(0, 500)", 0),
     "an exception": ("put(0, 500)\nraise SystemError('over')", 1),
     "sys.exit": ("put(0, 500)\nsys.exit(3)", 3),
-    "Ctrl-C": ("put(0, 500)\nos.kill(os.getpid(), signal.SIGINT)\nthreading.Event().wait()", None),
+    # A shell starts what it runs in the background with SIGINT ignored: then there would be no Ctrl-C.
+    "Ctrl-C": (
+        (
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "put(0, 500)\nos.kill(os.getpid(), signal.SIGINT)\nthreading.Event().wait()"
+        ),
+        None,
+    ),
     "the end of asyncio.run": (
         """
         async def main():
