@@ -7,6 +7,7 @@ After a change that is meant, `python tests/test_public_names.py` writes the fil
 from __future__ import annotations
 
 import enum
+import importlib
 import inspect
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 import shockproof
 import shockproof.testing
 
+CLIENTS = ("aiohttp", "ccxt", "httpx", "httpx2", "requests")
+"""The integrations; the test extras bring all of them."""
 PINNED = Path(__file__).with_name("public_names.txt")
 
 
@@ -84,7 +87,8 @@ def names_now() -> str:
     from shockproof.calls.options import HandleOptions, ServiceOptions
 
     lines: list[str] = []
-    for module in (shockproof, shockproof.testing):
+    clients = [importlib.import_module(f"shockproof.integrations.{name}") for name in CLIENTS]
+    for module in (shockproof, shockproof.testing, *clients):
         for name in sorted(module.__all__):
             lines.extend(f"{module.__name__}: {line}" for line in describe(name, getattr(module, name)))
     of_handles = sorted(HandleOptions.__annotations__)

@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.events import FallbackAnswered as FallbackAnswered
     from shockproof.vocabulary.events import RateLimitPaused as RateLimitPaused
     from shockproof.vocabulary.events import RetryScheduled as RetryScheduled
+    from shockproof.vocabulary.look_up import NOT_FOUND as NOT_FOUND
+    from shockproof.vocabulary.look_up import UNKNOWN as UNKNOWN
+    from shockproof.vocabulary.look_up import Found as Found
     from shockproof.vocabulary.models import ErrorRecord as ErrorRecord
     from shockproof.vocabulary.models import SystemState as SystemState
     from shockproof.vocabulary.outcomes import Attempt as Attempt
@@ -107,6 +110,7 @@ _HOMES = {
         "RateLimitPaused",
         "RetryScheduled",
     ),
+    "vocabulary.look_up": ("NOT_FOUND", "UNKNOWN", "Found"),
     "vocabulary.models": ("ErrorRecord", "SystemState"),
     "vocabulary.outcomes": ("Attempt", "CallInfo", "Outcome", "Verdict"),
     "vocabulary.statuses": ("ErrorSeverity", "ServiceStatus"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -231,3 +232,46 @@ SEED = [
 def test_each_example_of_the_original_has_a_twin(heading: str) -> None:
     """A user of the original finds the heading he knows, and below it code that runs (test_examples.py)."""
     assert "```python\n" in section("seed-examples.md", heading)
+
+
+@pytest.mark.parametrize(
+    ("heading", "module"),
+    [
+        ("aiohttp", "aiohttp"),
+        ("httpx and httpx2", "httpx"),
+        ("httpx and httpx2", "httpx2"),
+        ("requests", "requests"),
+        ("ccxt", "ccxt"),
+    ],
+)
+def test_integrations_page_lists_the_rules_in_their_order(heading: str, module: str) -> None:
+    """The first rule that fits decides, so that the order is a part of what they say."""
+    pytest.importorskip(module, reason=f"{module} is not installed")
+    table = importlib.import_module(f"shockproof.integrations.{module}").TABLE
+    lines = section("reference/integrations.md", heading).splitlines()
+    shown = [line.split(" | ")[0].strip("| ") for line in lines if line.startswith("| ")][2:]
+    assert shown == [rule.name for rule in table.rules]
+    unnamed = [
+        kind.__name__
+        for rule in table.rules
+        for kind in rule.kinds
+        if f"`{kind.__name__}`" not in section("reference/integrations.md", heading)
+    ]
+    assert unnamed == []
+
+
+def test_http_page_lists_what_a_status_means() -> None:
+    """The page says what the function answers, for every status there is."""
+    from shockproof.integrations.http_status import meaning_of_status
+
+    said: dict[str, str] = {}
+    for line in section("how-to/http-clients.md", "What a status means").splitlines():
+        if line.startswith("| ") and "`" in line:
+            statuses, meaning, *_ = [cell.strip() for cell in line.strip("|").split("|")]
+            said |= dict.fromkeys(statuses.replace("other ", "").split(", "), meaning.strip("`"))
+    for status in range(400, 600):
+        expected = said.get(str(status), said[f"{status // 100}xx"])
+        meaning = meaning_of_status(status)
+        assert meaning is not None
+        assert meaning.name == expected
+    assert [meaning_of_status(status) for status in (200, 204, 302)] == [None] * 3

@@ -19,6 +19,12 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 DOCUMENTED = (types.FunctionType, property, classmethod, staticmethod)
+# The integrations: modules that say what to install when their client is not there.
+CLIENTS = {
+    path.stem
+    for path in (ROOT / "src" / "shockproof" / "integrations").glob("*.py")
+    if "raise missing(" in path.read_text(encoding="utf-8")
+}
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
@@ -42,10 +48,15 @@ def test_mandatory_dependencies_are_the_three() -> None:
 
 
 def test_all_brings_every_extra_for_users() -> None:
-    """`all` is kept up by hand: a new extra has to be in it, or be one for developers."""
+    """`all` is kept up by hand: a new extra has to be in it, be a client, or be one for developers."""
     (everything,) = EXTRAS["all"]
     chosen = set(re.findall(r"\w+", everything.partition("[")[2]))
-    assert chosen == set(EXTRAS) - {"all", "bench", "docs"}
+    assert chosen == set(EXTRAS) - {"all", "bench", "docs"} - CLIENTS
+
+
+def test_every_client_has_an_extra_of_its_modules_name() -> None:
+    """The error of a client that is not installed names an extra: it exists, and brings the client."""
+    assert set(EXTRAS) >= CLIENTS
 
 
 @pytest.mark.parametrize(("smaller", "larger"), [("demo", "test"), ("test", "check"), ("check", "bench")])
@@ -59,6 +70,7 @@ def test_larger_pins_hold_the_smaller_ones(smaller: str, larger: str) -> None:
     [
         ("demo", PROJECT["dependencies"] + EXTRAS["demo"] + PYPROJECT["dependency-groups"]["build"]),
         ("test", PYPROJECT["dependency-groups"]["test"] + EXTRAS["crypto"] + EXTRAS["docs"]),
+        ("test", [one for client in CLIENTS for one in EXTRAS[client]]),
         ("check", PYPROJECT["dependency-groups"]["dev"]),
         ("bench", EXTRAS["bench"]),
     ],

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, assert_type
 
 from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
     Attempt,
     CallInfo,
     CircuitOpened,
@@ -19,6 +21,7 @@ from shockproof import (
     ErrorRecoveryService,
     ErrorSeverity,
     Event,
+    Found,
     Handle,
     Outcome,
     ServiceStatus,
@@ -28,6 +31,8 @@ from shockproof import (
     get_error_recovery_service,
     with_error_recovery,
 )
+from shockproof.integrations import aiohttp, ccxt
+from shockproof.integrations.outcome_table import Meaning
 from shockproof.testing import (
     Delays,
     Fails,
@@ -38,6 +43,7 @@ from shockproof.testing import (
     cancel_at_each_await,
     record_events,
 )
+from shockproof.vocabulary.look_up import LookUp
 
 
 class Quote:
@@ -267,6 +273,19 @@ def settings() -> None:
     ErrorRecoveryService(clock=lambda: 0.0)
     ErrorRecoveryService(max_retries="3")  # type: ignore[arg-type]  # a number is wanted
     ErrorRecoveryService(retries=3)  # type: ignore[call-arg]  # there is no such argument
+
+
+# -- integrations ------------------------------------------------------------------------------------
+
+
+def integrations(found: LookUp[int]) -> None:
+    recovery.service("venue", effect="unsafe", classify=aiohttp.classify)
+    recovery.service("other_venue", classify=ccxt.classify)
+    assert_type(aiohttp.meaning_of(TimeoutError()), Meaning | None)
+    if isinstance(found, Found):
+        assert_type(found.value, int)
+    else:
+        assert_type(found is NOT_FOUND or found is UNKNOWN, bool)
 
 
 # -- errors ------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from shockproof import (
     attempts_of,
 )
 from shockproof.demo.book import Book, Order, OrderState, Report
-from shockproof.demo.ccxt_outcomes import classify_for, is_refusal, may_succeed_later
+from shockproof.integrations.ccxt import classify_for, meaning_of
+from shockproof.integrations.outcome_table import Meaning
 from shockproof.vocabulary.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ class OrderDesk:
             deadline=timing.deadline,
             max_retries=2,
             base_delay=0.1,
-            retry_on=may_succeed_later,
             classify=classify,
             circuit_threshold=4,
             circuit_timeout=timing.circuit_timeout,
@@ -95,7 +95,6 @@ class OrderDesk:
             timeout=timing.timeout,
             max_retries=1,
             base_delay=0.1,
-            retry_on=may_succeed_later,
             classify=classify,
             circuit_threshold=4,
             circuit_timeout=timing.circuit_timeout / 2,
@@ -192,7 +191,7 @@ class OrderDesk:
 
     def _failed(self, order: Order, error: Exception) -> None:
         attempts = attempts_of(error)
-        if is_refusal(error):
+        if meaning_of(error) is Meaning.REFUSED:
             self._book.note_rejected(order.client_id)
             self._tell(f"{order.name} rejected: {type(error).__name__}")
         elif attempts and attempts[-1].outcome is not Outcome.UNKNOWN:

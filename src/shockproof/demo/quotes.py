@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shockproof import ErrorRecoveryService, with_error_recovery
-from shockproof.demo.ccxt_outcomes import classify_for, may_succeed_later
+from shockproof.integrations.ccxt import classify_for
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -114,7 +114,6 @@ def price_source(
         timeout=timing.timeout,
         max_retries=2,
         base_delay=0.05,
-        retry_on=may_succeed_later,
         classify=classify_for(exchange),
         circuit_threshold=4,
         circuit_timeout=timing.circuit_timeout,

@@ -2,7 +2,7 @@
 How long the other side asked us to wait.
 
 Read from an attribute ``retry_after`` of the error, or from a Retry-After header (RFC 9110, section
-10.2.3) of the error or of its ``response``: seconds, or a date.
+10.2.3) of the error or of its ``response``: seconds, or a date. A response itself will do, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, timedelta
 __all__ = ["asked_to_wait", "wait_in_header"]
 
 
-def asked_to_wait(error: BaseException) -> float | None:
+def asked_to_wait(error: object) -> float | None:
     """Seconds the other side asked for, or None; whatever cannot be understood is None."""
     try:
         said = _seconds(getattr(error, "retry_after", None))

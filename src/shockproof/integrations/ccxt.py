@@ -1,0 +1,266 @@
+"""
+ccxt, asynchronous: what its errors say about the request, and a client that is protected in one line.
+
+ccxt's own tree answers another question (is it worth another try?), so its branches are regrouped here.
+Only a clear answer, or a connection that never stood, proves that nothing happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from socket import gaierror
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import shockproof.integrations.aiohttp as aiohttp_outcomes
+from shockproof.integrations.http_status import meaning_of_status
+from shockproof.integrations.optional import missing
+from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
+from shockproof.integrations.protected_client import Does, ProtectedClient, stand_in
+from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
+from shockproof.vocabulary.outcomes import CallInfo, Verdict
+
+try:
+    import ccxt
+except ImportError as error:
+    raise missing("ccxt", "ccxt", error) from error
+
+if TYPE_CHECKING:
+    from ccxt.async_support import Exchange
+
+    from shockproof.calls.options import ServiceOptions
+    from shockproof.policies.classification import Classify
+    from shockproof.service import ErrorRecoveryService
+
+__all__ = ["TABLE", "classify", "classify_for", "find_order", "meaning_of", "protect"]
+
+_log = logging.getLogger("shockproof")
+
+# "binance POST https://... 403 Forbidden <html>...": what ccxt makes of a status that the exchange's own
+# code does not know.
+_STATUS: Final = re.compile(r"\A\S+ (?:GET|POST|PUT|PATCH|DELETE) \S+ (\d{3}) ")
+_BANNED_UNTIL: Final = re.compile(r"banned until (\d{13})\b")
+_DUPLICATE: Final = re.compile(r"duplicate order|clientorderid is duplicated", re.IGNORECASE)
+
+
+def _if_duplicate(error: Exception) -> Meaning | None:
+    return Meaning.DONE if _DUPLICATE.search(str(error)) else None
+
+
+def _if_never_connected(error: Exception) -> Meaning | None:
+    cause = error.__cause__
+    if isinstance(cause, gaierror) or aiohttp_outcomes.meaning_of(cause) is Meaning.NOT_SENT:
+        return Meaning.NOT_SENT
+    return None
+
+
+def _by_status(error: Exception) -> Meaning | None:
+    status = None if error.__cause__ else _STATUS.match(str(error))
+    return None if status is None else meaning_of_status(int(status[1]))
+
+
+def _asked_to_wait(error: object) -> float | None:
+    banned_until = _BANNED_UNTIL.search(str(error)) if isinstance(error, ccxt.NetworkError) else None
+    if banned_until is not None:
+        return max(0.0, int(banned_until[1]) / 1000 - time.time())
+    return asked_to_wait(error)
+
+
+TABLE: Final = OutcomeTable(
+    Rule("the id is known", (ccxt.DuplicateOrderId,), Meaning.DONE),
+    Rule("the id is known, in words", (ccxt.ExchangeError,), _if_duplicate),
+    # Siblings, not parent and child. A nonce or a timestamp that is off is refused unread, too.
+    Rule(
+        "too many requests, or a clock that is off",
+        (ccxt.DDoSProtection, ccxt.RateLimitExceeded, ccxt.InvalidNonce),
+        Meaning.TURNED_AWAY,
+    ),
+    Rule("no connection", (ccxt.NetworkError,), _if_never_connected),
+    Rule(
+        "a clear no",
+        (
+            ccxt.ArgumentsRequired,
+            ccxt.AuthenticationError,
+            ccxt.BadRequest,
+            ccxt.ExchangeClosedByUser,  # our own: it is closed, and sends nothing
+            ccxt.InsufficientFunds,
+            ccxt.InvalidAddress,
+            ccxt.InvalidOrder,  # with OrderNotFound
+            ccxt.NotSupported,
+            ccxt.OperationRejected,  # with MarketClosed
+        ),
+        Meaning.REFUSED,
+    ),
+    # ccxt calls 400, 403, 404, 405, 410 and 451 a network error.
+    Rule("a status", (ccxt.ExchangeError, ccxt.NetworkError), _by_status),
+    # A cut, a late answer, one that nobody can read, and ExchangeError, for want of a better name.
+    Rule("everything else", (ccxt.BaseError,), Meaning.UNKNOWN),
+    asked_to_wait=_asked_to_wait,
+)
+"""The rules, in order."""
+
+
+def meaning_of(error: object) -> Meaning | None:
+    """What an error of ccxt means; None for what is not ccxt's."""
+    return TABLE.meaning_of(error)
+
+
+def classify(value: object, call: CallInfo) -> Verdict | None:
+    """
+    For ``recovery.service(..., classify=...)``.
+
+    ccxt drops the answer's headers from its errors, and Retry-After with them: `classify_for` finds it.
+    """
+    return TABLE.classify(value, call)
+
+
+def classify_for(exchange: Exchange) -> Classify:
+    """
+    `classify`, completed by the Retry-After of the answer that *exchange* received last.
+
+    ccxt sets ``last_response_headers`` and raises without a pause in between, so that an error which is
+    judged at once, as shockproof does, finds its own answer's headers.
+    """
+
+    def classify(value: object, call: CallInfo) -> Verdict | None:
+        verdict = TABLE.classify(value, call)
+        if verdict is None or verdict.retry_after is not None:
+            return verdict
+        if isinstance(value, (ccxt.DDoSProtection, ccxt.RateLimitExceeded)):
+            return Verdict(verdict.outcome, asked_to_wait(_Answer(exchange)), verdict.effect)
+        return verdict
+
+    return classify
+
+
+class _Answer:
+    """What `asked_to_wait` looks at."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        headers: dict[str, str] = exchange.last_response_headers or {}
+        self.headers = {name.lower(): text for name, text in headers.items()}
+
+
+# -- the client ------------------------------------------------------------------------------------------
+
+_LEFT_ALONE: Final = frozenset(
+    {"close", "fetch", "fetch2", "request", "safe_deterministic_call", "sleep", "throttle"}
+)
+_DOES: Final = (
+    (re.compile(r"fetch_|load_|is_"), Does.READ),
+    (re.compile(r"cancel_"), Does.CANCEL),
+    (re.compile(r"close_(all_)?position"), Does.CLOSE),
+    (re.compile(r"set_(leverage|margin_mode|position_mode)|sign_in"), Does.SET),
+    (re.compile(r"watch_|un_watch_|close_"), None),
+)
+
+
+def _does(name: str) -> Does | None:
+    if name in _LEFT_ALONE:
+        return None
+    return next((does for pattern, does in _DOES if pattern.match(name)), Does.WRITE)
+
+
+E = TypeVar("E", bound="Exchange")
+
+
+def protect(
+    exchange: E,
+    recovery: ErrorRecoveryService,
+    *,
+    name: str | None = None,
+    orders: ServiceOptions | None = None,
+    reads: ServiceOptions | None = None,
+) -> E:
+    """
+    The same *exchange* with its unified methods guarded.
+
+    ``fetch_*`` and ``load_*`` are reads; ``cancel_*`` may be repeated and reduce risk; closing a position
+    reduces risk and is not repeated blindly; everything else that talks to the venue, with ``create_*`` and
+    ``edit_*``, is unsafe. ``watch_*`` and the implicit methods (``private_post_order``) are left alone, and
+    so is everything that is no call. The exchange itself stays as it is, but for its own retries
+    (``maxRetriesOnFailure``), which are switched off: they send an order a second time.
+
+    Args:
+        exchange: an asynchronous exchange of ccxt, of ``ccxt.async_support`` or ``ccxt.pro``.
+        recovery: guards the calls.
+        name: what the two services are called after, ``name.orders`` and ``name.reads``; by default
+            ``exchange.id``.
+        orders: options of ``name.orders``, such as ``{"timeout": 5.0, "circuit_threshold": 3}``.
+        reads: options of ``name.reads``.
+
+    Raises:
+        TypeError: it is no asynchronous exchange of ccxt, or an option that the adapter settles by itself.
+        ValueError: an option out of range.
+    """
+    from ccxt.async_support import Exchange as AsyncExchange
+
+    if isinstance(exchange, ProtectedClient):
+        raise TypeError("exchange is protected already")
+    if not isinstance(exchange, AsyncExchange):
+        raise TypeError(f"exchange must be one of ccxt.async_support or ccxt.pro, got {exchange!r}")
+    _switch_off_retries(exchange)
+    return stand_in(
+        exchange,
+        recovery,
+        name=name or str(exchange.id),
+        classify=classify_for(exchange),
+        does=_does,
+        orders=orders,
+        reads=reads,
+    )
+
+
+def _switch_off_retries(exchange: Exchange) -> None:
+    options: dict[str, Any] = exchange.options or {}  # Any: ccxt's options are free-form
+    for holder in (options, *(value for value in options.values() if isinstance(value, dict))):
+        for name in ("maxRetriesOnFailure", "defaultMaxRetriesOnFailure"):
+            if holder.get(name):
+                _log.warning(
+                    "%s: its own retries (%s=%r) are switched off: they send an order again that may be there",
+                    exchange.id,
+                    name,
+                    holder[name],
+                )
+                holder[name] = 0
+
+
+async def find_order(
+    exchange: Exchange, key: str, symbol: str
+) -> LookUp[dict[str, Any]]:  # Any: ccxt's unified order
+    """
+    Look up the order of *symbol* whose client order id is *key*.
+
+    The venue is asked for it, and if it has none of that id, for all orders where it can list them.
+    `NOT_FOUND` proves absence only if the look-up began after the venue had time to book the order.
+    A look-up that fails says nothing, so that every error means `UNKNOWN`; cancellation passes.
+    """
+    try:
+        try:
+            order = await exchange.fetch_order("", symbol, {"clientOrderId": key})
+        except ccxt.OrderNotFound:
+            listed = await _list_orders(exchange, symbol)
+            order = next((one for one in listed if one["clientOrderId"] == key), None)
+            return NOT_FOUND if order is None else Found(order)
+    except Exception:  # noqa: BLE001 - whatever it is, nothing was found out
+        _log.debug("%s: looking up %s failed", exchange.id, key, exc_info=True)
+        return UNKNOWN
+    # An exchange that does not know the parameter may have answered with another order.
+    return Found(order) if order["clientOrderId"] == key else UNKNOWN
+
+
+async def _list_orders(exchange: Exchange, symbol: str) -> list[dict[str, Any]]:  # Any: as above
+    if exchange.has["fetchOrders"]:
+        return list(await exchange.fetch_orders(symbol))
+    found: list[dict[str, Any]] = []  # Any: as above
+    lists: tuple[tuple[str, Callable[..., Any]], ...] = (  # Any: ccxt's own arguments
+        ("fetchOpenOrders", exchange.fetch_open_orders),
+        ("fetchClosedOrders", exchange.fetch_closed_orders),
+    )
+    for ability, fetch in lists:
+        if exchange.has[ability]:
+            found += await fetch(symbol)
+    return found

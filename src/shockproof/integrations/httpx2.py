@@ -1,0 +1,40 @@
+"""
+httpx2: what its errors and responses say about the request.
+
+```python
+import shockproof.integrations.httpx2
+from shockproof import ErrorRecoveryService
+
+recovery = ErrorRecoveryService()
+orders = recovery.service("orders", effect="unsafe", classify=shockproof.integrations.httpx2.classify)
+```
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shockproof.integrations.httpx_outcomes import table_of
+from shockproof.integrations.optional import missing
+from shockproof.integrations.outcome_table import Meaning
+from shockproof.vocabulary.outcomes import CallInfo, Verdict
+
+try:
+    import httpx2
+except ImportError as error:
+    raise missing("httpx2", "httpx2", error) from error
+
+__all__ = ["TABLE", "classify", "meaning_of"]
+
+TABLE: Final = table_of(httpx2)
+"""The rules, in order."""
+
+
+def meaning_of(value: object) -> Meaning | None:
+    """What an error or a response of httpx2 means; None for what is not its own, and for good answers."""
+    return TABLE.meaning_of(value)
+
+
+def classify(value: object, call: CallInfo) -> Verdict | None:
+    """For ``recovery.service(..., classify=...)``. Retry-After is taken from the answer's headers."""
+    return TABLE.classify(value, call)

@@ -1,0 +1,181 @@
+"""
+A client whose calls go through shockproof: the same names, each guarded according to what it does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+
+if TYPE_CHECKING:
+    from shockproof.calls.handle import Handle
+    from shockproof.calls.options import ServiceOptions
+    from shockproof.policies.classification import Classify
+    from shockproof.service import ErrorRecoveryService
+
+__all__ = ["Does", "ProtectedClient", "stand_in"]
+
+
+class Does(Enum):
+    """What a call of the client does at the venue, and so how it is guarded."""
+
+    READ = "read"
+    """Asks; repeated freely."""
+    WRITE = "write"
+    """Must never be repeated blindly: an order, an amendment, a transfer, and whatever is not known."""
+    SET = "set"
+    """A write that may be repeated without harm, such as a leverage."""
+    CANCEL = "cancel"
+    """As `SET`, and it reduces risk: it passes an open circuit."""
+    CLOSE = "close"
+    """As `WRITE`, and it reduces risk: an order that closes a position."""
+
+
+_SETTLED: Final = ("effect", "risk_reducing", "classify")
+_CAPITALS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class Protection:
+    """How the calls of one client are guarded; see `stand_in` for the arguments."""
+
+    def __init__(
+        self,
+        client: object,
+        recovery: ErrorRecoveryService,
+        *,
+        name: str,
+        classify: Classify,
+        does: Callable[[str], Does | None],
+        orders: ServiceOptions | None,
+        reads: ServiceOptions | None,
+        in_threads: bool,
+    ) -> None:
+        for argument, options in (("orders", orders), ("reads", reads)):
+            for option in _SETTLED:
+                if options is not None and option in options:
+                    raise TypeError(
+                        f"{argument} must not hold {option!r}: the adapter declares it for each call by itself"
+                    )
+        of_orders: ServiceOptions = {**(orders or {}), "effect": "unsafe", "classify": classify}
+        of_reads: ServiceOptions = {**(reads or {}), "classify": classify}
+        writes = recovery.service(f"{name}.orders", **of_orders)
+        self.client = client
+        self.does = does
+        self.in_threads = in_threads
+        self.handles: Mapping[Does, Handle] = {
+            Does.READ: recovery.service(f"{name}.reads", **of_reads),
+            Does.WRITE: writes,
+            Does.SET: writes.using(effect="idempotent"),
+            Does.CANCEL: writes.using(effect="idempotent", risk_reducing=True),
+            Does.CLOSE: writes.using(risk_reducing=True),
+        }
+        self._guarded: dict[str, tuple[object, object]] = {}
+
+    def attribute(self, name: str) -> object:
+        """What the client has under *name*, guarded if it is a call to the venue."""
+        value = getattr(self.client, name)
+        if name.startswith("_") or not callable(value):
+            return value
+        if not self.in_threads and not inspect.iscoroutinefunction(value):
+            return value
+        known = self._guarded.get(name)
+        if known is not None and known[0] == value:
+            return known[1]
+        does = self.does(_CAPITALS.sub("_", name).lower())
+        guarded = value if does is None else self.guard(value, does)
+        self._guarded[name] = value, guarded
+        return guarded
+
+    def guard(
+        self,
+        method: Callable[..., Any],  # Any: the method's own arguments and result
+        does: Does,
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: as above
+        """*method* as a coroutine function that goes through shockproof."""
+        return self.handles[does](method)
+
+
+class ProtectedClient:
+    """
+    Stands in for a client: every attribute is the client's, and calls to the venue are guarded.
+
+    For ``isinstance`` and for type checkers it is what the client is. Setting an attribute sets the client's.
+    """
+
+    __slots__ = ("_shockproof",)
+
+    _shockproof: Protection
+
+    def __init__(self, protection: Protection) -> None:
+        object.__setattr__(self, "_shockproof", protection)
+
+    @property  # type: ignore[misc]  # type() still tells the truth; isinstance believes this
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
+        return type(self._shockproof.client)
+
+    def __getattr__(self, name: str) -> object:
+        return self._shockproof.attribute(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._shockproof.client, name, value)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._shockproof.client)
+
+    def __repr__(self) -> str:
+        return f"<{self._shockproof.client!r}, protected by shockproof>"
+
+    async def __aenter__(self) -> Self:
+        await self._shockproof.client.__aenter__()  # type: ignore[attr-defined]  # not every client has it
+        return self
+
+    async def __aexit__(self, *ended_with: object) -> Any:  # Any: the client's own business
+        return await self._shockproof.client.__aexit__(*ended_with)  # type: ignore[attr-defined]  # as above
+
+
+C = TypeVar("C")
+
+
+def stand_in(
+    client: C,
+    recovery: ErrorRecoveryService,
+    *,
+    name: str,
+    classify: Classify,
+    does: Callable[[str], Does | None],
+    orders: ServiceOptions | None = None,
+    reads: ServiceOptions | None = None,
+    in_threads: bool = False,
+) -> C:
+    """
+    A `ProtectedClient` for *client*, typed as the client itself.
+
+    Args:
+        client: the client.
+        recovery: guards the calls, in two services, ``name.orders`` and ``name.reads``: an open circuit of
+            the one must not close the eyes of the other.
+        name: what the services are called after.
+        classify: what the client's errors mean.
+        does: what the method of a name does, the name in snake case; None leaves it alone.
+        orders: options of ``name.orders``.
+        reads: options of ``name.reads``.
+        in_threads: whether the client's methods are plain functions, for threads.
+
+    Raises:
+        TypeError: an option that the adapter itself settles, or one that does not exist.
+        ValueError: an option out of range.
+    """
+    protection = Protection(
+        client,
+        recovery,
+        name=name,
+        classify=classify,
+        does=does,
+        orders=orders,
+        reads=reads,
+        in_threads=in_threads,
+    )
+    return cast("C", cast("object", ProtectedClient(protection)))

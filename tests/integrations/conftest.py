@@ -1,0 +1,190 @@
+"""A server over real sockets that misbehaves as it is told, and what came through to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from shockproof import ErrorRecoveryService
+from shockproof.demo.venue.connection_reset import reset
+
+HOST = "127.0.0.1"
+
+
+class Misbehaving:
+    """
+    Reads each request whole, and then does what `manner` says.
+
+    ``answer`` answers with `status`, `headers` and `body`; ``reset`` resets the connection; ``close`` ends
+    it without an answer; ``silent`` never answers; ``half`` sends a part of the promised body and ends the
+    connection; ``garbage`` answers in another language.
+    """
+
+    def __init__(self) -> None:
+        self.manner = "answer"
+        self.status = 200
+        self.headers: dict[str, str] = {"Content-Type": "application/json"}
+        self.body = b"{}"
+        self.requests: list[str] = []
+        """First lines of all requests that came through whole."""
+        self.port = 0
+        self.by_path = False
+        """Turn every request away, each with the number in its path as Retry-After, and as its body."""
+        self._serving: set[asyncio.Task[None]] = set()
+
+    def answers(self, status: int, body: bytes = b"{}", **headers: str) -> None:
+        self.manner, self.status, self.body = "answer", status, body
+        self.headers = {"Content-Type": "application/json"}
+        self.headers |= {name.replace("_", "-"): text for name, text in headers.items()}
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            while await self._one(reader, writer):
+                pass
+        except (OSError, asyncio.IncompleteReadError):  # the client went away; OSError: in the middle of TLS
+            pass
+        finally:
+            self._serving.discard(task)
+            writer.transport.abort() if self.manner == "silent" else writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = [line for line in head.lower().splitlines() if line.startswith("content-length:")]
+        if length:
+            await reader.readexactly(int(length[0].partition(":")[2]))
+        self.requests.append(head.partition("\r\n")[0])
+        if self.by_path:
+            number = head.split()[1].strip("/")
+            self.answers(429, number.encode(), Retry_After=number)
+        match self.manner:
+            case "reset":
+                reset(writer.transport)
+                return False
+            case "close":
+                return False
+            case "silent":
+                await reader.read()  # until the client goes away
+                return False
+            case "garbage":
+                writer.write(b"whatever this is, it is no HTTP\r\n\r\n")
+                await writer.drain()
+                return False
+            case "half":
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+                )
+                await writer.drain()
+                return False
+            case _:
+                lines = [f"HTTP/1.1 {self.status} As Told", f"Content-Length: {len(self.body)}"]
+                lines += [f"{name}: {text}" for name, text in self.headers.items()]
+                writer.write("\r\n".join([*lines, "", ""]).encode() + self.body)
+                await writer.drain()
+                return True
+
+    async def end(self) -> None:
+        """Drop what is still open."""
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+
+@pytest_asyncio.fixture
+async def recovery(tmp_path: Path) -> AsyncIterator[ErrorRecoveryService]:
+    """A recovery service on real time: sockets know no other."""
+    async with ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", base_delay=0.0) as service:
+        yield service
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[Misbehaving]:
+    """A server that misbehaves as it is told."""
+    misbehaving = Misbehaving()
+    listening = await asyncio.start_server(misbehaving.serve, HOST, 0)
+    misbehaving.port = listening.sockets[0].getsockname()[1]
+    async with listening:
+        yield misbehaving
+        listening.close()
+        await misbehaving.end()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """A URL where nobody listens, and nobody else will: the port is taken, without listening."""
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        yield f"http://{HOST}:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def unreachable() -> Iterator[str]:
+    """A URL where connecting never ends: the queue of connections that nobody accepts is full."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind((HOST, 0))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(listening.getsockname())
+        yield f"http://{HOST}:{listening.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate that nobody trusts, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "untrusted.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest_asyncio.fixture
+async def untrusted(server: Misbehaving, certificate: Path) -> AsyncIterator[str]:
+    """The URL of the same server behind TLS, with a certificate that nobody trusts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    listening = await asyncio.start_server(server.serve, HOST, 0, ssl=context)
+    async with listening:
+        yield f"https://{HOST}:{listening.sockets[0].getsockname()[1]}"
+        listening.close()
+        await server.end()

@@ -1,0 +1,40 @@
+"""What a user without a client, or with only one of them, sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shockproof.integrations
+
+FOLDER = Path(shockproof.integrations.__path__[0])
+CLIENTS = sorted(
+    path.stem for path in FOLDER.glob("*.py") if "raise missing(" in path.read_text(encoding="utf-8")
+)
+
+
+def said_by(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return done.stderr.strip().rpartition("\n")[2] or done.stdout.strip()
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_that_is_not_there_is_named_with_the_command_that_installs_it(client: str) -> None:
+    """The module is named, the client, the extra, and what Python said."""
+    said = said_by(f"import sys; sys.modules['{client}'] = None; import shockproof.integrations.{client}")
+    assert said == (
+        f"ImportError: shockproof.integrations.{client} needs {client}: pip install 'shockproof[{client}]' "
+        f"(import of {client} halted; None in sys.modules)"
+    )
+
+
+def test_importing_one_integration_loads_no_other_client() -> None:
+    """Who uses httpx does not pay a second for ccxt."""
+    said = said_by(
+        "import sys, shockproof, shockproof.integrations, shockproof.integrations.requests\n"
+        "print(sorted({'aiohttp', 'ccxt', 'httpx', 'httpx2', 'requests'} & sys.modules.keys()))"
+    )
+    assert said == "['requests']"

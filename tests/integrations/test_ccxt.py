@@ -1,0 +1,481 @@
+"""ccxt's errors raised over real sockets, and the protected exchange against the venue."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+ccxt = pytest.importorskip("ccxt.async_support", reason="the ccxt extra is not installed")
+
+import aiohttp  # noqa: E402  it comes with ccxt
+
+import shockproof.integrations.ccxt  # noqa: E402  after the importorskip
+from shockproof import (  # noqa: E402  after the importorskip
+    CallInfo,
+    CircuitOpenError,
+    ErrorRecoveryService,
+    Outcome,
+    attempts_of,
+)
+from shockproof.demo.venue.client import connect_ccxt  # noqa: E402  after the importorskip
+from shockproof.demo.venue.exchange import SessionClock  # noqa: E402  after the importorskip
+from shockproof.demo.venue.fault_plan import Endpoint, FaultKind, FaultPlan, FaultWindow  # noqa: E402  as above
+from shockproof.demo.venue.server import VenueServer  # noqa: E402  after the importorskip
+from shockproof.integrations.ccxt import find_order, meaning_of  # noqa: E402  after the importorskip
+from shockproof.integrations.outcome_table import Meaning  # noqa: E402  after the importorskip
+from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found  # noqa: E402  after the importorskip
+
+if TYPE_CHECKING:
+    from tests.integrations.conftest import Misbehaving
+
+pytestmark = pytest.mark.asyncio
+
+PATIENT = 5.0
+IMPATIENT = 0.1
+
+
+# -- what its errors mean, raised over real sockets --------------------------------------------------------
+
+
+@functools.cache
+def one_exchange() -> Any:
+    return connect_ccxt("http://127.0.0.1")  # making one takes long
+
+
+@asynccontextmanager
+async def connected(url: str, timeout: float = PATIENT) -> AsyncIterator[Any]:
+    exchange = one_exchange()
+    exchange.urls["api"]["private"] = f"{url}/api/v3"
+    exchange.timeout = 1000 * timeout
+    async with aiohttp.ClientSession() as session:
+        exchange.session, exchange.own_session = session, False
+        yield exchange
+        exchange.session = None
+
+
+async def error_of(url: str, timeout: float = PATIENT) -> Exception:
+    async with connected(url, timeout) as exchange:
+        with pytest.raises(ccxt.BaseError) as caught:
+            await exchange.private_post_order({"symbol": "EURUSDT"})
+    return caught.value
+
+
+async def test_a_connection_that_never_stood_sent_nothing(nobody: str) -> None:
+    """Ccxt says network error, as for an order that was booked; its cause tells."""
+    error = await error_of(nobody)
+    assert type(error) is ccxt.ExchangeNotAvailable
+    assert meaning_of(error) is Meaning.NOT_SENT
+
+
+async def test_a_connection_that_takes_too_long_leaves_it_open(unreachable: str) -> None:
+    """Ccxt has one timer for connecting and answering: when it ends, nobody knows what it ended."""
+    error = await error_of(unreachable, IMPATIENT)
+    assert type(error) is ccxt.RequestTimeout
+    assert meaning_of(error) is Meaning.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("manner", "raised"),
+    [
+        ("reset", "ExchangeNotAvailable"),
+        ("close", "ExchangeNotAvailable"),
+        ("silent", "RequestTimeout"),
+        ("half", "ExchangeError"),
+        ("garbage", "ExchangeError"),
+    ],
+)
+async def test_an_answer_that_did_not_come_leaves_it_open(
+    manner: str, raised: str, server: Misbehaving
+) -> None:
+    """The same classes as for a connection that never stood, and the request had arrived."""
+    server.manner = manner
+    error = await error_of(server.url, IMPATIENT if manner == "silent" else PATIENT)
+    assert type(error).__name__ == raised
+    assert meaning_of(error) is Meaning.UNKNOWN
+    assert len(server.requests) == 1
+
+
+HTML = b"<html></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "raised", "meaning"),
+    [
+        (400, HTML, "ExchangeNotAvailable", Meaning.REFUSED),
+        (403, HTML, "ExchangeNotAvailable", Meaning.REFUSED),
+        (404, HTML, "ExchangeNotAvailable", Meaning.REFUSED),
+        (422, HTML, "ExchangeError", Meaning.REFUSED),
+        (401, HTML, "AuthenticationError", Meaning.REFUSED),
+        (408, HTML, "RequestTimeout", Meaning.UNKNOWN),
+        (409, HTML, "ExchangeNotAvailable", Meaning.UNKNOWN),
+        (418, HTML, "DDoSProtection", Meaning.TURNED_AWAY),
+        (429, HTML, "DDoSProtection", Meaning.TURNED_AWAY),
+        (500, HTML, "ExchangeNotAvailable", Meaning.UNKNOWN),
+        (502, HTML, "ExchangeNotAvailable", Meaning.UNKNOWN),
+        (503, HTML, "ExchangeNotAvailable", Meaning.UNKNOWN),
+        (504, HTML, "RequestTimeout", Meaning.UNKNOWN),
+        (400, -1013, "BadRequest", Meaning.REFUSED),
+        (400, -1121, "BadSymbol", Meaning.REFUSED),
+        (400, -2013, "OrderNotFound", Meaning.REFUSED),
+        (400, -2015, "AuthenticationError", Meaning.REFUSED),
+        (400, -1021, "InvalidNonce", Meaning.TURNED_AWAY),
+        (429, -1003, "DDoSProtection", Meaning.TURNED_AWAY),
+        (429, -1015, "DDoSProtection", Meaning.TURNED_AWAY),
+        (503, -1006, "OperationFailed", Meaning.UNKNOWN),
+        (504, -1007, "RequestTimeout", Meaning.UNKNOWN),
+        (400, -9999, "ExchangeError", Meaning.UNKNOWN),
+    ],
+)
+async def test_an_answer_means_what_it_proves(
+    status: int, body: bytes | int, raised: str, meaning: Meaning, server: Misbehaving
+) -> None:
+    """Ccxt's class does not decide: its network errors hold a 403 page as well as a lost answer."""
+    server.answers(
+        status, body if isinstance(body, bytes) else json.dumps({"code": body, "msg": "no"}).encode()
+    )
+    error = await error_of(server.url)
+    assert type(error).__name__ == raised
+    assert meaning_of(error) is meaning
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(-2010, "Duplicate order sent."), (-4116, "ClientOrderId is duplicated.")]
+)
+async def test_a_duplicate_id_says_that_the_order_is_there(
+    code: int, words: str, server: Misbehaving
+) -> None:
+    """It is no refusal: the first order stands, and is to be looked up."""
+    server.answers(400, json.dumps({"code": code, "msg": words}).encode())
+    meaning = meaning_of(await error_of(server.url))
+    assert meaning is Meaning.DONE
+    assert (meaning.effect, meaning.advice) == ("done", "do not retry")
+
+
+async def test_a_duplicate_by_its_class_says_the_same() -> None:
+    """Other exchanges have a code of their own for it."""
+    assert meaning_of(ccxt.DuplicateOrderId("okx 51016")) is Meaning.DONE
+
+
+async def test_what_is_not_ccxts_is_left_to_the_rules() -> None:
+    """Answers and foreign errors get no verdict here."""
+    assert [meaning_of(value) for value in (None, {"id": "1"}, KeyError("x"), TimeoutError())] == [None] * 4
+
+
+async def test_a_ban_says_until_when(server: Misbehaving) -> None:
+    """The end of a ban stands in the words, not in a header."""
+    until = round(time.time() + 3600) * 1000
+    text = json.dumps({"code": -1003, "msg": f"Way too much; IP(1.2.3.4) banned until {until}. Be good."})
+    server.answers(418, text.encode())
+    verdict = shockproof.integrations.ccxt.classify(await error_of(server.url), CallInfo("v", "f", 1, "read"))
+    assert verdict is not None
+    assert verdict.effect == "none"
+    assert verdict.retry_after is not None
+    assert 3500 < verdict.retry_after <= 3601
+
+
+async def test_retry_after_is_that_of_the_very_answer(
+    server: Misbehaving, recovery: ErrorRecoveryService
+) -> None:
+    """Ccxt keeps headers for the whole client; with many requests in flight each error finds its own."""
+    waits: dict[str, float | None] = {}
+    async with connected(server.url) as exchange:
+        classify = shockproof.integrations.ccxt.classify_for(exchange)
+
+        def note(value: object, call: CallInfo) -> Any:
+            verdict = classify(value, call)
+            if isinstance(value, Exception) and verdict is not None:
+                waits[str(value).rpartition(" ")[2]] = verdict.retry_after
+            return verdict
+
+        venue = recovery.service("venue", classify=note, max_retries=0, circuit_threshold=None)
+
+        async def ask(number: int) -> None:
+            with pytest.raises(ccxt.DDoSProtection):
+                await venue.call(exchange.fetch, f"{server.url}/{number}")
+
+        server.by_path = True
+        await asyncio.gather(*(ask(number) for number in range(1, 30)))
+    assert waits == {str(number): float(number) for number in range(1, 30)}
+
+
+# -- the protected exchange against the venue -----------------------------------------------------------
+
+
+class Hands:
+    """A session clock moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Venue:
+    """The venue, in good weather until `befall`, and the protected exchange."""
+
+    def __init__(self, server: VenueServer, hands: Hands, exchange: Any, protected: Any) -> None:
+        self.server, self.hands, self.exchange, self.protected = server, hands, exchange, protected
+
+    def befall(self, kind: FaultKind, *endpoints: Endpoint) -> None:
+        window = FaultWindow(kind, 10.0, 20.0, frozenset(endpoints or {Endpoint.PLACE_ORDER}), 1.0)
+        self.server.exchange.faults.plan = FaultPlan(1, 100.0, PATIENT, (window,))
+        self.hands.now = 15.0
+
+    def calm(self) -> None:
+        self.hands.now = 50.0
+
+    async def buy(self, client: Any = None, key: str = "mine", **parameters: Any) -> dict[str, Any]:
+        by = self.protected if client is None else client
+        return await by.create_order(
+            "EUR/USDT", "market", "buy", 50, None, {"newClientOrderId": key, **parameters}
+        )
+
+    @property
+    def orders(self) -> list[str]:
+        return [order.client_order_id for order in self.server.exchange.ledger.orders]
+
+    @property
+    def placed(self) -> int:
+        """How many requests to place an order were hit by a fault."""
+        return len(
+            [entry for entry in self.server.exchange.faults.log if entry.endpoint is Endpoint.PLACE_ORDER]
+        )
+
+
+@pytest_asyncio.fixture
+async def venue(recovery: ErrorRecoveryService) -> AsyncIterator[Venue]:
+    hands = Hands()
+    plan = FaultPlan(seed=1, seconds=100.0, client_timeout=PATIENT, windows=())
+    async with VenueServer(plan, first_day=1000, clock=SessionClock(hands), tick=None) as server:
+        exchange = connect_ccxt(server.base_url, timeout=PATIENT)
+        protected = shockproof.integrations.ccxt.protect(
+            exchange, recovery, orders={"max_retries": 2}, reads={"max_retries": 2}
+        )
+        async with protected:
+            await protected.load_markets()
+            yield Venue(server, hands, exchange, protected)
+
+
+async def test_a_protected_exchange_is_an_exchange(venue: Venue) -> None:
+    """Everything else is the exchange's own: attributes, plain methods, isinstance, setting."""
+    protected = venue.protected
+    assert isinstance(protected, ccxt.Exchange)
+    assert isinstance(protected, ccxt.binance)
+    assert protected.markets is venue.exchange.markets
+    assert protected.amount_to_precision("EUR/USDT", 1.234) == "1.2"
+    protected.timeout = 1234
+    assert venue.exchange.timeout == 1234
+    assert "create_order" in dir(protected)
+    assert repr(protected) == "<ccxt.async_support.binance(), protected by shockproof>"
+    assert protected.create_order is protected.create_order
+    assert protected.create_order.__name__ == "create_order"
+    assert protected.fetch == venue.exchange.fetch
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = protected.nonsense
+
+
+async def test_a_protected_exchange_trades(venue: Venue, recovery: ErrorRecoveryService) -> None:
+    """Orders, cancels and reads go through, under two services of the exchange's name."""
+    await venue.buy(key="one")
+    parameters = {"newClientOrderId": "two"}
+    resting = await venue.protected.create_limit_buy_order("EUR/USDT", 10, 0.9, parameters)
+    assert (await venue.protected.cancel_order(resting["id"], "EUR/USDT"))["status"] == "canceled"
+    assert (await venue.protected.fetchBalance())["EUR"]["total"] > 10_000
+    services = recovery.get_health_status()["services"]
+    assert {name: service["successes"] for name, service in services.items()} == {
+        "binance.orders": 3,
+        "binance.reads": 2,
+    }
+    assert venue.orders == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "kind", [FaultKind.ERROR_BEFORE, FaultKind.CUT_BEFORE, FaultKind.ERROR_AFTER, FaultKind.CUT_AFTER]
+)
+async def test_an_order_whose_answer_was_lost_is_sent_once(venue: Venue, kind: FaultKind) -> None:
+    """The same error before and after booking: it is never sent again, and its outcome is unknown."""
+    venue.befall(kind)
+    with pytest.raises(ccxt.BaseError) as caught:
+        await venue.buy()
+    assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+    assert venue.placed == 1
+    assert venue.orders == (["mine"] if kind.may_book else [])
+
+
+async def test_the_exchanges_own_retry_would_have_doubled_it(
+    venue: Venue, caplog: pytest.LogCaptureFixture, recovery: ErrorRecoveryService
+) -> None:
+    """Unprotected one call books three orders; protecting switches it off and says so."""
+    options = venue.exchange.options
+    options["maxRetriesOnFailure"] = 2
+    venue.befall(FaultKind.CUT_AFTER)
+    with pytest.raises(ccxt.ExchangeNotAvailable):
+        await venue.buy(venue.exchange, "bare")
+    assert venue.orders == ["bare"] * 3
+    options["order"] = {"maxRetriesOnFailure": 4}
+    with caplog.at_level(logging.WARNING, "shockproof"):
+        again = shockproof.integrations.ccxt.protect(venue.exchange, recovery, name="again")
+    assert [record.getMessage() for record in caplog.records] == [
+        "binance: its own retries (maxRetriesOnFailure=2) are switched off: they send an order again that may be there",
+        "binance: its own retries (maxRetriesOnFailure=4) are switched off: they send an order again that may be there",
+    ]
+    with pytest.raises(ccxt.ExchangeNotAvailable):
+        await venue.buy(again, "guarded")
+    assert venue.orders == ["bare"] * 3 + ["guarded"]
+
+
+async def test_an_order_turned_away_waits_as_long_as_it_was_told(
+    venue: Venue, recovery: ErrorRecoveryService
+) -> None:
+    """429 proves that nothing was booked; Retry-After is more than the deadline leaves, so that it ends."""
+    hasty = shockproof.integrations.ccxt.protect(
+        venue.exchange, recovery, name="hasty", orders={"max_retries": 1, "deadline": 3.0}
+    )
+    venue.befall(FaultKind.RATE_LIMIT)
+    with pytest.raises(ccxt.DDoSProtection) as caught:
+        await venue.buy(hasty)
+    (attempt,) = attempts_of(caught.value)
+    assert attempt.outcome is Outcome.FAILURE
+    assert any("the deadline would pass" in note for note in caught.value.__notes__)
+    assert (venue.placed, venue.orders) == (1, [])
+
+
+async def test_reads_are_repeated(venue: Venue) -> None:
+    """A read that was cut is asked again, as often as there are retries."""
+    venue.befall(FaultKind.CUT_BEFORE, Endpoint.TICKER)
+    with pytest.raises(ccxt.ExchangeNotAvailable) as caught:
+        await venue.protected.fetch_ticker("EUR/USDT")
+    assert len(attempts_of(caught.value)) == 3
+
+
+async def test_a_refusal_opens_no_circuit(venue: Venue, recovery: ErrorRecoveryService) -> None:
+    """Nonsense is ours: the venue is well, and is not asked twice."""
+    for _ in range(6):
+        with pytest.raises(ccxt.InsufficientFunds):
+            await venue.protected.create_order("EUR/USDT", "limit", "buy", 100_000, 1.0)
+    assert not recovery.is_circuit_open("binance.orders")
+    assert venue.orders == []
+
+
+async def test_a_cancel_passes_an_open_circuit(venue: Venue, recovery: ErrorRecoveryService) -> None:
+    """No new risk through an open circuit; what reduces risk gets through, and look-ups do."""
+    resting = await venue.protected.create_limit_buy_order("EUR/USDT", 10, 0.9, {"newClientOrderId": "rest"})
+    venue.befall(FaultKind.CUT_BEFORE)
+    for _ in range(5):
+        with pytest.raises(ccxt.ExchangeNotAvailable):
+            await venue.buy()
+    venue.calm()
+    with pytest.raises(CircuitOpenError):
+        await venue.buy()
+    assert await find_order(venue.protected, "rest", "EUR/USDT") != UNKNOWN
+    assert (await venue.protected.cancel_order(resting["id"], "EUR/USDT"))["status"] == "canceled"
+    assert venue.orders == ["rest"]
+
+
+async def test_a_cancel_whose_answer_was_lost_is_repeated(venue: Venue) -> None:
+    """Cancelling twice does no harm; the later answers are that it is gone already."""
+    resting = await venue.protected.create_limit_buy_order("EUR/USDT", 10, 0.9)
+    venue.befall(FaultKind.CUT_AFTER, Endpoint.CANCEL_ORDER)
+    with pytest.raises(ccxt.BaseError) as caught:
+        await venue.protected.cancel_order(resting["id"], "EUR/USDT")
+    assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.FAILURE] * 3
+    cancels = [one for one in venue.server.exchange.faults.log if one.endpoint is Endpoint.CANCEL_ORDER]
+    assert [one.booked for one in cancels].count(True) == 1
+
+
+@pytest.mark.parametrize("option", ["effect", "classify", "risk_reducing"])
+async def test_what_the_adapter_settles_is_no_option(
+    venue: Venue, recovery: ErrorRecoveryService, option: str
+) -> None:
+    """A write that is declared a read by mistake would be repeated."""
+    with pytest.raises(TypeError, match=f"orders must not hold '{option}'"):
+        shockproof.integrations.ccxt.protect(venue.exchange, recovery, orders={option: None})
+
+
+async def test_what_cannot_be_protected_is_refused(recovery: ErrorRecoveryService, venue: Venue) -> None:
+    """Twice would be retries inside retries; a synchronous exchange would hold the loop."""
+    with pytest.raises(TypeError, match="protected already"):
+        shockproof.integrations.ccxt.protect(venue.protected, recovery)
+    import ccxt as synchronous
+
+    with pytest.raises(
+        TypeError, match=r"must be one of ccxt.async_support or ccxt.pro, got ccxt.binance\(\)"
+    ):
+        shockproof.integrations.ccxt.protect(synchronous.binance(), recovery)
+
+
+# -- looking orders up -------------------------------------------------------------------------------------
+
+
+async def test_an_order_is_found_by_its_id_or_proven_not_to_be_listed(venue: Venue) -> None:
+    """Filled orders are found, too; what was never sent is not found."""
+    await venue.buy(key="mine")
+    found = await find_order(venue.protected, "mine", "EUR/USDT")
+    assert isinstance(found, Found)
+    assert (found.value["clientOrderId"], found.value["status"]) == ("mine", "closed")
+    assert await find_order(venue.protected, "other", "EUR/USDT") is NOT_FOUND
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.QUERY_ORDER, Endpoint.LIST_ORDERS])
+async def test_a_look_up_that_failed_says_nothing(venue: Venue, endpoint: Endpoint) -> None:
+    """Whichever of its two questions failed: not found would be a guess."""
+    venue.befall(FaultKind.ERROR_BEFORE, endpoint)
+    assert await find_order(venue.protected, "mine", "EUR/USDT") is UNKNOWN
+
+
+async def test_an_answer_about_another_order_is_no_proof(venue: Venue) -> None:
+    """An exchange that does not know the parameter may answer with whatever it likes."""
+    await venue.buy(key="mine")
+
+    async def other(*_: object) -> dict[str, Any]:
+        return await type(venue.exchange).fetch_order(
+            venue.exchange, "", "EUR/USDT", {"origClientOrderId": "mine"}
+        )
+
+    venue.exchange.fetch_order = other
+    assert await find_order(venue.exchange, "another", "EUR/USDT") is UNKNOWN
+
+
+@pytest.mark.parametrize(("key", "known"), [("resting", True), ("filled", True), ("other", False)])
+async def test_an_exchange_that_cannot_list_all_is_asked_for_open_and_closed_ones(
+    venue: Venue, key: str, *, known: bool
+) -> None:
+    """Absence needs every list the venue has."""
+    await venue.buy(key="filled")
+    await venue.protected.create_limit_buy_order("EUR/USDT", 10, 0.9, {"newClientOrderId": "resting"})
+    asked = []
+
+    async def not_by_id(*_: object) -> dict[str, Any]:
+        raise ccxt.OrderNotFound("by id")
+
+    async def closed(symbol: str) -> list[dict[str, Any]]:
+        asked.append(symbol)
+        return [one for one in await venue.exchange.fetch_orders(symbol) if one["status"] == "closed"]
+
+    venue.exchange.fetch_order = not_by_id
+    venue.exchange.fetch_closed_orders = closed
+    venue.exchange.has = {**venue.exchange.has, "fetchOrders": False}
+    found = await find_order(venue.exchange, key, "EUR/USDT")
+    assert isinstance(found, Found) is known
+    assert asked == ["EUR/USDT"]
+
+
+async def test_a_look_up_that_is_cancelled_ends(venue: Venue) -> None:
+    """Cancellation is no failure of the look-up."""
+    venue.befall(FaultKind.LATE, Endpoint.QUERY_ORDER)
+    looking = asyncio.ensure_future(find_order(venue.protected, "mine", "EUR/USDT"))
+    while not venue.server.exchange.faults.log:  # noqa: ASYNC110 - the venue tells nobody
+        await asyncio.sleep(0)
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking

@@ -1,0 +1,249 @@
+"""What the real errors of HTTP clients, raised over real sockets, mean for the request."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+for name in ("aiohttp", "httpx", "httpx2", "requests"):
+    pytest.importorskip(name, reason=f"{name} is not installed")
+
+import aiohttp  # noqa: E402  after the importorskip
+import httpx  # noqa: E402  after the importorskip
+import httpx2  # noqa: E402  after the importorskip
+import requests  # noqa: E402  after the importorskip
+
+import shockproof.integrations.aiohttp  # noqa: E402  after the importorskip
+import shockproof.integrations.httpx  # noqa: E402  after the importorskip
+import shockproof.integrations.httpx2  # noqa: E402  after the importorskip
+import shockproof.integrations.requests  # noqa: E402  after the importorskip
+from shockproof import ErrorRecoveryService, Outcome, attempts_of  # noqa: E402  after the importorskip
+from shockproof.integrations.outcome_table import Meaning, OutcomeTable  # noqa: E402  after the importorskip
+
+if TYPE_CHECKING:
+    from tests.integrations.conftest import Misbehaving
+
+pytestmark = pytest.mark.asyncio
+
+PATIENT = 5.0
+IMPATIENT = 0.05
+
+Post = Callable[..., Awaitable[object]]
+
+
+async def post_by_aiohttp(url: str, *, timeout: float = PATIENT, proxy: str | None = None) -> object:
+    limits = aiohttp.ClientTimeout(sock_connect=timeout, sock_read=timeout)
+    async with (
+        aiohttp.ClientSession(timeout=limits) as session,
+        session.post(url, data=b"an order", proxy=proxy) as answer,
+    ):
+        answer.raise_for_status()
+        return await answer.json()
+
+
+def post_by(module: ModuleType) -> Post:
+    async def post(url: str, *, timeout: float = PATIENT, proxy: str | None = None) -> object:
+        async with module.AsyncClient(timeout=timeout, proxy=proxy) as client:
+            answer = await client.post(url, content=b"an order")
+            answer.raise_for_status()
+            return answer.json()
+
+    return post
+
+
+def post_by_requests(url: str, *, timeout: float = PATIENT, proxy: str | None = None) -> object:
+    proxies = {"http": proxy, "https": proxy} if proxy else None
+    answer = requests.post(url, data=b"an order", timeout=timeout, proxies=proxies)
+    answer.raise_for_status()
+    return answer.json()
+
+
+CLIENTS: dict[str, tuple[Any, OutcomeTable]] = {
+    "aiohttp": (post_by_aiohttp, shockproof.integrations.aiohttp.TABLE),
+    "httpx": (post_by(httpx), shockproof.integrations.httpx.TABLE),
+    "httpx2": (post_by(httpx2), shockproof.integrations.httpx2.TABLE),
+    "requests": (post_by_requests, shockproof.integrations.requests.TABLE),
+}
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class Tried:
+    """What one call through an unsafe handle ended with."""
+
+    def __init__(self, error: Exception, table: OutcomeTable) -> None:
+        self.error = error
+        found = table.rule_for(error)
+        assert found is not None, f"no rule for {error!r}"
+        self.rule, self.meaning = found[0].name, found[1]
+        self.outcomes = [attempt.outcome for attempt in attempts_of(error)]
+
+
+@pytest.fixture
+def attempt(recovery: ErrorRecoveryService, client: str) -> Callable[..., Awaitable[Tried]]:
+    """Post once through an unsafe handle; a second attempt is made only where it is allowed."""
+    post, table = CLIENTS[client]
+    venue = recovery.service(
+        "venue",
+        effect="unsafe",
+        classify=table.classify,
+        max_retries=1,
+        base_delay=0.0,
+        circuit_threshold=None,
+    )
+
+    async def attempt(url: str, **options: Any) -> Tried:
+        with pytest.raises(Exception) as caught:
+            await venue.call(functools.partial(post, url, **options))
+        return Tried(caught.value, table)
+
+    return attempt
+
+
+Attempt = Callable[..., Awaitable[Tried]]
+TWICE = [Outcome.FAILURE, Outcome.FAILURE]
+
+
+@pytest.mark.parametrize("where", ["nobody", "unreachable", "http://nobody.invalid"])
+async def test_a_connection_that_never_stood_sent_nothing(
+    where: str, attempt: Attempt, server: Misbehaving, request: pytest.FixtureRequest
+) -> None:
+    """Refused, too slow to connect, no such host: sent again, even when unsafe."""
+    url = where if where.startswith("http") else request.getfixturevalue(where)
+    tried = await attempt(url, timeout=IMPATIENT if where == "unreachable" else PATIENT)
+    assert tried.meaning is Meaning.NOT_SENT
+    assert tried.outcomes == TWICE
+    assert server.requests == []
+
+
+async def test_a_certificate_that_is_not_trusted_ends_it_before_anything_is_sent(
+    attempt: Attempt, server: Misbehaving, untrusted: str
+) -> None:
+    """The request comes after the handshake."""
+    tried = await attempt(untrusted)
+    assert tried.meaning is Meaning.NOT_SENT
+    assert server.requests == []
+
+
+async def test_a_proxy_that_is_not_there_sent_nothing(
+    attempt: Attempt, server: Misbehaving, nobody: str
+) -> None:
+    """The way to the venue ends at the first step."""
+    tried = await attempt(server.url, proxy=nobody)
+    assert tried.meaning is Meaning.NOT_SENT
+    assert server.requests == []
+
+
+async def test_a_tunnel_that_the_proxy_refuses_is_no_order(attempt: Attempt, server: Misbehaving) -> None:
+    """The proxy answered, and the venue never heard of it."""
+    server.answers(502)
+    tried = await attempt("https://venue.invalid/orders", proxy=server.url)
+    assert tried.meaning is Meaning.NOT_SENT
+    assert all(line.startswith("CONNECT venue.invalid:443") for line in server.requests)
+
+
+@pytest.mark.parametrize("manner", ["reset", "close", "silent", "half", "garbage"])
+async def test_an_answer_that_did_not_come_leaves_it_open(
+    manner: str, attempt: Attempt, server: Misbehaving
+) -> None:
+    """The request arrived and nobody knows what came of it: an unsafe call is not repeated."""
+    server.manner = manner
+    tried = await attempt(server.url, timeout=IMPATIENT if manner == "silent" else PATIENT)
+    assert tried.meaning is Meaning.UNKNOWN
+    assert tried.outcomes == [Outcome.UNKNOWN]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 504])
+async def test_an_answer_from_in_between_leaves_it_open(
+    status: int, attempt: Attempt, server: Misbehaving
+) -> None:
+    """A 5xx may come after the order was booked."""
+    server.answers(status)
+    tried = await attempt(server.url)
+    assert tried.meaning is Meaning.UNKNOWN
+    assert tried.outcomes == [Outcome.UNKNOWN]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 422, 451])
+async def test_a_clear_no_is_no_failure_of_the_venue(
+    status: int, attempt: Attempt, server: Misbehaving, recovery: ErrorRecoveryService
+) -> None:
+    """It looked and refused: nothing is repeated, nothing is unknown, and its circuit counts a success."""
+    server.answers(status)
+    tried = await attempt(server.url)
+    assert tried.meaning is Meaning.REFUSED
+    assert tried.outcomes == []
+    assert len(server.requests) == 1
+    services = recovery.get_health_status()["services"]
+    assert (services["venue"]["successes"], services["venue"]["failures"]) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [418, 429])
+async def test_a_request_turned_away_is_sent_again_after_the_wait_it_was_told(
+    status: int, attempt: Attempt, server: Misbehaving
+) -> None:
+    """Nothing was looked at; Retry-After is honoured."""
+    server.answers(status, Retry_After="0.01")
+    tried = await attempt(server.url)
+    assert tried.meaning is Meaning.TURNED_AWAY
+    assert [one.delay for one in attempts_of(tried.error)] == [0.01, None]
+    assert len(server.requests) == 2
+
+
+async def test_an_answer_that_is_no_json_is_never_a_no(
+    client: str, server: Misbehaving, recovery: ErrorRecoveryService
+) -> None:
+    """It answered 200 and nobody can read it: unknown, whether the client's own error says so or json's."""
+    server.answers(200, b"<html>", Content_Type="text/html")
+    post, table = CLIENTS[client]
+    venue = recovery.service("venue", effect="unsafe", classify=table.classify, max_retries=1)
+    with pytest.raises(Exception) as caught:
+        await venue.call(functools.partial(post, server.url))
+    assert [one.outcome for one in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx2", "requests"])
+@pytest.mark.parametrize(
+    ("status", "meaning"),
+    [(200, None), (302, None), (400, Meaning.REFUSED), (429, Meaning.TURNED_AWAY), (503, Meaning.UNKNOWN)],
+)
+async def test_a_response_means_what_its_status_means(
+    client: str, status: int, meaning: Meaning | None, server: Misbehaving, recovery: ErrorRecoveryService
+) -> None:
+    """These clients return a 503 without a word: the result is judged as the error would be."""
+    server.answers(status)
+    table = CLIENTS[client][1]
+
+    async def by_httpx() -> object:
+        async with {"httpx": httpx, "httpx2": httpx2}[client].AsyncClient() as made:
+            return await made.post(server.url)
+
+    def by_requests() -> object:
+        return requests.post(server.url, timeout=PATIENT, allow_redirects=False)
+
+    venue = recovery.service("venue", effect="unsafe", classify=table.classify, max_retries=1, base_delay=0.0)
+    answer = await venue.call(by_requests if client == "requests" else by_httpx)
+    assert table.meaning_of(answer) is meaning
+    assert len(server.requests) == (2 if meaning is Meaning.TURNED_AWAY else 1)
+
+
+async def test_a_response_of_aiohttp_means_what_its_status_means(server: Misbehaving) -> None:
+    """Aiohttp hands out the response before its body is read."""
+    server.answers(503)
+    async with aiohttp.ClientSession() as session, session.post(server.url) as answer:
+        assert shockproof.integrations.aiohttp.meaning_of(answer) is Meaning.UNKNOWN
+
+
+async def test_what_is_not_the_clients_is_left_to_the_rules(client: str) -> None:
+    """Good answers and foreign errors get no verdict here; for an unsafe call that means unknown."""
+    table = CLIENTS[client][1]
+    assert [table.meaning_of(value) for value in (None, {"id": 1}, KeyError("x"))] == [None] * 3
