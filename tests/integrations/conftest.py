@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,6 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from shockproof import ErrorRecoveryService
 from shockproof.demo.venue.connection_reset import reset
+from shockproof.demo.venue.fault_plan import Endpoint, FaultKind, FaultPlan, FaultWindow
 
 HOST = "127.0.0.1"
 
@@ -39,6 +41,7 @@ class Misbehaving:
         self.body = b"{}"
         self.requests: list[str] = []
         """First lines of all requests that came through whole."""
+        self.bodies: list[str] = []
         self.port = 0
         self.by_path = False
         """Turn every request away, each with the number in its path as Retry-After, and as its body."""
@@ -71,8 +74,8 @@ class Misbehaving:
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = [line for line in head.lower().splitlines() if line.startswith("content-length:")]
-        if length:
-            await reader.readexactly(int(length[0].partition(":")[2]))
+        body = await reader.readexactly(int(length[0].partition(":")[2])) if length else b""
+        self.bodies.append(body.decode())
         self.requests.append(head.partition("\r\n")[0])
         if self.by_path:
             number = head.split()[1].strip("/")
@@ -188,3 +191,44 @@ async def untrusted(server: Misbehaving, certificate: Path) -> AsyncIterator[str
         yield f"https://{HOST}:{listening.sockets[0].getsockname()[1]}"
         listening.close()
         await server.end()
+
+
+class Weather:
+    """The embedded venue: well until something `befall`s it."""
+
+    def __init__(self, server: Any, now: list[float]) -> None:
+        self.server = server
+        self._now = now
+
+    def befall(self, kind: FaultKind, *endpoints: Endpoint) -> None:
+        """From now on every request to the endpoints (placing orders) meets this fault."""
+        window = FaultWindow(kind, 10.0, 20.0, frozenset(endpoints or {Endpoint.PLACE_ORDER}), 1.0)
+        self.server.exchange.faults.plan = FaultPlan(1, 100.0, 0.5, (window,))
+        self._now[0] = 15.0
+
+    def calm(self) -> None:
+        """It is over."""
+        self._now[0] = 50.0
+
+    @property
+    def orders(self) -> list[str]:
+        """The client order ids that were booked."""
+        return [order.client_order_id for order in self.server.exchange.ledger.orders]
+
+    def hit(self, endpoint: Endpoint = Endpoint.PLACE_ORDER) -> list[bool | None]:
+        """For each request to the endpoint that met a fault, whether it was booked."""
+        return [one.booked for one in self.server.exchange.faults.log if one.endpoint is endpoint]
+
+
+@pytest_asyncio.fixture
+async def weather() -> AsyncIterator[Weather]:
+    """The embedded venue over real sockets, whose time stands still until something befalls it."""
+    from shockproof.demo.venue.exchange import SessionClock
+    from shockproof.demo.venue.server import VenueServer
+
+    now = [0.0]
+    plan = FaultPlan(seed=1, seconds=100.0, client_timeout=5.0, windows=())
+    clock = SessionClock(lambda: now[0])
+    clock.begin()
+    async with VenueServer(plan, first_day=1000, clock=clock, tick=None) as server:
+        yield Weather(server, now)

@@ -27,15 +27,13 @@ from shockproof import (  # noqa: E402  after the importorskip
     attempts_of,
 )
 from shockproof.demo.venue.client import connect_ccxt  # noqa: E402  after the importorskip
-from shockproof.demo.venue.exchange import SessionClock  # noqa: E402  after the importorskip
-from shockproof.demo.venue.fault_plan import Endpoint, FaultKind, FaultPlan, FaultWindow  # noqa: E402  as above
-from shockproof.demo.venue.server import VenueServer  # noqa: E402  after the importorskip
+from shockproof.demo.venue.fault_plan import Endpoint, FaultKind  # noqa: E402  as above
 from shockproof.integrations.ccxt import find_order, meaning_of  # noqa: E402  after the importorskip
 from shockproof.integrations.outcome_table import Meaning  # noqa: E402  after the importorskip
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found  # noqa: E402  after the importorskip
 
 if TYPE_CHECKING:
-    from tests.integrations.conftest import Misbehaving
+    from tests.integrations.conftest import Misbehaving, Weather
 
 pytestmark = pytest.mark.asyncio
 
@@ -210,29 +208,12 @@ async def test_retry_after_is_that_of_the_very_answer(
 # -- the protected exchange against the venue -----------------------------------------------------------
 
 
-class Hands:
-    """A session clock moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Venue:
-    """The venue, in good weather until `befall`, and the protected exchange."""
+    """The venue and the protected exchange."""
 
-    def __init__(self, server: VenueServer, hands: Hands, exchange: Any, protected: Any) -> None:
-        self.server, self.hands, self.exchange, self.protected = server, hands, exchange, protected
-
-    def befall(self, kind: FaultKind, *endpoints: Endpoint) -> None:
-        window = FaultWindow(kind, 10.0, 20.0, frozenset(endpoints or {Endpoint.PLACE_ORDER}), 1.0)
-        self.server.exchange.faults.plan = FaultPlan(1, 100.0, PATIENT, (window,))
-        self.hands.now = 15.0
-
-    def calm(self) -> None:
-        self.hands.now = 50.0
+    def __init__(self, weather: Weather, exchange: Any, protected: Any) -> None:
+        self.weather, self.exchange, self.protected = weather, exchange, protected
+        self.befall, self.calm = weather.befall, weather.calm
 
     async def buy(self, client: Any = None, key: str = "mine", **parameters: Any) -> dict[str, Any]:
         by = self.protected if client is None else client
@@ -242,28 +223,18 @@ class Venue:
 
     @property
     def orders(self) -> list[str]:
-        return [order.client_order_id for order in self.server.exchange.ledger.orders]
-
-    @property
-    def placed(self) -> int:
-        """How many requests to place an order were hit by a fault."""
-        return len(
-            [entry for entry in self.server.exchange.faults.log if entry.endpoint is Endpoint.PLACE_ORDER]
-        )
+        return self.weather.orders
 
 
 @pytest_asyncio.fixture
-async def venue(recovery: ErrorRecoveryService) -> AsyncIterator[Venue]:
-    hands = Hands()
-    plan = FaultPlan(seed=1, seconds=100.0, client_timeout=PATIENT, windows=())
-    async with VenueServer(plan, first_day=1000, clock=SessionClock(hands), tick=None) as server:
-        exchange = connect_ccxt(server.base_url, timeout=PATIENT)
-        protected = shockproof.integrations.ccxt.protect(
-            exchange, recovery, orders={"max_retries": 2}, reads={"max_retries": 2}
-        )
-        async with protected:
-            await protected.load_markets()
-            yield Venue(server, hands, exchange, protected)
+async def venue(recovery: ErrorRecoveryService, weather: Weather) -> AsyncIterator[Venue]:
+    exchange = connect_ccxt(weather.server.base_url, timeout=PATIENT)
+    protected = shockproof.integrations.ccxt.protect(
+        exchange, recovery, orders={"max_retries": 2}, reads={"max_retries": 2}
+    )
+    async with protected:
+        await protected.load_markets()
+        yield Venue(weather, exchange, protected)
 
 
 async def test_a_protected_exchange_is_an_exchange(venue: Venue) -> None:
@@ -308,7 +279,7 @@ async def test_an_order_whose_answer_was_lost_is_sent_once(venue: Venue, kind: F
     with pytest.raises(ccxt.BaseError) as caught:
         await venue.buy()
     assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
-    assert venue.placed == 1
+    assert len(venue.weather.hit()) == 1
     assert venue.orders == (["mine"] if kind.may_book else [])
 
 
@@ -347,7 +318,7 @@ async def test_an_order_turned_away_waits_as_long_as_it_was_told(
     (attempt,) = attempts_of(caught.value)
     assert attempt.outcome is Outcome.FAILURE
     assert any("the deadline would pass" in note for note in caught.value.__notes__)
-    assert (venue.placed, venue.orders) == (1, [])
+    assert (venue.weather.hit(), venue.orders) == ([False], [])
 
 
 async def test_reads_are_repeated(venue: Venue) -> None:
@@ -389,8 +360,7 @@ async def test_a_cancel_whose_answer_was_lost_is_repeated(venue: Venue) -> None:
     with pytest.raises(ccxt.BaseError) as caught:
         await venue.protected.cancel_order(resting["id"], "EUR/USDT")
     assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.FAILURE] * 3
-    cancels = [one for one in venue.server.exchange.faults.log if one.endpoint is Endpoint.CANCEL_ORDER]
-    assert [one.booked for one in cancels].count(True) == 1
+    assert venue.weather.hit(Endpoint.CANCEL_ORDER).count(True) == 1
 
 
 @pytest.mark.parametrize("option", ["effect", "classify", "risk_reducing"])
@@ -474,7 +444,7 @@ async def test_a_look_up_that_is_cancelled_ends(venue: Venue) -> None:
     """Cancellation is no failure of the look-up."""
     venue.befall(FaultKind.LATE, Endpoint.QUERY_ORDER)
     looking = asyncio.ensure_future(find_order(venue.protected, "mine", "EUR/USDT"))
-    while not venue.server.exchange.faults.log:  # noqa: ASYNC110 - the venue tells nobody
+    while not venue.weather.server.exchange.faults.log:  # noqa: ASYNC110 - the venue tells nobody
         await asyncio.sleep(0)
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):

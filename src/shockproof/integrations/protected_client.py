@@ -4,11 +4,14 @@ A client whose calls go through shockproof: the same names, each guarded accordi
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
+import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast
 
 if TYPE_CHECKING:
     from shockproof.calls.handle import Handle
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from shockproof.policies.classification import Classify
     from shockproof.service import ErrorRecoveryService
 
-__all__ = ["Does", "ProtectedClient", "stand_in"]
+__all__ = ["Does", "ProtectedClient", "WithKey", "new_key", "stand_in"]
 
 
 class Does(Enum):
@@ -34,6 +37,21 @@ class Does(Enum):
     """As `WRITE`, and it reduces risk: an order that closes a position."""
 
 
+WithKey = Callable[
+    [tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any], str]
+]  # Any: as above
+"""Takes an order's arguments; gives them with a client order id in them, and the id."""
+
+
+MethodsAre = Literal["coroutine functions", "functions that wait", "functions that give awaitables"]
+"""What the calls of a client are."""
+
+
+def new_key() -> str:
+    """A client order id that no other order has: 35 letters and digits and a hyphen."""
+    return f"sp-{uuid.uuid4().hex}"
+
+
 _SETTLED: Final = ("effect", "risk_reducing", "classify")
 _CAPITALS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -49,9 +67,11 @@ class Protection:
         name: str,
         classify: Classify,
         does: Callable[[str], Does | None],
+        with_key: Callable[[str], WithKey | None],
+        added: Mapping[str, Callable[..., Any]],  # Any: as the client's own methods
         orders: ServiceOptions | None,
         reads: ServiceOptions | None,
-        in_threads: bool,
+        methods_are: MethodsAre,
     ) -> None:
         for argument, options in (("orders", orders), ("reads", reads)):
             for option in _SETTLED:
@@ -64,7 +84,10 @@ class Protection:
         writes = recovery.service(f"{name}.orders", **of_orders)
         self.client = client
         self.does = does
-        self.in_threads = in_threads
+        self.with_key = with_key
+        self.added = added
+        self.recovery = recovery
+        self.methods_are = methods_are
         self.handles: Mapping[Does, Handle] = {
             Does.READ: recovery.service(f"{name}.reads", **of_reads),
             Does.WRITE: writes,
@@ -76,26 +99,55 @@ class Protection:
 
     def attribute(self, name: str) -> object:
         """What the client has under *name*, guarded if it is a call to the venue."""
-        value = getattr(self.client, name)
+        value = self.added[name] if name in self.added else getattr(self.client, name)
         if name.startswith("_") or not callable(value):
             return value
-        if not self.in_threads and not inspect.iscoroutinefunction(value):
+        if self.methods_are == "coroutine functions" and not inspect.iscoroutinefunction(value):
             return value
         known = self._guarded.get(name)
         if known is not None and known[0] == value:
             return known[1]
-        does = self.does(_CAPITALS.sub("_", name).lower())
-        guarded = value if does is None else self.guard(value, does)
+        plain_name = _CAPITALS.sub("_", name).lower()
+        does = self.does(plain_name)
+        guarded = value if does is None else self.handles[does](self._awaitable(value))
+        with_key = None if does is None else self.with_key(plain_name)
+        if with_key is not None:
+            guarded = self._keyed(guarded, with_key)
         self._guarded[name] = value, guarded
         return guarded
 
-    def guard(
+    def _awaitable(
         self,
         method: Callable[..., Any],  # Any: the method's own arguments and result
-        does: Does,
+    ) -> Callable[..., Any]:  # Any: as above
+        # A handle takes a function that is no coroutine function for one that waits, and a thread for it.
+        if self.methods_are != "functions that give awaitables" or inspect.iscoroutinefunction(method):
+            return method
+
+        @functools.wraps(method)
+        async def call(*args: Any, **kwargs: Any) -> Any:  # Any: as above
+            return await method(*args, **kwargs)
+
+        return call
+
+    def _keyed(
+        self,
+        guarded: Callable[..., Any],  # Any: the method's own arguments and result
+        with_key: WithKey,
     ) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: as above
-        """*method* as a coroutine function that goes through shockproof."""
-        return self.handles[does](method)
+        """The id is made out here, once for all attempts, and is known wherever the call fails."""
+
+        @functools.wraps(guarded)
+        async def call(*args: Any, **kwargs: Any) -> Any:  # Any: as above
+            args, kwargs, key = with_key(args, kwargs)
+            with self.recovery.context(client_order_id=key):
+                try:
+                    return await guarded(*args, **kwargs)
+                except Exception as error:
+                    error.add_note(f"client order id: {key}")
+                    raise
+
+        return call
 
 
 class ProtectedClient:
@@ -146,9 +198,11 @@ def stand_in(
     name: str,
     classify: Classify,
     does: Callable[[str], Does | None],
+    with_key: Callable[[str], WithKey | None] = lambda _name: None,
+    added: Mapping[str, Callable[..., Any]] = MappingProxyType({}),  # Any: as the client's own methods
     orders: ServiceOptions | None = None,
     reads: ServiceOptions | None = None,
-    in_threads: bool = False,
+    methods_are: MethodsAre = "coroutine functions",
 ) -> C:
     """
     A `ProtectedClient` for *client*, typed as the client itself.
@@ -160,9 +214,12 @@ def stand_in(
         name: what the services are called after.
         classify: what the client's errors mean.
         does: what the method of a name does, the name in snake case; None leaves it alone.
+        added: methods that the adapter adds, guarded as `does` says.
+        with_key: for a method that takes a client order id, the function that finds it or makes one.
         orders: options of ``name.orders``.
         reads: options of ``name.reads``.
-        in_threads: whether the client's methods are plain functions, for threads.
+        methods_are: what the client's calls are. Functions that wait run in threads; those that give
+            something to await are awaited.
 
     Raises:
         TypeError: an option that the adapter itself settles, or one that does not exist.
@@ -174,8 +231,10 @@ def stand_in(
         name=name,
         classify=classify,
         does=does,
+        with_key=with_key,
+        added=added,
         orders=orders,
         reads=reads,
-        in_threads=in_threads,
+        methods_are=methods_are,
     )
     return cast("C", cast("object", ProtectedClient(protection)))

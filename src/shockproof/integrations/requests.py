@@ -34,7 +34,7 @@ __all__ = ["TABLE", "classify", "meaning_of"]
 
 def _of_connection_error(error: requests.ConnectionError) -> Meaning:
     # requests has one class for a connection that never stood and one that was cut: urllib3's reason,
-    # which it wraps, tells. Other TLS errors than an unknown certificate may also come after the sending.
+    # which it wraps, tells; so it does for ConnectTimeout, which is one of them. Other TLS errors than an unknown certificate may also come after the sending.
     cause = error.args[0] if error.args else None
     reason = cause.reason if isinstance(cause, urllib3.MaxRetryError) else None
     never_stood = isinstance(reason, (urllib3.NewConnectionError, urllib3.ConnectTimeoutError)) or (
@@ -51,7 +51,6 @@ def _of_http_error(error: requests.HTTPError) -> Meaning:
 
 
 TABLE: Final = OutcomeTable(
-    Rule("too late to connect", (requests.ConnectTimeout,), Meaning.NOT_SENT),
     Rule("no way to the proxy", (requests.exceptions.ProxyError,), Meaning.NOT_SENT),
     Rule("no connection, or one that was cut", (requests.ConnectionError,), _of_connection_error),
     Rule("a status, raised", (requests.HTTPError,), _of_http_error),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shockproof.demo.venue.fault_injector import Fault
     from shockproof.demo.venue.spot_api import Parameters
 
-__all__ = ["RestInterface"]
+__all__ = ["Answer", "RestInterface", "Route"]
 
 _UNKNOWN_OUTCOME = {
     503: (-1006, "An unexpected response was received from the message bus. Execution status unknown."),
@@ -39,7 +39,7 @@ _NOT_EXECUTED = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Route:
+class Route:
     method: str
     path: str
     endpoint: Endpoint
@@ -48,7 +48,7 @@ class _Route:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
     status: int
     body: object
 
@@ -65,6 +65,8 @@ class RestInterface:
     the answer, an order is booked whole or not at all.
     """
 
+    prefix = "/api/v3"
+
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._requests = 0
@@ -78,7 +80,7 @@ class RestInterface:
     def add_to(self, app: web.Application) -> None:
         """Register the routes."""
         for route in self._routes():
-            app.router.add_route(route.method, "/api/v3" + route.path, self._handler(route))
+            app.router.add_route(route.method, self.prefix + route.path, self._handler(route))
 
     def close(self) -> None:
         """What was to be booked later is not booked any more."""
@@ -86,28 +88,28 @@ class RestInterface:
             timer.cancel()
         self._later.clear()
 
-    def _routes(self) -> list[_Route]:
+    def _routes(self) -> list[Route]:
         api = self._exchange.api
         return [
-            _Route("GET", "/ping", Endpoint.PING, lambda _parameters, _now: {}),
-            _Route("GET", "/time", Endpoint.PING, lambda _parameters, now: {"serverTime": milliseconds(now)}),
-            _Route("GET", "/exchangeInfo", Endpoint.EXCHANGE_INFO, api.exchange_info),
-            _Route("GET", "/ticker/24hr", Endpoint.TICKER, api.ticker_24hr),
-            _Route("GET", "/ticker/price", Endpoint.TICKER, api.ticker_price),
-            _Route("GET", "/ticker/bookTicker", Endpoint.TICKER, api.book_ticker),
-            _Route("GET", "/depth", Endpoint.DEPTH, api.depth),
-            _Route("GET", "/trades", Endpoint.DEPTH, api.trades),
-            _Route("GET", "/aggTrades", Endpoint.DEPTH, api.aggregate_trades),
-            _Route("POST", "/order", Endpoint.PLACE_ORDER, api.place_order, signed=True),
-            _Route("GET", "/order", Endpoint.QUERY_ORDER, api.query_order, signed=True),
-            _Route("DELETE", "/order", Endpoint.CANCEL_ORDER, api.cancel_order, signed=True),
-            _Route("GET", "/openOrders", Endpoint.LIST_ORDERS, api.open_orders, signed=True),
-            _Route("GET", "/allOrders", Endpoint.LIST_ORDERS, api.all_orders, signed=True),
-            _Route("GET", "/myTrades", Endpoint.LIST_ORDERS, api.my_trades, signed=True),
-            _Route("GET", "/account", Endpoint.ACCOUNT, api.account, signed=True),
+            Route("GET", "/ping", Endpoint.PING, lambda _parameters, _now: {}),
+            Route("GET", "/time", Endpoint.PING, lambda _parameters, now: {"serverTime": milliseconds(now)}),
+            Route("GET", "/exchangeInfo", Endpoint.EXCHANGE_INFO, api.exchange_info),
+            Route("GET", "/ticker/24hr", Endpoint.TICKER, api.ticker_24hr),
+            Route("GET", "/ticker/price", Endpoint.TICKER, api.ticker_price),
+            Route("GET", "/ticker/bookTicker", Endpoint.TICKER, api.book_ticker),
+            Route("GET", "/depth", Endpoint.DEPTH, api.depth),
+            Route("GET", "/trades", Endpoint.DEPTH, api.trades),
+            Route("GET", "/aggTrades", Endpoint.DEPTH, api.aggregate_trades),
+            Route("POST", "/order", Endpoint.PLACE_ORDER, api.place_order, signed=True),
+            Route("GET", "/order", Endpoint.QUERY_ORDER, api.query_order, signed=True),
+            Route("DELETE", "/order", Endpoint.CANCEL_ORDER, api.cancel_order, signed=True),
+            Route("GET", "/openOrders", Endpoint.LIST_ORDERS, api.open_orders, signed=True),
+            Route("GET", "/allOrders", Endpoint.LIST_ORDERS, api.all_orders, signed=True),
+            Route("GET", "/myTrades", Endpoint.LIST_ORDERS, api.my_trades, signed=True),
+            Route("GET", "/account", Endpoint.ACCOUNT, api.account, signed=True),
         ]
 
-    def _handler(self, route: _Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             self._requests += 1
             self._exchange.clock.begin()
@@ -122,17 +124,24 @@ class RestInterface:
 
     # -- honest answers -----------------------------------------------------------------------------
 
-    def _execute(self, route: _Route, request: web.Request, body: str) -> _Answer:
+    def _execute(self, route: Route, request: web.Request, body: str) -> Answer:
         now = self._exchange.wall()
         try:
             parameters = self._parameters(request, body)
             if route.signed:
-                signature.check_key(request.headers.get("X-MBX-APIKEY"))
-                signature.check_signature(request.rel_url.raw_query_string, body)
-                signature.check_time(parameters, now)
-            return _Answer(200, route.answer(parameters, now))
+                self._check(request, body, parameters, now)
+            return Answer(200, route.answer(parameters, now))
         except RejectedError as rejection:
-            return _Answer(rejection.status, {"code": rejection.code, "msg": rejection.message})
+            return self._rejected(rejection)
+
+    def _check(self, request: web.Request, body: str, parameters: Parameters, now: float) -> None:
+        """Whether the request comes from the customer. Raises RejectedError."""
+        signature.check_key(request.headers.get("X-MBX-APIKEY"))
+        signature.check_signature(request.rel_url.raw_query_string, body)
+        signature.check_time(parameters, now)
+
+    def _rejected(self, rejection: RejectedError) -> Answer:
+        return Answer(rejection.status, {"code": rejection.code, "msg": rejection.message})
 
     @staticmethod
     def _parameters(request: web.Request, body: str) -> Parameters:
@@ -142,7 +151,7 @@ class RestInterface:
             raise RejectedError(-1101, "Too many parameters; duplicate values detected.")
         return parameters
 
-    def _honest(self, answer: _Answer) -> web.Response:
+    def _honest(self, answer: Answer) -> web.Response:
         return self._json(answer.status, answer.body)
 
     def _json(self, status: int, body: object, headers: dict[str, str] | None = None) -> web.Response:
@@ -155,7 +164,7 @@ class RestInterface:
 
     # -- faults -------------------------------------------------------------------------------------
 
-    async def _misbehave(self, fault: Fault, route: _Route, request: web.Request, body: str) -> web.Response:
+    async def _misbehave(self, fault: Fault, route: Route, request: web.Request, body: str) -> web.Response:
         match fault.kind:
             case FaultKind.LATENCY:
                 self._log(fault, route, request, body, booked=None)
@@ -196,7 +205,7 @@ class RestInterface:
                 self._log(fault, route, request, body, booked=False)
                 return self._cut(request)
 
-    def _execute_later(self, fault: Fault, route: _Route, request: web.Request, body: str) -> None:
+    def _execute_later(self, fault: Fault, route: Route, request: web.Request, body: str) -> None:
         def book() -> None:
             self._later.discard(timer)
             answer = self._execute(route, request, body)
@@ -214,8 +223,12 @@ class RestInterface:
         reset(request.transport)
         return web.Response()  # for the framework: there is nobody left to read it
 
+    @staticmethod
+    def _client_order_id(parameters: Parameters) -> str | None:
+        return parameters.get("newClientOrderId") or parameters.get("origClientOrderId")
+
     def _log(
-        self, fault: Fault, route: _Route, request: web.Request, body: str, *, booked: bool | None
+        self, fault: Fault, route: Route, request: web.Request, body: str, *, booked: bool | None
     ) -> None:
         is_order = route.endpoint in (Endpoint.PLACE_ORDER, Endpoint.CANCEL_ORDER)
         client_order_id: str | None = None
@@ -224,7 +237,7 @@ class RestInterface:
                 parameters = self._parameters(request, body)
             except RejectedError:
                 parameters = {}
-            client_order_id = parameters.get("newClientOrderId") or parameters.get("origClientOrderId")
+            client_order_id = self._client_order_id(parameters)
         self._exchange.faults.record(
             fault.kind,
             route.endpoint,

@@ -11,6 +11,7 @@ from aiohttp import web
 from shockproof.demo.prices.reference_rates import load_reference_rates
 from shockproof.demo.prices.replay import PriceReplay
 from shockproof.demo.venue.admin import admin_app
+from shockproof.demo.venue.alpaca_rest import AlpacaInterface
 from shockproof.demo.venue.connection_reset import reset
 from shockproof.demo.venue.exchange import Exchange, SessionClock
 from shockproof.demo.venue.fault_plan import Endpoint, FaultKind
@@ -138,6 +139,8 @@ class VenueServer:
         self._rest = RestInterface(self.exchange)
         trading = web.Application()
         self._rest.add_to(trading)
+        self._alpaca = AlpacaInterface(self.exchange)
+        self._alpaca.add_to(trading)
         self._stream.add_to(trading, self.exchange)
         self._trading = _Port(trading, port)
         self._reference = _Port(reference_app(self.exchange), reference_port)
@@ -147,7 +150,7 @@ class VenueServer:
 
     @property
     def base_url(self) -> str:
-        """REST: ``/api/v3/...``."""
+        """REST: ``/api/v3/...`` in Binance's dialect, ``/v2/...`` in Alpaca's."""
         return f"http://{HOST}:{self._trading.number}"
 
     @property
@@ -184,6 +187,7 @@ class VenueServer:
 
     async def _tear_down(self) -> None:
         self._rest.close()
+        self._alpaca.close()
         for port in (self._trading, self._reference, self._admin):
             # Whatever hangs in a slow answer is not waited for: the venue ends when it is told to.
             port.close()

@@ -1,0 +1,194 @@
+"""
+python-binance, asynchronous: what its errors say about the request, and a client protected in one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import shockproof.integrations.aiohttp as aiohttp_outcomes
+from shockproof.integrations.http_status import meaning_of_status
+from shockproof.integrations.optional import missing
+from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
+from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
+from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
+from shockproof.vocabulary.outcomes import CallInfo, Verdict
+
+try:
+    from binance.async_client import AsyncClient
+    from binance.exceptions import BinanceAPIException, BinanceRequestException
+except ImportError as error:
+    raise missing("python-binance", "binance", error) from error
+
+if TYPE_CHECKING:
+    from shockproof.calls.options import ServiceOptions
+    from shockproof.service import ErrorRecoveryService
+
+__all__ = ["TABLE", "classify", "find_order", "meaning_of", "protect"]
+
+_log = logging.getLogger("shockproof")
+
+# Binance's numbers, which say more than the status that carries them.
+_BY_CODE: Final = {
+    -1000: Meaning.UNKNOWN,  # an unknown error while the request was processed
+    -1001: Meaning.UNKNOWN,  # an internal error; unable to process the request
+    -1003: Meaning.TURNED_AWAY,  # too many requests, or banned
+    -1006: Meaning.UNKNOWN,  # an unexpected response from the message bus: execution status unknown
+    -1007: Meaning.UNKNOWN,  # timeout of the backend: execution status unknown
+    -1015: Meaning.TURNED_AWAY,  # too many orders
+    -1021: Meaning.TURNED_AWAY,  # the timestamp is outside of the receive window
+    -4116: Meaning.DONE,  # the client order id is known (futures)
+}
+_NO_SUCH_ORDER: Final = -2013
+_DUPLICATE: Final = re.compile(r"duplicate order", re.IGNORECASE)
+_BANNED_UNTIL: Final = re.compile(r"banned until (\d{13})\b")
+
+
+def _if_duplicate(error: BinanceAPIException) -> Meaning | None:
+    return Meaning.DONE if _DUPLICATE.search(str(error.message)) else None
+
+
+def _by_code(error: BinanceAPIException) -> Meaning | None:
+    return _BY_CODE.get(error.code)
+
+
+def _by_status(error: BinanceAPIException) -> Meaning:
+    return meaning_of_status(error.status_code) or Meaning.UNKNOWN
+
+
+def _asked_to_wait(error: object) -> float | None:
+    if isinstance(error, BinanceAPIException):
+        banned_until = _BANNED_UNTIL.search(str(error.message))
+        if banned_until is not None:
+            return max(0.0, int(banned_until[1]) / 1000 - time.time())
+    return asked_to_wait(error)
+
+
+TABLE: Final = OutcomeTable(
+    Rule("the id is known, in words", (BinanceAPIException,), _if_duplicate),
+    Rule("a code", (BinanceAPIException,), _by_code),
+    Rule("a status", (BinanceAPIException,), _by_status),
+    Rule("an answer that nobody can read", (BinanceRequestException,), Meaning.UNKNOWN),
+    *aiohttp_outcomes.TABLE.rules,
+    asked_to_wait=_asked_to_wait,
+)
+"""The rules, in order; those of aiohttp, which python-binance lets through, come last."""
+
+
+def meaning_of(error: object) -> Meaning | None:
+    """What an error of python-binance means; None for what is neither its own nor aiohttp's."""
+    return TABLE.meaning_of(error)
+
+
+def classify(value: object, call: CallInfo) -> Verdict | None:
+    """For ``recovery.service(..., classify=...)``. Retry-After and the end of a ban are honoured."""
+    return TABLE.classify(value, call)
+
+
+# -- the client ------------------------------------------------------------------------------------------
+
+_DOES: Final = (
+    (re.compile(r"create$|close_connection$"), None),
+    (re.compile(r"(\w+_)?cancel_(and_)?replace"), Does.WRITE),
+    (re.compile(r"(\w+_)?cancel_"), Does.CANCEL),
+    (re.compile(r"(\w+_)?(create|post|put|delete)_"), Does.WRITE),
+    (re.compile(r"(\w+_)?get_"), Does.READ),
+    (
+        re.compile(
+            r"(futures_)?(coin_)?(ping|time|exchange_info|order_book|klines|account|account_balance)$"
+        ),
+        Does.READ,
+    ),
+    (re.compile(r"futures_(coin_)?(position_information|account_trades|mark_price|\w*ticker)$"), Does.READ),
+    (re.compile(r"futures_(coin_)?change_(leverage|margin_type|position_mode)$"), Does.SET),
+    (re.compile(r"(\w+_)?stream_(keepalive|close)$"), Does.SET),
+)
+_TAKES_A_KEY: Final = re.compile(
+    r"(create|create_test|create_margin|futures_create|futures_coin_create)_order$|order_(market|limit)(_buy|_sell)?$"
+)
+
+
+def _does(name: str) -> Does | None:
+    return next((does for pattern, does in _DOES if pattern.match(name)), Does.WRITE)
+
+
+def _with_key(
+    args: tuple[Any, ...],  # Any: python-binance's own arguments
+    kwargs: dict[str, Any],  # Any: as above
+) -> tuple[tuple[Any, ...], dict[str, Any], str]:  # Any: as above
+    key = kwargs.get("newClientOrderId") or new_key()
+    return args, {**kwargs, "newClientOrderId": key}, key
+
+
+C = TypeVar("C", bound=AsyncClient)
+
+
+def protect(
+    client: C,
+    recovery: ErrorRecoveryService,
+    *,
+    name: str = "binance",
+    orders: ServiceOptions | None = None,
+    reads: ServiceOptions | None = None,
+) -> C:
+    """
+    The same *client* with its coroutine methods guarded.
+
+    ``get_*`` and the like are reads; ``cancel_*`` may be repeated and reduce risk; leverage and margin type
+    may be set again; everything else, orders included, is unsafe. An order without a ``newClientOrderId``
+    gets one before its first attempt, so that a second attempt sends the same: python-binance itself makes
+    a new one for each. It stands in the error log, and in a note on the error that ends the call.
+
+    Args:
+        client: an ``AsyncClient``.
+        recovery: guards the calls.
+        name: what the two services are called after: ``name.orders`` and ``name.reads``.
+        orders: options of ``name.orders``, such as ``{"timeout": 5.0, "circuit_threshold": 3}``.
+        reads: options of ``name.reads``.
+
+    Raises:
+        TypeError: it is no ``AsyncClient``, or an option that the adapter settles by itself.
+        ValueError: an option out of range.
+    """
+    if isinstance(client, ProtectedClient):
+        raise TypeError("client is protected already")
+    if not isinstance(client, AsyncClient):
+        raise TypeError(f"client must be a binance.AsyncClient, got {client!r}")
+    return stand_in(
+        client,
+        recovery,
+        name=name,
+        classify=classify,
+        does=_does,
+        with_key=lambda method: _with_key if _TAKES_A_KEY.match(method) else None,
+        orders=orders,
+        reads=reads,
+    )
+
+
+async def find_order(
+    client: AsyncClient, key: str, symbol: str
+) -> LookUp[dict[str, Any]]:  # Any: Binance's own order
+    """
+    Look up the spot order of *symbol* whose ``newClientOrderId`` was *key*.
+
+    The venue is asked for it, and if it has none of that id, for all orders. `NOT_FOUND` proves absence only
+    if the look-up began after the venue had time to book the order. A look-up that fails says nothing, so
+    that every error means `UNKNOWN`; cancellation passes.
+    """
+    try:
+        try:
+            return Found(await client.get_order(symbol=symbol, origClientOrderId=key))
+        except BinanceAPIException as error:
+            if error.code != _NO_SUCH_ORDER:
+                raise
+        listed: Any = await client.get_all_orders(symbol=symbol)  # Any: a list of Binance's orders
+    except Exception:  # noqa: BLE001 - whatever it is, nothing was found out
+        _log.debug("binance: looking up %s failed", key, exc_info=True)
+        return UNKNOWN
+    order = next((one for one in listed if one["clientOrderId"] == key), None)
+    return NOT_FOUND if order is None else Found(order)

@@ -1,0 +1,297 @@
+"""
+ib_async: what its errors say about the request, and orders that are confirmed or known to be unknown.
+
+``IB.placeOrder`` is fire and forget: if the connection breaks, nothing is raised and the order says
+``PendingSubmit`` for ever. Here an order is awaited until the other side has spoken of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from shockproof.integrations.optional import missing
+from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
+from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
+from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
+from shockproof.vocabulary.outcomes import CallInfo, Verdict
+
+try:
+    from ib_async import IB, Fill, OrderStatus, Trade
+    from ib_async.wrapper import RequestError
+except ImportError as error:
+    raise missing("ib_async", "ib", error) from error
+
+if TYPE_CHECKING:
+    from ib_async import Contract, Order
+
+    from shockproof.calls.options import ServiceOptions
+    from shockproof.service import ErrorRecoveryService
+
+__all__ = [
+    "TABLE",
+    "OrderNotConfirmedError",
+    "OrderRejectedError",
+    "ProtectedIB",
+    "classify",
+    "find_order",
+    "meaning_of",
+    "protect",
+]
+
+_log = logging.getLogger("shockproof")
+
+_LOOK_UP_WITHIN: Final = 10.0
+"""Seconds for the three questions of `find_order`; ib_async itself waits for an answer for ever."""
+
+# https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/#api-error-codes
+_BY_CODE: Final = {
+    100: Meaning.TURNED_AWAY,  # more messages a second than allowed
+    103: Meaning.DONE,  # the order id is known
+    200: Meaning.REFUSED,  # no such contract
+    201: Meaning.REFUSED,  # the order was rejected
+    203: Meaning.REFUSED,  # the security is not available to this account
+    321: Meaning.REFUSED,  # the request is not valid
+    354: Meaning.REFUSED,  # no market data without a subscription
+    504: Meaning.NOT_SENT,  # not connected
+    1100: Meaning.UNKNOWN,  # the connection between the gateway and IB is lost
+}
+_LOST, _RESTORED, _RESTORED_WITHOUT_DATA = 1100, 1102, 1101
+
+
+class OrderRejectedError(RequestError):
+    """IB answered a new order with an error: it is not in the market. `trade` is ib_async's, with its log."""
+
+    def __init__(self, trade: Trade, code: int, message: str) -> None:
+        super().__init__(trade.order.orderId, code, message)
+        self.trade = trade
+
+
+class OrderNotConfirmedError(Exception):
+    """The connection broke before IB had spoken of the order: nobody knows. `trade` is ib_async's."""
+
+    def __init__(self, trade: Trade) -> None:
+        super().__init__(
+            f"the connection to IB broke before order {trade.order.orderRef!r} was confirmed: look it up by its orderRef"
+        )
+        self.trade = trade
+
+
+def _by_code(error: RequestError) -> Meaning | None:
+    return _BY_CODE.get(error.code)
+
+
+def _if_not_connected(error: ConnectionError) -> Meaning | None:
+    # ib_async says it before it sends anything.
+    return Meaning.NOT_SENT if str(error) == "Not connected" else None
+
+
+TABLE: Final = OutcomeTable(
+    Rule("a code", (RequestError,), _by_code),
+    Rule("an order that was refused", (OrderRejectedError,), Meaning.REFUSED),
+    Rule("not connected", (ConnectionError,), _if_not_connected),
+    Rule("no connection", (ConnectionRefusedError,), Meaning.NOT_SENT),
+    Rule("cut, or another code", (RequestError, OrderNotConfirmedError, ConnectionError), Meaning.UNKNOWN),
+)
+"""The rules, in order."""
+
+
+def meaning_of(error: object) -> Meaning | None:
+    """What an error of ib_async means; None for what is not its own."""
+    return TABLE.meaning_of(error)
+
+
+def classify(value: object, call: CallInfo) -> Verdict | None:
+    """For ``recovery.service(..., classify=...)``; it needs ``ib.RaiseRequestErrors = True``."""
+    return TABLE.classify(value, call)
+
+
+# -- the client ------------------------------------------------------------------------------------------
+
+
+class ProtectedIB(Protocol):
+    """What `protect` gives: ib_async's client, with two methods more."""
+
+    def placeOrderAsync(  # noqa: N802 - named as ib_async names its coroutines
+        self, contract: Contract, order: Order
+    ) -> Coroutine[Any, Any, Trade]:  # Any: a coroutine's own
+        """
+        Place *order*, and wait until IB has confirmed it: its status is no longer ``PendingSubmit``.
+
+        Raises:
+            OrderRejectedError: IB refused it.
+            OrderNotConfirmedError: the connection broke; nobody knows.
+        """
+        ...
+
+    def cancelOrderAsync(  # noqa: N802 - as above
+        self, order: Order
+    ) -> Coroutine[Any, Any, Trade | None]:  # Any: as above
+        """
+        Cancel *order*, and wait until it is done: cancelled, or filled meanwhile.
+
+        Raises:
+            OrderNotConfirmedError: the connection broke; nobody knows.
+        """
+        ...
+
+    def __getattr__(self, name: str) -> Any: ...  # Any: everything else is the client's own
+
+
+class _Desk:
+    """Orders of one client, awaited; and whether its connection is up, by its events."""
+
+    def __init__(self, ib: IB) -> None:
+        self._ib = ib
+        self._is_lost = False
+        ib.errorEvent += self._note
+        ib.connectedEvent += self._connected
+
+    def _note(self, _request: int, code: int, _text: str, _contract: object) -> None:
+        if code == _LOST:
+            self._is_lost = True
+        elif code in (_RESTORED, _RESTORED_WITHOUT_DATA):
+            self._is_lost = False
+
+    def _connected(self) -> None:
+        self._is_lost = False
+
+    def is_up(self) -> bool:
+        """For ``health_check``: connected to the gateway, and the gateway to IB."""
+        return self._ib.client.isReady() and not self._is_lost
+
+    async def place(self, contract: Contract, order: Order) -> Trade:
+        given = order.orderId
+        trade = self._ib.placeOrder(contract, order)
+        await self._until(
+            trade, lambda: trade.orderStatus.status not in (OrderStatus.PendingSubmit, OrderStatus.ApiPending)
+        )
+        failed = next((entry for entry in reversed(trade.log) if entry.errorCode), None)
+        if failed is not None and trade.isDone() and trade.orderStatus.status != OrderStatus.Filled:
+            rejected = OrderRejectedError(trade, failed.errorCode, failed.message)
+            if meaning_of(rejected) is Meaning.TURNED_AWAY:
+                order.orderId = given  # else another attempt would be taken for a change of this one
+            raise rejected
+        return trade
+
+    async def cancel(self, order: Order) -> Trade | None:
+        trade = self._ib.cancelOrder(order)
+        if trade is not None:
+            await self._until(trade, trade.isDone)
+        return trade
+
+    async def _until(self, trade: Trade, holds: Callable[[], bool]) -> None:
+        changed = asyncio.Event()
+
+        def note(*_: object) -> None:
+            changed.set()
+
+        trade.statusEvent += note
+        self._ib.disconnectedEvent += note
+        try:
+            while not holds():
+                if not self._ib.isConnected():
+                    raise OrderNotConfirmedError(trade)
+                changed.clear()
+                await changed.wait()
+        finally:
+            trade.statusEvent -= note
+            self._ib.disconnectedEvent -= note
+
+
+def _does(name: str) -> Does | None:
+    if name == "place_order_async":
+        return Does.WRITE
+    if name == "cancel_order_async":
+        return Does.CANCEL
+    if name.startswith(("req_", "qualify_", "what_if_", "calculate_", "get_")) and name.endswith("_async"):
+        return Does.READ
+    return None
+
+
+def _with_key(
+    args: tuple[Any, ...],  # Any: ib_async's own arguments
+    kwargs: dict[str, Any],  # Any: as above
+) -> tuple[tuple[Any, ...], dict[str, Any], str]:  # Any: as above
+    order = kwargs["order"] if "order" in kwargs else args[1]
+    if not order.orderRef:
+        order.orderRef = new_key()  # in the caller's own object: ib_async keeps that as the trade's order
+    return args, kwargs, str(order.orderRef)
+
+
+def protect(
+    ib: IB,
+    recovery: ErrorRecoveryService,
+    *,
+    name: str = "ib",
+    orders: ServiceOptions | None = None,
+    reads: ServiceOptions | None = None,
+) -> ProtectedIB:
+    """
+    The same *ib* with its ``req...Async`` methods guarded as reads, and with orders that are awaited.
+
+    ``placeOrderAsync(contract, order)`` is unsafe and gives the order an ``orderRef`` if it has none: order
+    ids are handed out again after a restart of the gateway, and are no key. ``cancelOrderAsync(order)`` may be
+    repeated and reduces risk. Everything else is *ib*'s own, ``placeOrder`` and ``connectAsync`` too.
+
+    *ib* is changed in one way: ``RaiseRequestErrors`` is set, for otherwise a failed request looks like an
+    empty answer. Its events feed the health of ``name.reads``, every ``check_every`` seconds.
+
+    Args:
+        ib: the client.
+        recovery: guards the calls.
+        name: what the two services are called after: ``name.orders`` and ``name.reads``.
+        orders: options of ``name.orders``; ``timeout`` is 10 seconds unless given, for IB may never answer.
+        reads: options of ``name.reads``; ``timeout`` is 30 seconds unless given.
+
+    Raises:
+        TypeError: it is no ``IB``, or an option that the adapter settles by itself.
+        ValueError: an option out of range.
+    """
+    if isinstance(ib, ProtectedClient):
+        raise TypeError("ib is protected already")
+    if not isinstance(ib, IB):
+        raise TypeError(f"ib must be an ib_async.IB, got {ib!r}")
+    ib.RaiseRequestErrors = True
+    desk = _Desk(ib)
+    of_orders: ServiceOptions = {"timeout": 10.0, **(orders or {})}
+    of_reads: ServiceOptions = {"timeout": 30.0, "health_check": desk.is_up, **(reads or {})}
+    guarded = stand_in(
+        ib,
+        recovery,
+        name=name,
+        classify=classify,
+        does=_does,
+        with_key=lambda method: _with_key if method == "place_order_async" else None,
+        added={"placeOrderAsync": desk.place, "cancelOrderAsync": desk.cancel},
+        orders=of_orders,
+        reads=of_reads,
+        methods_are="functions that give awaitables",
+    )
+    return cast("ProtectedIB", cast("object", guarded))
+
+
+async def find_order(ib: IB, key: str) -> LookUp[Trade | Fill]:
+    """
+    Look up the order whose ``orderRef`` is *key*, among open orders, completed ones and executions.
+
+    `Found` holds the trade, or a fill of it. `NOT_FOUND` proves absence only if the look-up began after IB had
+    time to accept the order; completed orders and executions are those of the day. A look-up that fails,
+    or takes longer than 10 seconds, says nothing, so that it means `UNKNOWN`; cancellation passes.
+    """
+    try:
+        async with asyncio.timeout(_LOOK_UP_WITHIN):
+            # What ib_async itself remembers is not asked: an order that never arrived is in there, too.
+            trades = [*await ib.reqAllOpenOrdersAsync(), *await ib.reqCompletedOrdersAsync(False)]
+            for trade in trades:
+                if trade.order.orderRef == key:
+                    return Found(trade)
+            for fill in await ib.reqExecutionsAsync():
+                if fill.execution.orderRef == key:
+                    return Found(fill)
+    except Exception:  # noqa: BLE001 - whatever it is, nothing was found out
+        _log.debug("looking up %s failed", key, exc_info=True)
+        return UNKNOWN
+    return NOT_FOUND
