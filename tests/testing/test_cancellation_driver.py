@@ -154,6 +154,21 @@ async def test_a_task_that_is_left_behind_is_reported(clock: VirtualClock) -> No
         task.cancel()
 
 
+async def test_what_runs_on_after_the_call_is_no_wait_of_it(clock: VirtualClock) -> None:
+    """Cleaning up in the background cannot be cancelled by cancelling the call."""
+
+    async def cleans_up() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def call() -> asyncio.Task[None]:
+        return asyncio.create_task(cleans_up())
+
+    (run,) = await runs_of(call)
+
+    assert run.waits == 0
+
+
 async def test_a_task_that_was_cancelled_before_its_first_step_is_fine(clock: VirtualClock) -> None:
     """Watching it must not leave a coroutine that was never awaited."""
 

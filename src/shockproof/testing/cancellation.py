@@ -97,8 +97,6 @@ async def cancel_at_await(
         except BaseException:
             task.cancel()
             raise
-        finally:
-            run.is_over = True
         ended = run.ended(task)
         left = await _tasks_left(before)
     if left and not may_leave_tasks:
@@ -163,8 +161,6 @@ class _Run(Generic[T]):
     """Counts the waits of one call, and cancels it at the chosen one."""
 
     def __init__(self, number: int, moment: CancelMoment) -> None:
-        self.is_over = False
-        """What still runs then is cleaning up."""
         self._task: asyncio.Task[T] | None = None
         self._is_due = False
         self._number = number
@@ -198,8 +194,8 @@ class _Run(Generic[T]):
 
     def waits(self, coroutine: object, awaited: object) -> None:
         """One of the run's tasks begins to wait, for *awaited*."""
-        if self.is_over:
-            return
+        if self._task is not None and self._task.done():
+            return  # what still runs is cleaning up
         self._waits += 1
         if self._waits != self._number:
             return
@@ -218,7 +214,7 @@ class _Run(Generic[T]):
     def _cancel(self) -> None:
         if self._task is None:
             self._is_due = True
-        elif not self.is_over and self._task.cancel():
+        elif self._task.cancel():
             self._cancelled_at = self._loop.time()
 
     def ended(self, task: asyncio.Task[T]) -> CancelledRun[T]:

@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """One seed for the session, so that 'random' is the same for all of its tests."""
     try:
-        config.stash[_SEED] = seed_from(config.getoption("--shockproof-seed"))
+        config.stash[_SEED] = seed_from(config.getoption("--shockproof-seed", default=None))
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
 
