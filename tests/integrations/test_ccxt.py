@@ -305,6 +305,30 @@ async def test_the_exchanges_own_retry_would_have_doubled_it(
     assert venue.orders == ["bare"] * 3 + ["guarded"]
 
 
+async def test_its_own_retry_is_refused_in_the_parameters_of_a_write(venue: Venue) -> None:
+    """Whoever asks for it there would get two orders; nothing is sent, and nothing is counted."""
+    for arguments in ((None, {"maxRetriesOnFailure": 2}), (None,)):
+        named = {} if len(arguments) == 2 else {"params": {"maxRetriesOnFailure": 2}}
+        with pytest.raises(ValueError, match=r"params must not hold maxRetriesOnFailure=2: .* orders="):
+            await venue.protected.create_order("EUR/USDT", "market", "buy", 50, *arguments, **named)
+    await venue.protected.fetch_ticker("EUR/USDT", {"maxRetriesOnFailure": 2})
+    assert venue.orders == []
+
+
+async def test_the_id_of_an_order_is_in_its_error_record(
+    venue: Venue, recovery: ErrorRecoveryService
+) -> None:
+    """What is looked up in the morning is found by it; an order without one has none."""
+    venue.befall(FaultKind.CUT_AFTER)
+    with pytest.raises(ccxt.ExchangeNotAvailable) as caught:
+        await venue.buy(key="known")
+    with pytest.raises(ccxt.ExchangeNotAvailable):
+        await venue.protected.create_order("EUR/USDT", "market", "buy", 50)
+    assert caught.value.__notes__[-1] == "client order id: known"
+    contexts = [record["context"] for record in recovery.get_error_summary()["recent_errors"]]
+    assert contexts == [{"client_order_id": "known"}, None]
+
+
 async def test_an_order_turned_away_waits_as_long_as_it_was_told(
     venue: Venue, recovery: ErrorRecoveryService
 ) -> None:

@@ -164,6 +164,28 @@ def _does(name: str) -> Does | None:
     return next((does for pattern, does in _DOES if pattern.match(name)), Does.WRITE)
 
 
+_OWN_RETRIES: Final = ("maxRetriesOnFailure", "defaultMaxRetriesOnFailure")
+_CLIENT_ORDER_IDS: Final = ("clientOrderId", "newClientOrderId", "clOrdId", "text")
+
+
+def _with_key(
+    args: tuple[Any, ...],  # Any: ccxt's own arguments
+    kwargs: dict[str, Any],  # Any: as above
+) -> tuple[tuple[Any, ...], dict[str, Any], str | None]:  # Any: as above
+    given: dict[str, Any] = kwargs.get("params") or next(  # Any: as above
+        (one for one in reversed(args) if isinstance(one, dict)), {}
+    )
+    for name in _OWN_RETRIES:
+        if given.get(name):
+            raise ValueError(
+                f"params must not hold {name}={given[name]!r}: ccxt would send this again by itself although it may "
+                "be there; how often shockproof may is set by orders={'max_retries': ...}"
+            )
+    # No exchange takes every form of id, so that none is made up here.
+    key = next((given[name] for name in _CLIENT_ORDER_IDS if given.get(name)), None)
+    return args, kwargs, None if key is None else str(key)
+
+
 E = TypeVar("E", bound="Exchange")
 
 
@@ -182,7 +204,8 @@ def protect(
     reduces risk and is not repeated blindly; everything else that talks to the venue, with ``create_*`` and
     ``edit_*``, is unsafe. ``watch_*`` and the implicit methods (``private_post_order``) are left alone, and
     so is everything that is no call. The exchange itself stays as it is, but for its own retries
-    (``maxRetriesOnFailure``), which are switched off: they send an order a second time.
+    (``maxRetriesOnFailure``), which are switched off: they send an order a second time. The client order id
+    among an order's ``params`` stands in the error log, and in a note on the error that ends the call.
 
     Args:
         exchange: an asynchronous exchange of ccxt, of ``ccxt.async_support`` or ``ccxt.pro``.
@@ -209,6 +232,7 @@ def protect(
         name=name or str(exchange.id),
         classify=classify_for(exchange),
         does=_does,
+        with_key=lambda method: None if _does(method) is Does.READ else _with_key,
         orders=orders,
         reads=reads,
     )
@@ -217,7 +241,7 @@ def protect(
 def _switch_off_retries(exchange: Exchange) -> None:
     options: dict[str, Any] = exchange.options or {}  # Any: ccxt's options are free-form
     for holder in (options, *(value for value in options.values() if isinstance(value, dict))):
-        for name in ("maxRetriesOnFailure", "defaultMaxRetriesOnFailure"):
+        for name in _OWN_RETRIES:
             if holder.get(name):
                 _log.warning(
                     "%s: its own retries (%s=%r) are switched off: they send an order again that may be there",

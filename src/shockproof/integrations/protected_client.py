@@ -38,9 +38,9 @@ class Does(Enum):
 
 
 WithKey = Callable[
-    [tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any], str]
+    [tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any], str | None]
 ]  # Any: as above
-"""Takes an order's arguments; gives them with a client order id in them, and the id."""
+"""Takes an order's arguments; gives them with a client order id in them, and the id; None if there is none."""
 
 
 MethodsAre = Literal["coroutine functions", "functions that wait", "functions that give awaitables"]
@@ -140,6 +140,8 @@ class Protection:
         @functools.wraps(guarded)
         async def call(*args: Any, **kwargs: Any) -> Any:  # Any: as above
             args, kwargs, key = with_key(args, kwargs)
+            if key is None:
+                return await guarded(*args, **kwargs)
             with self.recovery.context(client_order_id=key):
                 try:
                     return await guarded(*args, **kwargs)
