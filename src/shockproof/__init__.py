@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shockproof.memory.state.registered_types import register_type as register_type
     from shockproof.memory.state.secrets import Redacted as Redacted
     from shockproof.memory.state.secrets import SecretNotSavedWarning as SecretNotSavedWarning
+    from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency as AdaptiveConcurrency
     from shockproof.policies.retry_budget import RetryBudget as RetryBudget
     from shockproof.service import ErrorRecoveryService as ErrorRecoveryService
     from shockproof.settings import ErrorLogOptions as ErrorLogOptions
@@ -78,6 +79,7 @@ _HOMES = {
     "memory.journal.operation": ("Operation",),
     "memory.state.registered_types": ("register_type",),
     "memory.state.secrets": ("Redacted", "SecretNotSavedWarning"),
+    "policies.adaptive_concurrency": ("AdaptiveConcurrency",),
     "policies.retry_budget": ("RetryBudget",),
     "service": ("ErrorRecoveryService",),
     "settings": ("ErrorLogOptions",),

@@ -210,7 +210,7 @@ class Bulkhead(_AsBlock):
     Lets only so many calls in at once; the others wait in a bounded queue, or are refused.
 
     Args:
-        max_concurrent: most calls in flight, at least 1; needed.
+        max_concurrent: most calls in flight, at least 1, or an `AdaptiveConcurrency`; needed.
         max_queue: most calls that wait for a place. Default 0: nobody waits.
         max_wait: seconds a call may wait. Default: no limit.
         risk_reducing: calls go first in the queue, and always find room in it.

@@ -162,7 +162,9 @@ def test_no_page_describes_what_is_absent() -> None:
         f"{page.name}: {found[0]}"
         for page in PAGES
         if page.name != "not-yet.md"
-        for found in re.finditer(rf"\b(?:{'|'.join(ABSENT)})\b|{verbs}", page.read_text(encoding="utf-8"))
+        for found in re.finditer(
+            rf"\b(?:{'|'.join(ABSENT)})\b(?!-concurrency)|{verbs}", page.read_text(encoding="utf-8")
+        )
     ]
     assert promised == []
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit
 from shockproof.policies.bulkhead import Places, Waiter
 from shockproof.policies.priority import Line
 from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
@@ -223,6 +224,7 @@ class Limits:
         self._in_force: dict[str, Any] = {}  # Any: as above
         self._rate: _RateQueue | None = None
         self._places: Places | None = None
+        self._adaptive: AdaptiveLimit | None = None
         self._max_wait: float | None = None
         self._lock = threading.Lock()
 
@@ -252,7 +254,14 @@ class Limits:
                 self._rate = _RateQueue(rates, self._clock)
         elif rates != (before.get("rate_limit") or ()):
             self._rate.change(rates)
-        most: int | None = options.get("max_concurrent")
+        most: int | AdaptiveConcurrency | None = options.get("max_concurrent")
+        if not isinstance(most, AdaptiveConcurrency):
+            self._adaptive = None
+        elif self._adaptive is None or self._adaptive.bounds != most:
+            self._adaptive = AdaptiveLimit(most)
+        if self._adaptive is not None:
+            most = self._adaptive.limit
+        assert not isinstance(most, AdaptiveConcurrency)
         limit, max_queue = math.inf if most is None else most, options.get("max_queue", 0)
         if self._places is not None:
             _wake(self._places, self._places.resize(limit, max_queue))
@@ -294,6 +303,21 @@ class Limits:
     def paused_for(self) -> float:
         """Seconds for which nothing is sent because the other side said so."""
         return 0.0 if self._rate is None else self._rate.windows.paused_for(self._clock.monotonic())
+
+    def ended(self, seconds: float, *, dropped: bool) -> None:
+        """
+        An attempt of so many *seconds* was answered, or dropped because there was too much to do.
+
+        What says nothing about load is not told.
+        """
+        adaptive, places = self._adaptive, self._places
+        if adaptive is None or places is None:
+            return
+        now = self._clock.monotonic()
+        if adaptive.ended(now, seconds, dropped=dropped, is_full=places.was_reached()):
+            with self._lock:
+                if adaptive is self._adaptive:  # else somebody has changed it meanwhile
+                    _wake(places, places.resize(adaptive.limit, places.max_queue))
 
     # -- what the other side says ------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import Timer, start_single_timer
+from shockproof.policies.adaptive_concurrency import says_too_much
 from shockproof.policies.circuit_breaker import Ticket
 from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.retry import Decision, leaves
@@ -301,6 +302,8 @@ class OngoingCall:
         plan = self.plan
         self.return_budget()  # a retry that was worth it costs nothing
         plan.state.successes += 1
+        if plan.state.limits is not None:
+            plan.state.limits.ended(duration, dropped=False)
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
         if plan.state.stirred or ticket is not plan.state.circuit.closed:
             plan.state.settle(ticket, plan.runtime.clock.monotonic(), duration)
@@ -337,6 +340,7 @@ class OngoingCall:
         if verdict.outcome is Outcome.SUCCESS:  # the user's classify knows better
             self.succeeded(failure.ticket, failure.duration)
             return None
+        self._tell_load(failure, verdict)
         now = plan.runtime.clock.monotonic()
         shown = error if error is not None else UnwantedResultError(failure.result)
         error_type, message = describe(shown)
@@ -378,6 +382,17 @@ class OngoingCall:
         self._last_error = shown
         return decision.delay
 
+    def _tell_load(self, failure: Failure, verdict: Verdict) -> None:
+        """A failure that says that there was too much to do; our own loop standing still says nothing."""
+        plan = self.plan
+        if plan.state.limits is None or failure.stalled:
+            return
+        answer = failure.result if failure.error is None else failure.error
+        # What was left of a deadline may be far too little for anybody: that is no news of the other side.
+        cut_short = isinstance(answer, DeadlineExceededError) and failure.duration < 0.9 * (plan.limit or 0.0)
+        if says_too_much(answer, verdict.retry_after) and not cut_short:
+            plan.state.limits.ended(failure.duration, dropped=True)
+
     def may_hedge(self, rule: HedgeRule) -> bool:
         """Pay for a hedge; only while the circuit is closed, for a hedge is no probe."""
         return self.plan.state.circuit.closed is not None and rule.take(self.plan.state.retry_budget)
@@ -394,6 +409,7 @@ class OngoingCall:
         if verdict is None or verdict.outcome not in {Outcome.FAILURE, Outcome.UNKNOWN}:
             failure.ticket.released()
             return
+        self._tell_load(failure, verdict)
         now = self.plan.runtime.clock.monotonic()
         shown = error if error is not None else UnwantedResultError(failure.result)
         error_type, message = describe(shown)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, Final, TypedDict
 
 from shockproof.memory.services.registry import SERVICE_OPTIONS
+from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency
 from shockproof.policies.backoff import JITTERS, Jitter
 from shockproof.policies.classification import Classify, ResultCheck
 from shockproof.policies.hedge import parse_hedge_after
@@ -89,8 +90,11 @@ class HandleOptions(TypedDict, total=False):
 class LimitOptions(TypedDict, total=False):
     """The limits of a service: one value for its name, which may be changed while it runs."""
 
-    max_concurrent: int | None
-    """Most calls in flight at once, at least 1. Default: any number."""
+    max_concurrent: int | AdaptiveConcurrency | None
+    """
+    Most calls in flight at once, at least 1; or an `AdaptiveConcurrency`, which finds out how many.
+    Default: any number.
+    """
     max_queue: int
     """Most calls that wait for a place among them, at least 0; risk-reducing ones not counted. Default: 0."""
     max_wait: Seconds | None
@@ -168,6 +172,10 @@ def _boolean(name: str, value: object) -> bool:
     return value
 
 
+def _max_concurrent(name: str, value: object) -> int | AdaptiveConcurrency:
+    return value if isinstance(value, AdaptiveConcurrency) else whole_number(name, value, minimum=1)
+
+
 def _weight(name: str, value: object) -> Weight:
     if not isinstance(value, Mapping):
         return whole_number(name, value, minimum=1)
@@ -229,7 +237,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "slow_call_rate": _optional(_share),
     "half_open_probes": lambda name, value: whole_number(name, value, minimum=1),
     "probe_lease": _optional(_positive),
-    "max_concurrent": _optional(lambda name, value: whole_number(name, value, minimum=1)),
+    "max_concurrent": _optional(_max_concurrent),
     "max_queue": lambda name, value: whole_number(name, value, minimum=0),
     "max_wait": _optional(seconds),
     "rate_limit": _optional(parse_rates),

@@ -29,13 +29,14 @@ class Places:
     The bound of the queue is not for risk-reducing calls: they find room always, and take none away.
     """
 
-    __slots__ = ("_line", "_lock", "in_use", "limit", "max_queue")
+    __slots__ = ("_line", "_lock", "_reached", "in_use", "limit", "max_queue")
 
     def __init__(self, limit: float, max_queue: int) -> None:
         self.limit = limit
         """Whole, or infinite."""
         self.max_queue = max_queue
         self.in_use = 0
+        self._reached = False
         self._line: Line[Waiter] = Line()
         self._lock = threading.Lock()
 
@@ -50,7 +51,15 @@ class Places:
             if self.in_use >= self.limit or self._line:
                 return False
             self.in_use += 1
+            if self.in_use >= self.limit:
+                self._reached = True
             return True
+
+    def was_reached(self) -> bool:
+        """Whether every place was taken at some moment since this was last asked."""
+        with self._lock:
+            reached, self._reached = self._reached, self.in_use >= self.limit
+            return reached
 
     def join(self, waiter: Waiter, rank: int) -> Waiter | None:
         """
@@ -62,6 +71,7 @@ class Places:
         with self._lock:
             if self.in_use < self.limit:  # freed since `take` was asked
                 self.in_use += 1
+                self._reached = self._reached or self.in_use >= self.limit
                 waiter.granted = True
                 return None
             turned_away: Waiter | None = None
