@@ -48,6 +48,10 @@ def cases(directory: str) -> dict[str, Case]:
     timed_decorated = timed(bare)
     decorated = with_fallback(bare)
 
+    places = recovery.service("places", max_concurrent=100)
+    in_places = places(bare)
+    timed_in_places = places.using(timeout=5.0)(bare)
+
     opened = recovery.service("opened", circuit_threshold=1, max_retries=0)
 
     @opened
@@ -64,6 +68,19 @@ def cases(directory: str) -> dict[str, Case]:
         begun = time.perf_counter()
         for _ in range(n):
             await timed.call(bare, 1)
+        return (time.perf_counter() - begun) / n
+
+    async def call_in_places(n: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(n):
+            await places.call(bare, 1)
+        return (time.perf_counter() - begun) / n
+
+    async def guard_in_places(n: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(n):
+            async with places.guard():
+                await bare(1)
         return (time.perf_counter() - begun) / n
 
     async def guard(n: int) -> float:
@@ -106,6 +123,10 @@ def cases(directory: str) -> dict[str, Case]:
         "the same through call, with timeout and deadline": call_timed,
         "guard() block": guard,
         "attempts() block": attempts,
+        "decorated, with a bulkhead that has room": repeated(in_places),
+        "the same, with timeout": repeated(timed_in_places),
+        "the same through call, without timeout": call_in_places,
+        "guard() block of a bulkhead that has room": guard_in_places,
         "refused by an open circuit, decorated": refusal,
     }
 

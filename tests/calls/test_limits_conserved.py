@@ -22,6 +22,10 @@ async def called(handle: Handle, work: Work) -> None:
     await handle.call(work)
 
 
+async def decorated(handle: Handle, work: Work) -> None:
+    await handle(work)()
+
+
 async def guarded(handle: Handle, work: Work) -> None:
     async with handle.guard():
         await work()
@@ -34,6 +38,7 @@ async def repeated(handle: Handle, work: Work) -> None:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "places enough": {"max_concurrent": 9},
     "bulkhead": {"max_concurrent": 1, "max_queue": 4},
     "rate limit": {"rate_limit": "1/s"},
     "both": {"max_concurrent": 1, "max_queue": 4, "rate_limit": ("2/s", "20/min")},
@@ -49,7 +54,7 @@ async def step(number: int) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("form", [called, guarded, repeated])
+@pytest.mark.parametrize("form", [called, decorated, guarded, repeated])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
 @pytest.mark.parametrize("more", [{}, {"priority": "low"}, {"risk_reducing": True}], ids=str)
 async def test_call_cancelled_at_any_await_leaves_nothing_behind(
@@ -63,7 +68,8 @@ async def test_call_cancelled_at_any_await_leaves_nothing_behind(
     for steps in itertools.count():
         recovery = ErrorRecoveryService(tmp_path / "s", tmp_path / "e", clock=clock)
         venue = recovery.service("venue", max_retries=1, base_delay=0.25, **options)
-        sent = 0
+        await venue.call(asyncio.sleep, 0)  # prepares it: from now on the healthy path is short
+        sent = 1
 
         async def work() -> None:
             nonlocal sent
@@ -105,12 +111,13 @@ def often_switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-def test_two_loops_in_two_threads_share_places_and_rate(tmp_path: Path, often_switching: None) -> None:
+@pytest.mark.parametrize("rate", [None, "100000/min"])
+def test_two_loops_in_two_threads_share_places_and_rate(
+    tmp_path: Path, often_switching: None, rate: str | None
+) -> None:
     """Never more in flight than places, whichever loop they are on, and each wakes the other's."""
     recovery = ErrorRecoveryService(tmp_path / "s", tmp_path / "e")
-    venue = recovery.service(
-        "venue", max_concurrent=3, max_queue=1000, rate_limit="100000/min", max_retries=0
-    )
+    venue = recovery.service("venue", max_concurrent=3, max_queue=1000, rate_limit=rate, max_retries=0)
     lock, inside, most, made = threading.Lock(), 0, 0, 0
 
     async def work() -> None:
@@ -126,9 +133,15 @@ def test_two_loops_in_two_threads_share_places_and_rate(tmp_path: Path, often_sw
             with lock:
                 inside -= 1
 
+    decorated_work = venue(work)
+
     async def main(seed: int) -> None:
         tasks = [
-            asyncio.create_task(venue.using(priority=("high", "normal", "low")[number % 3]).call(work))
+            asyncio.create_task(
+                venue.using(priority=("high", "normal", "low")[number % 3]).call(work)
+                if number % 2
+                else decorated_work()
+            )
             for number in range(300)
         ]
         for number, task in enumerate(tasks):
@@ -147,7 +160,7 @@ def test_two_loops_in_two_threads_share_places_and_rate(tmp_path: Path, often_sw
     assert most <= 3
     assert made > 400
     assert (health["in_flight"], health["queued"]) == (0, 0)
-    assert health["rate_limit"][0]["used"] == made
+    assert [one["used"] for one in health["rate_limit"]] == ([] if rate is None else [made])
 
 
 def test_place_granted_to_a_loop_that_has_ended_goes_to_the_next(

@@ -36,6 +36,7 @@ async def underscored(plan_: int, fn_: int = 2) -> Any:
     return plan_, fn_
 
 
+@pytest.mark.parametrize("limits", [{}, {"max_concurrent": 1}], ids=str)
 @pytest.mark.parametrize("is_timed", [False, True])
 @pytest.mark.parametrize(
     ("function", "args", "kwargs"),
@@ -56,9 +57,10 @@ async def test_arguments_arrive_as_they_were_given(
     args: tuple[int, ...],
     kwargs: dict[str, int],
     is_timed: bool,
+    limits: dict[str, Any],
 ) -> None:
     """On the healthy path, and when the first attempt has failed; with the function's own defaults."""
-    service = recovery.service("api", base_delay=0)
+    service = recovery.service("api", base_delay=0, **limits)
     decorated = (service.using(timeout=5.0) if is_timed else service)(function)
     expected = await function(*args, **kwargs)
 

@@ -50,17 +50,27 @@ class _Block:
         None: the body may run. A number of seconds: a fault was in its way, and it is repeated after them.
         """
         plan = self._plan
-        lane = plan.circuit.lane
+        lane: Ticket | None = plan.circuit.lane
+        held: Held | None = None
+        if lane is None and self._call is None and plan.state.limits is not None:
+            way = plan.short_way()
+            if way is not None:
+                lane, held = way[0], Held(None, None, way[1], has_waited=False)
         if lane is not None and self._call is None:  # the short way, as in wrap.py
             if plan.first_limit is None:
                 self._started = plan.stopwatch()
             else:
-                self._timer = plan.first_limit.start()
+                try:
+                    self._timer = plan.first_limit.start()
+                except BaseException:
+                    if held is not None:
+                        held.not_sent()
+                    raise
                 self._started = self._timer.started
-            self._ticket = lane
+            self._ticket, self._held = lane, held
             return None
         call = self._call = self._call or self._ongoing()
-        ticket, held = call.admit(), None
+        ticket = call.admit()
         if plan.state.limits is not None:
             ticket, held = await call.enter_limits(ticket)
         try:
@@ -221,7 +231,8 @@ class Guard(_Block):
             self._waits = None
             if error is not None or waits[0].waiting.pop(self, None) is None:
                 self._timer = take_over(waits, self._started, self)
-        if error is None and self._call is None and self._timer is None and ticket is not None:
+        plain = self._call is None and self._timer is None and self._held is None
+        if error is None and plain and ticket is not None:
             self._ticket = None
             plan = self._plan
             state = plan.state

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable, has_coroutine_code
-from shockproof.calls.executor import execute, failure_of
+from shockproof.calls.executor import execute, failure_of, in_place
 from shockproof.calls.options import (
     HandleOptions,
     LimitOptions,
@@ -98,6 +98,10 @@ class Handle:
                 (type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE) or has_coroutine_code(fn)
             )
         ):
+            if plan.is_simple and has_coroutine_code(fn):
+                way = plan.short_way()
+                if way is not None:
+                    return await in_place(plan, fn, args, kwargs, *way)
             check_callable(fn)
             refusal = plan.refusal()
             if refusal is not None:

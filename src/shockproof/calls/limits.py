@@ -21,7 +21,7 @@ from shockproof.policies.rate_limit_headers import Left, Used, answer_of, read_h
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import BulkheadFullError, RateLimitedError
 
-__all__ = ["Held", "Limits"]
+__all__ = ["Held", "Limits", "attend", "give_back"]
 
 _SHORTEST_TIMER = 1e-6
 """Seconds: rounding may leave less than that of a wait, and a virtual clock would never get over it."""
@@ -57,6 +57,18 @@ class _Waiting:
         if not self.granted:
             await asyncio.wait({self._woken}, timeout=seconds)
         return self.granted
+
+
+def attend(places: Places) -> None:
+    """A place was given back that is awaited."""
+    _wake(places, places.attend())
+
+
+def give_back(places: Places) -> None:
+    """A call has ended."""
+    places.free.append(None)
+    if places.watched:
+        attend(places)
 
 
 def _wake(places: Places, woken: Sequence[Waiter]) -> None:
@@ -204,7 +216,7 @@ class Held:
     def really_ended(self) -> None:
         """Now that has ended, too; called from any thread."""
         if self._places is not None:
-            _wake(self._places, self._places.give_back())
+            give_back(self._places)
 
 
 class Limits:
@@ -226,7 +238,23 @@ class Limits:
         self._places: Places | None = None
         self._adaptive: AdaptiveLimit | None = None
         self._max_wait: float | None = None
+        self.lane: Places | None = None
+        """
+        The places for the healthy path, while it may take one without asking further; None sends a call the
+        long way: nobody has prepared the service, or there is more to ask than whether a place is free.
+        """
+        self._lane_is_open = False
         self._lock = threading.Lock()
+
+    def open_lane(self, *, is_open: bool) -> None:
+        """Whether healthy calls may take the short way."""
+        with self._lock:
+            self._lane_is_open = is_open
+            self._choose_lane()
+
+    def _choose_lane(self) -> None:
+        is_plain = self._rate is None and self._adaptive is None
+        self.lane = self._places if self._lane_is_open and is_plain else None
 
     def declare(self, options: Mapping[str, Any]) -> None:  # Any: each option has a type of its own
         """
@@ -268,6 +296,7 @@ class Limits:
         elif most is not None:
             self._places = Places(limit, max_queue)
         self._max_wait = options.get("max_wait")
+        self._choose_lane()
 
     @property
     def in_flight(self) -> int | None:

@@ -10,13 +10,14 @@ from time import monotonic
 from typing import Any, Final, Self
 
 from shockproof.calls.callables import check_callable, is_async, name_of
-from shockproof.calls.limits import Held
+from shockproof.calls.limits import Held, Limits
 from shockproof.calls.runtime import Runtime
 from shockproof.calls.threads import NotStartedError
 from shockproof.calls.timer import time_limit
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.backoff import Backoff
-from shockproof.policies.circuit_breaker import Circuit
+from shockproof.policies.bulkhead import Places
+from shockproof.policies.circuit_breaker import Circuit, Ticket
 from shockproof.policies.classification import Classifier
 from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.priority import rank_of
@@ -212,6 +213,22 @@ class Plan:
         state = self.state  # another thread may bind this plan anew at any moment
         self.runtime.on_first_call()
         state.prepare(is_prepared=True)
+
+    def short_way(self) -> tuple[Ticket, Places] | None:
+        """
+        Of a service with limits: its closed circuit's ticket and a place, taken, if there is no more to ask.
+
+        None sends the attempt the long way, where the same is asked again and waited for.
+        """
+        limits: Limits | None = self.state.limits
+        ticket, places = self.circuit.closed, None if limits is None else limits.lane
+        if ticket is None or places is None:
+            return None
+        try:
+            places.free.pop()
+        except IndexError:
+            return None
+        return ticket, places
 
     def refusal(self) -> CircuitOpenError | None:
         """

@@ -12,12 +12,14 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
+import textwrap
 from collections.abc import Callable, Coroutine
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute, failure_of
+from shockproof.calls.limits import attend
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import CURRENT_TASK, HERE, Timer
 
@@ -30,10 +32,7 @@ _FORWARDING: Final = inspect.Signature(
     ]
 )
 
-_SHORT_WAY: Final = """\
-async def call({parameters}):
-    ticket_ = circuit_.lane
-    if ticket_ is None:
+_LONG: Final = """\
         refusal_ = plan_.refusal()
         if refusal_ is not None:
             try:
@@ -41,6 +40,30 @@ async def call({parameters}):
             finally:
                 del refusal_  # its traceback holds this frame: no cycle
         return await execute_(plan_, fn_, {args}, {kwargs})
+"""
+_ENTRY: Final = f"""\
+async def call({{parameters}}):
+    ticket_ = circuit_.lane
+    if ticket_ is None:
+{_LONG}"""
+# With limits: whatever is more than a free place, and a closed circuit, is for the executor.
+_LIMITED_ENTRY: Final = f"""\
+async def call({{parameters}}):
+    ticket_, places_ = circuit_.closed, limits_.lane
+    if ticket_ is None or places_ is None:
+{_LONG}    try:
+        places_.free.pop()
+    except IndexError:
+        return await execute_(plan_, fn_, {{args}}, {{kwargs}})
+    try:
+"""
+_LIMITED_EXIT: Final = """\
+    finally:
+        places_.free.append(None)
+        if places_.watched:
+            attend_(places_)
+"""
+_ATTEMPT: Final = """\
     coroutine_ = fn_({forwarded})  # wrong arguments are raised here: nothing taken or counted
 {start}
     try:
@@ -55,6 +78,8 @@ async def call({parameters}):
         if state_.stirred:
             state_.settle(ticket_, plan_.runtime.clock.monotonic(), {elapsed})
         return result_
+"""
+_REPETITION: Final = """\
     try:
         return await execute_(plan_, fn_, {args}, {kwargs}, failure_)
     finally:
@@ -85,12 +110,15 @@ async def call({parameters}):
 """
 
 
-def source(signature: inspect.Signature, *, is_short: bool, is_timed: bool, is_fixed: bool) -> str:
+def source(
+    signature: inspect.Signature, *, is_short: bool, is_timed: bool, is_fixed: bool, is_limited: bool = False
+) -> str:
     """
     The text of a wrapper for a function with this *signature*.
 
     *is_short*: the healthy path is all there is to a success. *is_timed*: there is a time limit.
     *is_fixed*: the service of the plan never changes, so that what is its own is read directly.
+    *is_limited*: the service has limits already; else its calls take the long way from when it has.
     """
     positional: list[str] = []
     named: list[str] = []
@@ -113,16 +141,23 @@ def source(signature: inspect.Signature, *, is_short: bool, is_timed: bool, is_f
         # Only that there is a default matters here: its value is set on the function.
         default = parameter.empty if parameter.default is parameter.empty else None
         parameters.append(parameter.replace(annotation=parameter.empty, default=default))
-    text = (_SHORT_WAY if is_short else _LONG_WAY).format(
-        parameters=str(inspect.Signature(parameters))[1:-1],
-        args=f"({', '.join(positional)},)" if positional else "()",
-        kwargs=f"{{{', '.join(named)}}}",
-        forwarded=", ".join(forwarded),
-        start=_START_TIMED if is_timed else _START,
-        timer=_TIMER if is_timed else "None",
-        elapsed="queue_.clock() - started_" if is_timed else "stopwatch_() - started_",
-        stop=_STOP_TIMED if is_timed else "",
-    )
+    fields = {
+        "parameters": str(inspect.Signature(parameters))[1:-1],
+        "args": f"({', '.join(positional)},)" if positional else "()",
+        "kwargs": f"{{{', '.join(named)}}}",
+        "forwarded": ", ".join(forwarded),
+        "start": _START_TIMED if is_timed else _START,
+        "timer": _TIMER if is_timed else "None",
+        "elapsed": "queue_.clock() - started_" if is_timed else "stopwatch_() - started_",
+        "stop": _STOP_TIMED if is_timed else "",
+    }
+    if not is_short:
+        text = _LONG_WAY.format(**fields)
+    elif is_limited:
+        attempt = textwrap.indent(_ATTEMPT.format(**fields), "    ")
+        text = _LIMITED_ENTRY.format(**fields) + attempt + _LIMITED_EXIT + _REPETITION.format(**fields)
+    else:
+        text = (_ENTRY + _ATTEMPT + _REPETITION).format(**fields)
     if is_fixed:
         return text
     for ours, way in (
@@ -145,8 +180,10 @@ def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any
         return staticmethod(wrap(plan, fn.__func__))
     check_callable(fn)
     signature = _signature_of(fn)
+    is_limited = plan.is_fixed and plan.state.limits is not None
     text = source(
         signature,
+        is_limited=is_limited,
         is_short=plan.is_simple and is_async(fn),
         is_timed=plan.limit is not None,
         is_fixed=plan.is_fixed,
@@ -165,6 +202,8 @@ def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any
             "here_": HERE,
             "current_task_": CURRENT_TASK,
         }
+    if is_limited:
+        names |= {"limits_": plan.state.limits, "attend_": attend}
     if plan.is_fixed:
         names |= {"circuit_": plan.circuit, "state_": plan.state, "stopwatch_": plan.stopwatch}
     call = FunctionType(_compiled(text), names, "call")

@@ -27,18 +27,31 @@ class Places:
     very moment hands it on, so that none is ever lost.
 
     The bound of the queue is not for risk-reducing calls: they find room always, and take none away.
+
+    The healthy path takes no lock: it pops a place off `free` and appends it again, which CPython does in
+    one step each, and attends to the queue if it is `watched`. Whoever joins the queue sets that flag
+    before looking for a free place, and whoever gives one back reads it after: one of them sees the other.
     """
 
-    __slots__ = ("_line", "_lock", "_reached", "in_use", "limit", "max_queue")
+    __slots__ = ("_line", "_lock", "_made", "_reached", "free", "limit", "max_queue", "watched")
 
     def __init__(self, limit: float, max_queue: int) -> None:
         self.limit = limit
         """Whole, or infinite."""
         self.max_queue = max_queue
-        self.in_use = 0
+        self.free: list[None] = []
+        """Places that were in use and are not now. The others are made when they are needed first."""
+        self.watched = False
+        """Whether a place that is given back is awaited: by somebody, or by a limit that was lowered."""
+        self._made = 0
         self._reached = False
         self._line: Line[Waiter] = Line()
         self._lock = threading.Lock()
+
+    @property
+    def in_use(self) -> int:
+        """How many are taken."""
+        return self._made - len(self.free)
 
     @property
     def queued(self) -> int:
@@ -47,19 +60,18 @@ class Places:
 
     def take(self) -> bool:
         """Take a place if there is one and nobody waits for it."""
-        with self._lock:
-            if self.in_use >= self.limit or self._line:
-                return False
-            self.in_use += 1
-            if self.in_use >= self.limit:
-                self._reached = True
-            return True
+        try:
+            self.free.pop()
+        except IndexError:
+            with self._lock:
+                return not self._line and self._make()
+        return True
 
     def was_reached(self) -> bool:
-        """Whether every place was taken at some moment since this was last asked."""
+        """Whether every place is taken, or was when somebody wanted one since this was last asked."""
         with self._lock:
-            reached, self._reached = self._reached, self.in_use >= self.limit
-            return reached
+            reached, self._reached = self._reached, False
+            return reached or self.in_use >= self.limit
 
     def join(self, waiter: Waiter, rank: int) -> Waiter | None:
         """
@@ -69,18 +81,20 @@ class Places:
         important one that came last: it has lost the least by waiting, and was to be served last.
         """
         with self._lock:
-            if self.in_use < self.limit:  # freed since `take` was asked
-                self.in_use += 1
-                self._reached = self._reached or self.in_use >= self.limit
-                waiter.granted = True
-                return None
+            self.watched = True
             turned_away: Waiter | None = None
-            if rank != RISK_REDUCING and self._line.bounded >= self.max_queue:
+            if not self._line and (self._pop() or self._make()):  # freed since `take` was asked
+                waiter.granted = True
+            elif rank != RISK_REDUCING and self._line.bounded >= self.max_queue:
                 turned_away = self._line.last_behind(rank)
                 if turned_away is None:
-                    return waiter
-                self._line.leave(turned_away)
-            self._line.join(waiter, rank)
+                    turned_away = waiter
+                else:
+                    self._line.leave(turned_away)
+                    self._line.join(waiter, rank)
+            else:
+                self._line.join(waiter, rank)
+            self._watch()
             return turned_away
 
     def leave(self, waiter: Waiter) -> list[Waiter]:
@@ -88,15 +102,19 @@ class Places:
         with self._lock:
             if waiter.granted:
                 waiter.granted = False  # it may leave twice: a dead loop's calls are collected later
-                self.in_use -= 1
-                return self._grant()
-            self._line.leave(waiter)
-            return []
+                self.free.append(None)
+            else:
+                self._line.leave(waiter)
+            return self._grant()
 
     def give_back(self) -> list[Waiter]:
         """A call has ended."""
+        self.free.append(None)
+        return self.attend() if self.watched else []
+
+    def attend(self) -> list[Waiter]:
+        """Give what is free to those who wait, or take it away where the limit was lowered."""
         with self._lock:
-            self.in_use -= 1
             return self._grant()
 
     def resize(self, limit: float, max_queue: int) -> list[Waiter]:
@@ -106,16 +124,34 @@ class Places:
             return self._grant()
 
     def _grant(self) -> list[Waiter]:
+        self.watched = True
+        while self._made > self.limit and self._pop():
+            self._made -= 1
         woken: list[Waiter] = []
-        while self.in_use < self.limit:
-            waiter = self._line.first()
-            if waiter is None:
-                break
+        while (waiter := self._line.first()) is not None and (self._pop() or self._make()):
             self._line.leave(waiter)
             waiter.granted = True
-            self.in_use += 1
             woken.append(waiter)
+        self._watch()
         return woken
+
+    def _watch(self) -> None:
+        self.watched = bool(self._line) or self._made > self.limit
+
+    def _pop(self) -> bool:
+        try:
+            self.free.pop()
+        except IndexError:  # another thread was faster, or there was none
+            return False
+        return True
+
+    def _make(self) -> bool:
+        """A place that was never in use, or was given up: taken."""
+        if self._made >= self.limit:
+            self._reached = True
+            return False
+        self._made += 1
+        return True
 
     def __repr__(self) -> str:
         return f"<Places {self.in_use} of {self.limit} in use, {self.queued} of {self.max_queue} waiting>"

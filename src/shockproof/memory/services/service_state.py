@@ -96,8 +96,11 @@ class ServiceState:
         """From now on healthy calls take the short way, or the next call of anybody prepares again."""
         with self._lock:  # whoever closes the way sets its reason first: no other thread may open it again
             self.prepared = is_prepared
-            # Limits are waited for, faults are played: both are the executor's business.
-            self.circuit.open_lane(is_open=is_prepared and self.limits is None and self.faults is None)
+            is_open = is_prepared and self.faults is None  # faults are played by the executor
+            # Limits may be waited for, and that is the executor's business, too: they have a lane of their own.
+            self.circuit.open_lane(is_open=is_open and self.limits is None)
+            if self.limits is not None:
+                self.limits.open_lane(is_open=is_open)
 
     @property
     def counts_successes(self) -> bool:
