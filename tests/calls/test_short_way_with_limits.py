@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shockproof import AdaptiveConcurrency, BulkheadFullError, CircuitOpenError, ErrorRecoveryService, Handle
-from shockproof.testing import VirtualClock
+from shockproof.testing import FaultInjector, VirtualClock
 
 pytestmark = pytest.mark.asyncio
 
@@ -163,4 +163,21 @@ async def test_time_limit_ends_a_call_that_holds_a_place(
         await hang(60)
     with pytest.raises(TimeoutError):
         await venue.call(asyncio.sleep, 60)
+    assert health(recovery)["in_flight"] == 0
+
+
+@pytest.mark.parametrize("form", ["call", "decorated", "guard"])
+async def test_faults_are_met_although_the_way_was_short(recovery: ErrorRecoveryService, form: str) -> None:
+    """A fault that a test puts on the service is played by the executor, and the place is given back."""
+    venue = await prepared(recovery)
+
+    async def guarded() -> None:
+        async with venue.guard():
+            pass
+
+    run = {"call": lambda: venue.call(nothing), "decorated": venue(nothing), "guard": guarded}[form]
+    with FaultInjector(recovery).on("venue", ConnectionError("injected")), pytest.raises(ConnectionError):
+        await run()
+    await run()
+
     assert health(recovery)["in_flight"] == 0

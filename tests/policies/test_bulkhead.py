@@ -154,6 +154,19 @@ def test_one_who_leaves_twice_gives_back_once() -> None:
     assert places.in_use == 0
 
 
+def test_limit_was_reached_when_all_places_are_taken_or_one_was_missing() -> None:
+    """What adapts the limit has to know whether it held anybody back."""
+    places = Places(2, 0)
+    places.take()
+    assert not places.was_reached()
+    places.take()
+    assert places.was_reached()
+    places.take()
+    places.give_back()
+    assert places.was_reached()
+    assert not places.was_reached()
+
+
 class PlacesAgainstModel(RuleBasedStateMachine):
     """Whatever happens in whatever order: a list that is sorted at each step says who is served and who goes."""
 

@@ -142,6 +142,27 @@ def test_report_on_a_window_that_is_not_declared_is_told() -> None:
     assert windows.used(0.0) == (5, 0)
 
 
+def test_remainder_is_for_the_rate_with_its_limit_or_for_the_only_one() -> None:
+    """Of several, nothing is guessed."""
+    windows = windows_of("10/s", "100/min")
+
+    assert windows.report_left(0.0, 30, limit=100)
+    assert windows.used(0.0) == (0, 70)
+    assert not windows.report_left(0.0, 5)
+    assert not windows.report_left(0.0, 5, limit=50)
+    assert windows_of("10/s").report_left(0.0, 5)
+
+
+def test_rates_of_the_same_window_forget_apart() -> None:
+    """Two limits on one window are a waste, and no harm."""
+    windows = windows_of("10/s")
+    windows.report(0.0, 1.0, 8, names=[WEIGHT])
+    windows.change(0.0, parse_rates("rate_limit", ("10/s", "20/s")))
+
+    assert windows.used(0.5) == (8, 8)
+    assert windows.used(1.0) == (0, 0)
+
+
 def test_new_rates_count_what_was_sent_under_the_old_ones() -> None:
     """A limit that is lowered at run time is kept from this moment on."""
     windows = windows_of("10/s", "100/min")
@@ -180,6 +201,8 @@ def test_restart_forgets_nothing_that_was_sent() -> None:
     assert refused(later, 7.0, {"orders": 1}) == 3.0
     assert later.used(11.0) == (0, 90)
     assert later.used(61.5) == (0, 60)  # the first call has left
+    assert later.used(64.5) == (0, 20)  # the second, too: what others sent was reported later
+    assert later.used(65.5) == (0, 0)
 
 
 @pytest.mark.parametrize(("step", "used"), [(-3600.0, 30), (59.0, 30), (3600.0, 0)])
@@ -257,7 +280,7 @@ def test_what_is_no_rate_is_refused_with_the_form(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("1m", 60), ("1M", 60), ("10S", 10), ("min", 60), ("1d", 86400)]
+    ("text", "seconds"), [("1m", 60), ("1M", 60), ("10S", 10), ("min", 60), ("1d", 86400), ("0.5s", 0.5)]
 )
 def test_windows_are_read_as_venues_write_them(text: str, seconds: float) -> None:
     """1M is a minute in the headers of the largest venue."""

@@ -322,8 +322,7 @@ class RollingWindows:
             for window in self._windows:
                 for one in sorted(sent.values(), key=_sent_at):
                     window.add(one)
-                window.reports = reports.get(window.rate[1:], window.reports)
-            self._turn_to(now)
+                window.reports = deque(reports.get(window.rate[1:], ()))
 
     def used(self, now: float) -> tuple[int, ...]:
         """What counts in each window, also what was reported of others."""
@@ -395,7 +394,6 @@ class RollingWindows:
                 for seconds, name, until, count in others:
                     if (seconds, name) == window.rate[1:]:
                         window.report(min(until, self._now + seconds), window.own + count)
-            self._turn_to(now)
 
     def _wait(self, weight: Weight) -> float:
         fits_in = max((window.wait(self._now, weight) for window in self._windows), default=0.0)
