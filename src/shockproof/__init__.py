@@ -50,10 +50,13 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.errors import StateVersionError as StateVersionError
     from shockproof.vocabulary.events import AttemptFailed as AttemptFailed
     from shockproof.vocabulary.events import CallFailed as CallFailed
+    from shockproof.vocabulary.events import CallOverdue as CallOverdue
     from shockproof.vocabulary.events import CallRejected as CallRejected
     from shockproof.vocabulary.events import CircuitClosed as CircuitClosed
     from shockproof.vocabulary.events import CircuitHalfOpened as CircuitHalfOpened
+    from shockproof.vocabulary.events import CircuitModeChanged as CircuitModeChanged
     from shockproof.vocabulary.events import CircuitOpened as CircuitOpened
+    from shockproof.vocabulary.events import CircuitWouldOpen as CircuitWouldOpen
     from shockproof.vocabulary.events import Event as Event
     from shockproof.vocabulary.events import FallbackAnswered as FallbackAnswered
     from shockproof.vocabulary.events import RateLimitPaused as RateLimitPaused
@@ -103,10 +106,13 @@ _HOMES = {
     "vocabulary.events": (
         "AttemptFailed",
         "CallFailed",
+        "CallOverdue",
         "CallRejected",
         "CircuitClosed",
         "CircuitHalfOpened",
+        "CircuitModeChanged",
         "CircuitOpened",
+        "CircuitWouldOpen",
         "Event",
         "FallbackAnswered",
         "RateLimitPaused",

@@ -44,11 +44,26 @@ from shockproof.memory.state.state_saver import StateSaver, flush_all_blocking
 from shockproof.policies.backoff import Jitter, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import ErrorLogOptions, check_change, check_error_log, resolve
-from shockproof.vocabulary.arguments import NOT_GIVEN, NotGiven, Seconds, a_name, seconds, whole_number
+from shockproof.vocabulary.arguments import (
+    NOT_GIVEN,
+    NotGiven,
+    Seconds,
+    a_name,
+    one_of,
+    seconds,
+    whole_number,
+)
 from shockproof.vocabulary.clock import Clock, as_clock
 from shockproof.vocabulary.event_loop import require_running_loop
-from shockproof.vocabulary.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, Event
-from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
+from shockproof.vocabulary.events import (
+    CircuitClosed,
+    CircuitHalfOpened,
+    CircuitModeChanged,
+    CircuitOpened,
+    CircuitWouldOpen,
+    Event,
+)
+from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeverity, ServiceStatus
 
 if TYPE_CHECKING:
     from shockproof.vocabulary.models import ErrorRecord, SystemState
@@ -170,14 +185,17 @@ class ErrorRecoveryService:
         self._error_log = ErrorLog(self.error_log_dir, clock=self._clock, **check_error_log(error_log or {}))
         self._redactor = Redactor(DEFAULT_NAMES if redact is None else _names(redact))
         self._listeners = Listeners()
+        randomness = random.Random() if rng is None else rng  # noqa: S311 - jitter is no secret
         self._registry = Registry(
             circuit_threshold=self._settings["circuit_threshold"],
             circuit_timeout=self._settings["circuit_timeout"],
             on_transition=self._on_transition,
+            on_would_open=self._on_would_open,
+            rng=randomness,
         )
         self._runtime = Runtime(
             clock=self._clock,
-            rng=random.Random() if rng is None else rng,  # noqa: S311 - jitter is no secret
+            rng=randomness,
             registry=self._registry,
             recorder=Recorder(self._history, self._error_log, self._clock, self._redactor),
             listeners=self._listeners,
@@ -358,10 +376,56 @@ class ErrorRecoveryService:
         return state is not None and state.circuit.state(self._clock.monotonic()) == "open"
 
     def reset_circuit_breaker(self, service_name: str) -> None:
-        """Close the circuit and forget its failures; an unknown name does nothing."""
+        """
+        Close the circuit and forget its failures; an unknown name does nothing.
+
+        One that is forced open stays so, until `set_circuit_mode` lets it go.
+        """
         state = self._registry.get(service_name)
         if state is not None:
             state.reset(self._clock.monotonic())
+
+    def set_circuit_mode(self, service_name: str, mode: CircuitMode, reason: str | None = None) -> None:
+        """
+        Take the circuit of a service into your own hands, or give it back.
+
+        * ``"forced-open"``: calls are refused until another mode is set, also after a restart, if the
+          state is saved and restored. Calls with ``risk_reducing=True`` pass, and fallbacks answer.
+        * ``"disabled"``: calls pass, and nothing is counted.
+        * ``"shadow"``: calls pass, everything is counted, and `CircuitWouldOpen` tells when the circuit
+          would have opened.
+        * ``"normal"``: it works by its rules, beginning closed with nothing counted.
+
+        Args:
+            service_name: a service that was declared or called before.
+            mode: one of the four.
+            reason: why, for health, events and the error that refused calls get.
+
+        Raises:
+            TypeError, ValueError: no such mode, a reason that is no string, or no such service: a
+                circuit that is to be held open and has another name would hold back nothing.
+        """
+        one_of("mode", mode, CIRCUIT_MODES)
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"reason must be a string or None, got {reason!r}")
+        state = self._registry.get(service_name)
+        if state is None:
+            known = ", ".join(repr(state.name) for state in self._registry.all()) or "none yet"
+            raise ValueError(
+                f"there is no service {service_name!r}; there are {known}. Declare it first with "
+                f"recovery.service({service_name!r})"
+            )
+        previous = state.set_circuit_mode(mode, reason)
+        if previous is not None and self._listeners:
+            self._listeners.publish(
+                CircuitModeChanged(
+                    service_name=service_name,
+                    at=self._clock.time(),
+                    mode=mode,
+                    previous=previous,
+                    reason=reason,
+                )
+            )
 
     def get_service_status(self, service_name: str) -> ServiceStatus:
         """The status of one service; OPERATIONAL for one that was never seen."""
@@ -476,6 +540,17 @@ class ErrorRecoveryService:
             event = CircuitClosed(service_name=name, at=at)
         self._listeners.publish(event)
 
+    def _on_would_open(self, state: ServiceState, now: float) -> None:
+        if self._listeners:
+            self._listeners.publish(
+                CircuitWouldOpen(
+                    service_name=state.name,
+                    at=self._clock.time(),
+                    last_error=state.circuit.last_error,
+                    retry_after=state.circuit.open_by_rules_for(now),
+                )
+            )
+
     # -- state ---------------------------------------------------------------------------------------
 
     async def save_state(
@@ -512,6 +587,9 @@ class ErrorRecoveryService:
             "service_statuses": statuses,
             **_state_arguments(active_operations, cached_data, configuration),
         }
+        circuits = self._registry.export_circuits(self._clock.monotonic())
+        if circuits:
+            state["circuit_breakers"] = circuits
         try:
             return await self._saver.save(state, force=force)
         finally:
@@ -527,6 +605,10 @@ class ErrorRecoveryService:
         ``{"operation": ..., "key": ..., "status": "pending"}`` with their last checkpoint; without a saved state
         they make one.
 
+        Circuits that were open when it was saved are open again for the time that is left, never longer
+        than it was then, whatever the clock did; those of services that were called already stay as
+        they are.
+
         Raises:
             StateVersionError: the file was written by a newer version of shockproof.
             OSError: the journal is there and cannot be read.
@@ -535,6 +617,8 @@ class ErrorRecoveryService:
         state = (await self._saver.load()).state
         values = self._journalled_values
         pending = await self._journal.pending(lambda entry: pending_operation(entry, values))
+        if state is not None:
+            self._restore_circuits(state)
         if not pending:
             return state
         if state is None:
@@ -544,6 +628,12 @@ class ErrorRecoveryService:
             state = SystemState(timestamp=datetime.fromtimestamp(self._clock.time(), UTC))
         state.active_operations.extend(pending)
         return state
+
+    def _restore_circuits(self, state: SystemState) -> None:
+        circuits = (state.model_extra or {}).get("circuit_breakers")
+        if circuits is not None:
+            elapsed = self._clock.time() - state.timestamp.timestamp()
+            self._registry.restore_circuits(circuits, self._clock.monotonic(), elapsed)
 
     def operation(
         self,

@@ -25,8 +25,9 @@ from shockproof.memory.services.registry import Registry
 from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import DEFAULTS
-from shockproof.vocabulary.arguments import a_name
+from shockproof.vocabulary.arguments import a_name, one_of
 from shockproof.vocabulary.clock import Clock, as_clock
+from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode
 
 __all__ = ["Bulkhead", "CircuitBreaker", "Fallback", "Hedge", "RateLimit", "Retry", "Timeout"]
 
@@ -56,14 +57,16 @@ class _Alone(Handle):
         defaults = {**DEFAULTS, "jitter": "none", **self._defaults}
         threshold: Any = defaults["circuit_threshold"]  # Any: the defaults hold all types
         timeout: Any = defaults["circuit_timeout"]  # Any: as above
+        randomness = random.Random() if rng is None else rng  # noqa: S311 - jitter is no secret
         registry = Registry(
             circuit_threshold=threshold,
             circuit_timeout=timeout,
             on_transition=lambda state, to, now: None,
+            rng=randomness,
         )
         runtime = Runtime(
             clock=as_clock(clock),
-            rng=random.Random() if rng is None else rng,  # noqa: S311 - jitter is no secret
+            rng=randomness,
             registry=registry,
             recorder=NoRecorder(),
             listeners=Listeners(),
@@ -141,24 +144,35 @@ class CircuitBreaker(_AsBlock):
     Args:
         circuit_threshold: failures in a row that open it; None: only the rates do. Default 5.
         circuit_timeout: seconds it stays open. Default 60.0.
-        failure_rate, window, min_calls, slow_call_after, slow_call_rate: rates that open it too.
+        circuit_timeout_factor, max_circuit_timeout, circuit_jitter: how that grows with each opening in
+            a row, and is spread. Defaults 1.0, 600.0 s, 0.0.
+        failure_rate, window, window_calls, min_calls, slow_call_after, slow_call_rate: rates that open
+            it too.
+        max_call_age: seconds in flight after which a call counts as a failure before it ends.
         half_open_probes, probe_lease: how it closes again. Defaults 1, `circuit_timeout`.
+        circuit_mode: ``"normal"``, ``"forced-open"``, ``"disabled"`` or ``"shadow"``.
         risk_reducing: calls pass an open circuit.
         classify, effect: what an error means, as for a service.
         name: what messages call it. Default "circuitbreaker".
-        clock: where time comes from.
+        clock, rng: where time and jitter come from.
     """
 
     _takes = (
         "circuit_threshold",
         "circuit_timeout",
+        "circuit_timeout_factor",
+        "max_circuit_timeout",
+        "circuit_jitter",
+        "circuit_mode",
         "failure_rate",
         "window",
+        "window_calls",
         "min_calls",
         "slow_call_after",
         "slow_call_rate",
         "half_open_probes",
         "probe_lease",
+        "max_call_age",
         "risk_reducing",
         *_MEANING,
     )
@@ -170,8 +184,22 @@ class CircuitBreaker(_AsBlock):
         return self.plan.state.circuit.state(self.plan.runtime.clock.monotonic())
 
     def reset(self) -> None:
-        """Close it and forget what was counted."""
+        """Close it and forget what was counted; one that is forced open stays so."""
         self.plan.state.reset(self.plan.runtime.clock.monotonic())
+
+    @property
+    def mode(self) -> CircuitMode:
+        """``"normal"``, ``"forced-open"``, ``"disabled"`` or ``"shadow"``."""
+        return self.plan.state.circuit.mode
+
+    def set_mode(self, mode: CircuitMode, reason: str | None = None) -> None:
+        """
+        Hold it open, switch it off, make it watch only, or let it work: see `set_circuit_mode`.
+
+        Raises:
+            ValueError: there is no such mode.
+        """
+        self.plan.state.set_circuit_mode(one_of("mode", mode, CIRCUIT_MODES), reason)
 
 
 class Timeout(_AsBlock):

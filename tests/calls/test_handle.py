@@ -191,6 +191,25 @@ async def test_an_unknown_option_is_refused_with_those_that_exist(
         ({"check_every": 0}, ValueError, "check_every must be .*got 0"),
         ({"failure_rate": 1.5}, ValueError, "failure_rate must be .*got 1.5"),
         ({"slow_call_rate": 0.5}, ValueError, "slow_call_rate.*slow_call_after"),
+        ({"window_calls": 0}, ValueError, "window_calls must be .*at least 1, got 0"),
+        ({"window_calls": 1_000_001}, ValueError, "window_calls .*at most 1000000.*got 1000001; .*window="),
+        ({"window_calls": 5}, ValueError, "window_calls=5 is fewer than min_calls=10.*min_calls=5 or less"),
+        ({"window_calls": 5, "min_calls": 6}, ValueError, "window_calls=5 is fewer than min_calls=6"),
+        ({"max_call_age": 0}, ValueError, "max_call_age must be .*more than 0, got 0"),
+        ({"circuit_timeout_factor": 0.9}, ValueError, "circuit_timeout_factor must be .*at least 1, got 0.9"),
+        ({"max_circuit_timeout": 0}, ValueError, "max_circuit_timeout must be .*more than 0, got 0"),
+        (
+            {"max_circuit_timeout": 30, "circuit_timeout": 40},
+            ValueError,
+            "max_circuit_timeout=30 is less than circuit_timeout=40.*at least as long",
+        ),
+        ({"circuit_jitter": -0.1}, ValueError, "circuit_jitter must be .*got -0.1"),
+        (
+            {"circuit_jitter": 1.1},
+            ValueError,
+            "circuit_jitter must be a share, at least 0 and up to 1, got 1.1",
+        ),
+        ({"circuit_mode": "off"}, ValueError, "circuit_mode must be one of .*'shadow', got 'off'"),
     ],
 )
 async def test_a_bad_value_is_refused_when_the_handle_is_built(
@@ -200,6 +219,37 @@ async def test_a_bad_value_is_refused_when_the_handle_is_built(
     with pytest.raises(error, match=says):
         recovery.service("api", **options)
     assert recovery.get_all_service_statuses() == {}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window_calls": 10},
+        {"window_calls": 1_000_000, "window": 60.0},
+        {"window_calls": 1, "min_calls": 1},
+        {"window_calls": None},
+        {"max_call_age": None},
+        {"circuit_timeout_factor": 1},
+        {"max_circuit_timeout": 40, "circuit_timeout": 40},
+        {"max_circuit_timeout": 1},
+        {"circuit_jitter": 0},
+        {"circuit_jitter": 1},
+        {"circuit_mode": "forced-open"},
+    ],
+)
+async def test_a_value_at_the_edge_of_what_is_allowed_is_taken(
+    recovery: ErrorRecoveryService, options: dict[str, Any]
+) -> None:
+    """The ranges of the reference include their ends."""
+    recovery.service("api", **options)
+
+
+async def test_options_of_two_places_must_make_sense_together(recovery: ErrorRecoveryService) -> None:
+    """What one place could not have said, two cannot either; nothing of the second is taken over."""
+    recovery.service("api", window_calls=20, failure_rate=0.5, circuit_threshold=None, max_retries=0)
+    with pytest.raises(ValueError, match="window_calls=20 is fewer than min_calls=30"):
+        recovery.service("api", min_calls=30, circuit_threshold=None, half_open_probes=7)
+    assert recovery._registry.get_or_create("api").circuit.probes == 1
 
 
 @pytest.mark.parametrize("name", ["", None, 5])

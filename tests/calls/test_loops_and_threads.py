@@ -273,3 +273,47 @@ def test_a_circuit_that_opens_in_one_thread_ends_the_waits_in_another(tmp_path: 
         return "opened"
 
     assert in_threads(2, main) == ["woken", "opened"]
+
+
+def test_loops_in_two_threads_each_watch_their_own_calls(tmp_path: Path) -> None:
+    """A call that hangs on one loop is noticed there, whatever the other does; both count in one circuit."""
+    clocks = [VirtualClock(), VirtualClock()]
+    recovery = service(tmp_path, clock=clocks[0])
+    venue = recovery.service("venue", circuit_threshold=200, max_retries=0, max_call_age=5.0)
+    barrier = threading.Barrier(2)
+
+    def run(clock: VirtualClock) -> None:
+        async def main() -> None:
+            barrier.wait()
+            tasks = [
+                asyncio.create_task(venue.call(clock.sleep, 100.0 if n % 2 else 1.0)) for n in range(100)
+            ]
+            await clock.sleep(5.1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        loop = VirtualTimeLoop(clock)
+        loop.run_until_complete(main())
+        loop.close()
+
+    threads = [threading.Thread(target=run, args=(clock,)) for clock in clocks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = recovery.get_health_status()["services"]["venue"]
+    assert counts["overdue"] == 100
+    assert counts["successes"] == 100
+    ages = recovery._registry.get_or_create("venue").call_ages
+    assert all(queue.in_flight == {} for queue in ages._queues.values())
+
+
+def test_queues_of_loops_that_have_ended_are_forgotten(tmp_path: Path) -> None:
+    """A program that runs one loop after the other keeps one of them."""
+    clock = VirtualClock()
+    recovery = service(tmp_path, clock=clock)
+    venue = recovery.service("venue", max_retries=0, max_call_age=5.0)
+    for _ in range(3):
+        clock.run(venue.call(clock.sleep, 1.0))
+    assert len(recovery._registry.get_or_create("venue").call_ages._queues) == 1

@@ -5,18 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from shockproof.policies.circuit_breaker import Circuit, Rates, Ticket
+from shockproof.policies.circuit_breaker import Admission, Circuit, Rates, Ticket
 
 CAUSE = "ValueError: no"
 
 
-def admitted(circuit: Circuit, now: float, *, lease: float | None = None) -> Ticket:
+def admitted(circuit: Circuit, now: float, *, lease: float | None = None) -> Admission:
     ticket = circuit.admit(now, lease=lease)
     assert ticket is not None
     return ticket
@@ -139,6 +136,33 @@ def test_one_failed_probe_opens_it_again_for_the_whole_timeout() -> None:
     assert circuit.state(129.9) == "open"
     assert circuit.state(130.0) == "half-open"
     assert circuit.last_error == "KeyError: again"
+
+
+def test_a_round_that_cannot_close_any_more_ends_at_once() -> None:
+    """With three probes out the first failure decides: nobody waits for the others, and they decide nothing."""
+    for others in ("succeeded", "failed"):
+        circuit = opened(timeout=60.0, probes=3)
+        first, second, third = (admitted(circuit, 60.0) for _ in range(3))
+        first.succeeded(61.0)
+        second.failed(62.0, "KeyError: again")
+        assert circuit.state(62.0) == "open"
+        assert circuit.open_for(62.0) == 60.0
+        if others == "succeeded":
+            third.succeeded(63.0)
+        else:
+            third.failed(63.0, CAUSE)
+        assert circuit.open_for(63.0) == 59.0
+        assert circuit.trips == 2
+        assert circuit.last_error == "KeyError: again"
+
+
+def test_a_round_closes_although_a_probe_lost_its_lease() -> None:
+    """The lost one is no verdict, and another takes its place: the round can still close."""
+    circuit = opened(probes=2)
+    admitted(circuit, 60.0, lease=5.0)
+    admitted(circuit, 60.0).succeeded(61.0)
+    admitted(circuit, 65.0).succeeded(65.0)
+    assert circuit.state(65.0) == "closed"
 
 
 def test_successes_of_an_earlier_round_do_not_count() -> None:
@@ -305,6 +329,54 @@ def test_the_answer_of_an_earlier_closed_period_does_not_count_in_the_next() -> 
     assert circuit.state(61.0) == "closed"
 
 
+# -- overdue -----------------------------------------------------------------------------------------
+
+
+def test_a_call_that_is_overdue_counts_as_a_failure_with_its_age_as_duration() -> None:
+    """In a row, and in the rates, as failed and as slow."""
+    circuit = Circuit(threshold=2, timeout=60.0)
+    for now in (5.0, 6.0):
+        admitted(circuit, 0.0).overdue(now, "it hangs", 5.0)
+    assert circuit.open_for(6.0) == 60.0
+    assert circuit.last_error == "it hangs"
+    circuit = Circuit(threshold=None, timeout=60.0)
+    circuit.watch(Rates(slow_call_after=4.0, slow_call_rate=1.0, min_calls=1))
+    admitted(circuit, 0.0).overdue(5.0, "it hangs", 5.0)
+    assert circuit.state(5.0) == "open"
+
+
+def test_a_probe_that_is_overdue_opens_the_circuit_and_keeps_its_place_until_it_ends() -> None:
+    """It is in flight: two probes of which one hangs are one probe in the next round."""
+    circuit = opened(probes=2)
+    hung = admitted(circuit, 60.0, lease=1_000.0)
+    hung.overdue(65.0, "it hangs", 5.0)
+    assert circuit.open_for(65.0) == 60.0
+    assert circuit.last_error == "it hangs"
+    admitted(circuit, 125.0, lease=1_000.0)
+    assert circuit.admit(125.0) is None
+    hung.released()
+    assert circuit.admit(125.0) is not None
+
+
+def test_a_probe_of_an_earlier_round_that_is_overdue_decides_nothing_and_keeps_its_place() -> None:
+    """Its round is over, but it is in flight."""
+    circuit = opened(probes=2)
+    hung = admitted(circuit, 60.0, lease=1_000.0)
+    admitted(circuit, 60.0).failed(61.0, CAUSE)
+    hung.overdue(65.0, "it hangs", 5.0)
+    assert circuit.trips == 2
+    admitted(circuit, 121.0)
+    assert circuit.admit(121.0) is None
+
+
+def test_a_probe_that_has_lost_its_lease_is_not_overdue_as_well() -> None:
+    """The lease ended first, and that was no verdict."""
+    circuit = opened()
+    hung = admitted(circuit, 60.0, lease=5.0)
+    hung.overdue(65.0, "it hangs", 5.0)
+    assert circuit.state(65.0) == "half-open"
+
+
 # -- by hand -----------------------------------------------------------------------------------------
 
 
@@ -438,145 +510,3 @@ def test_failures_of_several_threads_are_all_counted() -> None:
     for worker in workers:
         worker.join()
     assert circuit.state(0.0) == "open"
-
-
-# -- against a model ---------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class Admission:
-    """What the model remembers of a ticket."""
-
-    period: int
-    is_probe: bool
-    leased_until: float = 0.0
-
-
-@dataclass
-class Model:
-    """The contract's circuit, written as simply as it can be: one number tells periods apart."""
-
-    threshold: int
-    timeout: float
-    probes: int
-    mode: str = "closed"
-    period: int = 0
-    streak: int = 0
-    opened_at: float = 0.0
-    successes: int = 0
-    out: list[Admission] = field(default_factory=list)
-    """Probes in flight, of whatever round, that have their lease."""
-    trips: int = 0
-
-    def enter(self, mode: str, now: float) -> None:
-        self.mode, self.period = mode, self.period + 1
-        self.streak, self.successes = 0, 0
-        if mode == "open":
-            self.opened_at = now
-            self.trips += 1
-
-    def state(self, now: float) -> str:
-        is_over = self.mode == "open" and now >= self.opened_at + self.timeout
-        return "half-open" if is_over else self.mode
-
-    def admit(self, now: float, lease: float | None) -> Admission | None:
-        if self.mode == "closed":
-            return Admission(self.period, is_probe=False)
-        if self.state(now) == "open":
-            return None
-        if self.mode == "open":
-            self.enter("half-open", now)
-        self.out = [probe for probe in self.out if probe.leased_until > now]
-        if len(self.out) >= self.probes:
-            return None
-        probe = Admission(self.period, is_probe=True, leased_until=now + (lease or self.timeout))
-        self.out.append(probe)
-        return probe
-
-    def ended(self, admission: Admission, now: float, outcome: str) -> None:
-        is_held = any(probe is admission for probe in self.out) and now < admission.leased_until
-        self.out = [probe for probe in self.out if probe is not admission]
-        if admission.period != self.period:
-            return
-        if admission.is_probe:
-            if not is_held or outcome == "released":
-                return
-            if outcome == "failed":
-                self.enter("open", now)
-                return
-            self.successes += 1
-            if self.successes >= self.probes:
-                self.enter("closed", now)
-        elif outcome == "succeeded":
-            self.streak = 0
-        elif outcome == "failed":
-            self.streak += 1
-            if self.streak >= self.threshold:
-                self.enter("open", now)
-
-
-class CircuitAgainstModel(RuleBasedStateMachine):
-    """Any sequence of calls, answers, lost leases, resets and waits: the circuit is the model's."""
-
-    tickets = Bundle("tickets")
-
-    @initialize(threshold=st.integers(1, 3), timeout=st.sampled_from([1.0, 10.0]), probes=st.integers(1, 3))
-    def begin(self, threshold: int, timeout: float, probes: int) -> None:
-        self.now = 1_000.0
-        self.circuit = Circuit(threshold=threshold, timeout=timeout, probes=probes)
-        self.model = Model(threshold, timeout, probes)
-
-    @rule(target=tickets, lease=st.sampled_from([None, 0.5, 3.0]), callers=st.sampled_from([1, 1, 4]))
-    def call(self, lease: float | None, callers: int) -> object:
-        pairs: list[tuple[Ticket, Admission]] = []
-        for _ in range(callers):
-            ticket = self.circuit.admit(self.now, lease=lease)
-            admission = self.model.admit(self.now, lease)
-            assert (ticket is None) is (admission is None)
-            if ticket is not None and admission is not None:
-                pairs.append((ticket, admission))
-        return multiple(*pairs)
-
-    @rule(pair=consumes(tickets), outcome=st.sampled_from(["succeeded", "failed", "released"]))
-    def end(self, pair: tuple[Ticket, Admission], outcome: str) -> None:
-        ticket, admission = pair
-        if outcome == "succeeded":
-            ticket.succeeded(self.now)
-        elif outcome == "failed":
-            ticket.failed(self.now, CAUSE)
-        else:
-            ticket.released()
-        self.model.ended(admission, self.now, outcome)
-
-    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.5, 10.0]))
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-    @rule()
-    def trip(self) -> None:
-        """The way to the interesting states: failures in a row, then the open time is over."""
-        for _ in range(self.model.threshold):
-            ticket, admission = self.circuit.admit(self.now), self.model.admit(self.now, None)
-            if ticket is not None and admission is not None:
-                ticket.failed(self.now, CAUSE)
-                self.model.ended(admission, self.now, "failed")
-        self.now += self.model.timeout
-
-    @rule(dice=st.integers(0, 9))
-    def reset(self, dice: int) -> None:
-        if dice == 0:
-            self.circuit.reset(self.now)
-            self.model.enter("closed", self.now)
-
-    @invariant()
-    def agrees(self) -> None:
-        if not hasattr(self, "circuit"):
-            return
-        assert self.circuit.state(self.now) == self.model.state(self.now)
-        assert self.circuit.trips == self.model.trips
-        left = self.model.opened_at + self.model.timeout - self.now
-        expected = left if self.model.state(self.now) == "open" else 0.0
-        assert self.circuit.open_for(self.now) == expected
-
-
-TestCircuitAgainstModel = CircuitAgainstModel.TestCase

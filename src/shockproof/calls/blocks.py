@@ -70,9 +70,10 @@ class _Block:
             self._ticket, self._held = lane, held
             return None
         call = self._call = self._call or self._ongoing()
-        ticket = call.admit()
+        admission = call.admit()
         if plan.state.limits is not None:
-            ticket, held = await call.enter_limits(ticket)
+            admission, held = await call.enter_limits(admission)
+        ticket = call.begins(admission)
         try:
             self._timer = timer = call.start_timer()
             self._started = plan.stopwatch() if timer is None else timer.started

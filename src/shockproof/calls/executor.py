@@ -203,9 +203,10 @@ async def _attempt(
     kwargs: dict[str, Any],  # Any: its arguments
 ) -> tuple[Any, Failure | None]:  # Any: its result
     plan = call.plan
-    ticket, held = call.admit(), None
+    admission, held = call.admit(), None
     if plan.state.limits is not None:
-        ticket, held = await call.enter_limits(ticket)
+        admission, held = await call.enter_limits(admission)
+    ticket = call.begins(admission)
     try:
         try:
             awaitable = call.awaitable(fn, args, kwargs, held)

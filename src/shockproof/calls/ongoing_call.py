@@ -13,13 +13,14 @@ from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any, Final
 
+from shockproof.calls.call_ages import CallAges
 from shockproof.calls.faults import Faults
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import Timer, start_single_timer
 from shockproof.policies.adaptive_concurrency import says_too_much
-from shockproof.policies.circuit_breaker import Ticket
+from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
 from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.retry import Decision, leaves
 from shockproof.vocabulary.errors import (
@@ -58,22 +59,6 @@ class Failure:
         self.result: object = None
         self.verdict: Verdict | None = None
         self.stalled = False
-
-
-class _PassThrough:
-    """The ticket of a risk-reducing call through an open circuit: it decides nothing."""
-
-    def succeeded(self, now: float, duration: float = 0.0) -> None:
-        pass
-
-    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
-        pass
-
-    def released(self) -> None:
-        pass
-
-
-_PASS_THROUGH: Final = _PassThrough()
 
 
 class _RunningRetry:
@@ -154,7 +139,7 @@ class OngoingCall:
 
     # -- before an attempt ---------------------------------------------------------------------
 
-    def admit(self) -> Ticket:
+    def admit(self) -> Admission:
         """
         A ticket for the next attempt.
 
@@ -177,7 +162,7 @@ class OngoingCall:
         if ticket is not None:
             return ticket
         if plan.risk_reducing:
-            return _PASS_THROUGH
+            return PASS_THROUGH
         if last is not None:
             raise self._ended_while_waiting(last, "the circuit opened")
         self.can_fall_back = True
@@ -227,7 +212,7 @@ class OngoingCall:
         longest: float = limit + (self.plan.grace or 0.0) + max(1.0, limit / 4)
         return longest
 
-    async def enter_limits(self, ticket: Ticket) -> tuple[Ticket, Held]:
+    async def enter_limits(self, ticket: Admission) -> tuple[Admission, Held]:
         """
         What the attempt needs of the service's limits, after a wait if need be, and a valid ticket.
 
@@ -257,6 +242,11 @@ class OngoingCall:
                 held.not_sent()
                 raise
         return ticket, held
+
+    def begins(self, ticket: Admission) -> Ticket:
+        """The attempt that *ticket* admitted is about to run: from here on its age counts, if any does."""
+        ages: CallAges | None = self.plan.state.call_ages
+        return ticket if ages is None else ages.begin(ticket, self.function_name)
 
     def _rejected(self, refusal: CallRejectedError) -> Exception:
         last = self._last_error
@@ -395,7 +385,8 @@ class OngoingCall:
 
     def may_hedge(self, rule: HedgeRule) -> bool:
         """Pay for a hedge; only while the circuit is closed, for a hedge is no probe."""
-        return self.plan.state.circuit.closed is not None and rule.take(self.plan.state.retry_budget)
+        now = self.plan.runtime.clock.monotonic()
+        return self.plan.state.circuit.state(now) == "closed" and rule.take(self.plan.state.retry_budget)
 
     def note(self, failure: Failure) -> None:
         """A hedge failed while others are in flight: told to the circuit and recorded, and no more."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypedDict
 
-from shockproof.memory.services.registry import SERVICE_OPTIONS
+from shockproof.memory.services.registry import SERVICE_OPTIONS, check_together
 from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency
 from shockproof.policies.backoff import JITTERS, Jitter
 from shockproof.policies.classification import Classify, ResultCheck
@@ -21,8 +21,9 @@ from shockproof.policies.priority import PRIORITIES, Priority
 from shockproof.policies.rate_limit import RollingWindows, Weight, parse_rates
 from shockproof.policies.retry import RetryOn
 from shockproof.policies.retry_budget import RetryBudget
-from shockproof.vocabulary.arguments import Seconds, at_least, seconds, whole_number
+from shockproof.vocabulary.arguments import Seconds, at_least, one_of, seconds, whole_number
 from shockproof.vocabulary.outcomes import CallEffect
+from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode
 
 __all__ = [
     "HANDLE_OPTIONS",
@@ -112,10 +113,20 @@ class ServiceOptions(HandleOptions, LimitOptions, total=False):
     """Failed attempts in a row that open the circuit; None: never. Default: the service's (5)."""
     circuit_timeout: Seconds
     """Seconds it stays open. Default: the service's (60.0)."""
+    circuit_timeout_factor: float
+    """What that is multiplied by each time it opens again without having recovered, at least 1. Default: 1.0."""
+    max_circuit_timeout: Seconds
+    """The longest it then stays open, at least circuit_timeout. Default: 600.0."""
+    circuit_jitter: float
+    """Share of the open time (0 up to 1) by which it is shortened at random, at most. Default: 0.0."""
+    circuit_mode: CircuitMode
+    """``"normal"`` (default), ``"forced-open"``, ``"disabled"`` or ``"shadow"``: it watches, and refuses nobody."""
     failure_rate: float | None
     """Share of failed calls (more than 0, up to 1) that opens it too. Default: only failures in a row do."""
     window: Seconds
-    """Seconds over which the rates are taken. Default: 10.0."""
+    """Seconds over which the rates are taken. Default: 10.0; with window_calls: no limit."""
+    window_calls: int | None
+    """How many of the last calls the rates are taken over, at least min_calls. Default: a time decides."""
     min_calls: int
     """Calls in the window below which no rate counts, at least 1. Default: 10."""
     slow_call_after: Seconds | None
@@ -126,6 +137,8 @@ class ServiceOptions(HandleOptions, LimitOptions, total=False):
     """Most probes in flight, and the successes that close it. Default: 1."""
     probe_lease: Seconds | None
     """Seconds after which a silent probe loses its place. Default: a little more than the timeout, else circuit_timeout."""
+    max_call_age: Seconds | None
+    """Seconds in flight after which a call counts as a failure before it ends. Default: it has to end first."""
     retry_budget: RetryBudget | None
     """What pays for retries; one object may serve several services. Default: none is needed."""
     critical: bool
@@ -137,12 +150,7 @@ class ServiceOptions(HandleOptions, LimitOptions, total=False):
 
 
 def _choice(*allowed: str) -> Callable[[str, object], object]:
-    def check(name: str, value: object) -> object:
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-        return value
-
-    return check
+    return lambda name, value: one_of(name, value, allowed)
 
 
 def _optional(check: Callable[[str, object], object]) -> Callable[[str, object], object]:
@@ -158,6 +166,26 @@ def _share(name: str, value: object) -> float:
     if not 0 < share <= 1:
         raise ValueError(f"{name} must be a share, more than 0 and up to 1, got {value!r}")
     return share
+
+
+def _jitter_share(name: str, value: object) -> float:
+    share = at_least(name, value, 0)
+    if share > 1:
+        raise ValueError(f"{name} must be a share, at least 0 and up to 1, got {value!r}")
+    return share
+
+
+def _window_calls(name: str, value: object) -> int:
+    calls = whole_number(name, value, minimum=1)
+    if calls > _LARGEST_WINDOW:
+        raise ValueError(
+            f"{name} must be a whole number of at most {_LARGEST_WINDOW}, for each call takes memory, "
+            f"got {value!r}; count over a time with window= instead"
+        )
+    return calls
+
+
+_LARGEST_WINDOW: Final = 1_000_000
 
 
 def _budget(name: str, value: object) -> RetryBudget:
@@ -230,13 +258,19 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "fallback": lambda name, value: value,
     "circuit_threshold": _optional(lambda name, value: whole_number(name, value, minimum=1)),
     "circuit_timeout": _positive,
+    "circuit_timeout_factor": lambda name, value: at_least(name, value, 1),
+    "max_circuit_timeout": _positive,
+    "circuit_jitter": _jitter_share,
+    "circuit_mode": _choice(*CIRCUIT_MODES),
     "failure_rate": _optional(_share),
     "window": _positive,
+    "window_calls": _optional(_window_calls),
     "min_calls": lambda name, value: whole_number(name, value, minimum=1),
     "slow_call_after": _optional(_positive),
     "slow_call_rate": _optional(_share),
     "half_open_probes": lambda name, value: whole_number(name, value, minimum=1),
     "probe_lease": _optional(_positive),
+    "max_call_age": _optional(_positive),
     "max_concurrent": _optional(_max_concurrent),
     "max_queue": lambda name, value: whole_number(name, value, minimum=0),
     "max_wait": _optional(seconds),
@@ -274,6 +308,7 @@ def check_options(
             f"slow_call_rate={checked['slow_call_rate']:g} needs slow_call_after: the seconds after which "
             "a call counts as slow"
         )
+    check_together(checked)
     if checked.get("rate_limit") is not None:
         RollingWindows(checked["rate_limit"]).check(checked.get("weight", 1))
     warn_of_unreachable_timeout(checked.get("timeout"), checked.get("deadline"))

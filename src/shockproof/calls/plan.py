@@ -5,6 +5,7 @@ The policies of one handle, as the executor reads them.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final, Self
@@ -247,8 +248,12 @@ class Plan:
     def refused(self, retry_after: float) -> CircuitOpenError:
         """Count and tell that the circuit refuses a call, and give the error that says so."""
         state = self.state
-        # Made without its __init__, which only puts names to the arguments: that is half the price of a refusal.
-        refusal = _new(CircuitOpenError, state.name, "circuit_breaker", retry_after, state.circuit.last_error)
+        if retry_after == math.inf:
+            refusal = CircuitOpenError(state.name, forced=state.circuit.mode_reason or "")
+        else:
+            # Made without its __init__, which only puts names to the arguments: that is half the price of a refusal.
+            last_error = state.circuit.last_error
+            refusal = _new(CircuitOpenError, state.name, "circuit_breaker", retry_after, last_error)
         if self.runtime.listeners.active:
             self.rejected(refusal)
         else:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shockproof.calls.call_ages import CallAges
 from shockproof.calls.limits import Limits
 from shockproof.calls.members import Members
 from shockproof.calls.threads import WorkerThreads
@@ -65,6 +66,9 @@ class Runtime:
         state = self.registry.declare(name, options, place)
         if any(option in LIMIT_OPTIONS and state.set_by_hand[option] is not None for option in options):
             self._limit(state)
+        if options.get("max_call_age") is not None and state.call_ages is None:
+            state.call_ages = CallAges(state, options["max_call_age"], self.clock, self.listeners)
+            state.prepare(is_prepared=state.prepared)  # closes the short way
         return state
 
     def _limit(self, state: ServiceState) -> None:

@@ -41,7 +41,7 @@ _AT_ONCE: Final = 32
 """How many calls are cancelled in one turn of the loop: more of them would hold it for milliseconds."""
 
 
-def _was_stalled(late: float, limit: float) -> bool:
+def was_stalled(late: float, limit: float) -> bool:
     """Whether a limit that was noticed *late* seconds after its time says that our own loop stood still."""
     return late > max(_STALL_SECONDS, _STALL_SHARE * limit)
 
@@ -158,7 +158,7 @@ class LimitQueue:
     def _look(self) -> None:
         self._handle = None  # it and this queue would keep each other alive
         now = self.clock()
-        if _was_stalled(now - self._next_look, self.seconds):
+        if was_stalled(now - self._next_look, self.seconds):
             self._stalled_until = now
         wait = self.seconds * _STALL_SHARE
         try:

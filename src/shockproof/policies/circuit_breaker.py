@@ -4,22 +4,28 @@ Whether a service may be called: closed, open, half-open.
 Every admission is a ticket, and what became of the call is told to the ticket. A ticket of an
 earlier period writes to an object nobody reads any more, so a late answer decides nothing.
 
-    closed ──(a trip rule is met)──────────> open ──(timeout passed)──> half-open
-      ^                                        ^                          │    │
-      │                                        └─────(one failure)────────┘    │
-      └───────────────────(probes successes)────────────────────────────────────┘
+    closed ──(a trip rule is met)──────────> open ──(open time passed)──> half-open
+      ^                                        ^                            │    │
+      │                                        └──────(one failure)─────────┘    │
+      └───────────────────(probes successes)──────────────────────────────────────┘
+
+By hand it may be held open, switched off, or made to watch only: see `Circuit.set_mode`.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from shockproof.policies.window import Counts, Window
+from shockproof.policies.backoff import Randomness
+from shockproof.policies.open_time import OpenTime
+from shockproof.policies.window import CallWindow, Counts, TimeWindow, Window
+from shockproof.vocabulary.statuses import CircuitMode
 
-__all__ = ["Circuit", "CircuitState", "Rates", "Ticket"]
+__all__ = ["PASS_THROUGH", "Admission", "Circuit", "CircuitState", "Rates", "SavedCircuit", "Ticket"]
 
 CircuitState = Literal["closed", "open", "half-open"]
 
@@ -29,7 +35,7 @@ _LONGEST_PAUSE: Final = 7 * 86_400.0
 
 
 class Ticket(Protocol):
-    """One admission. Exactly one of its verbs is called, once, when the call is over."""
+    """What a call has to tell. Exactly one of the verbs is called, once, when it is over."""
 
     def succeeded(self, now: float, duration: float = 0.0) -> None:
         """The call was a success and took *duration* seconds."""
@@ -44,26 +50,121 @@ class Ticket(Protocol):
         ...
 
 
+class Admission(Ticket, Protocol):
+    """A ticket as the circuit gives it out: it may also hear of a call that does not end."""
+
+    def overdue(self, now: float, cause: str, age: float) -> None:
+        """
+        The call has been in flight for *age* seconds and counts as a failure now.
+
+        What it took it still has: when it ends at last, `released` is called.
+        """
+        ...
+
+
+class _PassThrough:
+    """The ticket of a call that the circuit does not count: it decides nothing."""
+
+    def succeeded(self, now: float, duration: float = 0.0) -> None:
+        pass
+
+    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
+        pass
+
+    def released(self) -> None:
+        pass
+
+    def overdue(self, now: float, cause: str, age: float) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "<ticket that decides nothing>"
+
+
+PASS_THROUGH: Final = _PassThrough()
+
+
+class SavedCircuit(NamedTuple):
+    """
+    What of a circuit outlives its process. Counts do not: they are what that process saw.
+
+    Times are lengths and not moments, so that no clock of one process is read in another.
+    """
+
+    remaining: float = 0.0
+    """Seconds it would still be open; 0 for one that is half-open."""
+    openings: int = 0
+    """How often it opened in a row."""
+    is_paused: bool = False
+    """Whether the other side asked for the time."""
+    last_error: str | None = None
+    is_forced_open: bool = False
+    """Whether somebody forced it open by hand; then the rest means nothing."""
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:  # Any: text and numbers
+        """As plain values; `from_dict` reads it."""
+        return self._asdict()
+
+    @classmethod
+    def from_dict(cls, saved: object) -> SavedCircuit:
+        """
+        What `to_dict` gave; names it does not know are passed over.
+
+        Raises:
+            ValueError: it is something else, says what.
+        """
+        if not isinstance(saved, dict):
+            raise ValueError(f"it is no object but {type(saved).__name__}")  # noqa: TRY004 - bad data, no bad call
+        fields = {name: saved[name] for name in cls._fields if name in saved}
+        for name, value in fields.items():
+            if type(value) not in _KINDS[name] or (
+                isinstance(value, float | int) and not 0 <= value < math.inf
+            ):
+                raise ValueError(f"its {name} is {value!r}")
+        return cls(**fields)
+
+
+_KINDS: Final[dict[str, tuple[type, ...]]] = {
+    "remaining": (float, int),
+    "openings": (int,),
+    "is_paused": (bool,),
+    "last_error": (str, type(None)),
+    "is_forced_open": (bool,),
+    "reason": (str, type(None)),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
     """
-    Trip rules over a time window, beside the failures in a row.
+    Trip rules over a window, beside the failures in a row.
 
-    The circuit opens when, of at least `min_calls` calls in the last `window` seconds, a share of at
-    least `failure_rate` failed, or a share of at least `slow_call_rate` took longer than
-    `slow_call_after` seconds. None switches a rule off.
+    The circuit opens when, of at least `min_calls` calls in the window, a share of at least
+    `failure_rate` failed, or a share of at least `slow_call_rate` took longer than `slow_call_after`
+    seconds. None switches a rule off.
+
+    The window is the last `window` seconds (None: 10); with `window_calls` it is the last so many
+    calls, and with both those of the last so many calls that ended in the last `window` seconds.
     """
 
     failure_rate: float | None = None
     slow_call_after: float | None = None
     slow_call_rate: float | None = None
-    window: float = 10.0
+    window: float | None = None
+    window_calls: int | None = None
     min_calls: int = 10
 
     @property
     def are_on(self) -> bool:
         """Whether there is any rule at all."""
         return self.failure_rate is not None or self.slow_call_rate is not None
+
+    def new_window(self) -> Window:
+        """An empty window of the kind that is asked for."""
+        if self.window_calls is not None:
+            return CallWindow(self.window_calls, self.window)
+        return TimeWindow(_WINDOW_SECONDS if self.window is None else self.window)
 
     def is_slow(self, duration: float) -> bool:
         """Whether a call of *duration* seconds counts as slow."""
@@ -78,6 +179,9 @@ class Rates:
         return self.slow_call_rate is not None and counts.slow >= self.slow_call_rate * counts.calls
 
 
+_WINDOW_SECONDS: Final = 10.0
+
+
 class Circuit:
     """
     The breaker of one service.
@@ -86,43 +190,80 @@ class Circuit:
     is never held while anything else runs. The healthy path takes no lock: it reads `lane`.
 
     `threshold` failures in a row open it (None: never), or one of the `rates`. Open for `timeout`
-    seconds, it then lets at most `probes` calls in at a time; that many successes close it and one
-    failure opens it again.
+    seconds, or as long as `open_time` makes of that, it then lets at most `probes` calls in at a time;
+    that many successes close it and one failure opens it again, whatever the other probes say.
+
+    Args:
+        threshold: failures in a row that open it; None: that rule is off.
+        timeout: seconds it stays open.
+        probes: most probes in flight, and the successes that close it.
+        rng: what the jitter of `open_time` draws from; None: it is not spread.
     """
 
     __slots__ = (
+        "_calm_from",
+        "_draw",
         "_lane_is_open",
         "_lock",
         "_open_until",
         "_opened_at",
+        "_openings",
         "_probing",
+        "_restored_for",
+        "_rng",
         "_round",
         "closed",
         "lane",
         "last_error",
+        "mode",
+        "mode_is_by_hand",
+        "mode_reason",
         "on_transition",
+        "on_would_open",
+        "open_time",
         "probes",
         "rates",
+        "shadow_refusals",
+        "shadow_trips",
         "threshold",
         "timeout",
         "trips",
     )
 
-    def __init__(self, *, threshold: int | None, timeout: float, probes: int = 1) -> None:
+    def __init__(
+        self, *, threshold: int | None, timeout: float, probes: int = 1, rng: Randomness | None = None
+    ) -> None:
         self.threshold = threshold
         self.timeout = timeout
         self.probes = probes
         self.rates = Rates()
-        self.closed: Closed | None = Closed(self)
+        self.open_time = OpenTime()
+        self.mode: CircuitMode = "normal"
+        self.mode_reason: str | None = None
+        """What whoever set the mode said."""
+        self.mode_is_by_hand = False
+        self.closed: Closed | _PassThrough | None = Closed(self)
         """The admission of everybody while the circuit is closed; None while it is not."""
-        self.lane: Closed | None = None
+        self.lane: Closed | _PassThrough | None = None
         """The same for the healthy path, while its lane is open; None sends a call the long way."""
         self._lane_is_open = False
         self.last_error: str | None = None
         self.trips = 0
+        self.shadow_trips = 0
+        """How often it would have opened, since it only watches."""
+        self.shadow_refusals = 0
+        """How many calls it would have refused, since it only watches."""
         self.on_transition: Callable[[CircuitState, float], None] | None = None
+        self.on_would_open: Callable[[float], None] | None = None
+        self._rng = rng
         self._opened_at = 0.0
-        self._open_until: float | None = None  # None: `timeout` after it opened, whatever that is by then
+        self._open_until: float | None = None  # None: as long as `timeout` and `open_time` say by then
+        self._restored_for = math.inf
+        """Seconds that an earlier process had left of its open time."""
+        self._openings = 0
+        """How often it opened in a row; 0 again when it has stayed closed for long enough."""
+        self._calm_from = 0.0
+        self._draw = 0.0
         self._round: HalfOpen | None = None
         self._probing: set[Probe] = set()
         self._lock = threading.Lock()
@@ -133,7 +274,7 @@ class Circuit:
             self._lane_is_open = is_open
             self.lane = self.closed if is_open else None
 
-    def admit(self, now: float, *, lease: float | None = None) -> Ticket | None:
+    def admit(self, now: float, *, lease: float | None = None) -> Admission | None:
         """
         A ticket, or None when the circuit refuses.
 
@@ -142,44 +283,64 @@ class Circuit:
         closed = self.closed
         if closed is not None:
             return closed
+        ticket: Admission | None = None
         with self._lock:
             if self.closed is not None:
                 return self.closed
             begun = False
-            if self._round is None:
-                if now < self._admits_from():
-                    return None
+            if self._round is None and self.mode != "forced-open" and now >= self._admits_from():
                 self._round, begun = HalfOpen(self), True
-            probe = self._round.admit(now, self.timeout if lease is None else lease)
+            if self._round is not None:
+                ticket = self._round.admit(now, self.timeout if lease is None else lease)
+            if ticket is None and self.mode == "shadow":
+                self.shadow_refusals += 1
+                ticket = PASS_THROUGH
         if begun:
             self._told("half-open", now)
-        return probe
+        return ticket
 
     def state(self, now: float) -> CircuitState:
-        """The state at *now*; half-open as soon as the open time is over, without needing a call."""
+        """
+        The state at *now*; half-open as soon as the open time is over, without needing a call.
+
+        One that is forced open is ``"open"``; one that is switched off or only watches, ``"closed"``.
+        """
+        if self.closed is not None or self.mode == "shadow":
+            return "closed"
+        return self.state_by_rules(now)
+
+    def state_by_rules(self, now: float) -> CircuitState:
+        """The same, but for one that only watches: the state it would have."""
         if self.closed is not None:
             return "closed"
-        if self._round is None and now < self._admits_from():
+        if self.mode == "forced-open" or (self._round is None and now < self._admits_from()):
             return "open"
         return "half-open"
 
-    def _admits_from(self) -> float:
-        return self._opened_at + self.timeout if self._open_until is None else self._open_until
-
     def open_for(self, now: float) -> float:
-        """Seconds for which everybody is still refused; 0 when one may come, or as soon as a probe is back."""
-        if self.closed is not None or self._round is not None:
+        """
+        Seconds for which everybody is still refused; 0 when one may come, or as soon as a probe is back.
+
+        Infinite while it is forced open.
+        """
+        return 0.0 if self.mode == "shadow" else self.open_by_rules_for(now)
+
+    def open_by_rules_for(self, now: float) -> float:
+        """The same, but for one that only watches: the seconds for which it would refuse everybody."""
+        if self.closed is not None:
             return 0.0
-        return max(0.0, self._admits_from() - now)
+        if self.mode == "forced-open":
+            return math.inf
+        return 0.0 if self._round is not None else max(0.0, self._admits_from() - now)
 
     def pause(self, now: float, seconds: float, cause: str) -> None:
         """
         Open it for *seconds*, a week at most: the other side said how long it wants to be left alone.
 
         One that is open already stays so for at least as long. One that is switched off (no threshold
-        and no rates) stays closed.
+        and no rates, or disabled) stays closed, and one that is forced open is not touched.
         """
-        if self.threshold is None and not self.rates.are_on:
+        if not self._has_rules or self.mode in {"disabled", "forced-open"}:
             return
         with self._lock:
             opens = self.closed is not None or self._round is not None
@@ -190,46 +351,167 @@ class Circuit:
         if opens:
             self._told("open", now)
 
+    @property
+    def _has_rules(self) -> bool:
+        return self.threshold is not None or self.rates.are_on
+
     def reset(self, now: float) -> bool:
-        """Close it, and forget what was counted; True when it was not closed before."""
+        """
+        Close it, and forget what was counted; True when it was not closed before.
+
+        The mode stays: what somebody forced open, only `set_mode` lets go.
+        """
         with self._lock:
+            self._openings = 0
+            if self.mode == "forced-open":
+                return False
             was_closed = self.closed is not None
-            self._close()
+            self._close(now)
         if not was_closed:
             self._told("closed", now)
         return not was_closed
+
+    def set_mode(
+        self, mode: CircuitMode, reason: str | None = None, *, by_hand: bool = True
+    ) -> CircuitMode | None:
+        """
+        Hold it open, switch it off, make it watch only, or let it work as ever.
+
+        * ``"normal"``: it works by its rules.
+        * ``"forced-open"``: it refuses everybody, until another mode is set.
+        * ``"disabled"``: everybody passes, and nothing is counted.
+        * ``"shadow"``: it works by its rules, but whoever it would refuse passes nevertheless.
+
+        Each change begins a new closed period: what was counted is forgotten, and calls that are in
+        flight decide nothing. What is set *by_hand* is what `export` remembers.
+
+        Returns:
+            The mode before, or None when it had this one already.
+        """
+        with self._lock:
+            self.mode_reason = reason
+            self.mode_is_by_hand = by_hand
+            previous = self.mode
+            if mode == previous:
+                return None
+            self.shadow_trips = self.shadow_refusals = 0
+            self._openings = 0
+            # Those who read without the lock must see neither an open circuit on the way to another
+            # mode, nor the rest of an old open time.
+            if mode == "forced-open":
+                self.mode = mode
+                self.closed = self.lane = self._round = self.last_error = None
+            else:
+                self._begin_closed(is_counting=mode != "disabled")
+                self.mode, self._round, self.last_error = mode, None, None
+        return previous
 
     def watch(self, rates: Rates) -> None:
         """Apply other rates from now on; what was counted for the old ones is forgotten."""
         with self._lock:
             self.rates = rates
             if self.closed is not None:
-                self._begin_closed()
+                self._begin_closed(is_counting=self.mode != "disabled")
 
-    def _close(self) -> None:
+    # -- over a restart --------------------------------------------------------------------------
+
+    def export(self, now: float) -> SavedCircuit | None:
+        """What should outlive the process: that it is open and for how long; None when there is nothing."""
+        with self._lock:
+            if self.mode != "normal":
+                is_kept = self.mode == "forced-open" and self.mode_is_by_hand
+                return SavedCircuit(is_forced_open=True, reason=self.mode_reason) if is_kept else None
+            if self.closed is not None:
+                return None
+            return SavedCircuit(
+                remaining=0.0 if self._round is not None else max(0.0, self._admits_from() - now),
+                openings=self._openings,
+                is_paused=self._round is None and self._open_until is not None,
+                last_error=self.last_error,
+            )
+
+    def restore(self, saved: SavedCircuit, now: float, elapsed: float) -> bool:
+        """
+        Open again as an earlier process left it, *elapsed* seconds ago; True when that is so now.
+
+        Never for longer than it had left, nor than its own options allow by now (a pause: a week);
+        a clock that was set back in between makes *elapsed* negative, and counts as no time at all.
+        When the time is over it is half-open. One that has opened in this process, or that has no
+        rules or another mode, stays as it is.
+        """
+        if not self._has_rules:
+            return False
+        with self._lock:
+            if self.mode != "normal" or self.closed is None or self.trips:
+                return False
+            left = max(0.0, saved.remaining - max(0.0, elapsed))
+            self._open(now, saved.last_error)
+            self.trips = 0  # it is the other process's
+            self._openings, self._draw = max(1, saved.openings), 0.0
+            if saved.is_paused:
+                self._open_until = now + min(left, _LONGEST_PAUSE)
+            else:
+                self._restored_for = left
+        self._told("open", now)
+        return True
+
+    # -- inside: the lock is held ------------------------------------------------------------------
+
+    def _admits_from(self) -> float:
+        if self._open_until is not None:
+            return self._open_until
+        return self._opened_at + min(self._restored_for, self._seconds_open())
+
+    def _seconds_open(self) -> float:
+        return self.open_time.seconds(self.timeout, max(0, self._openings - 1), self._draw)
+
+    def _close(self, now: float) -> None:
+        # A service that fails again before it was well for as long as it was away has not recovered.
+        self._calm_from = now + self._seconds_open()
         self._round, self.last_error = None, None
-        self._begin_closed()
+        self._begin_closed(is_counting=self.mode != "disabled")
 
-    def _begin_closed(self) -> None:
-        self.closed = Closed(self)
+    def _begin_closed(self, *, is_counting: bool) -> None:
+        self.closed = Closed(self) if is_counting else PASS_THROUGH
         self.lane = self.closed if self._lane_is_open else None
 
-    def _open(self, now: float, cause: str) -> None:
+    def _open_by_rule(self, now: float, cause: str) -> None:
+        if self._round is None and now >= self._calm_from:
+            self._openings = 0
+        self._openings += 1
+        self._draw = self._rng.random() if self._rng is not None and self.open_time.jitter else 0.0
+        self._open(now, cause)
+
+    def _open(self, now: float, cause: str | None) -> None:
         # The times first: those who read without the lock would see it half-open for a moment.
-        self._opened_at, self._open_until, self.last_error = now, None, cause
+        self._opened_at, self._open_until, self._restored_for = now, None, math.inf
+        self.last_error = cause
         self.closed, self.lane, self._round = None, None, None
-        self.trips += 1
+        if self.mode == "shadow":
+            self.shadow_trips += 1
+        else:
+            self.trips += 1
+
+    # -- outside the lock ----------------------------------------------------------------------------
 
     def _told(self, state: CircuitState, now: float) -> None:
-        if self.on_transition is not None:
+        if self.mode == "shadow":
+            if state == "open" and self.on_would_open is not None:
+                self.on_would_open(now)
+        elif self.on_transition is not None:
             self.on_transition(state, now)
 
     def __repr__(self) -> str:
-        if self.closed is not None:
-            return f"<Circuit closed, {self.closed.streak} of {self.threshold} failures in a row>"
-        if self._round is not None:
-            return f"<Circuit half-open, {self._round!r}>"
-        return f"<Circuit open since {self._opened_at:.3f} for {self._admits_from() - self._opened_at:g} s>"
+        mode = "" if self.mode == "normal" else f" {self.mode}"
+        closed, half_open = self.closed, self._round
+        if isinstance(closed, Closed):
+            return f"<Circuit{mode} closed, {closed.streak} of {self.threshold} failures in a row>"
+        if closed is not None or self.mode == "forced-open":
+            return f"<Circuit{mode}>"
+        if half_open is not None:
+            return f"<Circuit{mode} half-open, {half_open!r}>"
+        open_for = self._admits_from() - self._opened_at
+        return f"<Circuit{mode} open since {self._opened_at:.3f} for {open_for:g} s>"
 
 
 class Closed:
@@ -239,7 +521,7 @@ class Closed:
 
     def __init__(self, circuit: Circuit) -> None:
         self._circuit = circuit
-        self._window = Window(circuit.rates.window) if circuit.rates.are_on else None
+        self._window = circuit.rates.new_window() if circuit.rates.are_on else None
         self.streak = 0
 
     def succeeded(self, now: float, duration: float = 0.0) -> None:
@@ -248,7 +530,7 @@ class Closed:
             self.streak = 0
             tripped = self._counted(now, duration, failed=False) and circuit.closed is self
             if tripped:
-                circuit._open(now, "too many calls were slow")
+                circuit._open_by_rule(now, "too many calls were slow")
         if tripped:
             circuit._told("open", now)
 
@@ -259,7 +541,7 @@ class Closed:
             in_a_row = circuit.threshold is not None and self.streak >= circuit.threshold
             tripped = (self._counted(now, duration, failed=True) or in_a_row) and circuit.closed is self
             if tripped:
-                circuit._open(now, cause)
+                circuit._open_by_rule(now, cause)
         if tripped:
             circuit._told("open", now)
 
@@ -272,6 +554,9 @@ class Closed:
 
     def released(self) -> None:
         pass
+
+    def overdue(self, now: float, cause: str, age: float) -> None:
+        self.failed(now, cause, age)
 
 
 class HalfOpen:
@@ -317,20 +602,26 @@ class Probe:
         half_open, circuit = self._round, self._round.circuit
         closed = False
         with circuit._lock:
-            if self._counts(now):
+            if self._counts(now, is_over=True):
                 half_open.successes += 1
                 closed = half_open.successes >= circuit.probes
                 if closed:
-                    circuit._close()
+                    circuit._close(now)
         if closed:
             circuit._told("closed", now)
 
     def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
+        self._failed(now, cause, is_over=True)
+
+    def overdue(self, now: float, cause: str, age: float) -> None:
+        self._failed(now, cause, is_over=False)
+
+    def _failed(self, now: float, cause: str, *, is_over: bool) -> None:
         circuit = self._round.circuit
         with circuit._lock:
-            counts = self._counts(now)
+            counts = self._counts(now, is_over=is_over)
             if counts:
-                circuit._open(now, cause)
+                circuit._open_by_rule(now, cause)
         if counts:
             circuit._told("open", now)
 
@@ -338,9 +629,10 @@ class Probe:
         with self._round.circuit._lock:
             self._round.circuit._probing.discard(self)
 
-    def _counts(self, now: float) -> bool:
+    def _counts(self, now: float, *, is_over: bool) -> bool:
         circuit = self._round.circuit
         held = self in circuit._probing
-        circuit._probing.discard(self)
+        if is_over:  # one that is overdue is in flight, and has its place until it ends
+            circuit._probing.discard(self)
         # An expired lease is no verdict, even while nobody has taken the place yet.
         return held and now < self.leased_until and circuit._round is self._round

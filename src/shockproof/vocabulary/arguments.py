@@ -5,11 +5,11 @@ Checks of what a user hands in: each refusal names the argument, its value and w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["NOT_GIVEN", "NotGiven", "Seconds", "a_name", "at_least", "seconds", "whole_number"]
+__all__ = ["NOT_GIVEN", "NotGiven", "Seconds", "a_name", "at_least", "one_of", "seconds", "whole_number"]
 
 Seconds = float | timedelta
 """A duration as users may write it."""
@@ -67,6 +67,13 @@ def whole_number(name: str, value: object, *, minimum: int) -> int:
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
     if value < minimum:
         raise _refuse(name, value, allowed)
+    return value
+
+
+def one_of(name: str, value: object, allowed: Collection[object]) -> Any:  # Any: one of those
+    """*value*, if it is one of *allowed*."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     return value
 
 

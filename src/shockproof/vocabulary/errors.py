@@ -86,7 +86,7 @@ class CallRejectedError(ShockproofError):
 
 
 class CircuitOpenError(CallRejectedError):
-    """The circuit of the service is open, or half-open with every probe taken."""
+    """The circuit of the service is open, forced open by hand, or half-open with every probe taken."""
 
     def __init__(
         self,
@@ -94,11 +94,22 @@ class CircuitOpenError(CallRejectedError):
         policy: str = "circuit_breaker",
         retry_after: float | None = None,
         last_error: str | None = None,
+        forced: str | None = None,
     ) -> None:
         self.args = (service_name, policy, retry_after, last_error)
+        if forced is not None:
+            self.args += (forced,)
+
+    @property
+    def forced(self) -> str | None:
+        """Why somebody forced it open, ``""`` if no reason was given; None when it opened by itself."""
+        reason: str | None = self.args[4] if len(self.args) > 4 else None
+        return reason
 
     def _what(self) -> str:
-        return "the circuit is open"
+        if self.forced is None:
+            return "the circuit is open"
+        return "the circuit was forced open" + (f": {self.forced}" if self.forced else "")
 
 
 class BulkheadFullError(CallRejectedError):

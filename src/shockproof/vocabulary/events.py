@@ -9,14 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shockproof.vocabulary.outcomes import Outcome
+from shockproof.vocabulary.statuses import CircuitMode
 
 __all__ = [
     "AttemptFailed",
     "CallFailed",
+    "CallOverdue",
     "CallRejected",
     "CircuitClosed",
     "CircuitHalfOpened",
+    "CircuitModeChanged",
     "CircuitOpened",
+    "CircuitWouldOpen",
     "Event",
     "FallbackAnswered",
     "RateLimitPaused",
@@ -74,6 +78,14 @@ class CallRejected(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallOverdue(Event):
+    """A call has been in flight for `age` seconds, and counts as a failure before it ends."""
+
+    function_name: str
+    age: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitOpened(Event):
     """The circuit refuses calls from now on, for `retry_after` seconds."""
 
@@ -89,6 +101,23 @@ class CircuitHalfOpened(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitClosed(Event):
     """Calls pass again: the probes succeeded, or somebody reset the circuit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitWouldOpen(Event):
+    """The circuit only watches: by its rules it would refuse calls from now on, for `retry_after` seconds."""
+
+    last_error: str | None
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitModeChanged(Event):
+    """Somebody forced the circuit open, switched it off, made it watch only, or let it work again."""
+
+    mode: CircuitMode
+    previous: CircuitMode
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

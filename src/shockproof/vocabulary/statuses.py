@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final, Literal, get_args
 
-__all__ = ["ErrorSeverity", "ServiceStatus"]
+__all__ = ["CIRCUIT_MODES", "CircuitMode", "ErrorSeverity", "ServiceStatus"]
+
+CircuitMode = Literal["normal", "forced-open", "disabled", "shadow"]
+"""Whether a circuit works by its rules, is held open, is switched off, or only watches."""
+CIRCUIT_MODES: Final[tuple[CircuitMode, ...]] = get_args(CircuitMode)
 
 
 class ServiceStatus(Enum):

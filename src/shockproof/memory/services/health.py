@@ -4,11 +4,13 @@ How everything is doing, as one plain JSON-ready dict.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from shockproof.memory.services.service_state import ServiceState
+from shockproof.policies.circuit_breaker import Circuit
 from shockproof.vocabulary.statuses import ServiceStatus
 
 __all__ = ["RECENT_SECONDS", "health_report"]
@@ -49,12 +51,16 @@ def health_report(
             state.name: {
                 "status": statuses[state.name].value,
                 "circuit": state.circuit.state(now),
-                "retry_after": round(state.circuit.open_for(now), 3),
+                "circuit_mode": state.circuit.mode,
+                "circuit_mode_reason": state.circuit.mode_reason,
+                "circuit_shadow": _shadow(state.circuit, now),
+                "retry_after": _retry_after(state.circuit, now),
                 "critical": state.critical,
                 "successes": state.successes,
                 "failures": state.failures,
                 "retries": state.retries,
                 "timeouts": state.timeouts,
+                "overdue": state.overdue,
                 "fallbacks": state.fallbacks,
                 "hedges": state.hedges,
                 "rejections": state.rejections,
@@ -72,4 +78,20 @@ def health_report(
         "error_log": error_log,
         "journal": journal,
         "timestamp": datetime.fromtimestamp(wall, UTC).isoformat(),
+    }
+
+
+def _retry_after(circuit: Circuit, now: float) -> float | None:
+    seconds = circuit.open_for(now)
+    return None if seconds == math.inf else round(seconds, 3)
+
+
+def _shadow(circuit: Circuit, now: float) -> dict[str, Any] | None:  # Any: text and numbers
+    """What a circuit that only watches would have done."""
+    if circuit.mode != "shadow":
+        return None
+    return {
+        "circuit": circuit.state_by_rules(now),
+        "trips": circuit.shadow_trips,
+        "refusals": circuit.shadow_refusals,
     }

@@ -4,28 +4,39 @@ The services of one recovery service by name, shared by threads and loops.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates
+from shockproof.policies.backoff import Randomness
+from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates, SavedCircuit
+from shockproof.policies.open_time import OpenTime
 
-__all__ = ["LIMIT_OPTIONS", "SERVICE_OPTIONS", "Registry"]
+__all__ = ["LIMIT_OPTIONS", "SERVICE_OPTIONS", "Registry", "check_together"]
+
+_log = logging.getLogger("shockproof")
 
 LIMIT_OPTIONS = ("max_concurrent", "max_queue", "max_wait", "rate_limit")
 
 SERVICE_OPTIONS = (
     "circuit_threshold",
     "circuit_timeout",
+    "circuit_timeout_factor",
+    "max_circuit_timeout",
+    "circuit_jitter",
+    "circuit_mode",
     "failure_rate",
     "window",
+    "window_calls",
     "min_calls",
     "slow_call_after",
     "slow_call_rate",
     "half_open_probes",
     "probe_lease",
+    "max_call_age",
     *LIMIT_OPTIONS,
     "retry_budget",
     "critical",
@@ -49,12 +60,16 @@ class Registry:
         circuit_threshold: int | None,
         circuit_timeout: float,
         on_transition: Callable[[ServiceState, CircuitState, float], None],
+        on_would_open: Callable[[ServiceState, float], None] = lambda state, now: None,
+        rng: Randomness | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._services: dict[str, ServiceState] = {}
         self._threshold = circuit_threshold
         self._timeout = circuit_timeout
         self._on_transition = on_transition
+        self._on_would_open = on_would_open
+        self._rng = rng
 
     def get(self, name: str) -> ServiceState | None:
         """The state of a service that was seen or declared, or None."""
@@ -72,7 +87,7 @@ class Registry:
             return state
 
     def _new(self, name: str) -> ServiceState:
-        circuit = Circuit(threshold=self._threshold, timeout=self._timeout)
+        circuit = Circuit(threshold=self._threshold, timeout=self._timeout, rng=self._rng)
         state = ServiceState(name, circuit)
         told = self._on_transition
 
@@ -81,7 +96,9 @@ class Registry:
                 state.circuit_opened()
             told(state, to, now)
 
+        would_open = self._on_would_open
         circuit.on_transition = on_transition
+        circuit.on_would_open = lambda now: would_open(state, now)
         return state
 
     def declare(self, name: str, options: Mapping[str, Any], place: str) -> ServiceState:  # Any: per option
@@ -89,10 +106,12 @@ class Registry:
         The state of *name* with the options that belong to the service set.
 
         Raises:
-            ValueError: another place has declared a different value for the same name.
+            ValueError: another place has declared a different value for the same name, or values that
+                cannot be together.
         """
         state = self.get_or_create(name)
         with self._lock:
+            check_together({**state.set_by_hand, **options})
             for option, value in options.items():
                 if option in state.set_by_hand and state.set_by_hand[option] != value:
                     raise ValueError(
@@ -101,9 +120,22 @@ class Registry:
                         "it belongs to the service, so declare it in one place"
                     )
             for option, value in options.items():
+                is_new = option not in state.set_by_hand
                 state.set_by_hand[option] = value
                 state.declared_at.setdefault(option, place)
-                _apply(state, option, value)
+                # A mode may have been changed by hand since: saying again what was said before is no change.
+                if option == "circuit_mode":
+                    if is_new and not state.circuit.mode_is_by_hand:
+                        state.set_circuit_mode(value, None, by_hand=False)
+                else:
+                    _apply(state, option, value)
+            times: dict[str, Any] = {  # Any: checked to be numbers before
+                ours: state.set_by_hand[name]
+                for name, ours in _OPEN_TIME.items()
+                if name in state.set_by_hand
+            }
+            if times:
+                state.circuit.open_time = OpenTime(**times)
             rates: dict[str, Any] = {  # Any: each has a type of its own
                 name: value for name, value in state.set_by_hand.items() if name in _RATES
             }
@@ -122,13 +154,73 @@ class Registry:
                 if "circuit_timeout" not in state.set_by_hand:
                     state.circuit.timeout = circuit_timeout
 
+    def export_circuits(self, now: float) -> dict[str, dict[str, Any]]:  # Any: text and numbers
+        """What of the circuits should outlive the process, by service; those that are closed are left out."""
+        exported = {state.name: state.circuit.export(now) for state in self.all()}
+        return {name: saved.to_dict() for name, saved in exported.items() if saved is not None}
+
+    def restore_circuits(self, saved: object, now: float, elapsed: float) -> None:
+        """
+        Open the circuits again that `export_circuits` told of, *elapsed* seconds ago; see `Circuit.restore`.
+
+        A service that was called in this process already knows better; what somebody forced open is
+        so again, unless its mode was set by hand since. What cannot be read is logged, and that circuit
+        begins closed.
+        """
+        if not isinstance(saved, Mapping):
+            _log.warning("the saved circuits were not restored: they are a %s", type(saved).__name__)
+            return
+        for name, one in saved.items():
+            try:
+                circuit = SavedCircuit.from_dict(one)
+                if not isinstance(name, str) or not name:
+                    raise ValueError(f"{name!r} is no name")
+            except ValueError as error:
+                _log.warning("the saved circuit of service %r was not restored: %s", name, error)
+                continue
+            state = self.get_or_create(name)
+            if circuit.is_forced_open:
+                if not state.circuit.mode_is_by_hand:
+                    state.set_circuit_mode("forced-open", circuit.reason)
+            elif not state.successes and not state.failures:
+                state.circuit.restore(circuit, now, elapsed)
+
     def all(self) -> list[ServiceState]:
         """Every service known so far, in the order of first sight."""
         with self._lock:
             return list(self._services.values())
 
 
+def check_together(options: Mapping[str, Any]) -> None:  # Any: each option has a type of its own
+    """
+    See that checked *options* of one service make sense beside each other.
+
+    Raises:
+        ValueError: they do not; names them, and the way out.
+    """
+    calls, least = options.get("window_calls"), options.get("min_calls", Rates().min_calls)
+    if calls is not None and calls < least:
+        raise ValueError(
+            f"window_calls={calls} is fewer than min_calls={least}: the window would never hold enough "
+            f"calls for a rate to count; give min_calls={calls} or less"
+        )
+    timeout, longest = options.get("circuit_timeout"), options.get("max_circuit_timeout")
+    if timeout is not None and longest is not None and longest < timeout:
+        raise ValueError(
+            f"max_circuit_timeout={longest:g} is less than circuit_timeout={timeout:g}, with which the open "
+            "time begins; make it at least as long"
+        )
+
+
 _RATES = tuple(field.name for field in fields(Rates))
+_OPEN_TIME = {
+    "circuit_timeout_factor": "factor",
+    "max_circuit_timeout": "longest",
+    "circuit_jitter": "jitter",
+}
+
+
+_NOT_ITS_OWN = {*_RATES, *_OPEN_TIME, *LIMIT_OPTIONS, "max_call_age"}
 
 
 def _apply(state: ServiceState, option: str, value: Any) -> None:  # Any: checked by settings before
@@ -141,5 +233,5 @@ def _apply(state: ServiceState, option: str, value: Any) -> None:  # Any: checke
     elif option == "retry_budget":
         state.retry_budget = value
         state.stirred = True
-    elif option not in _RATES and option not in LIMIT_OPTIONS:
+    elif option not in _NOT_ITS_OWN:
         setattr(state, option, value)

@@ -11,7 +11,7 @@ from typing import Any
 
 from shockproof.policies.circuit_breaker import Circuit, Ticket
 from shockproof.policies.retry_budget import RetryBudget
-from shockproof.vocabulary.statuses import ServiceStatus
+from shockproof.vocabulary.statuses import CircuitMode, ServiceStatus
 
 __all__ = ["ServiceState"]
 
@@ -34,6 +34,7 @@ class ServiceState:
         "_lock",
         "abandoned_attempts",
         "abandoned_threads",
+        "call_ages",
         "check_every",
         "circuit",
         "critical",
@@ -45,6 +46,7 @@ class ServiceState:
         "hedges",
         "limits",
         "name",
+        "overdue",
         "prepared",
         "probe_lease",
         "rejections",
@@ -71,6 +73,7 @@ class ServiceState:
         self.faults: Any = (
             None  # Any: `Faults` of the layer above, which waits; None unless a test put some on
         )
+        self.call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
         self.retry_budget: RetryBudget | None = None
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
@@ -79,6 +82,7 @@ class ServiceState:
         self.failures = 0
         self.retries = 0
         self.timeouts = 0
+        self.overdue = 0
         self.fallbacks = 0
         self.hedges = 0
         self.rejections = 0
@@ -96,7 +100,8 @@ class ServiceState:
         """From now on healthy calls take the short way, or the next call of anybody prepares again."""
         with self._lock:  # whoever closes the way sets its reason first: no other thread may open it again
             self.prepared = is_prepared
-            is_open = is_prepared and self.faults is None  # faults are played by the executor
+            # Faults are played and ages are watched by the executor.
+            is_open = is_prepared and self.faults is None and self.call_ages is None
             # Limits may be waited for, and that is the executor's business, too: they have a lane of their own.
             self.circuit.open_lane(is_open=is_open and self.limits is None)
             if self.limits is not None:
@@ -144,6 +149,20 @@ class ServiceState:
         self.stirred = self.counts_successes
         self.circuit.reset(now)
         self.status = ServiceStatus.OPERATIONAL
+
+    def set_circuit_mode(
+        self, mode: CircuitMode, reason: str | None, *, by_hand: bool = True
+    ) -> CircuitMode | None:
+        """Hold the circuit open, switch it off and so on, see `Circuit.set_mode`; the mode before, if it is news."""
+        previous = self.circuit.set_mode(mode, reason, by_hand=by_hand)
+        if previous is None:
+            return None
+        if mode == "forced-open":
+            self.circuit_opened()
+        else:
+            self.stirred = self.counts_successes
+            self.status = ServiceStatus.OPERATIONAL
+        return previous
 
     def abandon_attempt(self) -> None:
         """An attempt ignored its cancellation beyond its grace, and was left behind."""
