@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -140,6 +141,15 @@ def _no_thread_is_left() -> Iterator[None]:
         if thread not in before and not thread.daemon:
             thread.join(1.0)  # one that is on its way out may finish
             assert not thread.is_alive(), f"the test left the thread {thread.name!r} running"
+
+
+@pytest.fixture
+def _eager_switching() -> Iterator[None]:
+    """Threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 class Scripted:

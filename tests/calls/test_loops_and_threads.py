@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,7 @@ import pytest
 from shockproof import CircuitOpenError, ErrorRecoveryService
 from shockproof.testing import VirtualClock, VirtualTimeLoop
 
-
-@pytest.fixture(autouse=True)
-def _eager_switching() -> Iterator[None]:
-    """Threads take turns as often as the interpreter can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("_eager_switching")
 
 
 def in_threads(count: int, main: Callable[[int], Coroutine[Any, Any, object]]) -> list[object]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -455,15 +454,6 @@ def test_a_repr_shows_the_live_state() -> None:
 
 
 # -- threads -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def _eager_switching() -> Iterator[None]:
-    """Threads take turns as often as the interpreter can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("_eager_switching")

@@ -61,6 +61,19 @@ def test_a_slice_counts_until_its_turn_comes_again_and_not_a_moment_longer() -> 
     assert window.counts(110.0) == Counts(0, 0, 0)
 
 
+@pytest.mark.parametrize("seconds", [0.5, 4.0, 40.0, 3_600.0])
+def test_a_window_is_as_long_as_it_was_made(seconds: float) -> None:
+    """Its slices are tenths of its own length: a call counts for nine of them at least, and for ten at most."""
+    window = TimeWindow(seconds)
+    begun = 100.0 * seconds
+    window.add(begun, failed=True, slow=False)
+    window.add(begun + 0.45 * seconds, failed=True, slow=False)
+
+    assert window.counts(begun + 0.89 * seconds).calls == 2
+    assert window.counts(begun + 1.01 * seconds).calls == 1
+    assert window.counts(begun + 1.51 * seconds).calls == 0
+
+
 @pytest.mark.parametrize("gap", [10.0, 11.0, 19.0, 20.0, 21.0, 1e9])
 def test_an_idle_gap_leaves_nothing_whatever_its_length(gap: float) -> None:
     """Every slice that was skipped is cleared, also when the ring was turned more than once."""

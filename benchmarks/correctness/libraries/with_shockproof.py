@@ -120,7 +120,12 @@ class Adapter(Library):
             if ignore is None
             else lambda result, call: Verdict(Outcome.NEUTRAL) if isinstance(result, ignore) else None,
         )
-        return Circuit(policy(function), reset=policy.reset, time_left=lambda error: error.retry_after)
+        return Circuit(
+            policy(function),
+            reset=policy.reset,
+            hold_open=lambda: policy.set_mode("forced-open"),
+            time_left=lambda error: error.retry_after,
+        )
 
     def rate_breaker(self, function: Call, *, calls: int, window: float) -> Circuit:
         policy = CircuitBreaker(
@@ -137,6 +142,9 @@ class Adapter(Library):
             circuit_timeout=10.0,
         )
         return Circuit(policy(function))
+
+    def shadow_breaker(self, function: Call, *, failures: int) -> Circuit:
+        return Circuit(CircuitBreaker(circuit_threshold=failures, circuit_mode="shadow")(function))
 
     def heard_breaker(self, function: Call, listener: Callable[..., Any], *, failures: int) -> Circuit:
         self.service().on_event(listener)

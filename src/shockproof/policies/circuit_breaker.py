@@ -203,6 +203,7 @@ class Circuit:
     __slots__ = (
         "_calm_from",
         "_draw",
+        "_is_plain",
         "_lane_is_open",
         "_lock",
         "_open_until",
@@ -260,6 +261,8 @@ class Circuit:
         self._open_until: float | None = None  # None: as long as `timeout` and `open_time` say by then
         self._restored_for = math.inf
         """Seconds that an earlier process had left of its open time."""
+        self._is_plain = True
+        """Whether the open time is the timeout, and nothing else."""
         self._openings = 0
         """How often it opened in a row; 0 again when it has stayed closed for long enough."""
         self._calm_from = 0.0
@@ -460,6 +463,8 @@ class Circuit:
     def _admits_from(self) -> float:
         if self._open_until is not None:
             return self._open_until
+        if self._is_plain:
+            return self._opened_at + self.timeout
         return self._opened_at + min(self._restored_for, self._seconds_open())
 
     def _seconds_open(self) -> float:
@@ -481,10 +486,13 @@ class Circuit:
         self._openings += 1
         self._draw = self._rng.random() if self._rng is not None and self.open_time.jitter else 0.0
         self._open(now, cause)
+        # The open time of most circuits is their timeout, and every refusal asks for it.
+        self._is_plain = self._openings == 1 and not self._draw
 
     def _open(self, now: float, cause: str | None) -> None:
         # The times first: those who read without the lock would see it half-open for a moment.
         self._opened_at, self._open_until, self._restored_for = now, None, math.inf
+        self._is_plain = False
         self.last_error = cause
         self.closed, self.lane, self._round = None, None, None
         if self.mode == "shadow":
