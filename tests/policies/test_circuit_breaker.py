@@ -422,6 +422,41 @@ def test_transitions_are_told_in_order_and_once() -> None:
     ]
 
 
+def test_a_lane_that_nobody_opened_stays_closed_when_the_circuit_closes() -> None:
+    """The short way is open only when somebody says so, and then again after each recovery."""
+    for is_open in (False, True):
+        circuit = opened()
+        if is_open:
+            circuit.open_lane(is_open=True)
+        assert circuit.lane is None
+        admitted(circuit, 60.0).succeeded(60.0)
+        assert circuit.state(60.0) == "closed"
+        assert (circuit.lane is circuit.closed) is is_open
+
+
+def test_a_reset_is_told_when_it_closes_something() -> None:
+    """Whoever reset it knows; whoever watches it learns it here, and hears nothing of a reset that changed nothing."""
+    told: list[tuple[str, float]] = []
+    circuit = opened(at=5.0)
+    circuit.on_transition = lambda state, now: told.append((state, now))
+    circuit.reset(7.0)
+    circuit.reset(8.0)
+    assert told == [("closed", 7.0)]
+
+
+def test_a_trip_by_slow_successes_is_told_once_with_its_cause() -> None:
+    """The success that opens it is told like a failure that does, and a later one of that period is not."""
+    told: list[tuple[str, float]] = []
+    circuit = Circuit(threshold=None, timeout=60.0)
+    circuit.watch(Rates(slow_call_after=1.0, slow_call_rate=1.0, min_calls=2))
+    circuit.on_transition = lambda state, now: told.append((state, now))
+    tickets = [admitted(circuit, 0.0) for _ in range(3)]
+    for now, ticket in enumerate(tickets, 2):
+        ticket.succeeded(now, 1.5)
+    assert told == [("open", 3)]
+    assert circuit.last_error == "too many calls were slow"
+
+
 def test_no_lock_is_held_while_a_transition_is_told() -> None:
     """Whoever is told may ask, admit and reset."""
     asked: list[object] = []

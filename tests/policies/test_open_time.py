@@ -152,6 +152,15 @@ def test_a_reset_by_hand_forgets_the_growth() -> None:
         assert circuit.open_for(now) == (10.0 if resets else 80.0)
 
 
+def test_a_change_of_the_mode_forgets_the_growth() -> None:
+    """Also of a circuit that has just closed, and would not have recovered yet."""
+    circuit, now = grown()
+    circuit.set_mode("shadow")
+    circuit.set_mode("normal")
+    end(circuit, now, "failed")
+    assert circuit.open_for(now) == 10.0
+
+
 def test_a_pause_does_not_count_as_an_opening() -> None:
     """The other side asked for it: what follows begins with the timeout."""
     circuit = circuit_with(OpenTime(factor=2.0))

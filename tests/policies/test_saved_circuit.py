@@ -225,3 +225,4 @@ def test_what_is_no_saved_circuit_is_refused_with_what_is_wrong(saved: Any, comp
 def test_what_a_newer_program_adds_is_passed_over() -> None:
     """And what is left out has its default."""
     assert SavedCircuit.from_dict({"remaining": 5, "mood": "bad"}) == SavedCircuit(remaining=5)
+    assert tuple(SavedCircuit.from_dict({})) == (0.0, 0, False, None, False, None)

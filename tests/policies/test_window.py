@@ -214,6 +214,16 @@ def test_slow_successes_open_it_when_their_share_is_reached() -> None:
     assert circuit.state(100.0) == "open"
 
 
+def test_a_share_of_slow_calls_below_the_rate_leaves_it_closed() -> None:
+    """One of four is no half, two of four are."""
+    circuit = circuit_with(Rates(slow_call_after=1.0, slow_call_rate=0.5, min_calls=4, window_calls=4))
+    feed(circuit, "sss")
+    feed(circuit, "s", duration=1.5)
+    assert circuit.state(100.0) == "closed"
+    feed(circuit, "s", duration=1.5)
+    assert circuit.state(100.0) == "open"
+
+
 def test_a_call_exactly_at_the_limit_is_not_slow() -> None:
     """Slow is what took longer than slow_call_after."""
     circuit = circuit_with(Rates(slow_call_after=1.0, slow_call_rate=0.5, min_calls=2))
