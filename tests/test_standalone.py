@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -111,3 +111,22 @@ def test_an_option_of_another_policy_is_refused(make: Callable[[], object], says
     """The message names the policy, the option, and what there is."""
     with pytest.raises(TypeError, match=says):
         make()
+
+
+@pytest.mark.asyncio
+async def test_a_stream_of_a_policy_alone_is_opened_again_only_by_retry(clock: VirtualClock) -> None:
+    """Everything else is switched off, so the others open it once."""
+    opened = 0
+
+    async def connect() -> AsyncIterator[int]:
+        nonlocal opened
+        opened += 1
+        yield opened
+        raise ConnectionError
+
+    async with Retry(clock=clock).stream(connect) as ticks:
+        assert [await anext(ticks), await anext(ticks)] == [1, 2]
+    ticks = Timeout(timeout=5.0, clock=clock).stream(connect)
+    assert await anext(ticks) == 3
+    with pytest.raises(ConnectionError):
+        await anext(ticks)

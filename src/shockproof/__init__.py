@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shockproof.calls.handle import Handle as Handle
     from shockproof.calls.history_of_attempts import attempts_of as attempts_of
     from shockproof.calls.rate_limit_feedback import RateLimitFeedback as RateLimitFeedback
+    from shockproof.calls.stream import Stream as Stream
     from shockproof.decorators import get_error_recovery_service as get_error_recovery_service
     from shockproof.decorators import set_error_recovery_service as set_error_recovery_service
     from shockproof.decorators import with_error_recovery as with_error_recovery
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.errors import ShockproofError as ShockproofError
     from shockproof.vocabulary.errors import StateNotSavedError as StateNotSavedError
     from shockproof.vocabulary.errors import StateVersionError as StateVersionError
+    from shockproof.vocabulary.errors import StreamEndedError as StreamEndedError
+    from shockproof.vocabulary.errors import StreamSilentError as StreamSilentError
     from shockproof.vocabulary.events import AttemptFailed as AttemptFailed
     from shockproof.vocabulary.events import CallFailed as CallFailed
     from shockproof.vocabulary.events import CallOverdue as CallOverdue
@@ -61,6 +64,8 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.events import FallbackAnswered as FallbackAnswered
     from shockproof.vocabulary.events import RateLimitPaused as RateLimitPaused
     from shockproof.vocabulary.events import RetryScheduled as RetryScheduled
+    from shockproof.vocabulary.events import StreamGap as StreamGap
+    from shockproof.vocabulary.events import StreamLost as StreamLost
     from shockproof.vocabulary.look_up import NOT_FOUND as NOT_FOUND
     from shockproof.vocabulary.look_up import UNKNOWN as UNKNOWN
     from shockproof.vocabulary.look_up import Found as Found
@@ -78,6 +83,7 @@ _HOMES = {
     "calls.handle": ("Handle",),
     "calls.history_of_attempts": ("attempts_of",),
     "calls.rate_limit_feedback": ("RateLimitFeedback",),
+    "calls.stream": ("Stream",),
     "decorators": ("get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"),
     "memory.journal.operation": ("Operation",),
     "memory.state.registered_types": ("register_type",),
@@ -102,6 +108,8 @@ _HOMES = {
         "ShockproofError",
         "StateNotSavedError",
         "StateVersionError",
+        "StreamEndedError",
+        "StreamSilentError",
     ),
     "vocabulary.events": (
         "AttemptFailed",
@@ -117,6 +125,8 @@ _HOMES = {
         "FallbackAnswered",
         "RateLimitPaused",
         "RetryScheduled",
+        "StreamGap",
+        "StreamLost",
     ),
     "vocabulary.look_up": ("NOT_FOUND", "UNKNOWN", "Found"),
     "vocabulary.models": ("ErrorRecord", "SystemState"),

@@ -37,7 +37,7 @@ _MEANING = ("classify", "effect")
 class _Alone(Handle):
     _takes: ClassVar[tuple[str, ...]]
     _needs: ClassVar[str | None] = None
-    _defaults: ClassVar[dict[str, object]] = {"max_retries": 0, "circuit_threshold": None}
+    _defaults: ClassVar[dict[str, object]] = {"circuit_threshold": None}
 
     def __init__(
         self,
@@ -77,7 +77,8 @@ class _Alone(Handle):
         )
         shown = a_name("name", kind.lower() if name is None else name)
         state = runtime.declare(shown, service_options, calling_place())
-        super().__init__(Plan(handle_options).bind(runtime, state))
+        once = {} if "max_retries" in self._takes else {"max_retries": 0}
+        super().__init__(Plan({**once, **handle_options}).bind(runtime, state))
 
 
 class _AsBlock(_Alone):
@@ -134,7 +135,6 @@ class Retry(_Alone):
         "retry_budget",
         *_MEANING,
     )
-    _defaults: ClassVar[dict[str, object]] = {"circuit_threshold": None}
 
 
 class CircuitBreaker(_AsBlock):
@@ -176,7 +176,7 @@ class CircuitBreaker(_AsBlock):
         "risk_reducing",
         *_MEANING,
     )
-    _defaults: ClassVar[dict[str, object]] = {"max_retries": 0}
+    _defaults: ClassVar[dict[str, object]] = {}
 
     @property
     def state(self) -> CircuitState:

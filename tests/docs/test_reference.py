@@ -69,6 +69,16 @@ def test_options_page_lists_the_keys_of_the_error_log() -> None:
     assert list(rows(section("reference/options.md", "`error_log`"))) == list(ErrorLogOptions.__annotations__)
 
 
+def test_options_page_lists_the_arguments_of_stream_with_their_defaults() -> None:
+    """Whoever changes a default changes the page."""
+    table = rows(section("reference/options.md", "Of `stream`"))
+    parameters = inspect.signature(shockproof.Handle.stream).parameters
+    assert list(table) == list(parameters)[2:]
+    assert {name: cells[0].strip("`") for name, cells in table.items()} == {
+        name: str(parameters[name].default) for name in table
+    }
+
+
 def test_environment_page_lists_the_variables_with_their_defaults() -> None:
     """The seven of the original program, no more and no fewer."""
     table = rows(text("reference/environment.md"))
@@ -157,7 +167,7 @@ def test_no_page_describes_what_is_absent() -> None:
     """Docs promise nothing; only the list of what is missing may name it."""
     known = {*dir(shockproof), *ServiceOptions.__annotations__}
     assert [name for name in ABSENT if name in known] == []
-    verbs = r"\.(?:stream|once|halt|resume|reconcile)\("
+    verbs = r"\.(?:once|halt|resume|reconcile)\("
     promised = [
         f"{page.name}: {found[0]}"
         for page in PAGES

@@ -4,11 +4,20 @@ Never run, only type-checked (`mypy --strict`): what editors and type checkers t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+)
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Self, assert_type
 
 from shockproof import (
     NOT_FOUND,
@@ -25,6 +34,8 @@ from shockproof import (
     Handle,
     Outcome,
     ServiceStatus,
+    Stream,
+    StreamGap,
     SystemState,
     Verdict,
     attempts_of,
@@ -225,6 +236,76 @@ async def blocks() -> Quote:
         async with attempt:
             return await fetch("AAPL")
     return Quote()
+
+
+# -- streams -----------------------------------------------------------------------------------------
+
+
+async def generated() -> AsyncIterator[Quote]:
+    yield Quote()
+
+
+@asynccontextmanager
+async def managed() -> AsyncGenerator[AsyncIterator[Quote]]:
+    yield generated()
+
+
+async def awaited() -> AsyncIterator[Quote]:
+    return generated()
+
+
+class Socket:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *details: object) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Quote]:
+        return generated()
+
+
+class Opening:
+    """As the connect() of a WebSocket library: awaitable, and a context manager."""
+
+    def __await__(self) -> Generator[Any, Any, Socket]:
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Socket:
+        return Socket()
+
+    async def __aexit__(self, *details: object) -> None: ...
+
+
+def opening() -> Opening:
+    return Opening()
+
+
+async def logged_in() -> Socket:
+    return Socket()
+
+
+def iterable() -> AsyncIterable[Quote]:
+    return generated()
+
+
+async def streams() -> None:
+    assert_type(market.stream(generated, stale_after=5.0), Stream[Quote])
+    assert_type(market.stream(managed, stale_after=timedelta(seconds=5)), Stream[Quote])
+    assert_type(market.stream(awaited), Stream[Quote])
+    assert_type(market.stream(opening), Stream[Quote])
+    assert_type(market.stream(logged_in), Stream[Quote])
+    assert_type(market.stream(iterable, may_end=True), Stream[Quote])
+    assert_type(market.stream(Socket), Stream[Quote])
+    async with market.stream(generated) as ticks:
+        async for tick in ticks:
+            assert_type(tick, Quote)
+            assert_type(ticks.gap, StreamGap | None)
+            assert_type(ticks.last_item_age, float | None)
+    assert_type(await anext(market.stream(generated)), Quote)
+
+    market.stream(fetch)  # type: ignore[arg-type]  # it needs a symbol, and gives no items
+    market.stream(generated())  # type: ignore[call-overload]  # opened already
+    market.stream(generated, stale_after="5")  # type: ignore[call-overload]  # a number is wanted
 
 
 # -- the service -------------------------------------------------------------------------------------

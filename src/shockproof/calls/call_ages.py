@@ -13,10 +13,10 @@ import threading
 from itertools import islice
 from typing import Final
 
-from shockproof.calls.timer import was_stalled
 from shockproof.memory.services.listeners import Listeners
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.circuit_breaker import Admission, Ticket
+from shockproof.policies.stall import was_stalled
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.events import CallOverdue
 

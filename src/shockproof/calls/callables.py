@@ -67,7 +67,7 @@ def check_callable(fn: object) -> None:
     if flags & inspect.CO_ASYNC_GENERATOR:
         raise TypeError(
             f"{name_of(fn)} is an async generator: it returns before anything can fail. "
-            "Guard the coroutine that connects or fetches, or put the loop into attempts()"
+            "Give a feed to stream(), guard the coroutine that fetches, or put the loop into attempts()"
         )
     if flags & inspect.CO_GENERATOR:
         raise TypeError(

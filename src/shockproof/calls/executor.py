@@ -29,7 +29,7 @@ from shockproof.vocabulary.events import FallbackAnswered
 from shockproof.vocabulary.outcomes import Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
-__all__ = ["elapsed", "execute", "failure_of", "in_place"]
+__all__ = ["elapsed", "execute", "failure_of", "hides_cancellation", "in_place"]
 
 
 def failure_of(
@@ -52,7 +52,7 @@ def failure_of(
             failure.verdict = Verdict(Outcome.NEUTRAL)
         failure.error.__cause__ = error  # its traceback shows where the attempt hung
         failure.stalled = timer.stalled
-    elif isinstance(error, Exception) and (ended_by_us or not _hides_cancellation(error)):
+    elif isinstance(error, Exception) and (ended_by_us or not hides_cancellation(error)):
         failure.error = error
     else:
         ticket.released()
@@ -60,7 +60,7 @@ def failure_of(
     return failure
 
 
-def _hides_cancellation(error: Exception) -> bool:
+def hides_cancellation(error: Exception) -> bool:
     """
     Whether the callee caught the caller's cancellation and raised *error* instead.
 

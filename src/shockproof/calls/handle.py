@@ -5,7 +5,8 @@ A handle: one service with the options of one way to use it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from inspect import CO_COROUTINE
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
@@ -21,9 +22,11 @@ from shockproof.calls.options import (
 )
 from shockproof.calls.plan import Plan
 from shockproof.calls.rate_limit_feedback import RateLimitFeedback
+from shockproof.calls.stream import Stream
 from shockproof.calls.timer import CURRENT_TASK, HERE, no_task, take_over
 from shockproof.calls.wrap import wrap
 from shockproof.memory.services.registry import LIMIT_OPTIONS
+from shockproof.vocabulary.arguments import Seconds
 from shockproof.vocabulary.statuses import ServiceStatus
 
 __all__ = ["Handle"]
@@ -221,6 +224,84 @@ class Handle:
         Everything but the fallback applies.
         """
         return Attempts(self.plan)
+
+    @overload
+    def stream(
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[AsyncIterable[R]]],
+        /,
+        *,
+        stale_after: Seconds | None = ...,
+        stable_after: Seconds = ...,
+        may_end: bool = ...,
+    ) -> Stream[R]: ...
+    @overload
+    def stream(
+        self,
+        connect: Callable[[], Awaitable[AbstractAsyncContextManager[AsyncIterable[R]]]],
+        /,
+        *,
+        stale_after: Seconds | None = ...,
+        stable_after: Seconds = ...,
+        may_end: bool = ...,
+    ) -> Stream[R]: ...
+    @overload
+    def stream(
+        self,
+        connect: Callable[[], Awaitable[AsyncIterable[R]]],
+        /,
+        *,
+        stale_after: Seconds | None = ...,
+        stable_after: Seconds = ...,
+        may_end: bool = ...,
+    ) -> Stream[R]: ...
+    @overload
+    def stream(
+        self,
+        connect: Callable[[], AsyncIterable[R]],
+        /,
+        *,
+        stale_after: Seconds | None = ...,
+        stable_after: Seconds = ...,
+        may_end: bool = ...,
+    ) -> Stream[R]: ...
+    def stream(
+        self,
+        connect: Callable[[], Any],  # Any: see the overloads
+        /,
+        *,
+        stale_after: Seconds | None = None,
+        stable_after: Seconds = 5.0,
+        may_end: bool = False,
+    ) -> Stream[Any]:
+        """
+        The items of a feed that is opened again when it is lost: ``async for tick in handle.stream(connect): ...``.
+
+        Opened when the first item is asked for. When it fails, ends or falls silent it is closed, and opened
+        again after a backoff, for ever unless this handle was given ``max_retries``: then after that many in a
+        row its own error is raised. Nothing is repeated and nothing is buffered: what was missed is a gap,
+        which is an event and, with the first item after it, `Stream.gap`. An open circuit, a limit without
+        room or an empty retry budget are waited for. ``timeout`` is for the time up to the first item,
+        ``deadline`` for the longest time without a connection. Everything else applies but hedge and fallback.
+
+        Args:
+            connect: opens the feed; called on the loop, without arguments, once for each connection. It gives
+                an async iterator (an async generator function is one that does), an async context manager of
+                one, or an awaitable of either.
+            stale_after: seconds of waiting for an item after which the feed is lost, more than 0. Default:
+                None, it may be silent for ever.
+            stable_after: seconds a connection must last for its loss to be the first in a row again, at
+                least 0. Default: 5.0.
+            may_end: whether an end of the source ends the stream. Default: False, it is a failure.
+
+        Raises:
+            TypeError, ValueError: at once, for an argument that is not allowed, or a handle with
+                ``effect="unsafe"``. While it is read: whatever is not opened again, its own error.
+
+        A cancellation passes at once, closes the connection and counts nowhere. A loop that is left closes it
+        soon after; ``async with handle.stream(...) as ticks:`` closes it before the block is left.
+        """
+        return Stream(self.plan, connect, stale_after=stale_after, stable_after=stable_after, may_end=may_end)
 
     def __repr__(self) -> str:
         shown = "".join(f", {name}={value!r}" for name, value in self.plan.options.items())

@@ -39,6 +39,10 @@ _KEPT_ATTEMPTS: Final = 10_000
 """Failed attempts that are remembered; an endless retry has more."""
 
 
+_LONGEST_PAUSE: Final = 86_400.0
+"""Seconds: who persists asks again at least once a day, whatever a header says."""
+
+
 class UnwantedResultError(Exception):
     """Stands for a result that was judged a failure, in the records and inside; no caller ever sees it."""
 
@@ -96,6 +100,7 @@ class OngoingCall:
         "can_fall_back",
         "falls_back",
         "function_name",
+        "persists",
         "plan",
         "repeats",
     )
@@ -108,6 +113,7 @@ class OngoingCall:
         elapsed: float = 0.0,
         repeats: bool = True,
         falls_back: bool = True,
+        persists: bool = False,
     ) -> None:
         self.plan = plan
         self.function_name = function_name
@@ -115,6 +121,8 @@ class OngoingCall:
         """Whether this way of calling repeats attempts at all; a guard does not."""
         self.falls_back = falls_back and bool(plan.fallbacks)
         """Whether somebody answers for it when it fails; a block has nobody."""
+        self.persists = persists
+        """Whether it waits where a call ends: for an open circuit, a dry budget, a long Retry-After."""
         self.can_fall_back = False
         """Whether the call ended in a way that a stand-in may answer for."""
         self._failed = 0
@@ -132,6 +140,11 @@ class OngoingCall:
     def number(self) -> int:
         """The number of the attempt that is due or in flight; 1 for the first."""
         return self._failed + 1
+
+    @property
+    def deadline_at(self) -> float | None:
+        """The monotonic time of the deadline, or None without one."""
+        return self._deadline_at
 
     def info(self) -> CallInfo:
         """What `classify` is told about the attempt in flight."""
@@ -158,7 +171,7 @@ class OngoingCall:
         last = self._last_error
         if last is not None and self._deadline_at is not None and now >= self._deadline_at:
             raise self._ended_while_waiting(last, "the deadline passed before another attempt")
-        ticket = circuit.admit(now, lease=self._lease())
+        ticket = circuit.admit(now, lease=self.lease())
         if ticket is not None:
             return ticket
         if plan.risk_reducing:
@@ -167,6 +180,16 @@ class OngoingCall:
             raise self._ended_while_waiting(last, "the circuit opened")
         self.can_fall_back = True
         raise plan.refused(circuit.open_for(now))
+
+    def begin_anew(self) -> None:
+        """Something was there in between: the deadline counts from now."""
+        if self.plan.deadline is not None:
+            self._deadline_at = self.plan.runtime.clock.monotonic() + self.plan.deadline
+
+    def give_up(self, refusal: CallRejectedError) -> Exception:
+        """What to raise when there is no time left to be let in: the last attempt's own error, if there was one."""
+        last = self._last_error
+        return refusal if last is None else self._ended_while_waiting(last, str(refusal))
 
     async def wait(self, delay: float) -> None:
         """
@@ -202,7 +225,8 @@ class OngoingCall:
         self._end(None if isinstance(last, UnwantedResultError) else last, reason)
         return last
 
-    def _lease(self) -> float | None:
+    def lease(self) -> float | None:
+        """Seconds a probe of this call may be silent; None: the circuit's timeout."""
         declared: float | None = self.plan.state.probe_lease
         limit = self.plan.limit
         if declared is not None or limit is None:
@@ -344,7 +368,7 @@ class OngoingCall:
         state.stirred = True
         decision = self._decide(error, verdict, now)
         if verdict.retry_after is not None and plan.retry.asks_for_a_pause(
-            verdict.retry_after, self._remaining(now)
+            verdict.retry_after, self.remaining(now)
         ):
             # A circuit that is switched off stays so.
             state.circuit.pause(now, verdict.retry_after, f"{error_type}: {message}")
@@ -409,7 +433,8 @@ class OngoingCall:
         failure.ticket.failed(now, f"{error_type}: {self.plan.runtime.redact(message)}", failure.duration)
         self._record(shown, verdict, Decision(0.0, ""), now)
 
-    def _remaining(self, now: float) -> float | None:
+    def remaining(self, now: float) -> float | None:
+        """Seconds left of the deadline, or None without one."""
         return None if self._deadline_at is None else self._deadline_at - now
 
     def _decide(self, error: Exception | None, verdict: Verdict, now: float) -> Decision:
@@ -418,25 +443,33 @@ class OngoingCall:
             return Decision(None, "its outcome is unknown: it may have happened at the other side")
         if not self.repeats:
             return Decision(None, "")
+        retry_after, pause = verdict.retry_after, 0.0
+        if self.persists and plan.retry.asks_for_a_pause(retry_after, self.remaining(now)):
+            retry_after, pause = None, min(verdict.retry_after or 0.0, _LONGEST_PAUSE)
         decision = plan.retry.after_failure(
             error,
             retries=self._failed,
             previous_delay=self._previous_delay,
-            retry_after=verdict.retry_after,
-            remaining=self._remaining(now),
+            retry_after=retry_after,
+            remaining=self.remaining(now),
         )
         if decision.delay is None:
             return decision
+        delay = max(decision.delay, pause)
+        decision = Decision(delay, "")
         around = _running_retry.get()
         if around is not None and around is not self._mark and not around.ended:
             return Decision(None, "a retry around it is already running, and layers do not multiply")
-        if plan.state.circuit.state(now) == "open" and not plan.risk_reducing:
+        if not (self.persists or plan.risk_reducing) and plan.state.circuit.state(now) == "open":
             return Decision(None, "the circuit opened")
         budget = plan.state.retry_budget
         if budget is not None:
-            if not budget.take():
+            if budget.take():
+                self._budget_taken = True
+            elif self.persists:
+                return Decision(max(delay, plan.backoff.max_delay), "")
+            else:
                 return Decision(None, "the retry budget is exhausted")
-            self._budget_taken = True
         return decision
 
     def take_budget_again(self) -> None:

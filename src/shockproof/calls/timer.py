@@ -19,6 +19,8 @@ from itertools import islice
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from shockproof.policies.stall import STALL_SHARE, was_stalled
+
 __all__ = [
     "CURRENT_TASK",
     "HERE",
@@ -26,24 +28,15 @@ __all__ = [
     "TimeLimit",
     "Timer",
     "Waits",
+    "clock_of",
     "no_task",
     "start_single_timer",
     "take_over",
     "time_limit",
 ]
 
-# A loop that stood still for this share of a limit says more about us than about the other side: the
-# answer may have been waiting in the socket all along. Shorter gaps than the seconds are everyday life.
-_STALL_SHARE: Final = 0.25
-_STALL_SECONDS: Final = 0.02
-
 _AT_ONCE: Final = 32
 """How many calls are cancelled in one turn of the loop: more of them would hold it for milliseconds."""
-
-
-def was_stalled(late: float, limit: float) -> bool:
-    """Whether a limit that was noticed *late* seconds after its time says that our own loop stood still."""
-    return late > max(_STALL_SECONDS, _STALL_SHARE * limit)
 
 
 class Timer:
@@ -138,7 +131,7 @@ class LimitQueue:
         self.is_single = home is None
         self.loop = loop
         self.seconds = seconds
-        self.clock = _clock_of(loop)
+        self.clock = clock_of(loop)
         # Any: whatever the task returns
         self.waiting: dict[object, tuple[asyncio.Task[Any], float]] = {}
         """What each call waits as, its task, and when it started: a dict for its order and cheap deletion."""
@@ -149,7 +142,7 @@ class LimitQueue:
         self._stalled_until = -math.inf
         self._handle: asyncio.Handle | None = None
         self._next_look = 0.0
-        self._look_in(seconds * _STALL_SHARE)
+        self._look_in(seconds * STALL_SHARE)
 
     def _look_in(self, wait: float) -> None:
         self._next_look = self.clock() + wait
@@ -160,7 +153,7 @@ class LimitQueue:
         now = self.clock()
         if was_stalled(now - self._next_look, self.seconds):
             self._stalled_until = now
-        wait = self.seconds * _STALL_SHARE
+        wait = self.seconds * STALL_SHARE
         try:
             oldest = list(islice(self.waiting.items(), _AT_ONCE))
         except RuntimeError:  # a block was left in another thread at this very moment
@@ -207,7 +200,8 @@ def take_over(waits: Waits, started: float, key: object) -> Timer:
     return Timer(queue, task, started, waits_as=(key, cancels))
 
 
-def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """What reads the loop's own time, the cheapest way."""
     # time.monotonic is what ordinary loops read, for a third of the price.
     if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
         return time.monotonic

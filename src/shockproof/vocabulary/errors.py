@@ -8,6 +8,8 @@ Everything shockproof raises by itself. The user's own errors always pass untouc
     │   └── RateLimitedError         it could not be sent in time
     ├── AttemptTimeoutError          also a TimeoutError: one attempt took too long
     ├── DeadlineExceededError        also a TimeoutError: all attempts together took too long
+    ├── StreamSilentError            also a TimeoutError: a feed gave no item for too long
+    ├── StreamEndedError             also a ConnectionError: a feed ended, and should not
     ├── StateNotSavedError           the disk refused the state
     └── StateVersionError            a state file was written by a newer version
 """
@@ -28,6 +30,8 @@ __all__ = [
     "ShockproofError",
     "StateNotSavedError",
     "StateVersionError",
+    "StreamEndedError",
+    "StreamSilentError",
 ]
 
 
@@ -194,6 +198,24 @@ class JournalLockedError(ShockproofError):
             f"the journal in {self.directory} belongs to {owner}: end that one, "
             "or give this program a state_dir of its own"
         )
+
+
+class StreamSilentError(_TimeLimitError):
+    """A feed gave no item for ``stale_after`` seconds while one was waited for."""
+
+    def __str__(self) -> str:
+        return f"service {self.service_name!r}: no item came for {self.seconds:g} s"
+
+
+class StreamEndedError(ShockproofError, ConnectionError):
+    """The source of a feed ended without an error, and was not expected to end."""
+
+    def __init__(self, service_name: str) -> None:
+        super().__init__(service_name)
+        self.service_name = service_name
+
+    def __str__(self) -> str:
+        return f"service {self.service_name!r}: the feed ended"
 
 
 class StateNotSavedError(ShockproofError):

@@ -27,6 +27,8 @@ __all__ = [
     "RetryScheduled",
     "StateNotSaved",
     "StateSaved",
+    "StreamGap",
+    "StreamLost",
 ]
 
 
@@ -147,3 +149,38 @@ class StateNotSaved(Event):
     """The disk refused the state; what was there before is still there."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLost(Event):
+    """A feed that was there is gone: its connection failed, ended, or fell silent. It is opened again."""
+
+    function_name: str
+    items: int
+    """Items that this connection gave."""
+    duration: float
+    """Seconds it lasted."""
+    error_type: str
+    error_message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamGap(Event):
+    """
+    A feed is there again, and what it sent meanwhile is lost; `at` is the end of the gap.
+
+    Also in the consumer's hands, as `Stream.gap`, together with the first item after it.
+    """
+
+    function_name: str
+    number: int
+    """1 for the first gap of the stream."""
+    began_at: float
+    """When the last item before it came; wall time, seconds since 1970 UTC."""
+    duration: float
+    """Seconds from the last item before it to the feed being there again."""
+    attempts: int
+    """How often it was opened until it was there again, at least 1."""
+    error_type: str
+    """What ended the connection before it."""
+    error_message: str

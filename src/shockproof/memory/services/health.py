@@ -72,6 +72,7 @@ def health_report(
                 "paused_for": 0.0 if state.limits is None else round(state.limits.paused_for, 3),
                 "abandoned_attempts": state.abandoned_attempts,
                 "abandoned_threads": state.abandoned_threads,
+                "streams": [stream.report(now) for stream in state.streams],
             }
             for state in known
         },

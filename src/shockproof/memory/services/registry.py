@@ -94,6 +94,8 @@ class Registry:
         def on_transition(to: CircuitState, now: float) -> None:
             if to == "open":
                 state.circuit_opened()
+            elif to == "closed":
+                state.circuit_closed()
             told(state, to, now)
 
         would_open = self._on_would_open

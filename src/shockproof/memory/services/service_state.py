@@ -8,7 +8,9 @@ import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
+from shockproof.memory.services.stream_health import StreamHealth
 from shockproof.policies.circuit_breaker import Circuit, Ticket
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.statuses import CircuitMode, ServiceStatus
@@ -32,6 +34,7 @@ class ServiceState:
     __slots__ = (
         "__weakref__",
         "_lock",
+        "_streams",
         "abandoned_attempts",
         "abandoned_threads",
         "call_ages",
@@ -58,6 +61,7 @@ class ServiceState:
         "successes",
         "timeouts",
         "waiting",
+        "waiting_for_the_circuit",
     )
 
     def __init__(self, name: str, circuit: Circuit) -> None:
@@ -94,6 +98,9 @@ class ServiceState:
         """Where each of them was declared, as file:line."""
         self.waiting: set[asyncio.Future[None]] = set()
         """Retry loops that wait between attempts, on whatever loop: woken when the circuit opens."""
+        self.waiting_for_the_circuit: set[asyncio.Future[None]] = set()
+        """Feeds that an open circuit keeps from being opened: woken when it closes."""
+        self._streams: WeakSet[StreamHealth] = WeakSet()
         self._lock = threading.Lock()
 
     def prepare(self, *, is_prepared: bool) -> None:
@@ -138,11 +145,27 @@ class ServiceState:
         """From now on calls are refused; a fallback that answers makes it DEGRADED again."""
         self.status = ServiceStatus.UNAVAILABLE
         self.stirred = True
-        for waiter in tuple(self.waiting):
-            try:
-                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
-            except RuntimeError:
-                pass  # that loop has ended, and the one who waited with it
+        _wake_all(self.waiting)
+
+    def circuit_closed(self) -> None:
+        """From now on calls pass again."""
+        _wake_all(self.waiting_for_the_circuit)
+
+    def add_stream(self, stream: StreamHealth) -> None:
+        """A feed of the service begins; one that nobody holds any more is forgotten by itself."""
+        with self._lock:
+            self._streams.add(stream)
+
+    def remove_stream(self, stream: StreamHealth) -> None:
+        """It has ended."""
+        with self._lock:
+            self._streams.discard(stream)
+
+    @property
+    def streams(self) -> list[StreamHealth]:
+        """The feeds that somebody reads now."""
+        with self._lock:
+            return sorted(self._streams, key=lambda stream: stream.function_name)
 
     def reset(self, now: float) -> None:
         """Close the circuit and forget the last verdict."""
@@ -191,6 +214,8 @@ class ServiceState:
             return ServiceStatus.DEGRADED
         if circuit == "open" and self.status is not ServiceStatus.DEGRADED:
             return ServiceStatus.UNAVAILABLE
+        if self.status is ServiceStatus.OPERATIONAL and any(one.phase == "lost" for one in self.streams):
+            return ServiceStatus.DEGRADED
         return self.status
 
     def __repr__(self) -> str:
@@ -198,6 +223,14 @@ class ServiceState:
             f"<ServiceState {self.name!r} {self.status.value}, {self.circuit!r}, "
             f"{self.successes} successes, {self.failures} failures>"
         )
+
+
+def _wake_all(waiters: set[asyncio.Future[None]]) -> None:
+    for waiter in tuple(waiters):
+        try:
+            waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+        except RuntimeError:
+            pass  # that loop has ended, and the one who waited with it
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
