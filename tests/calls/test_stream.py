@@ -29,7 +29,7 @@ from shockproof import (
     StreamSilentError,
     attempts_of,
 )
-from shockproof.testing import VirtualClock
+from shockproof.testing import VirtualClock, cancel_at_each_await
 
 pytestmark = pytest.mark.asyncio
 
@@ -496,9 +496,9 @@ async def test_a_deadline_is_for_the_longest_time_without_a_connection(
     venue = Venue(clock, [1, 100.0, OSError()], [OSError()], [2, 1.0, OSError()], *[[OSError("last")]] * 9)
     found: list[int] = []
     with pytest.raises(OSError, match="last"):
-        await read(feed.using(deadline=10.0).stream(venue, stable_after=50.0), found)
+        await read(feed.using(deadline=5.0).stream(venue, stable_after=50.0), found)
     assert found == [1, 2]
-    assert venue.now() < 100.0 + 3.0 + 1.0 + 10.0
+    assert venue.opened == [0.0, 101.0, 103.0, 108.0]
 
 
 async def test_a_deadline_that_ends_an_attempt_is_raised_as_such(feed: Handle, clock: VirtualClock) -> None:
@@ -702,6 +702,162 @@ async def test_a_call_inside_a_reconnecting_feed_makes_one_attempt(
     assert len(calls) == 2 + 3 + 2 + 2
 
 
+async def test_a_probe_of_a_feed_has_the_time_that_its_silence_has(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Else its first item would come after its lease, and decide nothing."""
+    feed = recovery.service("feed", circuit_threshold=1, circuit_timeout=60.0)
+    venue = Venue(clock, [OSError()], [100.0, 1])
+    assert await take(feed.stream(venue, stale_after=120.0), 1) == [1]
+    assert recovery.get_health_status()["circuit_breakers"]["feed"] == "closed"
+
+
+async def test_a_probe_that_is_cancelled_gives_its_place_back(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The next one may try at once."""
+    feed = recovery.service("feed", circuit_threshold=1, circuit_timeout=60.0)
+    reading = asyncio.create_task(take(feed.stream(Venue(clock, [OSError()], [])), 1))
+    await asyncio.sleep(61)
+    reading.cancel()
+    await settled()
+    assert await take(feed.stream(Venue(clock, [1])), 1) == [1]
+    assert clock.monotonic() == 1061.0
+
+
+async def test_a_probe_that_waits_for_room_and_is_cancelled_gives_its_place_back(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It holds one while it stands in the queue of the bulkhead."""
+    feed = recovery.service("feed", circuit_threshold=1, circuit_timeout=60.0, max_concurrent=1, max_queue=1)
+    await opened_circuit(feed)
+    holder = feed.using(risk_reducing=True).stream(Venue(clock, [1]))
+    assert await anext(holder) == 1
+    await asyncio.sleep(60)
+    reading = asyncio.create_task(take(feed.stream(Venue(clock)), 1))
+    await asyncio.sleep(1)
+    assert health(recovery)["queued"] == 1
+    reading.cancel()
+    await holder.aclose()
+    await settled()
+    began = clock.monotonic()
+    assert await take(feed.stream(Venue(clock, [2])), 1) == [2]
+    assert clock.monotonic() == began
+
+
+async def test_a_probe_for_which_there_is_no_room_gives_its_place_back(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """And asks again later: an ordinary call may be the probe meanwhile."""
+    feed = recovery.service("feed", circuit_threshold=1, circuit_timeout=60.0, max_concurrent=1)
+    await opened_circuit(feed)
+    holder = feed.using(risk_reducing=True).stream(Venue(clock, [1]))
+    assert await anext(holder) == 1
+    await asyncio.sleep(60)
+    venue = Venue(clock, [2])
+    reading = asyncio.create_task(take(feed.stream(venue), 1))
+    await asyncio.sleep(0.5)
+    await holder.aclose()
+    assert await reading == [2]
+    assert venue.opened == [1.0]
+
+
+async def test_a_feed_whose_circuit_opens_while_it_waits_for_room_gives_the_room_back(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It is admitted for a circuit that is closed no more: place and token are for others."""
+    feed = recovery.service(
+        "feed", circuit_threshold=1, circuit_timeout=60.0, max_concurrent=1, max_queue=5, rate_limit="5/h"
+    )
+    holder = Venue(clock, [1, 5.0, OSError()])
+    first = asyncio.create_task(take(feed.using(max_retries=0).stream(holder), 2))
+    await asyncio.sleep(1)
+    venue = Venue(clock, [2])
+    second = asyncio.create_task(take(feed.stream(venue), 1))
+    await asyncio.sleep(5)
+    assert first.done()
+    assert recovery.is_circuit_open("feed")
+    assert (health(recovery)["in_flight"], venue.opened) == (0, [])
+    assert await second == [2]
+    assert venue.opened == [64.0]
+    with pytest.raises(OSError):
+        first.result()
+
+
+async def opened_circuit(feed: Handle) -> None:
+    """A circuit with a threshold of 1, opened by a call."""
+
+    async def fails() -> None:
+        raise OSError
+
+    with pytest.raises(OSError):
+        await feed.using(max_retries=0).call(fails)
+
+
+async def test_a_circuit_whose_probe_is_out_is_asked_again_with_growing_waits(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Nobody knows when the probe of somebody else comes back; a connection in between begins them anew."""
+    feed = recovery.service("feed", circuit_threshold=1, circuit_timeout=60.0, probe_lease=1000.0)
+    await opened_circuit(feed)
+
+    async def slow() -> None:
+        await asyncio.sleep(20)
+        raise OSError
+
+    await asyncio.sleep(60)
+    probe = asyncio.create_task(feed.using(max_retries=0).call(slow))
+    await settled()
+    reading = asyncio.create_task(take(feed.stream(Venue(clock, [1])), 1))
+    asked = [health(recovery)["rejections"]]
+    for _ in range(18):
+        await asyncio.sleep(1)
+        asked.append(health(recovery)["rejections"])
+    assert [second for second in range(1, 19) if asked[second] > asked[second - 1]] == [1, 2, 4, 8, 16]
+    reading.cancel()
+    with pytest.raises(OSError):
+        await probe
+
+
+async def test_a_feed_that_is_cancelled_while_it_waits_for_a_circuit_leaves_nothing(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Neither the timer's task nor its entry among those who are woken when it closes."""
+    feed = recovery.service("feed", circuit_threshold=1)
+    await opened_circuit(feed)
+    reading = asyncio.create_task(take(feed.stream(Venue(clock)), 1))
+    await asyncio.sleep(1)
+    reading.cancel()
+    await settled()
+    assert len(asyncio.all_tasks()) == 1
+    assert feed.plan.state.waiting_for_the_circuit == set()
+
+
+async def test_a_stall_while_connecting_is_no_verdict_for_the_circuit(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """As for a call: the answer may have been there."""
+    feed = recovery.service("feed", circuit_threshold=1, timeout=4.0)
+    venue = Venue(clock, [1e6], [1])
+    asyncio.get_running_loop().call_later(1.0, clock.advance, 20.0)
+    assert await take(feed.stream(venue), 1) == [1]
+    assert health(recovery)["circuit_trips"] == 0
+
+
+async def test_a_feed_that_is_cancelled_in_its_backoff_gives_the_budget_back(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The retry was never made."""
+    budget = RetryBudget(capacity=3.0)
+    feed = recovery.service("feed", retry_budget=budget)
+    reading = asyncio.create_task(take(feed.stream(Venue(clock, [OSError()])), 1))
+    await asyncio.sleep(0.5)
+    assert budget.tokens == 2.0
+    reading.cancel()
+    await settled()
+    assert budget.tokens == 3.0
+
+
 async def test_hedge_and_fallback_of_the_handle_do_not_apply(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:
@@ -851,6 +1007,20 @@ async def test_health_tells_the_age_of_the_last_item(
     assert health(recovery)["streams"] == []
 
 
+async def test_a_feed_that_cannot_be_opened_shows_in_the_health(
+    recovery: ErrorRecoveryService, feed: Handle, clock: VirtualClock
+) -> None:
+    """Also when it was never there."""
+    reading = asyncio.create_task(take(feed.stream(Venue(clock, [2.0, OSError()])), 1))
+    await asyncio.sleep(1)
+    assert health(recovery)["streams"][0]["phase"] == "connecting"
+    assert recovery.get_service_status("feed") is ServiceStatus.OPERATIONAL
+    await asyncio.sleep(1.5)
+    assert health(recovery)["streams"][0]["phase"] == "lost"
+    assert recovery.get_service_status("feed") is ServiceStatus.DEGRADED
+    reading.cancel()
+
+
 async def test_a_stream_that_is_closed_while_it_is_lost_degrades_nothing_any_more(
     recovery: ErrorRecoveryService, feed: Handle, clock: VirtualClock
 ) -> None:
@@ -952,13 +1122,16 @@ async def test_an_item_that_comes_in_spite_of_the_cancellation_is_an_item(
             yield 2
         await asyncio.sleep(1e6)
 
-    venue_two: list[int] = []
+    began = clock.monotonic()
     ticks = feed.stream(connect, stale_after=5.0)
     assert [await anext(ticks), await anext(ticks)] == [1, 2]
     assert ticks.gaps == 0
-    venue_two.append(await anext(ticks))
-    assert venue_two == [1]
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert await anext(ticks) == 1
     assert ticks.gaps == 1
+    assert clock.monotonic() - began == 5.0 + 5.0 + 1.0
     await ticks.aclose()
 
 
@@ -1109,6 +1282,47 @@ async def test_closing_has_no_more_time_than_opening(
         assert await take(feed.stream(connect, stale_after=5.0), 2) == [1, 2]
     assert venue.opened == [0.0, 11.0]
     assert "did not close within 5 s" in caplog.records[0].message
+
+
+@pytest.mark.parametrize("grace", [None, 1.0])
+async def test_a_cancellation_at_each_await_leaves_nothing_behind(
+    recovery: ErrorRecoveryService, clock: VirtualClock, grace: float | None
+) -> None:
+    """Connecting, reading, closing, in a queue, in a backoff: waiting, or just woken."""
+    budget = RetryBudget(capacity=5.0, per_success=0.0)
+    feed = recovery.service(
+        "feed",
+        max_concurrent=1,
+        retry_budget=budget,
+        circuit_threshold=None,
+        grace=grace,
+        rate_limit="1000/s",
+    )
+    venues: list[Venue] = []
+
+    async def consume() -> list[int]:
+        venue = Venue(clock, [0.5, 1, 0.5, OSError()], [OSError()], [2], [3])
+        venues.append(venue)
+
+        @contextlib.asynccontextmanager
+        async def connect() -> AsyncIterator[AsyncIterator[Any]]:
+            await asyncio.sleep(0.25)
+            try:
+                yield venue()
+            finally:
+                await asyncio.sleep(0.25)
+
+        return await take(feed.stream(connect, stale_after=5.0), 3)
+
+    results: list[object] = []
+    async for run in cancel_at_each_await(consume):
+        counted = health(recovery)
+        assert (counted["in_flight"], counted["queued"], counted["streams"]) == (0, 0, []), str(run)
+        assert not any(venue.is_open for venue in venues), str(run)
+        assert budget.tokens >= 5.0 - counted["failures"], str(run)
+        results.append(run.result)
+    assert results[-1] == [1, 2, 3]
+    assert len(results) > 20
 
 
 # -- grace -------------------------------------------------------------------------------------------

@@ -134,7 +134,8 @@ class Source(Generic[T]):
         iterator, source, manager = self._iterator, self._source, self._manager
         self._iterator = self._source = self._manager = None
         try:
-            if iterator is not None and iterator is not source:
+            # A generator that a context manager has given is nobody else's.
+            if iterator is not None and (iterator is not source or inspect.isasyncgen(iterator)):
                 await _close(iterator)
         finally:
             if manager is not None:
