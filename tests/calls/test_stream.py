@@ -29,7 +29,7 @@ from shockproof import (
     StreamSilentError,
     attempts_of,
 )
-from shockproof.testing import VirtualClock, cancel_at_each_await
+from shockproof.testing import Fails, FaultInjector, VirtualClock, cancel_at_each_await
 
 pytestmark = pytest.mark.asyncio
 
@@ -1325,6 +1325,77 @@ async def test_a_cancellation_at_each_await_leaves_nothing_behind(
     assert len(results) > 20
 
 
+async def test_faults_that_a_test_puts_on_the_service_stand_in_the_way_of_a_connection(
+    recovery: ErrorRecoveryService, feed: Handle, clock: VirtualClock
+) -> None:
+    """As for a block: before it connects, or after its first item has come, which is lost then."""
+    faults = FaultInjector(recovery)
+    venue = Venue(clock, [1], [2])
+    with faults.on("feed", plan=[ConnectionError, Fails(OSError, sent=True), None]):
+        assert await take(feed.stream(venue), 1) == [2]
+    assert venue.opened == [1.0, 3.0]
+    assert venue.closed == [1.0, 3.0]
+    assert health(recovery)["failures"] == 2
+
+
+async def test_a_fault_with_a_broken_condition_is_no_verdict_on_the_feed(
+    recovery: ErrorRecoveryService, feed: Handle, clock: VirtualClock
+) -> None:
+    """The mistake is the test's: it comes out at once."""
+    venue = Venue(clock, [1])
+    broken = FaultInjector(recovery).on("feed", Fails(OSError), where=lambda call: 1 / 0 > 0)
+    with broken, pytest.raises(ZeroDivisionError):
+        await take(feed.stream(venue), 1)
+    assert venue.opened == []
+    assert health(recovery)["failures"] == 0
+
+
+class Failing(Connected):
+    """One whose second entry fails, in the one or the other way."""
+
+    def __init__(self, outcomes: list[Exception | None]) -> None:
+        super().__init__()
+        self.outcomes = outcomes
+
+    async def __aenter__(self) -> Self:
+        outcome = self.outcomes.pop(0)
+        self.log.append("enter")
+        if outcome is not None:
+            raise outcome
+        return self
+
+
+async def test_a_context_manager_that_could_not_be_entered_is_not_left(feed: Handle) -> None:
+    """As with an ordinary async with."""
+    failing = Failing([OSError(), None])
+    assert await take(feed.stream(lambda: failing), 1) == [7]
+    assert failing.log == ["enter", "enter", "read", "exit GeneratorExit"]
+
+
+async def test_a_context_manager_that_raises_the_feeds_own_error_again_is_no_news(
+    feed: Handle, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every one made by asynccontextmanager does that: nothing is logged."""
+
+    class Raises(Connected):
+        async def __anext__(self) -> int:
+            self.log.append("read")
+            if len(self.log) == 3:
+                raise OSError("cut")
+            return 7
+
+        async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+            await super().__aexit__(kind, error, trace)
+            if isinstance(error, OSError):
+                raise error
+
+    raises = Raises()
+    with caplog.at_level(logging.WARNING, logger="shockproof"):
+        assert await take(feed.stream(lambda: raises), 2) == [7, 7]
+    assert raises.log.count("exit OSError") == 1
+    assert caplog.records == []
+
+
 # -- grace -------------------------------------------------------------------------------------------
 
 
@@ -1415,6 +1486,28 @@ async def test_with_grace_failures_come_through_as_without(
         await take(graced.stream(Venue(clock, plan)), 1)
     await settled()
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_with_grace_a_source_that_closes_slowly_has_the_time_for_it(
+    feed: Handle, clock: VirtualClock
+) -> None:
+    """One that ended by itself is not cancelled in its clean-up; it is told the error that ended it."""
+    log: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def connect() -> AsyncIterator[AsyncIterator[Any]]:
+        try:
+            yield Venue(clock, [1, OSError("cut")])()
+        except BaseException as error:
+            log.append(type(error).__name__)
+            raise
+        finally:
+            await asyncio.sleep(0.5)
+            log.append("closed")
+
+    graced = feed.using(grace=1.0).stream(connect, stale_after=5.0)
+    assert await take(graced, 2) == [1, 1]
+    assert log == ["OSError", "closed", "GeneratorExit", "closed"]
 
 
 async def test_with_grace_a_cancellation_closes_the_source(feed: Handle, clock: VirtualClock) -> None:

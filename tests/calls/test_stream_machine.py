@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,3 +241,42 @@ def test_a_stream_that_is_cancelled_anywhere_leaves_nothing_behind(
         assert len(asyncio.all_tasks()) == 1
 
     clock.run(main())
+
+
+def test_two_loops_in_two_threads_read_feeds_of_one_service(tmp_path: Path) -> None:
+    """Each has its own connections; circuit, counts and health are shared."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", base_delay=0.001)
+    feed = recovery.service("feed", circuit_threshold=None)
+    failed: list[BaseException] = []
+
+    def consume() -> None:
+        lost = 0
+
+        async def connect() -> AsyncIterator[int]:
+            nonlocal lost
+            for number in range(20):
+                yield number
+                await asyncio.sleep(0)
+            lost += 1
+            raise OSError
+
+        async def main() -> None:
+            async with feed.stream(connect, stale_after=30.0, stable_after=0.0) as ticks:
+                found = [await anext(ticks) for _ in range(200)]
+            assert found == [*range(20)] * 10
+            assert (lost, ticks.gaps) == (9, 9)
+
+        try:
+            asyncio.run(main())
+        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+            failed.append(error)
+
+    threads = [threading.Thread(target=consume) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == []
+    counted = recovery.get_health_status()["services"]["feed"]
+    assert (counted["successes"], counted["failures"], counted["streams"]) == (20, 18, [])
+    asyncio.run(recovery.aclose())

@@ -16,6 +16,7 @@ from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from shockproof.calls.callables import name_of
 from shockproof.calls.executor import elapsed, hides_cancellation
+from shockproof.calls.faults import BlockFault, Faults
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.ongoing_call import Failure, OngoingCall, timeout_error
@@ -307,9 +308,14 @@ class _Feed(Generic[T]):
                 if call.number > 1:
                     call.begin_repeating()
                 try:
+                    fault = self._fault()
+                    if fault is not None:
+                        await fault.enter()
                     await connection.open()
                     if self._stale_after is not None or not connection.is_opened_by_hand:
                         first = (await connection.read(),)
+                    if fault is not None:
+                        await fault.leave()
                 except BaseException as ended:  # noqa: BLE001 - judged below
                     error = ended
                 finally:
@@ -393,6 +399,16 @@ class _Feed(Generic[T]):
         if self.plan.grace is None:
             return source
         return SourceInOwnTask(source, self.plan.state, self.plan.grace, held)
+
+    def _fault(self) -> BlockFault | None:
+        """The fault that a test has put in the way of this connection, if any."""
+        faults: Faults | None = self.plan.state.faults
+        if faults is None:
+            return None
+        try:
+            return faults.of_block(self._call.info())
+        except Exception as mistake:  # noqa: BLE001 - the condition of the fault is broken: no verdict on the service
+            raise UnusableSourceError(mistake) from None
 
     def _start_timer(self) -> Timer | None:
         """What ends the opening, up to the first item: its timeout, else its silence, and the deadline."""

@@ -12,7 +12,7 @@ from shockproof import ErrorRecoveryService
 from shockproof.demo.quotes import Quote, QuoteCache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from aiohttp import ClientSession
 
@@ -38,34 +38,31 @@ class PriceFeed:
         streams = "/".join(f"{name.lower()}@bookTicker" for name in self._symbols)
         self._url = f"{stream_url}/stream?streams={streams}"
         self._cache = cache
-        self._silence = 4 * timing.timeout
-        # No circuit, and practically no end: a feed has one caller, who has nothing better to do.
-        self._stream = recovery.service(
+        # No circuit: a feed has one caller, who has nothing better to do than to try again.
+        service = recovery.service(
             "price_stream",
-            max_retries=100_000,
             base_delay=0.1,
             max_delay=timing.timeout,
             jitter="full",
             circuit_threshold=None,
         )
+        self._quotes = service.stream(self._connect, stale_after=4 * timing.timeout)
         self.ticks = 0
         self.connects = 0
 
     async def run(self) -> None:
         """Follow the prices until cancelled."""
-        async for attempt in self._stream.attempts():
-            async with attempt:
-                await self._follow()
+        async with self._quotes as quotes:
+            async for quote in quotes:
+                self._cache.put(quote)
+                self.ticks += 1
 
-    async def _follow(self) -> None:
+    async def _connect(self) -> AsyncIterator[Quote]:
         async with self._http.ws_connect(self._url, heartbeat=5.0) as socket:
             self.connects += 1
-            while True:
-                message = await socket.receive(timeout=self._silence)
+            async for message in socket:
                 if message.type is not WSMsgType.TEXT:
-                    raise ConnectionError(f"the price stream ended: {message.type.name}")
+                    raise ConnectionError(f"the price stream sent {message.type.name}")
                 tick = json.loads(message.data)["data"]
-                symbol = self._symbols[tick["s"]]
                 price = (float(tick["b"]) + float(tick["a"])) / 2
-                self._cache.put(Quote(symbol, price, "stream", time.monotonic()))
-                self.ticks += 1
+                yield Quote(self._symbols[tick["s"]], price, "stream", time.monotonic())
