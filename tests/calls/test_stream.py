@@ -555,6 +555,20 @@ async def test_a_feed_that_waits_for_the_circuit_goes_on_when_somebody_closes_it
     assert venue.opened == [0.0, 50.0]
 
 
+async def test_a_feed_waits_for_a_circuit_that_is_held_open_by_hand(
+    recovery: ErrorRecoveryService, feed: Handle, clock: VirtualClock
+) -> None:
+    """And goes on at once when it is let go."""
+    recovery.set_circuit_mode("feed", "forced-open")
+    venue = Venue(clock, [1])
+    reading = asyncio.create_task(take(feed.stream(venue), 1))
+    await asyncio.sleep(1000)
+    assert venue.opened == []
+    recovery.set_circuit_mode("feed", "normal")
+    assert await reading == [1]
+    assert venue.opened == [1000.0]
+
+
 async def test_a_stream_that_begins_behind_an_open_circuit_waits_too(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:

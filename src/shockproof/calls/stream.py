@@ -27,7 +27,7 @@ from shockproof.calls.source_in_own_task import SourceInOwnTask
 from shockproof.calls.timer import CURRENT_TASK, Timer, clock_of, start_single_timer
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.services.stream_health import StreamHealth
-from shockproof.policies.circuit_breaker import Ticket
+from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
 from shockproof.policies.retry import RetryOn, leaves
 from shockproof.vocabulary.arguments import Seconds, seconds
 from shockproof.vocabulary.clock import SystemClock
@@ -174,15 +174,6 @@ class _Loss:
         pass
 
 
-class _PassThrough(_Loss):
-    """The ticket of a risk-reducing feed through an open circuit: it decides nothing."""
-
-    __slots__ = ()
-
-    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
-        pass
-
-
 class _Feed(Generic[T]):
     """
     What a stream does. It must not know the generator that runs `items`, nor the `Stream`: so that a loop
@@ -291,8 +282,9 @@ class _Feed(Generic[T]):
             Exception: it is not opened again: the last attempt's own error, or a refusal.
         """
         while True:
-            ticket, held = await self._admitted()
+            admission, held = await self._admitted()
             call = self._call
+            ticket = call.begins(admission)
             connection, is_there = self._connection(held), False
             first: tuple[T] | tuple[()] = ()
             error: BaseException | None = None
@@ -345,7 +337,7 @@ class _Feed(Generic[T]):
                     error = failure = None  # the traceback holds this frame: no cycle
             await self._wait(delay)
 
-    async def _admitted(self) -> tuple[Ticket, Held | None]:
+    async def _admitted(self) -> tuple[Admission, Held | None]:
         """
         Wait until the circuit and the limits let the feed in: it has nothing better to do.
 
@@ -385,14 +377,14 @@ class _Feed(Generic[T]):
                 continue
             await self._wait(delay)
 
-    def _ticket(self) -> Ticket | None:
+    def _ticket(self) -> Admission | None:
         plan, lease = self.plan, self._call.lease()
         if lease is None and self._stale_after is not None:
             lease = self._stale_after + max(
                 1.0, self._stale_after / 4
             )  # the silence that ends it is its verdict
         ticket = plan.state.circuit.admit(plan.runtime.clock.monotonic(), lease=lease)
-        return _PassThrough(plan.state) if ticket is None and plan.risk_reducing else ticket
+        return PASS_THROUGH if ticket is None and plan.risk_reducing else ticket
 
     def _connection(self, held: Held | None) -> Connection[T]:
         source = Source[T](self._connect)

@@ -185,6 +185,7 @@ class ServiceState:
         else:
             self.stirred = self.counts_successes
             self.status = ServiceStatus.OPERATIONAL
+            self.circuit_closed()
         return previous
 
     def abandon_attempt(self) -> None:
