@@ -81,6 +81,25 @@ async def test_important_call_passes_a_heavy_unimportant_one(
     assert clock.monotonic() - begun == 2.0
 
 
+async def test_important_call_that_may_not_wait_is_not_refused_for_unimportant_ones(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Who waits behind it is no reason; an equal that waits before it is."""
+    venue = recovery.service("venue", rate_limit="10/s", max_retries=0)
+    desk = Desk(venue)
+    tasks = [desk.start("filler", weight=8)]
+    await settle()
+    tasks.append(desk.start("heavy quote", priority="low", weight=10))
+    await settle()
+    venue.configure(max_wait=0.0)
+
+    with pytest.raises(RateLimitedError):
+        await desk.handle.using(priority="low").call(desk.work, "light quote")
+    await desk.handle.call(desk.work, "order")
+    await asyncio.gather(*tasks)
+    assert desk.made == ["filler", "order", "heavy quote"]
+
+
 async def test_order_displaces_the_last_quote_from_a_full_queue(recovery: ErrorRecoveryService) -> None:
     """The quote is told at once, and everybody else is served."""
     desk = Desk(recovery.service("venue", max_concurrent=1, max_queue=2, max_retries=0))

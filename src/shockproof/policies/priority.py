@@ -53,13 +53,10 @@ class Line(Generic[T]):
         """Stand behind everybody of this rank."""
         self._ranks[rank][waiter] = None
 
-    def leave(self, waiter: T) -> bool:
-        """Wait no longer; whether it was here."""
+    def leave(self, waiter: T) -> None:
+        """Wait no longer; one that does not wait is passed over."""
         for waiting in self._ranks:
-            if waiter in waiting:
-                del waiting[waiter]
-                return True
-        return False
+            waiting.pop(waiter, None)
 
     def first(self) -> T | None:
         """Whose turn is next."""
