@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from shockproof.memory.state.secrets import Redacted as Redacted
     from shockproof.memory.state.secrets import SecretNotSavedWarning as SecretNotSavedWarning
     from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency as AdaptiveConcurrency
+    from shockproof.policies.fallback import LastGood as LastGood
+    from shockproof.policies.fallback import OnError as OnError
+    from shockproof.policies.fallback import Stale as Stale
     from shockproof.policies.retry_budget import RetryBudget as RetryBudget
     from shockproof.service import ErrorRecoveryService as ErrorRecoveryService
     from shockproof.settings import ErrorLogOptions as ErrorLogOptions
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.errors import StreamSilentError as StreamSilentError
     from shockproof.vocabulary.events import AttemptFailed as AttemptFailed
     from shockproof.vocabulary.events import CallFailed as CallFailed
+    from shockproof.vocabulary.events import CallHedged as CallHedged
     from shockproof.vocabulary.events import CallOverdue as CallOverdue
     from shockproof.vocabulary.events import CallRejected as CallRejected
     from shockproof.vocabulary.events import CircuitClosed as CircuitClosed
@@ -89,6 +93,7 @@ _HOMES = {
     "memory.state.registered_types": ("register_type",),
     "memory.state.secrets": ("Redacted", "SecretNotSavedWarning"),
     "policies.adaptive_concurrency": ("AdaptiveConcurrency",),
+    "policies.fallback": ("LastGood", "OnError", "Stale"),
     "policies.retry_budget": ("RetryBudget",),
     "service": ("ErrorRecoveryService",),
     "settings": ("ErrorLogOptions",),
@@ -114,6 +119,7 @@ _HOMES = {
     "vocabulary.events": (
         "AttemptFailed",
         "CallFailed",
+        "CallHedged",
         "CallOverdue",
         "CallRejected",
         "CircuitClosed",

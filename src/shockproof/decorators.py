@@ -8,10 +8,12 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
+from shockproof.calls.combinations import Layer, add_layer, check_layers, warn_of_useless
 from shockproof.calls.members import Members
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
 from shockproof.calls.plan import Plan
 from shockproof.calls.wrap import wrap
+from shockproof.memory.services.registry import refuse_second_value
 from shockproof.service import ErrorRecoveryService
 from shockproof.vocabulary.arguments import a_name
 
@@ -68,9 +70,34 @@ class _ProcessPlan(Plan):
         self._name, self._service_options, self._place = name, service_options, place
         _ProcessPlan.made.add(self)
 
+    @property
+    def layer(self) -> Layer:
+        """As ever, but of a service that is known by its name alone until the first call."""
+        retries = self.options.get("max_retries")
+        own = {"max_retries": 1 if retries is None and self.hedge is None else retries or 0}
+        circuit = {"circuit_threshold": self._service_options.get("circuit_threshold", 1)}
+        return Layer(
+            self._name, ("process", self._name), {**self._service_options, **self.options, **own, **circuit}
+        )
+
     def prepare(self) -> None:
         get_error_recovery_service()._bind(self, self._name, self._service_options, self._place)
         super().prepare()
+
+
+def _refuse_conflict(
+    name: str,
+    options: dict[str, Any],  # Any: each option has a type of its own
+    place: str,
+) -> None:
+    # The service itself would refuse it, too, but at the first call: which may be in the middle of a night.
+    known = None if _current is None else _current._registry.get(name)
+    if known is not None:
+        refuse_second_value(name, options, place, known.set_by_hand, known.declared_at)
+    for other in _ProcessPlan.made.all():
+        if other._name == name:
+            declared_at = dict.fromkeys(other._service_options, other._place)
+            refuse_second_value(name, options, place, other._service_options, declared_at)
 
 
 class Decorator(Protocol):
@@ -97,14 +124,20 @@ def with_error_recovery(service_name: str, **options: Unpack[ServiceOptions]) ->
         A decorator; a plain function becomes a coroutine function.
 
     Raises:
-        TypeError, ValueError: an option that is unknown or not allowed, or a function that cannot be
-            guarded.
+        TypeError, ValueError: an option that is unknown or not allowed, a second, different value for
+            what belongs to the service, or a function that cannot be guarded.
     """
     name = a_name("service_name", service_name)
     handle_options, service_options = check_options(options)
     place = calling_place()
+    _refuse_conflict(name, service_options, place)
+    warn_of_useless({**handle_options, **service_options}, {**handle_options, **service_options})
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: see Decorator
-        return wrap(_ProcessPlan(name, handle_options, service_options, place), fn)
+        plan = _ProcessPlan(name, handle_options, service_options, place)
+        check_layers(fn, plan.layer)
+        wrapped = wrap(plan, fn)
+        add_layer(wrapped, fn, plan.layer)
+        return wrapped
 
     return cast("Decorator", decorate)

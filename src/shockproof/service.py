@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
+from shockproof.calls.combinations import warn_of_useless
 from shockproof.calls.handle import Handle
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
 from shockproof.calls.periodic import Periodic
@@ -357,6 +358,7 @@ class ErrorRecoveryService:
         handle_options, service_options = check_options(options)
         plan = Plan(handle_options)
         self._bind(plan, a_name("name", name), service_options, calling_place())
+        warn_of_useless({**handle_options, **service_options}, {**handle_options, **plan.state.set_by_hand})
         return Handle(plan)
 
     def _bind(
@@ -819,7 +821,8 @@ class ErrorRecoveryService:
 
     async def aclose(self, timeout: float = 5.0) -> None:
         """
-        Stop what runs by itself, save what is tracked, and flush the error log, the journal and the state.
+        Stop what runs by itself, save what is tracked, end what is left of hedged calls, and flush the
+        error log, the journal and the state.
 
         Returns after at most *timeout* seconds, also with a hung disk. The service can be used again
         afterwards: what it needs starts again.
@@ -844,6 +847,7 @@ class ErrorRecoveryService:
             self._error_log.flush(timeout),
             self._journal.aclose(),
             self._listeners.drain(),
+            self._runtime.losers.reap(),
             return_exceptions=True,
         )
         for result in results:

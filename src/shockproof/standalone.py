@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, Unpack
 from weakref import WeakKeyDictionary
 
 from shockproof.calls.blocks import Guard
+from shockproof.calls.combinations import warn_of_useless
 from shockproof.calls.handle import Handle
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
 from shockproof.calls.plan import Plan
@@ -79,6 +80,7 @@ class _Alone(Handle):
         state = runtime.declare(shown, service_options, calling_place())
         once = {} if "max_retries" in self._takes else {"max_retries": 0}
         super().__init__(Plan({**once, **handle_options}).bind(runtime, state))
+        warn_of_useless(options, {**handle_options, **service_options})
 
 
 class _AsBlock(_Alone):
@@ -223,8 +225,8 @@ class Fallback(_Alone):
     Answers in place of a call that failed.
 
     Args:
-        fallback: a function, which gets the call's arguments if it can bind them; a value; or a list
-            that makes a chain. Needed.
+        fallback: a function, which gets the call's arguments if it can bind them; a value; an `OnError`
+            for some errors only; a `LastGood` for the last answer; or a list that makes a chain. Needed.
         classify, effect: what an error means, as for a service.
         name: what messages call it. Default "fallback".
     """

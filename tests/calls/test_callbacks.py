@@ -54,6 +54,10 @@ async def repeated(handle: Handle, function: Callable[[], Awaitable[Any]]) -> An
     raise AssertionError("the loop ended without an answer and without an error")
 
 
+async def hedged(handle: Handle, function: Callable[[], Awaitable[Any]]) -> Any:
+    return await handle.using(hedge_after=1.0).call(function)
+
+
 async def half_open(recovery: ErrorRecoveryService, clock: VirtualClock, script: Script) -> None:
     recovery.service("api", circuit_threshold=1, probe_lease=10_000.0)
     with pytest.raises(ConnectionError):
@@ -117,6 +121,53 @@ async def test_an_exit_in_a_callback_gives_the_probe_back(
     if recovery.is_circuit_open("api"):
         await clock.sleep(60)  # the failed probe was a verdict of its own
     assert await recovery.retry_with_backoff(script("answer"), service_name="api") == "answer"
+
+
+@pytest.mark.parametrize("option", ["retry_on", "retry_if_result", "classify"])
+async def test_a_callback_that_answers_at_once_is_no_coroutine_function(
+    recovery: ErrorRecoveryService, option: str
+) -> None:
+    """Its coroutine would be true, whatever it says, and never run."""
+
+    async def asks_somebody(*args: object) -> bool:
+        return False
+
+    with pytest.raises(TypeError, match=f"{option} is asked on the loop.*plain function.*asks_somebody"):
+        recovery.service("api", **{option: asks_somebody})
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("option", ["classify", "retry_on"])
+async def test_an_exit_in_a_callback_of_a_hedged_call_gives_the_probe_back(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    script: Script,
+    option: str,
+    kind: type[BaseException],
+) -> None:
+    """The callback is asked while other requests may be in flight: they end, too."""
+    await half_open(recovery, clock, script)
+    api = recovery.service("api", **{option: Broken(kind())})
+    with pytest.raises(kind):
+        await hedged(api, script(ConnectionError("no")))
+    assert recovery.get_health_status()["circuit_breakers"]["api"] == "half-open"
+    assert await recovery.retry_with_backoff(script("answer"), service_name="api") == "answer"
+
+
+@pytest.mark.parametrize("run", [called, guarded, repeated, hedged])
+@pytest.mark.parametrize("option", ["classify", "retry_on", "retry_if_result"])
+async def test_a_callback_that_raises_masks_nothing_in_any_form(
+    recovery: ErrorRecoveryService, script: Script, run: Callable[..., Awaitable[Any]], option: str
+) -> None:
+    """The call's own error comes out and its own result; the callback's error hangs on neither."""
+    api = recovery.service("api", **{option: Broken(ZeroDivisionError())}, max_concurrent=3)
+    error = ConnectionError("no")
+    with pytest.raises(ConnectionError) as raised:
+        await run(api, script(error))
+    assert raised.value is error
+    assert error.__context__ is error.__cause__ is None
+    assert await run(api, script("answer")) == "answer"
+    assert recovery.get_health_status()["services"]["api"]["in_flight"] == 0
 
 
 async def test_an_error_with_hostile_attributes_is_judged_all_the_same(

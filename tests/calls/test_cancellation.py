@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shockproof import CircuitOpenError, ErrorRecoveryService, Handle
+from shockproof import CircuitOpenError, ErrorRecoveryService, Handle, LastGood, OnError
 from shockproof.testing import VirtualClock, cancel_at_each_await
 
 pytestmark = pytest.mark.asyncio
@@ -48,6 +48,12 @@ async def stand_in() -> str:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return "stand-in"
+
+
+async def failing_stand_in() -> str:
+    await asyncio.sleep(0)
+    # A refusal makes no record, which would be taken for one of the cancellation.
+    raise CircuitOpenError("cache")
 
 
 async def called(recovery: ErrorRecoveryService, handle: Handle, function: Function) -> str:
@@ -96,6 +102,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "short timeout in own task": {"timeout": 0.125, "grace": 0.5},
     "no waits": {"base_delay": 0.0},
     "fallback": {"fallback": stand_in, "max_retries": 1},
+    "fallback chain": {
+        "fallback": [
+            OnError(KeyError, 1),
+            failing_stand_in,
+            LastGood(max_age=60.0),
+            OnError(OSError, stand_in),
+        ],
+        "max_retries": 1,
+    },
     "unwanted results": {"retry_if_result": lambda result: False},
     "unsafe": {"effect": "unsafe"},
 }

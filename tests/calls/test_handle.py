@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import re
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -137,19 +139,52 @@ async def test_the_same_value_may_be_said_twice(recovery: ErrorRecoveryService) 
 
 
 async def test_a_decorator_cannot_contradict_a_handle(recovery: ErrorRecoveryService) -> None:
-    """One for its name, however it is declared; the function does not run."""
+    """One for its name, however it is declared: refused where it is decorated."""
     recovery.service("api", circuit_threshold=3)
     set_error_recovery_service(recovery)
     try:
+        with pytest.raises(ValueError, match=r"circuit_threshold=4 at .*circuit_threshold=3 at "):
+            with_error_recovery("api", circuit_threshold=4)
+    finally:
+        set_error_recovery_service(None)
 
-        @with_error_recovery("api", circuit_threshold=4)
-        async def fetch() -> None:
-            raise AssertionError("must not run")
 
+async def test_a_decorator_that_contradicts_a_later_service_is_refused_at_its_first_call(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """It could not be known before; the function does not run."""
+
+    @with_error_recovery("api", circuit_threshold=4)
+    async def fetch() -> None:
+        raise AssertionError("must not run")
+
+    recovery.service("api", circuit_threshold=3)
+    set_error_recovery_service(recovery)
+    try:
         with pytest.raises(ValueError, match=r"circuit_threshold=4 at .*circuit_threshold=3 at "):
             await fetch()
     finally:
         set_error_recovery_service(None)
+
+
+async def test_two_decorators_of_one_service_cannot_contradict_each_other() -> None:
+    """Known before there is a service at all, with both places; a function that is gone decides nothing."""
+
+    def decorated(threshold: int) -> object:
+        @with_error_recovery("prices", circuit_threshold=threshold)
+        async def fetch() -> None: ...
+
+        return fetch
+
+    kept = decorated(3)
+    with pytest.raises(
+        ValueError, match=rf"circuit_threshold=4 at {re.escape(__file__)}:.*=3 at {re.escape(__file__)}:"
+    ):
+        decorated(4)
+    decorated(3)
+    del kept
+    gc.collect()
+    assert decorated(4) is not None
 
 
 async def test_what_belongs_to_the_service_is_not_for_using(recovery: ErrorRecoveryService) -> None:
@@ -237,6 +272,7 @@ async def test_a_bad_value_is_refused_when_the_handle_is_built(
         {"circuit_mode": "forced-open"},
     ],
 )
+@pytest.mark.filterwarnings("ignore:.* has no effect without:UserWarning")
 async def test_a_value_at_the_edge_of_what_is_allowed_is_taken(
     recovery: ErrorRecoveryService, options: dict[str, Any]
 ) -> None:

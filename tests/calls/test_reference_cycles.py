@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shockproof import CircuitOpenError, ErrorRecoveryService, Handle
+from shockproof import CircuitOpenError, ErrorRecoveryService, Handle, LastGood, OnError
 
 pytestmark = pytest.mark.asyncio
 
@@ -99,6 +99,11 @@ CASES: dict[str, Call] = {
     "guard": guarded,
     "guard that is late": guarded_and_late,
     "attempts": repeated,
+    "hedged": lambda handle: handle.using(hedge_after=0.5).call(bad),
+    "hedged with wrong arguments": lambda handle: handle.using(hedge_after=0.5).call(bad, 1),  # type: ignore[call-arg]  # wrong on purpose
+    "hedged and late": lambda handle: handle.using(hedge_after=0.25, timeout=0.5).call(hangs),
+    "fallback for other errors": lambda handle: handle.using(fallback=OnError(KeyError, 1)).call(bad),
+    "nothing last good": lambda handle: handle.using(fallback=LastGood(max_age=60)).call(bad),
     "cancelled": cancelled,
     "cancelled in its backoff": cancelled_in_its_backoff,
 }

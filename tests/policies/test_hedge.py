@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
 
-from shockproof.policies.hedge import HedgeRule, parse_hedge_after
+from shockproof.policies.hedge import HedgeRule, hedge_budget, parse_hedge_after
 from shockproof.policies.latency_quantile import LatencyQuantile
-from shockproof.policies.retry_budget import RetryBudget
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.95])
@@ -49,19 +49,31 @@ def test_a_fixed_wait_is_known_from_the_start() -> None:
 
 def test_hedges_are_paid_by_answers() -> None:
     """Ten to begin with, then one for twenty answers."""
-    rule = HedgeRule(hedge_after=0.05, max_hedges=1)
-    assert [rule.take(None) for _ in range(11)] == [True] * 10 + [False]
+    budget = hedge_budget()
+    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
     for _ in range(20):
-        rule.answered(0.01)
+        budget.succeeded()
 
-    assert rule.take(None)
+    assert budget.take()
 
 
-def test_a_services_own_budget_pays_in_its_place() -> None:
-    """Retries and hedges of one dependency share what they may cost it."""
-    rule, shared = HedgeRule(hedge_after=0.05, max_hedges=1), RetryBudget(capacity=1)
+def test_a_rule_that_threads_share_learns_its_quantile() -> None:
+    """Two threads at the end of the first samples do not make it unknown for ever."""
+    for _ in range(50):
+        rule = HedgeRule(hedge_after="p95", max_hedges=1)
+        start = threading.Barrier(4)
 
-    assert [rule.take(shared) for _ in range(2)] == [True, False]
+        def answer(rule: HedgeRule = rule, start: threading.Barrier = start) -> None:
+            start.wait()
+            for _ in range(10):
+                rule.answered(0.25)
+
+        threads = [threading.Thread(target=answer) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert rule.wait == pytest.approx(0.25, rel=0.01)
 
 
 @pytest.mark.parametrize("value", ["p100", "p5", "95", "p49", 0, -1.0])

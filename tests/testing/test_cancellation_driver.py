@@ -250,7 +250,7 @@ async def test_bad_arguments_are_refused_by_name(number: Any, moment: Any, kind:
         {"timeout": 0.25, "grace": 0.5, "max_retries": 1},
         {"timeout": 30.0, "grace": 1.0},
         {"max_concurrent": 1, "rate_limit": "1000/s"},
-        {"hedge_after": 0.25},
+        {"hedge_after": 0.25, "max_retries": 1},
     ],
     ids=str,
 )

@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Any
 
 from shockproof.calls.callables import has_coroutine_code, name_of
-from shockproof.calls.hedging import hedged
+from shockproof.calls.hedging import Leg, hedged
+from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, give_back
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
 from shockproof.calls.own_task import run_in_own_task
@@ -23,7 +24,8 @@ from shockproof.calls.plan import Plan
 from shockproof.calls.threads import NotStartedError, never_began
 from shockproof.calls.timer import Timer
 from shockproof.policies.bulkhead import Places
-from shockproof.policies.circuit_breaker import Ticket
+from shockproof.policies.circuit_breaker import Admission, Ticket
+from shockproof.policies.fallback import LastGood, Stale
 from shockproof.vocabulary.errors import CallRejectedError
 from shockproof.vocabulary.events import FallbackAnswered
 from shockproof.vocabulary.outcomes import Outcome, Verdict
@@ -108,6 +110,7 @@ async def execute(
             return await in_place(plan, fn, args, kwargs, *way)
     call = OngoingCall(plan, name_of(fn), elapsed=0.0 if failure is None else failure.duration)
     primary: Exception | None = None
+    result: Any = None  # Any: whatever the function returns
     try:
         try:
             result, failed = await _attempts(call, fn, args, kwargs, failure)
@@ -116,9 +119,11 @@ async def execute(
                 raise
             primary = error
         else:
+            if not failed and plan.memories:
+                plan.remember(fn, args, kwargs, result)
             if not (failed and call.falls_back and call.can_fall_back):
                 return result
-        return await _stand_in(call, args, kwargs, primary)
+        return await _stand_in(call, fn, args, kwargs, primary, result)
     finally:
         call.close()
         primary = failure = None  # the traceback holds this frame: no cycle
@@ -178,8 +183,12 @@ async def _attempts(
                 if call.plan.hedge is None:
                     result, failure = await _attempt(call, fn, args, kwargs)
                 else:
-                    leg = partial(_attempt, call, fn, args, kwargs)
-                    result, failure = await hedged(call, call.plan.hedge, leg)
+                    result, failure = await hedged(
+                        call,
+                        call.plan.hedge,
+                        partial(_attempt, call, fn, args, kwargs),
+                        partial(_hedge, call, fn, args, kwargs),
+                    )
                 if failure is None:
                     return result, False
             delay = call.after(failure)
@@ -201,11 +210,36 @@ async def _attempt(
     fn: Callable[..., Any],  # Any: the user's function
     args: tuple[Any, ...],  # Any: its arguments
     kwargs: dict[str, Any],  # Any: its arguments
-) -> tuple[Any, Failure | None]:  # Any: its result
-    plan = call.plan
+    when_sent: Callable[[], object] | None = None,
+) -> Leg:
     admission, held = call.admit(), None
-    if plan.state.limits is not None:
+    if call.plan.state.limits is not None:
         admission, held = await call.enter_limits(admission)
+    if when_sent is not None:
+        when_sent()
+    return await _sent(call, fn, args, kwargs, admission, held)
+
+
+async def _hedge(
+    call: OngoingCall,
+    fn: Callable[..., Any],  # Any: the user's function
+    args: tuple[Any, ...],  # Any: its arguments
+    kwargs: dict[str, Any],  # Any: its arguments
+) -> Leg:
+    admission, held = call.admit_hedge(), None
+    if call.plan.state.limits is not None:
+        admission, held = await call.enter_limits_as_hedge()
+    return await _sent(call, fn, args, kwargs, admission, held)
+
+
+async def _sent(
+    call: OngoingCall,
+    fn: Callable[..., Any],  # Any: the user's function
+    args: tuple[Any, ...],  # Any: its arguments
+    kwargs: dict[str, Any],  # Any: its arguments
+    admission: Admission,
+    held: Held | None,
+) -> Leg:
     ticket = call.begins(admission)
     try:
         try:
@@ -272,21 +306,34 @@ def elapsed(plan: Plan, started: float, timer: Timer | None) -> float:
 
 async def _stand_in(
     call: OngoingCall,
+    fn: Callable[..., Any],  # Any: the user's function
     args: tuple[Any, ...],  # Any: the call's arguments
     kwargs: dict[str, Any],  # Any: the call's arguments
     primary: Exception | None,
+    unwanted: Any,  # Any: the result that was judged a failure, when there was no error
 ) -> Any:  # Any: what the stand-in returns
     plan, state = call.plan, call.plan.state
     last: Exception | None = None
     try:
         for fallback in plan.fallbacks:
+            if not fallback.fits(primary):
+                continue
             try:
-                result = fallback.value
-                if fallback.fn is not None:
+                if fallback.last_good is not None:
+                    stale = _last_good(call, fallback.last_good, fn, args, kwargs, primary, unwanted)
+                    if stale is None:
+                        continue
+                    mark = fallback.last_good.mark
+                    result = stale if mark is None else mark(stale)
+                elif fallback.fn is not None:
                     fitting, named = fallback.arguments(args, kwargs)
                     awaitable = plan.awaitable(fallback.fn, fitting, named)
                     result = await awaitable
-            except Exception as error:  # noqa: BLE001 - a stand-in may fail in any way; the next one is asked
+                else:
+                    result = fallback.value
+            except Exception as error:  # a stand-in may fail in any way; the next one is asked
+                if hides_cancellation(error):
+                    raise
                 last = error.take() if isinstance(error, NotStartedError) else error
                 if not isinstance(last, CallRejectedError):  # it did not run, so it did not fail
                     plan.runtime.recorder.record(
@@ -310,9 +357,37 @@ async def _stand_in(
                 )
             return result
         state.failed_for_good()
-        assert last is not None
+        if last is None:  # nobody stands in for this one
+            if primary is None:
+                return unwanted
+            raise primary
         if last is primary:
             raise last
         raise last from primary
     finally:
         last = primary = None  # the traceback holds this frame: no cycle
+
+
+def _last_good(
+    call: OngoingCall,
+    last_good: LastGood,
+    fn: Callable[..., Any],  # Any: the user's function
+    args: tuple[Any, ...],  # Any: the call's arguments
+    kwargs: dict[str, Any],  # Any: the call's arguments
+    primary: Exception | None,
+    unwanted: object,
+) -> Stale[Any] | None:  # Any: whatever the function returned
+    plan = call.plan
+    now, wall = plan.runtime.clock.monotonic(), plan.runtime.clock.time()
+    key = last_good.answers.key_of(plan.state.name, fn, args, kwargs)
+    answer = None if key is None else last_good.answers.recall(key, now=now, wall=wall)
+    if answer is None:
+        return None
+    kind, message = describe(UnwantedResultError(unwanted) if primary is None else primary)
+    return Stale(
+        value=answer.value,
+        age=answer.age(now, wall),
+        at=answer.wall,
+        service_name=plan.state.name,
+        reason=plan.runtime.redact(f"{kind}: {message}"),
+    )

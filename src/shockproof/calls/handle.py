@@ -4,7 +4,6 @@ A handle: one service with the options of one way to use it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from inspect import CO_COROUTINE
@@ -13,13 +12,9 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable, has_coroutine_code
+from shockproof.calls.combinations import add_layer, check_layers, warn_of_useless
 from shockproof.calls.executor import execute, failure_of, in_place
-from shockproof.calls.options import (
-    HandleOptions,
-    LimitOptions,
-    check_options,
-    warn_of_unreachable_timeout,
-)
+from shockproof.calls.options import HandleOptions, LimitOptions, check_options
 from shockproof.calls.plan import Plan
 from shockproof.calls.rate_limit_feedback import RateLimitFeedback
 from shockproof.calls.stream import Stream
@@ -33,15 +28,6 @@ __all__ = ["Handle"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def _warn_here(timeout: float, deadline: float | None) -> None:
-    # One frame more, as check_options has: the warning names the line that called `using`. A deadline
-    # that is shorter than the handle's timeout is no mistake: it is how one call is hurried.
-    warn_of_unreachable_timeout(timeout, deadline)
-
-
-_SERVICE_MARK = "__shockproof_service__"
 
 
 class Handle:
@@ -164,16 +150,12 @@ class Handle:
 
         Raises:
             TypeError: *fn* cannot be guarded: a coroutine object, a generator, a classmethod object.
+            ValueError: *fn* was decorated as unsafe, and this handle would repeat it all the same.
         """
-        if getattr(fn, _SERVICE_MARK, None) == self.service_name:
-            warnings.warn(
-                f"{getattr(fn, '__name__', fn)!r} is already guarded by service {self.service_name!r}: "
-                "retries inside retries on one service; decorate it once",
-                stacklevel=2,
-            )
+        layer = self.plan.layer
+        check_layers(fn, layer)
         wrapped = wrap(self.plan, fn)
-        if not isinstance(wrapped, staticmethod):
-            setattr(wrapped, _SERVICE_MARK, self.service_name)
+        add_layer(wrapped, fn, layer)
         return wrapped
 
     def using(self, **options: Unpack[HandleOptions]) -> Handle:
@@ -184,9 +166,12 @@ class Handle:
             TypeError, ValueError: an unknown option, or a value that is not allowed.
         """
         checked, _ = check_options(options, handle_only=True)
-        if checked.get("timeout") is not None and "deadline" not in checked:
-            _warn_here(checked["timeout"], self.plan.deadline)
-        return Handle(Plan({**self.plan.options, **checked}).bind(self.plan.runtime, self.plan.state))
+        merged = {**self.plan.options, **checked}
+        plan = Plan(merged)
+        warn_of_useless(checked, {**merged, **self.plan.state.set_by_hand})
+        if not {"hedge_after", "max_hedges"} & checked.keys():
+            plan.hedge = self.plan.hedge  # with the latencies it has learnt
+        return Handle(plan.bind(self.plan.runtime, self.plan.state))
 
     def configure(self, **changes: Unpack[LimitOptions]) -> None:
         """

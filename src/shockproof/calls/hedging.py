@@ -12,73 +12,131 @@ from shockproof.calls.ongoing_call import Failure, OngoingCall
 from shockproof.policies.hedge import HedgeRule
 from shockproof.vocabulary.errors import CallRejectedError
 
-__all__ = ["hedged"]
+__all__ = ["Leg", "hedged"]
 
 Leg = tuple[Any, Failure | None]  # Any: whatever the function returns
 
-# Losers are cancelled at once and end when they end: somebody must refer to them until then.
-_losers: set[asyncio.Task[Leg]] = set()
+
+class _Request:
+    """One of the requests of a call, in a task of its own."""
+
+    __slots__ = ("_ended_with", "task")
+
+    def __init__(self, attempt: Callable[[], Awaitable[Leg]]) -> None:
+        # Not the task's result: an error's traceback holds the timer, that the task, and it the error.
+        self._ended_with: list[Leg] = []
+        self.task = asyncio.get_running_loop().create_task(_run(attempt, self._ended_with))
+
+    @property
+    def has_answered(self) -> bool:
+        return bool(self._ended_with) and self._ended_with[0][1] is None
+
+    def take(self) -> Leg:
+        """What became of it, once; it has not raised."""
+        return self._ended_with.pop()
+
+    def thrown_away(self, _: asyncio.Task[None]) -> None:
+        """It has ended too late for a verdict."""
+        if self._ended_with:
+            _, failure = self._ended_with.pop()
+            if failure is not None:
+                failure.ticket.released()
+        elif not self.task.cancelled():
+            self.task.exception()  # one that nobody looks at is reported when the task is collected
 
 
-async def hedged(call: OngoingCall, rule: HedgeRule, attempt: Callable[[], Awaitable[Leg]]) -> Leg:
+async def _run(attempt: Callable[[], Awaitable[Leg]], ended_with: list[Leg]) -> None:
+    ended_with.append(await attempt())
+
+
+async def hedged(
+    call: OngoingCall,
+    rule: HedgeRule,
+    attempt: Callable[[Callable[[], None]], Awaitable[Leg]],
+    hedge: Callable[[], Awaitable[Leg]],
+) -> Leg:
     """
-    What the first *attempt* to succeed gives; when all fail, the first one's failure.
+    What the first to answer gives, the *attempt* or a *hedge* of it; when all fail, the attempt's failure.
 
-    The next is started when the rule's wait has passed without an answer, or at once when one fails.
-    The winner is returned at once; the others are cancelled, and give back what they hold by themselves.
+    A hedge is sent when the rule's wait has passed without an answer, or at once when one has failed in a
+    way that is worth a repetition. *attempt* is handed a function to call when it was sent: what it waits
+    for before that is our own queue, and a second request would only stand behind it. The winner is
+    returned at once; the others are cancelled, and give back what they hold by themselves.
     """
     clock = call.plan.runtime.clock
-    primary = _start(attempt)
-    legs, hedges = {primary}, 0
-    began, first_failure = clock.monotonic(), None
+    sent = asyncio.get_running_loop().create_future()
+
+    def when_sent() -> None:
+        if not sent.done():
+            sent.set_result(None)
+
+    requests, hedges = [_Request(lambda: attempt(when_sent))], 0  # in the order they were sent
+    primary: _Request | None = requests[0]
+    tasks, ended = list[asyncio.Task[None]](), list[_Request]()
+    first_failure: Failure | None = None
+    one: _Request | None = None
     try:
+        await asyncio.wait({requests[0].task, sent}, return_when=asyncio.FIRST_COMPLETED)
+        began = clock.monotonic()
         while True:
             wait = rule.wait if hedges < rule.most else None
-            done, _ = await asyncio.wait(legs, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-            failed = False
-            for leg in done:
-                legs.discard(leg)
+            tasks = [request.task for request in requests]
+            await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            ended = [request for request in requests if request.task.done()]
+            is_time = not ended
+            # An answer is the answer, whatever else has come in the same turn.
+            for one in sorted(ended, key=_has_not_answered):
                 try:
-                    result, failure = leg.result()
+                    one.task.result()
                 except CallRejectedError:
-                    if leg is primary and not legs:
+                    if one is primary:
                         raise
-                    continue  # a hedge that no policy lets through is just not made
+                    requests.remove(one)  # a hedge that no policy lets through is just not made
+                    call.give_back_hedge()
+                    continue
+                requests.remove(one)
+                result, failure = one.take()
                 if failure is None:
-                    rule.answered(clock.monotonic() - began)
+                    call.hedge_answered(rule, clock.monotonic() - began)
+                    if first_failure is not None:
+                        failure, first_failure = first_failure, None
+                        call.note(failure, is_hedge=False)
                     return result, None
-                failed = True
-                if leg is primary:
+                goes_on = call.goes_on_after(failure)
+                if goes_on is None:
+                    return result, failure
+                if goes_on:
+                    is_time = True
+                else:
+                    hedges = rule.most  # nobody knows what it did, or it was refused: send no more
+                if one is primary:
                     first_failure = failure
                 else:
-                    call.note(failure)
-            if hedges < rule.most and (failed or not done) and call.may_hedge(rule):
-                legs.add(_start(attempt))
-                hedges += 1
-                call.plan.state.hedges += 1
-            elif not done:
-                hedges = rule.most  # it may not: only wait from now on
-            if not legs:
-                return None, first_failure
+                    call.note(failure, is_hedge=True)
+            if is_time and hedges < rule.most:
+                if call.may_hedge():
+                    requests.append(_Request(hedge))
+                    hedges += 1
+                else:
+                    hedges = rule.most  # not now, and so not later: only wait from now on
+            if not requests:
+                failure, first_failure = first_failure, None
+                assert failure is not None
+                return failure.result, failure
     finally:
-        for leg in legs:
-            leg.cancel()
-            _losers.add(leg)
-            leg.add_done_callback(_ended)
-        first_failure = None  # the error's traceback may hold this frame: no cycle
+        sent.cancel()
+        while requests:
+            loser = requests.pop()
+            call.plan.runtime.losers.add(loser.task)
+            loser.task.add_done_callback(loser.thrown_away)
+            del loser
+        if first_failure is not None:
+            first_failure.ticket.released()  # the call ends in another way: no verdict
+        # An error's traceback may hold this frame, and a task the error: no cycle.
+        first_failure = failure = one = primary = None
+        tasks.clear()
+        ended.clear()
 
 
-def _start(attempt: Callable[[], Awaitable[Leg]]) -> asyncio.Task[Leg]:
-    async def leg() -> Leg:
-        return await attempt()
-
-    return asyncio.get_running_loop().create_task(leg())
-
-
-def _ended(leg: asyncio.Task[Leg]) -> None:
-    _losers.discard(leg)
-    if leg.cancelled() or leg.exception() is not None:
-        return
-    _, failure = leg.result()
-    if failure is not None:
-        failure.ticket.released()  # too late for a verdict
+def _has_not_answered(request: _Request) -> bool:
+    return not request.has_answered

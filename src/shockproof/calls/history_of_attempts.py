@@ -65,7 +65,7 @@ def _notes(attempts: Collection[Attempt], reason: str) -> list[str]:
     for attempt in earlier[-_MOST_NOTES:]:
         waited = "" if attempt.delay is None else f", then waited {attempt.delay:.3g} s"
         notes.append(
-            f"attempt {attempt.number} failed after {attempt.duration:.3g} s "
+            f"{'hedge of ' * attempt.is_hedge}attempt {attempt.number} failed after {attempt.duration:.3g} s "
             f"with {attempt.error_type}: {attempt.error_message}{waited}"
         )
     if reason:

@@ -26,9 +26,10 @@ from shockproof.policies.retry import Decision, leaves
 from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
     CallRejectedError,
+    CircuitOpenError,
     DeadlineExceededError,
 )
-from shockproof.vocabulary.events import AttemptFailed, CallFailed, RetryScheduled
+from shockproof.vocabulary.events import AttemptFailed, CallFailed, CallHedged, RetryScheduled
 from shockproof.vocabulary.outcomes import Attempt, CallInfo, Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
@@ -54,7 +55,7 @@ class UnwantedResultError(Exception):
 class Failure:
     """How one attempt ended, if not well: with an error, or with a result that may be unwanted."""
 
-    __slots__ = ("duration", "error", "result", "stalled", "ticket", "verdict")
+    __slots__ = ("duration", "error", "judged", "result", "stalled", "ticket", "verdict")
 
     def __init__(self, ticket: Ticket, duration: float) -> None:
         self.ticket = ticket
@@ -62,6 +63,9 @@ class Failure:
         self.error: Exception | None = None
         self.result: object = None
         self.verdict: Verdict | None = None
+        """What was known about it at once; None leaves it to the classification."""
+        self.judged: Verdict | None = None
+        """What the classification says, once it was asked: never twice."""
         self.stalled = False
 
 
@@ -83,6 +87,14 @@ def timeout_error(plan: Plan, limit: float) -> Exception:
     if plan.deadline is not None and (plan.timeout is None or limit < plan.timeout):
         return DeadlineExceededError(plan.state.name, plan.deadline)
     return AttemptTimeoutError(plan.state.name, limit)
+
+
+def _nothing_ran(failure: Failure) -> bool:
+    """Whether a neutral end means that the call was refused, or that its time was up in a queue."""
+    error = failure.error
+    return error is not None and (
+        failure.verdict is not None or all(isinstance(leaf, CallRejectedError) for leaf in leaves(error))
+    )
 
 
 class OngoingCall:
@@ -280,6 +292,37 @@ class OngoingCall:
         self.plan.rejected(refusal)
         return refusal
 
+    def admit_hedge(self) -> Admission:
+        """
+        A ticket for a hedge, which is no probe: only a closed circuit lets it through.
+
+        Raises:
+            CircuitOpenError: it is not closed. Counted nowhere: the call itself goes on.
+        """
+        circuit = self.plan.state.circuit
+        if circuit.closed is not None:
+            return circuit.closed
+        if circuit.state(self.plan.runtime.clock.monotonic()) != "closed":
+            raise CircuitOpenError(self.plan.state.name)
+        return PASS_THROUGH
+
+    async def enter_limits_as_hedge(self) -> tuple[Admission, Held]:
+        """
+        What a hedge needs of the service's limits, and a ticket; whatever goes wrong, everything is given back.
+
+        Raises:
+            CallRejectedError: refused, or the circuit opened meanwhile. Counted nowhere, as above.
+        """
+        plan = self.plan
+        held: Held = await plan.state.limits.enter(
+            weight=plan.weight, rank=plan.rank, until=self._deadline_at
+        )
+        try:
+            return self.admit_hedge(), held
+        except CircuitOpenError:
+            held.not_sent()
+            raise
+
     def time_limit(self) -> float | None:
         """Seconds the next attempt may take, or None for no limit."""
         limit = self.plan.timeout
@@ -330,23 +373,12 @@ class OngoingCall:
         """
         plan, state = self.plan, self.plan.state
         error = failure.error
-        verdict = failure.verdict
-        if verdict is None:
-            assert error is not None
-            try:
-                verdict = plan.classifier.of_error(error, self.info())
-            except BaseException:  # the user's code wants to end the program: no verdict
-                failure.ticket.released()
-                raise
+        verdict = self._verdict_of(failure)
         if state.limits is not None:
             state.limits.answered(failure.result if error is None else error, verdict.retry_after)
         if verdict.outcome is Outcome.NEUTRAL:
             failure.ticket.released()
-            # Nothing ran: it was refused, or its time was up in a queue.
-            nothing_ran = error is not None and (
-                failure.verdict is not None
-                or all(isinstance(leaf, CallRejectedError) for leaf in leaves(error))
-            )
+            nothing_ran = _nothing_ran(failure)
             if nothing_ran and self._last_error is not None:
                 raise self._ended_while_waiting(self._last_error, f"the next attempt was refused: {error}")
             self.can_fall_back = nothing_ran
@@ -407,31 +439,114 @@ class OngoingCall:
         if says_too_much(answer, verdict.retry_after) and not cut_short:
             plan.state.limits.ended(failure.duration, dropped=True)
 
-    def may_hedge(self, rule: HedgeRule) -> bool:
-        """Pay for a hedge; only while the circuit is closed, for a hedge is no probe."""
-        now = self.plan.runtime.clock.monotonic()
-        return self.plan.state.circuit.state(now) == "closed" and rule.take(self.plan.state.retry_budget)
+    def _verdict_of(self, failure: Failure) -> Verdict:
+        verdict = failure.verdict or failure.judged
+        if verdict is None:
+            assert failure.error is not None
+            try:
+                verdict = failure.judged = self.plan.classifier.of_error(failure.error, self.info())
+            except BaseException:  # the user's code wants to end the program: no verdict
+                failure.ticket.released()
+                raise
+        return verdict
 
-    def note(self, failure: Failure) -> None:
-        """A hedge failed while others are in flight: told to the circuit and recorded, and no more."""
-        error, verdict = failure.error, failure.verdict
-        if verdict is None and error is not None:
-            verdict = self.plan.classifier.of_error(error, self.info())
-        if self.plan.state.limits is not None:
-            self.plan.state.limits.answered(
-                failure.result if error is None else error, None if verdict is None else verdict.retry_after
+    # -- hedges --------------------------------------------------------------------------------
+
+    def may_hedge(self) -> bool:
+        """Pay for a hedge; only while the circuit is closed, for a hedge is no probe."""
+        state = self.plan.state
+        budget = state.retry_budget or state.hedge_budget
+        is_closed = state.circuit.state(self.plan.runtime.clock.monotonic()) == "closed"
+        if not is_closed or budget is None or not budget.take():
+            return False
+        state.hedges += 1
+        if self.plan.runtime.listeners:
+            self.plan.runtime.listeners.publish(
+                CallHedged(
+                    service_name=state.name,
+                    at=self.plan.runtime.clock.time(),
+                    function_name=self.function_name,
+                    attempt=self.number,
+                )
             )
-        if verdict is None or verdict.outcome not in {Outcome.FAILURE, Outcome.UNKNOWN}:
+        return True
+
+    def give_back_hedge(self) -> None:
+        """A hedge that was paid for was not sent after all."""
+        state = self.plan.state
+        budget = state.retry_budget or state.hedge_budget
+        state.hedges -= 1
+        if budget is not None:
+            budget.give_back()
+
+    def hedge_answered(self, rule: HedgeRule, latency: float) -> None:
+        """The call was answered, by whichever request, *latency* seconds after the first was sent."""
+        rule.answered(latency)
+        if self.plan.state.hedge_budget is not None:
+            self.plan.state.hedge_budget.succeeded()
+
+    def goes_on_after(self, failure: Failure) -> bool | None:
+        """
+        Whether another request is worth sending at once; None when the call is over.
+
+        It is over when the same would come again: for an error that is not retried, or one that the
+        user's classification takes for an answer.
+        """
+        verdict = self._verdict_of(failure)
+        if verdict.outcome is Outcome.UNKNOWN or (
+            verdict.outcome is Outcome.NEUTRAL and _nothing_ran(failure)
+        ):
+            return False
+        if verdict.outcome is not Outcome.FAILURE:
+            return None
+        if failure.error is None:
+            return True
+        try:
+            return True if self.plan.retry.wants(failure.error) else None
+        except BaseException:  # the user's code wants to end the program: no verdict
+            failure.ticket.released()
+            raise
+
+    def note(self, failure: Failure, *, is_hedge: bool) -> None:
+        """
+        One of several requests failed, and others decide what becomes of the call.
+
+        It is told to the circuit, recorded, and remembered as one of the attempts.
+        """
+        plan, state, error = self.plan, self.plan.state, failure.error
+        verdict = self._verdict_of(failure)
+        if state.limits is not None:
+            state.limits.answered(failure.result if error is None else error, verdict.retry_after)
+        if verdict.outcome not in {Outcome.FAILURE, Outcome.UNKNOWN}:
             failure.ticket.released()
             return
         self._tell_load(failure, verdict)
-        now = self.plan.runtime.clock.monotonic()
+        now = plan.runtime.clock.monotonic()
         shown = error if error is not None else UnwantedResultError(failure.result)
         error_type, message = describe(shown)
-        self.plan.state.failures += 1
-        self.plan.state.stirred = True
-        failure.ticket.failed(now, f"{error_type}: {self.plan.runtime.redact(message)}", failure.duration)
-        self._record(shown, verdict, Decision(0.0, ""), now)
+        message = plan.runtime.redact(message)
+        state.failures += 1
+        state.stirred = True
+        if failure.stalled:
+            failure.ticket.released()
+        else:
+            failure.ticket.failed(now, f"{error_type}: {message}", failure.duration)
+        decision = Decision(0.0, "")
+        self._record(shown, verdict, decision, now)
+        self._attempts.append(
+            Attempt(
+                number=self.number,
+                error_type=error_type,
+                error_message=message,
+                started_at=plan.runtime.clock.time() - failure.duration,
+                duration=failure.duration,
+                delay=None,
+                outcome=verdict.outcome,
+                is_hedge=is_hedge,
+            )
+        )
+        if plan.runtime.listeners:
+            self._tell(Decision(None, ""), verdict, failure.duration)
 
     def remaining(self, now: float) -> float | None:
         """Seconds left of the deadline, or None without one."""

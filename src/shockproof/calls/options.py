@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypedDict
 
+from shockproof.calls.callables import is_async, name_of
 from shockproof.memory.services.registry import SERVICE_OPTIONS, check_together
 from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency
 from shockproof.policies.backoff import JITTERS, Jitter
@@ -33,6 +33,7 @@ __all__ = [
     "calling_frame",
     "calling_place",
     "check_options",
+    "outside_level",
 ]
 
 
@@ -85,7 +86,10 @@ class HandleOptions(TypedDict, total=False):
     anything else; or how much of what, ``{"orders": 1, "weight": 4}``. Default: 1.
     """
     fallback: Any  # Any: a callable, a value, or a list of those
-    """What answers when the call failed for good: a function, a value, or a list that makes a chain."""
+    """
+    What answers when the call failed for good: a function, a value, an `OnError`, a `LastGood`, or a list
+    that makes a chain.
+    """
 
 
 class LimitOptions(TypedDict, total=False):
@@ -219,6 +223,17 @@ def _function(name: str, value: object) -> object:
     return value
 
 
+def _predicate(name: str, value: object) -> object:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r}")
+    if is_async(value):  # a coroutine object is true, whatever would have come of it
+        raise TypeError(
+            f"{name} is asked on the loop and answers at once: it must be a plain function, "
+            f"got the coroutine function {name_of(value)}"
+        )
+    return value
+
+
 def _retry_on(name: str, value: object) -> object:
     kinds = value if isinstance(value, tuple) else (value,)
     if all(isinstance(kind, type) for kind in kinds):
@@ -231,7 +246,7 @@ def _retry_on(name: str, value: object) -> object:
             raise ValueError(f"{name} is empty, so nothing would be retried: say max_retries=0 instead")
         return value
     if callable(value):
-        return value
+        return _predicate(name, value)
     raise TypeError(
         f"{name} must be an exception type, a tuple of them, or a predicate (error) -> bool, got {value!r}"
     )
@@ -244,7 +259,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "backoff_factor": lambda name, value: at_least(name, value, 1),
     "jitter": _choice(*JITTERS),
     "retry_on": _retry_on,
-    "retry_if_result": _optional(_function),
+    "retry_if_result": _optional(_predicate),
     "timeout": _optional(_positive),
     "deadline": _optional(_positive),
     "grace": _optional(seconds),
@@ -252,7 +267,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "max_hedges": lambda name, value: whole_number(name, value, minimum=1),
     "effect": _choice("read", "idempotent", "unsafe"),
     "risk_reducing": _boolean,
-    "classify": _optional(_function),
+    "classify": _optional(_predicate),
     "priority": _choice(*PRIORITIES),
     "weight": _weight,
     "fallback": lambda name, value: value,
@@ -311,20 +326,9 @@ def check_options(
     check_together(checked)
     if checked.get("rate_limit") is not None:
         RollingWindows(checked["rate_limit"]).check(checked.get("weight", 1))
-    warn_of_unreachable_timeout(checked.get("timeout"), checked.get("deadline"))
     handle = {name: value for name, value in checked.items() if name not in SERVICE_OPTIONS}
     service = {name: value for name, value in checked.items() if name in SERVICE_OPTIONS}
     return handle, service
-
-
-def warn_of_unreachable_timeout(timeout: float | None, deadline: float | None) -> None:
-    """Warn whoever built the handle, if no attempt can reach its timeout."""
-    if timeout is not None and deadline is not None and timeout > deadline:
-        warnings.warn(
-            f"timeout={timeout:g} is longer than deadline={deadline:g}: no attempt can reach its timeout; "
-            "make the deadline the sum of what the attempts and waits may take",
-            stacklevel=4,
-        )
 
 
 _OWN_FILES = str(Path(__file__).parents[1]) + os.sep
@@ -342,3 +346,11 @@ def calling_place() -> str:
     """The nearest line outside shockproof, as file:line, to name it in a message."""
     frame = calling_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def outside_level() -> int:
+    """The ``stacklevel`` with which the caller's warning names the nearest line outside shockproof."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final, Self
 
-from shockproof.calls.callables import check_callable, is_async, name_of
+from shockproof.calls.callables import is_async, name_of
+from shockproof.calls.combinations import Layer, refuse_harmful
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.runtime import Runtime
+from shockproof.calls.stand_in import chain_of
 from shockproof.calls.threads import NotStartedError
 from shockproof.calls.timer import time_limit
 from shockproof.memory.services.service_state import ServiceState
@@ -20,7 +22,8 @@ from shockproof.policies.backoff import Backoff
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Circuit, Ticket
 from shockproof.policies.classification import Classifier
-from shockproof.policies.hedge import HedgeRule
+from shockproof.policies.fallback import Stale
+from shockproof.policies.hedge import HedgeRule, hedge_budget
 from shockproof.policies.priority import rank_of
 from shockproof.policies.rate_limit import Weight
 from shockproof.policies.retry import RetryRule
@@ -30,7 +33,7 @@ from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import CallRejected
 from shockproof.vocabulary.outcomes import CallEffect
 
-__all__ = ["Plan", "StandIn"]
+__all__ = ["Plan"]
 
 _new: Final = CircuitOpenError.__new__
 
@@ -38,50 +41,10 @@ _new: Final = CircuitOpenError.__new__
 _UNKNOWN: Final = ServiceState("unknown", Circuit(threshold=None, timeout=0.0))
 
 
-class StandIn:
-    """One stand-in: a callable that gets the call's arguments if it can bind them, or a value."""
-
-    __slots__ = ("_signature", "fn", "name", "value")
-
-    def __init__(self, stand_in: object) -> None:
-        self.value = stand_in
-        self.fn: Callable[..., Any] | None = None  # Any: any signature
-        self._signature: inspect.Signature | None = None
-        self.name = "value"
-        if inspect.iscoroutine(stand_in) or callable(stand_in):
-            check_callable(stand_in)
-        if callable(stand_in):
-            self.fn = stand_in
-            self.name = name_of(stand_in)
-
-    def arguments(
-        self,
-        args: tuple[Any, ...],  # Any: the call's arguments
-        kwargs: dict[str, Any],  # Any: the call's arguments
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # Any: the call's arguments
-        """The call's arguments, or none if they do not fit."""
-        assert self.fn is not None
-        if self._signature is None:  # only now: a healthy call with a stand-in never needs it
-            try:
-                self._signature = inspect.signature(self.fn)
-            except (TypeError, ValueError):  # some built-ins have none
-                return args, kwargs
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError:
-            return (), {}
-        return args, kwargs
-
-
 def _hedge_of(options: Mapping[str, Any]) -> HedgeRule | None:  # Any: each option has a type of its own
     hedge_after = options.get("hedge_after")
     if hedge_after is None:
         return None
-    if options.get("effect", "read") == "unsafe":
-        raise ValueError(
-            f"hedge_after={hedge_after!r} with effect='unsafe': it would be sent twice; "
-            "declare effect='idempotent' if that does no harm, or leave hedge_after out"
-        )
     return HedgeRule(hedge_after=hedge_after, max_hedges=options.get("max_hedges", 1))
 
 
@@ -110,6 +73,7 @@ class Plan:
         "judges_results",
         "keeps_real_time",
         "limit",
+        "memories",
         "options",
         "rank",
         "retry",
@@ -128,11 +92,10 @@ class Plan:
 
     def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
         self.options = options
-        self.fallbacks: tuple[StandIn, ...] = ()
-        fallback = options.get("fallback")
-        if fallback is not None:
-            chain = fallback if isinstance(fallback, list | tuple) else [fallback]
-            self.fallbacks = tuple(StandIn(one) for one in chain)
+        refuse_harmful(options)
+        self.fallbacks = chain_of(options.get("fallback"))
+        self.memories = tuple(one.last_good for one in self.fallbacks if one.last_good is not None)
+        """What has to be told of every answer."""
         self.timeout: float | None = options.get("timeout")
         self.deadline: float | None = options.get("deadline")
         self.grace: float | None = options.get("grace")
@@ -153,7 +116,9 @@ class Plan:
         )
         self.judges_results = self.classifier.looks_at_results
         self.hedge = _hedge_of(options)
-        self.is_simple = not self.judges_results and self.grace is None and self.hedge is None
+        self.is_simple = not (
+            self.judges_results or self.memories or self.grace is not None or self.hedge is not None
+        )
         """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
         self.is_fixed = True
         """Whether its service stays the same once it is bound."""
@@ -175,6 +140,8 @@ class Plan:
         self.is_bound = True
         if state.limits is not None:
             state.limits.check_weight(self.weight)
+        if self.hedge is not None and state.hedge_budget is None:
+            state.hedge_budget = hedge_budget()
         runtime.plans.add(self)
         self.refresh()
         return self
@@ -197,6 +164,12 @@ class Plan:
             backoff=self.backoff,
             retry_on=options.get("retry_on", Exception),
         )
+
+    @property
+    def layer(self) -> Layer:
+        """What a decorator with this plan does with the calls of its function."""
+        own = {"max_retries": self.retry.max_retries, "circuit_threshold": self.state.circuit.threshold}
+        return Layer(self.state.name, self.state, {**self.state.set_by_hand, **self.options, **own})
 
     @property
     def needs_preparing(self) -> bool:
@@ -272,6 +245,22 @@ class Plan:
                     retry_after=refusal.retry_after,
                 )
             )
+
+    def remember(
+        self,
+        fn: Callable[..., Any],  # Any: the user's function
+        args: tuple[Any, ...],  # Any: its arguments
+        kwargs: dict[str, Any],  # Any: its arguments
+        result: object,
+    ) -> None:
+        """The service answered a call: the fallbacks that give out what was last good are told."""
+        if isinstance(result, Stale):  # of a service inside this one: it would come out as a fresh one
+            return
+        clock = self.runtime.clock
+        for memory in self.memories:
+            key = memory.answers.key_of(self.state.name, fn, args, kwargs)
+            if key is not None:
+                memory.answers.remember(key, result, now=clock.monotonic(), wall=clock.time())
 
     async def start(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 
 from shockproof.calls.call_ages import CallAges
 from shockproof.calls.limits import Limits
+from shockproof.calls.losers import Losers
 from shockproof.calls.members import Members
 from shockproof.calls.threads import WorkerThreads
 from shockproof.memory.error_log.recorder import Recording
@@ -43,6 +44,8 @@ class Runtime:
     """Called on a loop before the first call of each handle there."""
     plans: Members[Any] = field(default_factory=Members)  # Any: Plan, which imports this module
     """Every plan that is bound to it."""
+    losers: Losers = field(default_factory=Losers)
+    """Hedged requests that were cancelled and have not ended."""
     _threads: dict[str, WorkerThreads] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -8,12 +8,13 @@ Barroso, 2013). It is for calls that may be made twice.
 from __future__ import annotations
 
 import re
+import threading
 
 from shockproof.policies.latency_quantile import LatencyQuantile
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.arguments import seconds
 
-__all__ = ["HedgeRule", "parse_hedge_after"]
+__all__ = ["HedgeRule", "hedge_budget", "parse_hedge_after"]
 
 _QUANTILE = re.compile(r"p(\d{2})")
 _SHORTEST_WAIT = 0.001
@@ -37,23 +38,23 @@ def parse_hedge_after(name: str, value: object) -> float | str:
 
 class HedgeRule:
     """
-    Decides when the next hedge of a call is sent, and whether it may be.
+    Decides when the next hedge of a call is sent.
 
     A fixed time, or a quantile of the latencies of this rule's own calls: unknown at first, and then
-    nothing is hedged. Every hedge is paid from a budget that successes fund.
+    nothing is hedged. Safe to share between threads.
     """
 
-    __slots__ = ("_after", "_budget", "_latencies", "most")
+    __slots__ = ("_after", "_latencies", "_lock", "most")
 
     def __init__(self, *, hedge_after: float | str, max_hedges: int) -> None:
         self.most = max_hedges
         self._after: float | None = None
         self._latencies: LatencyQuantile | None = None
+        self._lock = threading.Lock()
         if isinstance(hedge_after, str):
             self._latencies = LatencyQuantile(int(hedge_after[1:]) / 100)
         else:
             self._after = hedge_after
-        self._budget = RetryBudget(capacity=10.0, per_success=0.05)
 
     @property
     def wait(self) -> float | None:
@@ -64,11 +65,12 @@ class HedgeRule:
         return None if value is None else max(value, _SHORTEST_WAIT)
 
     def answered(self, latency: float) -> None:
-        """An attempt was answered after *latency* seconds."""
+        """A call was answered after *latency* seconds."""
         if self._latencies is not None:
-            self._latencies.add(latency)
-        self._budget.succeeded()
+            with self._lock:
+                self._latencies.add(latency)
 
-    def take(self, shared: RetryBudget | None) -> bool:
-        """Pay for one hedge, from the service's own budget if it has one."""
-        return (self._budget if shared is None else shared).take()
+
+def hedge_budget() -> RetryBudget:
+    """What pays for the hedges of a service without a budget of its own: about one call in twenty."""
+    return RetryBudget(capacity=10.0, per_success=0.05)

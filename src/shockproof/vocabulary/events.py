@@ -14,6 +14,7 @@ from shockproof.vocabulary.statuses import CircuitMode
 __all__ = [
     "AttemptFailed",
     "CallFailed",
+    "CallHedged",
     "CallOverdue",
     "CallRejected",
     "CircuitClosed",
@@ -69,6 +70,14 @@ class CallFailed(Event):
     attempts: int
     error_type: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallHedged(Event):
+    """Attempt no. `attempt` took long, or failed, and is made a second time beside itself."""
+
+    function_name: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

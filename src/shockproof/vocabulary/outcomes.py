@@ -55,6 +55,8 @@ class Attempt:
     """Seconds waited after it, or None when no attempt followed."""
     outcome: Outcome = Outcome.FAILURE
     """FAILURE, or UNKNOWN when it may have happened at the other side all the same."""
+    is_hedge: bool = False
+    """Whether it was sent while the attempt of the same number was in flight."""
 
 
 @dataclass(frozen=True, slots=True)

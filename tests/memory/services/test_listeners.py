@@ -26,6 +26,7 @@ from shockproof import (
 )
 from shockproof.memory.services.listeners import Listeners
 from shockproof.testing import VirtualClock
+from shockproof.vocabulary import events
 
 pytestmark = pytest.mark.asyncio
 
@@ -400,3 +401,222 @@ async def test_a_coroutine_listener_cancelled_at_birth_is_told_the_next_time() -
     await listeners.drain()
 
     assert told == ["first", "second"]
+
+
+# -- while it is told --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_listener_that_unsubscribes_is_told_nothing_more(is_async: bool) -> None:
+    """Not even what waits in its queue already."""
+    listeners, told, stops = Listeners(), list[int](), list[Callable[[], None]]()
+
+    def once(event: Event) -> None:
+        told.append(int(event.at))
+        stops[0]()
+
+    async def once_async(event: Event) -> None:
+        once(event)
+
+    stops.append(listeners.subscribe(once_async if is_async else once))
+    rest: list[int] = []
+    listeners.subscribe(lambda event: rest.append(int(event.at)))
+    for number in range(10):
+        listeners.publish(event(number))
+    await listeners.drain()
+    assert told == [0]
+    assert rest == list(range(10))
+    assert len(listeners.active) == 1
+
+
+async def test_what_waits_for_a_listener_that_leaves_is_not_told() -> None:
+    """It was busy with the first when it left."""
+    listeners, told = Listeners(), list[int]()
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(event: Event) -> None:
+        told.append(int(event.at))
+        entered.set()
+        release.wait(60)
+
+    stop = listeners.subscribe(slow)
+    for number in range(5):
+        listeners.publish(event(number))
+    entered.wait(60)
+    subscription = listeners.active[0]
+    stop()
+    release.set()
+    while subscription.is_busy():  # noqa: ASYNC110  a thread ends it
+        await asyncio.sleep(0)
+    assert told == [0]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_event_that_was_being_handed_out_comes_too_late_for_one_that_has_left(
+    is_async: bool,
+) -> None:
+    """Another thread publishes while it unsubscribes: no event is told after that."""
+    listeners, told = Listeners(), list[Event]()
+
+    async def listen_async(event: Event) -> None:
+        told.append(event)
+
+    stop = listeners.subscribe(listen_async if is_async else told.append)
+    subscription = listeners.active[0]
+    stop()
+    subscription.tell(event())
+    assert not subscription.is_busy()
+    assert told == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_listener_that_subscribes_another_while_it_is_told(is_async: bool) -> None:
+    """The new one is told from the next event on; no lock is held meanwhile."""
+    listeners, told = Listeners(), list[int]()
+
+    def adds(event: Event) -> None:
+        if int(event.at) == 0:
+            listeners.subscribe(lambda event: told.append(int(event.at)))
+
+    async def adds_async(event: Event) -> None:
+        adds(event)
+
+    listeners.subscribe(adds_async if is_async else adds)
+    listeners.publish(event(0))
+    await listeners.drain()
+    listeners.publish(event(1))
+    await listeners.drain()
+    assert told == [1]
+
+
+async def test_a_coroutine_listener_that_hangs_is_bounded_and_silences_nobody_else() -> None:
+    """Its queue is full after a thousand, what it missed is counted, and the others are told everything."""
+    listeners, told = Listeners(), list[int]()
+    release = asyncio.Event()
+
+    async def hangs(event: Event) -> None:
+        await release.wait()
+
+    async def follows(event: Event) -> None:
+        told.append(int(event.at))
+
+    listeners.subscribe(hangs)
+    listeners.subscribe(follows)
+    for number in range(1_500):
+        listeners.publish(event(number))
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert told == list(range(1_500))
+    assert listeners.dropped == 499  # one is being told, a thousand wait
+    release.set()
+    await listeners.drain()
+
+
+async def test_the_end_of_the_service_waits_for_a_hanging_listener_no_longer_than_it_may(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It is left as it is; what else was to be flushed is."""
+
+    async def hangs(event: Event) -> None:
+        await asyncio.sleep(3600)
+
+    recovery.on_event(hangs)
+    with pytest.raises(ConnectionError):
+        await recovery.retry_with_backoff(fails, max_retries=0)
+    began = clock.monotonic()
+    await recovery.aclose(timeout=2.0)
+    assert clock.monotonic() - began == pytest.approx(2.0)
+    assert recovery.get_health_status()["error_log"]["written"] == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_two_loops_in_two_threads_tell_one_listener_everything(is_async: bool) -> None:
+    """In the order of each, none twice, none lost; and one that raises or comes and goes disturbs nobody."""
+    listeners, told = Listeners(), list[Event]()
+
+    def listen(event: Event) -> None:
+        told.append(event)
+
+    async def listen_async(event: Event) -> None:
+        await asyncio.sleep(0)
+        told.append(event)
+
+    async def raises(event: Event) -> None:
+        raise ZeroDivisionError
+
+    listeners.subscribe(listen_async if is_async else listen)
+    logging.getLogger("shockproof").disabled = True
+    listeners.subscribe(raises)
+
+    async def publishes(name: str) -> None:
+        for number in range(300):
+            stop = listeners.subscribe(lambda event: None)
+            listeners.publish(Event(service_name=name, at=float(number)))
+            stop()
+            await asyncio.sleep(0)
+        while any(one.is_busy() for one in listeners.active):  # noqa: ASYNC110  the other thread may end it
+            await asyncio.sleep(0)
+
+    threads = [threading.Thread(target=lambda name=name: asyncio.run(publishes(name))) for name in ("a", "b")]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        logging.getLogger("shockproof").disabled = False
+    await listeners.drain()
+    for name in ("a", "b"):
+        assert [int(one.at) for one in told if one.service_name == name] == list(range(300))
+
+
+async def test_every_event_is_frozen_and_typed() -> None:
+    """No listener can change what the next one sees, and each field says what it is."""
+    kinds = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)]
+    assert len(kinds) > 8
+    for kind in kinds:
+        assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]  # what dataclass leaves
+        assert not hasattr(kind, "__dict__") or "__dict__" not in kind.__slots__
+        assert all(field.kw_only for field in dataclasses.fields(kind))
+
+
+async def test_each_event_is_built_only_when_somebody_listens(
+    recovery: ErrorRecoveryService, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of circuits, refusals, fallbacks and hedges."""
+    built: list[str] = []
+    for kind in vars(events).values():
+        if isinstance(kind, type) and issubclass(kind, Event):
+
+            def counting(self: Event, kind: type[Event] = kind, **fields: object) -> None:
+                built.append(kind.__name__)
+                for name, value in fields.items():
+                    object.__setattr__(self, name, value)
+
+            monkeypatch.setattr(kind, "__init__", counting)
+
+    async def some_trouble() -> None:
+        recovery.reset_circuit_breaker("api")
+        api = recovery.service("api", circuit_threshold=2)
+        with pytest.raises(ConnectionError):
+            await api.using(max_retries=1).call(fails)  # attempts, a retry, the circuit opens
+        with pytest.raises(CircuitOpenError):
+            await api.call(fails)
+        assert await api.using(fallback="cached").call(fails) == "cached"
+        await clock.sleep(60)
+        await api.call(answers)
+        with pytest.raises(ConnectionError):
+            await api.using(hedge_after=0.5).call(fails)
+        await recovery.save_state(force=True)
+
+    await some_trouble()
+    assert built == []
+    stop = recovery.on_event(lambda event: None)
+    await some_trouble()
+    stop()
+    assert {
+        "AttemptFailed", "CallFailed", "CallHedged", "CallRejected", "CircuitClosed", "CircuitHalfOpened",
+        "CircuitOpened", "FallbackAnswered", "RetryScheduled",
+    } <= set(built)  # fmt: skip

@@ -59,12 +59,19 @@ class Listeners:
         return sum(subscription.dropped for subscription in self.active)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Tell *listener* of every event from now on; call what is returned to stop that."""
+        """Tell *listener* of every event from now on; what is returned stops that, also for those that wait."""
         if not callable(listener):
             raise TypeError(f"listener must be a callable that takes one event, got {listener!r}")
         called = listener if inspect.isfunction(listener) else getattr(listener, "__call__", listener)  # noqa: B004 - the bound method is wanted
         is_async = inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(called)
-        return self.add(_InTask(listener) if is_async else _InThread(listener))
+        subscription = _InTask(listener) if is_async else _InThread(listener)
+        leave = self.add(subscription)
+
+        def unsubscribe() -> None:
+            leave()
+            subscription.stop()
+
+        return unsubscribe
 
     def add(self, subscription: Subscription) -> Callable[[], None]:
         """Tell *subscription* of every event from now on, right where it happens; see `subscribe`."""
@@ -93,6 +100,7 @@ class _InThread:
 
     def __init__(self, listener: Callable[[Event], object]) -> None:
         self._listener = listener
+        self._is_stopped = False
         self.dropped = 0
         self._begin()
         after_fork(self._begin)
@@ -107,6 +115,8 @@ class _InThread:
 
     def tell(self, event: Event) -> None:
         with self._lock:
+            if self._is_stopped:  # it has left while this event was handed out
+                return
             if len(self._waiting) >= _QUEUE_LENGTH:
                 self.dropped += 1
                 return
@@ -120,6 +130,11 @@ class _InThread:
             except RuntimeError:  # no more threads: the next event tries again
                 return
             self._thread = thread
+
+    def stop(self) -> None:
+        with self._lock:
+            self._is_stopped = True
+            self._waiting.clear()
 
     def is_busy(self) -> bool:
         return self._is_telling or bool(self._waiting)
@@ -147,6 +162,7 @@ class _InTask:
 
     def __init__(self, listener: Callable[[Event], Any]) -> None:  # Any: an awaitable
         self._listener = listener
+        self._is_stopped = False
         self.dropped = 0
         self._begin()
         after_fork(self._begin)
@@ -160,6 +176,8 @@ class _InTask:
     def tell(self, event: Event) -> None:
         loop = asyncio._get_running_loop()  # None outside a loop, where get_running_loop would raise
         with self._lock:
+            if self._is_stopped:  # it has left while this event was handed out
+                return
             if len(self._waiting) >= _QUEUE_LENGTH:
                 self.dropped += 1
                 return
@@ -172,12 +190,17 @@ class _InTask:
         self._task = task
         task.add_done_callback(self._ended)
 
+    def stop(self) -> None:
+        with self._lock:
+            self._is_stopped = True
+            self._waiting.clear()
+
     def is_busy(self) -> bool:
         return self._loop is asyncio.get_running_loop()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        # Also when it was cancelled before its first step, as shutdown code does.
-        if task.cancelled():
+        # Also when it was cancelled before its first step, as shutdown code does, or its listener exits.
+        if task.cancelled() or task.exception() is not None:
             self._loop = None
 
     async def _work(self) -> None:

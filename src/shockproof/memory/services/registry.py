@@ -15,7 +15,7 @@ from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates, SavedCircuit
 from shockproof.policies.open_time import OpenTime
 
-__all__ = ["LIMIT_OPTIONS", "SERVICE_OPTIONS", "Registry", "check_together"]
+__all__ = ["LIMIT_OPTIONS", "SERVICE_OPTIONS", "Registry", "check_together", "refuse_second_value"]
 
 _log = logging.getLogger("shockproof")
 
@@ -114,13 +114,7 @@ class Registry:
         state = self.get_or_create(name)
         with self._lock:
             check_together({**state.set_by_hand, **options})
-            for option, value in options.items():
-                if option in state.set_by_hand and state.set_by_hand[option] != value:
-                    raise ValueError(
-                        f"service {name!r}: {option}={value!r} at {place} differs from "
-                        f"{option}={state.set_by_hand[option]!r} at {state.declared_at[option]}; "
-                        "it belongs to the service, so declare it in one place"
-                    )
+            refuse_second_value(name, options, place, state.set_by_hand, state.declared_at)
             for option, value in options.items():
                 is_new = option not in state.set_by_hand
                 state.set_by_hand[option] = value
@@ -212,6 +206,28 @@ def check_together(options: Mapping[str, Any]) -> None:  # Any: each option has 
             f"max_circuit_timeout={longest:g} is less than circuit_timeout={timeout:g}, with which the open "
             "time begins; make it at least as long"
         )
+
+
+def refuse_second_value(
+    name: str,
+    options: Mapping[str, object],
+    place: str,
+    declared: Mapping[str, object],
+    declared_at: Mapping[str, str],
+) -> None:
+    """
+    Refuse *options* of the service *name* that differ from those *declared* before.
+
+    Raises:
+        ValueError: with both places.
+    """
+    for option, value in options.items():
+        if option in declared and declared[option] != value:
+            raise ValueError(
+                f"service {name!r}: {option}={value!r} at {place} differs from "
+                f"{option}={declared[option]!r} at {declared_at[option]}; "
+                "it belongs to the service, so declare it in one place"
+            )
 
 
 _RATES = tuple(field.name for field in fields(Rates))

@@ -46,6 +46,7 @@ class ServiceState:
         "fallbacks",
         "faults",
         "health_check",
+        "hedge_budget",
         "hedges",
         "limits",
         "name",
@@ -79,6 +80,8 @@ class ServiceState:
         )
         self.call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
         self.retry_budget: RetryBudget | None = None
+        self.hedge_budget: RetryBudget | None = None
+        """What pays for hedges when there is no `retry_budget`; None as long as nothing is hedged."""
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
         self.stirred = False
