@@ -116,8 +116,11 @@ class Retry(_Alone):
     Args:
         max_retries: retries after the first call. Default 3.
         base_delay, max_delay, backoff_factor, jitter: the waits. Defaults 1.0 s, 60.0 s, 2.0, "none".
+        backoff: how they grow. Default "exponential".
         retry_on: which errors are repeated. Default: every ``Exception``.
         retry_if_result: a result for which this is true is repeated too.
+        adaptive: whether retries follow the kind of error, and throttling answers slow the sending down.
+            Default False.
         deadline: seconds for all attempts and waits. Default: no limit.
         retry_budget: what pays for retries. Default: none is needed.
         classify, effect: what an error means, as for a service.
@@ -130,9 +133,11 @@ class Retry(_Alone):
         "base_delay",
         "max_delay",
         "backoff_factor",
+        "backoff",
         "jitter",
         "retry_on",
         "retry_if_result",
+        "adaptive",
         "deadline",
         "retry_budget",
         *_MEANING,

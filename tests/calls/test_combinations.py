@@ -47,7 +47,7 @@ def said(recovery: ErrorRecoveryService, options: Options) -> list[str]:
 USELESS: list[tuple[Options, str]] = [
     ({"max_hedges": 2}, "max_hedges=2 has no effect without hedge_after"),
     ({"max_queue": 5}, "max_queue=5 has no effect without max_concurrent"),
-    ({"max_wait": 5.0}, r"max_wait=5\.0 has no effect without max_concurrent or rate_limit"),
+    ({"max_wait": 5.0}, r"max_wait=5\.0 has no effect without max_concurrent, rate_limit or adaptive"),
     ({"check_every": 5.0}, r"check_every=5\.0 has no effect without health_check"),
     ({"window": 5.0}, r"window=5\.0 has no effect without failure_rate or slow_call_rate"),
     ({"window_calls": 50}, "window_calls=50 has no effect without failure_rate"),
@@ -93,6 +93,7 @@ async def test_an_option_that_can_have_no_effect_is_warned_about(
 ACCEPTED: list[Options] = [
     {"max_queue": 5, "rate_limit": "10/s"},
     {"max_wait": 5.0, "rate_limit": "10/s"},
+    {"max_wait": 5.0, "adaptive": True},
     {"max_queue": 5, "max_wait": 5.0, "max_concurrent": 2},
     {"max_hedges": 2, "hedge_after": "p95", "timeout": 0.001},
     {"hedge_after": 0.5, "max_retries": 1, "jitter": "full", "timeout": 2.0, "deadline": 10.0},

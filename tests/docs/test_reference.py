@@ -156,7 +156,6 @@ def test_policy_pages_have_one_skeleton(page: str) -> None:
 
 # Names of the contract that belong to later work. When one of them exists, take it out here and document it.
 ABSENT = [
-    "adaptive",
     "BudgetExhaustedError",
     "HaltedError",
     "OutcomeUnknownError",

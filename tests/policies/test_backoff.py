@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
+from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shockproof.policies.backoff import JITTERS, Backoff, Jitter
+from shockproof.policies.backoff import JITTERS, Backoff, BackoffFunction, Jitter, parse_backoff
 
 
 class Always:
@@ -29,9 +32,15 @@ def backoff(
     factor: float = 2.0,
     jitter: Jitter = "none",
     drawn: float = 0.5,
+    shape: Any = "exponential",
 ) -> Backoff:
     return Backoff(
-        base_delay=base_delay, max_delay=max_delay, factor=factor, jitter=jitter, rng=Always(drawn)
+        base_delay=base_delay,
+        max_delay=max_delay,
+        factor=factor,
+        jitter=jitter,
+        rng=Always(drawn),
+        shape=shape,
     )
 
 
@@ -101,13 +110,21 @@ def test_decorrelated_jitter_does_not_pile_up_at_the_cap() -> None:
     factor=st.floats(1, 100),
     drawn=st.floats(0, 1, exclude_max=True),
     retries=st.integers(1, 60),
+    shape=st.sampled_from(["exponential", "linear", "constant"])
+    | st.lists(st.floats(0, 1e5), min_size=1).map(tuple)
+    | st.floats(0).map(lambda said: lambda retry, error: said),
 )
 def test_every_delay_is_within_its_bounds(
-    jitter: Jitter, base_delay: float, max_delay: float, factor: float, drawn: float, retries: int
+    jitter: Jitter, base_delay: float, max_delay: float, factor: float, drawn: float, retries: int, shape: Any
 ) -> None:
     """Whatever the settings: never negative, never above max_delay, never not a number."""
-    rule = Backoff(
-        base_delay=base_delay, max_delay=max_delay, factor=factor, jitter=jitter, rng=Always(drawn)
+    rule = backoff(
+        base_delay=base_delay,
+        max_delay=max_delay,
+        factor=factor,
+        jitter=jitter,
+        drawn=drawn,
+        shape="exponential" if jitter == "decorrelated" else shape,
     )
     previous = 0.0
     for n in range(retries):
@@ -127,3 +144,158 @@ def test_a_seed_repeats_the_delays(jitter: Jitter) -> None:
         return found
 
     assert delays() == delays()
+
+
+def test_constant_waits_are_all_the_base_delay() -> None:
+    """backoff="constant" does not grow, whatever the factor is."""
+    rule = backoff(base_delay=0.5, factor=3.0, shape="constant")
+    assert [rule.delay(n, 0.0) for n in range(4)] == [0.5] * 4
+
+
+def test_linear_waits_grow_by_the_base_delay() -> None:
+    """backoff="linear": once, twice, three times the base delay, up to the cap."""
+    rule = backoff(base_delay=2.0, max_delay=7.0, shape="linear")
+    assert [rule.delay(n, 0.0) for n in range(5)] == [2.0, 4.0, 6.0, 7.0, 7.0]
+
+
+def test_last_of_a_sequence_is_for_all_that_follow() -> None:
+    """A sequence does not end the retries: max_retries does."""
+    rule = backoff(max_delay=4.0, shape=(0.1, 1.0, 5.0, 3.0))
+    assert [rule.delay(n, 0.0) for n in range(6)] == [0.1, 1.0, 4.0, 3.0, 3.0, 3.0]
+
+
+def test_a_function_is_told_the_retry_and_the_error() -> None:
+    """It counts retries from 1, and may look at what went wrong."""
+    told: list[tuple[int, Exception | None]] = []
+
+    def waits(retry: int, error: Exception | None) -> float:
+        told.append((retry, error))
+        return 10.0 * retry
+
+    error = ConnectionError("no")
+    rule = backoff(max_delay=25.0, shape=waits)
+    assert [rule.delay(0, 0.0, error), rule.delay(1, 10.0), rule.delay(2, 20.0, error)] == [10.0, 20.0, 25.0]
+    assert told == [(1, error), (2, None), (3, error)]
+
+
+@pytest.mark.parametrize("shape", ["linear", "constant", (3.0, 9.0), lambda retry, error: 3.0 * retry])
+@pytest.mark.parametrize(("jitter", "low", "high"), [("full", 0.0, 1.0), ("equal", 0.5, 1.0)])
+def test_jitter_is_drawn_from_the_capped_wait_of_any_shape(
+    shape: Any, jitter: Jitter, low: float, high: float
+) -> None:
+    """Cap first, then jitter, also where the waits are the user's own."""
+    for n in range(4):
+        plain = backoff(base_delay=3.0, max_delay=5.0, shape=shape).delay(n, 0.0)
+        assert plain <= 5.0
+        for drawn in (0.0, 0.25, 0.999):
+            rule = backoff(base_delay=3.0, max_delay=5.0, shape=shape, jitter=jitter, drawn=drawn)
+            assert rule.delay(n, 0.0) == pytest.approx(plain * (low + (high - low) * drawn))
+
+
+def _raises(retry: int, error: Exception | None) -> float:
+    raise ZeroDivisionError("the function's own")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _raises,
+        lambda retry, error: float("nan"),
+        lambda retry, error: -1.0,
+        lambda retry, error: timedelta(seconds=-1),
+        lambda retry, error: None,
+        lambda retry, error: "1.0",
+        lambda retry, error: True,
+        lambda: 1.0,
+    ],
+)
+def test_a_function_that_fails_is_logged_and_the_exponential_wait_is_taken(
+    function: BackoffFunction, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own failure ends no call and hides no error."""
+    rule = backoff(shape=function)
+    with caplog.at_level(logging.ERROR, logger="shockproof"):
+        assert [rule.delay(n, 0.0) for n in range(3)] == [1.0, 2.0, 4.0]
+    assert len(caplog.records) == 3
+
+
+def test_a_function_may_give_a_timedelta_and_infinity_is_the_cap() -> None:
+    """What can be understood is taken."""
+    assert backoff(shape=lambda retry, error: timedelta(milliseconds=250)).delay(0, 0.0) == 0.25
+    assert backoff(shape=lambda retry, error: float("inf")).delay(0, 0.0) == 60.0
+
+
+@pytest.mark.parametrize("shape", ["linear", "constant", (1.0, 2.0), _raises])
+def test_decorrelated_jitter_beside_another_shape_is_refused(shape: Any) -> None:
+    """It draws from the wait before: the shape would count for nothing."""
+    with pytest.raises(ValueError, match="decorrelated waits are drawn from the wait before"):
+        backoff(jitter="decorrelated", shape=shape)
+
+
+def test_a_base_delay_of_the_moment_stands_in_for_the_usual_one() -> None:
+    """A kind of error may have its own; the cap stays."""
+    assert [backoff().delay(n, 0.0, base_delay=20.0) for n in range(3)] == [20.0, 40.0, 60.0]
+    assert backoff(shape="linear").delay(1, 0.0, base_delay=5.0) == 10.0
+    assert backoff(jitter="decorrelated", drawn=0.0).delay(0, 0.0, base_delay=5.0) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("given_as", "parsed"),
+    [
+        ("exponential", "exponential"),
+        ("linear", "linear"),
+        ("constant", "constant"),
+        ([1, timedelta(seconds=2), 0], (1.0, 2.0, 0.0)),
+        (range(1, 4), (1.0, 2.0, 3.0)),
+        (_raises, _raises),
+    ],
+)
+def test_a_backoff_is_read_in_each_of_its_forms(given_as: object, parsed: object) -> None:
+    """The name of a shape, a sequence of seconds, or a function."""
+    assert parse_backoff("backoff", given_as) == parsed
+
+
+async def _asynchronous(retry: int, error: Exception | None) -> float:
+    return 1.0
+
+
+class _Asynchronous:
+    async def __call__(self, retry: int, error: Exception | None) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        ("quadratic", ValueError, "'quadratic'"),
+        ("", ValueError, "'exponential', 'linear', 'constant'"),
+        (b"linear", ValueError, "backoff must be"),
+        ((), ValueError, "backoff is empty"),
+        ((1.0, -1.0), ValueError, r"backoff\[1\] must be seconds"),
+        ((float("nan"),), ValueError, r"backoff\[0\] must be seconds"),
+        ((float("inf"),), ValueError, r"backoff\[0\] must be seconds"),
+        (("1",), TypeError, r"backoff\[0\] must be seconds"),
+        (1.0, TypeError, "backoff must be"),
+        (None, TypeError, "backoff must be"),
+        ({1.0, 2.0}, TypeError, "backoff must be"),
+        (_asynchronous, TypeError, "it runs on the loop"),
+        (_Asynchronous(), TypeError, "it runs on the loop"),
+    ],
+)
+def test_a_backoff_that_means_nothing_is_refused(value: object, kind: type[Exception], text: str) -> None:
+    """The message names the argument, its value, and what is allowed."""
+    with pytest.raises(kind, match=text):
+        parse_backoff("backoff", value)
+
+
+def test_delays_of_repaired_decorrelated_jitter_spread_over_what_is_below_the_cap() -> None:
+    """The claim beside the published form, which clips: there most delays are the cap itself, here none is."""
+    cap, rng = 4.0, random.Random(3)
+    rule = Backoff(base_delay=1.0, max_delay=cap, factor=2.0, jitter="decorrelated", rng=rng)
+    repaired, published = [1.0], [1.0]
+    for n in range(5_000):
+        repaired.append(rule.delay(n, repaired[-1]))
+        published.append(min(cap, 1.0 + (3 * published[-1] - 1.0) * rng.random()))
+    assert sum(delay == cap for delay in published) > 0.5 * len(published)
+    assert sum(delay == cap for delay in repaired) == 0
+    assert max(repaired) > 0.95 * cap

@@ -90,3 +90,42 @@ def test_a_date_that_has_passed_means_now(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(retry_after.time, "time", lambda: 1_000_000.0)
     error = HttpError(headers={"Retry-After": formatdate(999_000, usegmt=True)})
     assert asked_to_wait(error) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"RateLimit-Remaining": "0", "RateLimit-Reset": "12"}, 12.0),
+        ({"RateLimit-Remaining": "3", "RateLimit-Reset": "12"}, None),
+        ({"ratelimit-reset": "12"}, None),
+        ({"RateLimit": "limit=100, remaining=0, reset=5"}, 5.0),
+        ({"RateLimit": '"default";r=0;t=9'}, 9.0),
+        ({"RateLimit": '"default";r=1;t=9'}, None),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "7"}, 7.0),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1700000030"}, 30.0),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1699999000"}, 0.0),
+        ({"X-Bapi-Limit-Status": "0", "X-Bapi-Limit-Reset-Timestamp": "1700000004500"}, 4.5),
+        ({"X-RateLimit-Remaining": "none", "X-RateLimit-Reset": "soon"}, None),
+        ({"Retry-After-Ms": "250"}, 0.25),
+        ({"x-ms-retry-after-ms": "1500"}, 1.5),
+        ({"Retry-After": "2", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "7"}, 7.0),
+        ({"Retry-After": "20", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "7"}, 20.0),
+        ({"Retry-After": "soon", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "7"}, 7.0),
+    ],
+)
+def test_a_rate_limit_of_which_nothing_is_left_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], expected: float | None
+) -> None:
+    """In seconds from now, or as a moment; the longest of all that is said, and nothing while some is left."""
+    monkeypatch.setattr(retry_after.time, "time", lambda: 1_700_000_000.0)
+    assert asked_to_wait(HttpError(headers=headers)) == expected
+    assert asked_to_wait(HttpError(response=Response(headers))) == expected
+
+
+def test_a_ban_in_words_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Binance puts it, in the text of its error."""
+    monkeypatch.setattr(retry_after.time, "time", lambda: 1_700_000_000.0)
+    text = "Way too much request weight used; IP banned until {}. Please use websocket."
+    assert asked_to_wait(ValueError(text.format(1_700_000_090_500))) == 90.5
+    assert asked_to_wait(ValueError(text.format(1_699_000_000_000))) == 0.0
+    assert asked_to_wait(ValueError(text.format("tomorrow"))) is None

@@ -94,3 +94,32 @@ def test_the_seeds_defaults_serve_again_after_their_minute() -> None:
     recovered = result.recovered_after()
     assert recovered is not None
     assert 40 < recovered < 60
+
+
+@pytest.mark.parametrize("storm", storms(7, 8))
+def test_adaptive_retries_stop_by_themselves(storm: Storm) -> None:
+    """While nothing succeeds nothing is repeated: what reaches the server is what was offered."""
+    result = storm.run({"timeout": 1.0, "jitter": "full", "circuit_threshold": None, "adaptive": True})
+
+    assert result.load(30) < 1.05
+
+
+@pytest.mark.parametrize("storm", storms(7, 8))
+def test_adaptive_retries_behind_a_breaker_recover(storm: Storm) -> None:
+    """The breaker lets what has piled up drain, and the budget keeps the retries from piling it up anew."""
+    result = storm.run(
+        {
+            "timeout": 1.0,
+            "jitter": "full",
+            "failure_rate": 0.5,
+            "circuit_threshold": None,
+            "circuit_timeout": 5.0,
+            "adaptive": True,
+        }
+    )
+
+    recovered = result.recovered_after()
+    assert recovered is not None
+    assert recovered <= WITHIN
+    assert result.goodput(30) > 0.95
+    assert result.load(30) < 1.3

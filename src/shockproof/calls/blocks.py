@@ -13,6 +13,7 @@ from typing import NoReturn, Self
 from shockproof.calls.executor import elapsed, failure_of
 from shockproof.calls.faults import BlockFault, Faults
 from shockproof.calls.limits import Held
+from shockproof.calls.limits_around import BLOCKS, begin_block, end_block, still_running
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.calls.options import calling_frame
 from shockproof.calls.plan import Plan
@@ -67,11 +68,12 @@ class _Block:
                         held.not_sent()
                     raise
                 self._started = self._timer.started
+                begin_block(self._timer)
             self._ticket, self._held = lane, held
             return None
         call = self._call = self._call or self._ongoing()
         admission = call.admit()
-        if plan.state.limits is not None:
+        if plan.is_waited_for:
             admission, held = await call.enter_limits(admission)
         ticket = call.begins(admission)
         try:
@@ -82,6 +84,8 @@ class _Block:
             if held is not None:
                 held.not_sent()
             raise
+        if timer is not None:
+            begin_block(timer)
         self._ticket, self._held = ticket, held
         return None if plan.state.faults is None else await self._meet_fault(call, plan.state.faults)
 
@@ -115,6 +119,7 @@ class _Block:
         ticket, timer, held = self._ticket, self._timer, self._held
         self._ticket = self._timer = self._held = None
         if timer is not None:
+            end_block(timer.task, timer.limit[1])
             timer.stop()
         if ticket is not None:
             ticket.released()
@@ -145,6 +150,8 @@ class _Block:
         if ticket is None:
             raise RuntimeError("this block was never entered, or is left a second time")
         self._ticket = self._timer = self._held = None
+        if timer is not None:
+            end_block(timer.task, timer.limit[1])
         if held is not None:
             held.ended()
         if error is None:
@@ -221,6 +228,8 @@ class Guard(_Block):
             self._waits = (queue, task, task.cancelling())
             self._started = started = queue.clock()
             queue.waiting[self] = (task, started)
+            around = BLOCKS.get(task)
+            BLOCKS[task] = (queue, self, around and still_running(around))
         self._ticket = lane
         return self
 
@@ -230,6 +239,11 @@ class Guard(_Block):
         ticket, waits = self._ticket, self._waits
         if waits is not None:
             self._waits = None
+            block = BLOCKS.pop(waits[1], None)
+            if block is None or block[1] is not self or block[2] is not None:  # nested, or left out of order
+                if block is not None:
+                    BLOCKS[waits[1]] = block
+                end_block(waits[1], self)
             if error is not None or waits[0].waiting.pop(self, None) is None:
                 self._timer = take_over(waits, self._started, self)
         plain = self._call is None and self._timer is None and self._held is None

@@ -86,8 +86,8 @@ _NEEDS: Final = (
     ),
     _Need(
         ("max_wait",),
-        _is_set("max_concurrent", "rate_limit"),
-        "max_concurrent or rate_limit, which make calls wait",
+        _is_set("max_concurrent", "rate_limit", "adaptive"),
+        "max_concurrent, rate_limit or adaptive, which make calls wait",
     ),
     _Need(("check_every",), _is_set("health_check"), "health_check, which is what would be run"),
     _Need(

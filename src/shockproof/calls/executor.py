@@ -18,6 +18,7 @@ from shockproof.calls.callables import has_coroutine_code, name_of
 from shockproof.calls.hedging import Leg, hedged
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, give_back
+from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
@@ -129,6 +130,7 @@ async def execute(
         primary = failure = None  # the traceback holds this frame: no cycle
 
 
+@holds_timer
 async def in_place(
     plan: Plan,
     fn: Callable[..., Any],  # Any: the user's function
@@ -213,7 +215,7 @@ async def _attempt(
     when_sent: Callable[[], object] | None = None,
 ) -> Leg:
     admission, held = call.admit(), None
-    if call.plan.state.limits is not None:
+    if call.plan.is_waited_for:
         admission, held = await call.enter_limits(admission)
     if when_sent is not None:
         when_sent()
@@ -253,6 +255,7 @@ async def _sent(
             held.ended()
 
 
+@holds_timer
 async def _run(
     call: OngoingCall,
     awaitable: Any,  # Any: what the user's function gave

@@ -14,6 +14,7 @@ from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable, has_coroutine_code
 from shockproof.calls.combinations import add_layer, check_layers, warn_of_useless
 from shockproof.calls.executor import execute, failure_of, in_place
+from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.options import HandleOptions, LimitOptions, check_options
 from shockproof.calls.plan import Plan
 from shockproof.calls.rate_limit_feedback import RateLimitFeedback
@@ -62,6 +63,7 @@ class Handle:
     async def call(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @holds_timer
     async def call(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:  # Any: see the overloads

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from shockproof.calls.limits_around import Limit, carry, limits_around
 from shockproof.calls.ongoing_call import Failure, OngoingCall
 from shockproof.policies.hedge import HedgeRule
 from shockproof.vocabulary.errors import CallRejectedError
@@ -25,7 +26,7 @@ class _Request:
     def __init__(self, attempt: Callable[[], Awaitable[Leg]]) -> None:
         # Not the task's result: an error's traceback holds the timer, that the task, and it the error.
         self._ended_with: list[Leg] = []
-        self.task = asyncio.get_running_loop().create_task(_run(attempt, self._ended_with))
+        self.task = asyncio.get_running_loop().create_task(_run(attempt, self._ended_with, limits_around()))
 
     @property
     def has_answered(self) -> bool:
@@ -45,7 +46,10 @@ class _Request:
             self.task.exception()  # one that nobody looks at is reported when the task is collected
 
 
-async def _run(attempt: Callable[[], Awaitable[Leg]], ended_with: list[Leg]) -> None:
+async def _run(
+    attempt: Callable[[], Awaitable[Leg]], ended_with: list[Leg], limits: tuple[Limit, ...]
+) -> None:
+    carry(limits)
     ended_with.append(await attempt())
 
 

@@ -17,12 +17,17 @@ from shockproof.calls.call_ages import CallAges
 from shockproof.calls.faults import Faults
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
+from shockproof.calls.limits_around import time_left_around
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import Timer, start_single_timer
+from shockproof.calls.turn_to_send import Turn, wait_for_turn
 from shockproof.policies.adaptive_concurrency import says_too_much
+from shockproof.policies.adaptive_retry import AdaptiveRetry, SendRate
 from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
+from shockproof.policies.error_kinds import ErrorKind, kind_of
 from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.retry import Decision, leaves
+from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
     CallRejectedError,
@@ -102,7 +107,8 @@ class OngoingCall:
 
     __slots__ = (
         "_attempts",
-        "_budget_taken",
+        "_budget",
+        "_cost",
         "_deadline_at",
         "_failed",
         "_last_error",
@@ -139,7 +145,9 @@ class OngoingCall:
         """Whether the call ended in a way that a stand-in may answer for."""
         self._failed = 0
         self._attempts: deque[Attempt] = deque(maxlen=_KEPT_ATTEMPTS)
-        self._budget_taken = False
+        self._budget: RetryBudget | None = None
+        """What has paid for the retry that is due or in flight."""
+        self._cost = 1.0
         self._previous_delay = 0.0
         self._last_error: Exception | None = None
         self._mark: _RunningRetry | None = None
@@ -248,9 +256,9 @@ class OngoingCall:
         longest: float = limit + (self.plan.grace or 0.0) + max(1.0, limit / 4)
         return longest
 
-    async def enter_limits(self, ticket: Admission) -> tuple[Admission, Held]:
+    async def enter_limits(self, ticket: Admission) -> tuple[Admission, Held | None]:
         """
-        What the attempt needs of the service's limits, after a wait if need be, and a valid ticket.
+        Its turn to send and what it needs of the service's limits, after a wait if need be, and a valid ticket.
 
         Whatever goes wrong, the ticket and everything taken are given back.
 
@@ -260,22 +268,34 @@ class OngoingCall:
             Exception: either, and there was one: the last attempt's own error.
         """
         plan = self.plan
-        limits: Limits = plan.state.limits
+        limits: Limits | None = plan.state.limits
+        turn, held = None, None
         try:
-            held = await limits.enter(weight=plan.weight, rank=plan.rank, until=self._deadline_at)
+            if plan.adaptive is not None:
+                turn = await self._turn(plan.adaptive.send_rate)
+            if limits is not None:
+                held = await limits.enter(weight=plan.weight, rank=plan.rank, until=self._deadline_at)
         except CallRejectedError as refusal:
             ticket.released()
+            if turn is not None:
+                turn.not_sent()
             raise self._rejected(refusal) from None
         except BaseException:
             ticket.released()
+            if turn is not None:
+                turn.not_sent()
             raise
-        if held.has_waited and ticket is not plan.state.circuit.closed:
+        has_waited = (turn is not None and turn.has_waited) or (held is not None and held.has_waited)
+        if has_waited and ticket is not plan.state.circuit.closed:
             # The circuit may have changed meanwhile: the place in the queue is kept, the ticket is not.
             ticket.released()
             try:
                 ticket = self.admit()
             except BaseException:
-                held.not_sent()
+                if turn is not None:
+                    turn.not_sent()
+                if held is not None:
+                    held.not_sent()
                 raise
         return ticket, held
 
@@ -283,6 +303,18 @@ class OngoingCall:
         """The attempt that *ticket* admitted is about to run: from here on its age counts, if any does."""
         ages: CallAges | None = self.plan.state.call_ages
         return ticket if ages is None else ages.begin(ticket, self.function_name)
+
+    async def _turn(self, rate: SendRate) -> Turn:
+        plan = self.plan
+        clock, now = plan.runtime.clock, plan.runtime.clock.monotonic()
+        around, most = time_left_around(), plan.state.set_by_hand.get("max_wait")
+        bounds = [self._deadline_at, None if around is None else now + around]
+        if isinstance(most, float):
+            bounds.append(now + most)
+        until = min((bound for bound in bounds if bound is not None), default=None)
+        return await wait_for_turn(
+            rate, clock, service_name=plan.state.name, urgent=plan.risk_reducing, until=until
+        )
 
     def _rejected(self, refusal: CallRejectedError) -> Exception:
         last = self._last_error
@@ -358,6 +390,8 @@ class OngoingCall:
         """The attempt succeeded, after *duration* seconds."""
         plan = self.plan
         self.return_budget()  # a retry that was worth it costs nothing
+        if plan.adaptive is not None:
+            self._answered(plan.adaptive, plan.runtime.clock.monotonic(), duration, None)
         plan.state.successes += 1
         if plan.state.limits is not None:
             plan.state.limits.ended(duration, dropped=False)
@@ -392,13 +426,18 @@ class OngoingCall:
         error_type, message = describe(shown)
         message = plan.runtime.redact(message)
         state.failures += 1
-        self._budget_taken = False  # spent
+        self._budget = None  # spent
+        kind: ErrorKind = "other"
+        if plan.adaptive is not None or plan.retry_budget is not None:
+            kind = kind_of(error, verdict.retry_after)
+        if plan.adaptive is not None:
+            self._answered(plan.adaptive, now, failure.duration, kind)
         if failure.stalled:
             failure.ticket.released()  # our own loop stood still: no verdict on the other side
         else:
             failure.ticket.failed(now, f"{error_type}: {message}", failure.duration)
         state.stirred = True
-        decision = self._decide(error, verdict, now)
+        decision = self._decide(error, verdict, now, kind)
         if verdict.retry_after is not None and plan.retry.asks_for_a_pause(
             verdict.retry_after, self.remaining(now)
         ):
@@ -455,7 +494,9 @@ class OngoingCall:
     def may_hedge(self) -> bool:
         """Pay for a hedge; only while the circuit is closed, for a hedge is no probe."""
         state = self.plan.state
-        budget = state.retry_budget or state.hedge_budget
+        adaptive, budget = self.plan.adaptive, self.plan.retry_budget or state.hedge_budget
+        if adaptive is not None and adaptive.send_rate.limit is not None:
+            return False  # throttled: not the moment to send more
         is_closed = state.circuit.state(self.plan.runtime.clock.monotonic()) == "closed"
         if not is_closed or budget is None or not budget.take():
             return False
@@ -474,7 +515,7 @@ class OngoingCall:
     def give_back_hedge(self) -> None:
         """A hedge that was paid for was not sent after all."""
         state = self.plan.state
-        budget = state.retry_budget or state.hedge_budget
+        budget = self.plan.retry_budget or state.hedge_budget
         state.hedges -= 1
         if budget is not None:
             budget.give_back()
@@ -527,6 +568,8 @@ class OngoingCall:
         message = plan.runtime.redact(message)
         state.failures += 1
         state.stirred = True
+        if plan.adaptive is not None:
+            self._answered(plan.adaptive, now, failure.duration, kind_of(error, verdict.retry_after))
         if failure.stalled:
             failure.ticket.released()
         else:
@@ -552,8 +595,11 @@ class OngoingCall:
         """Seconds left of the deadline, or None without one."""
         return None if self._deadline_at is None else self._deadline_at - now
 
-    def _decide(self, error: Exception | None, verdict: Verdict, now: float) -> Decision:
-        plan = self.plan
+    def _answered(self, adaptive: AdaptiveRetry, now: float, duration: float, kind: ErrorKind | None) -> None:
+        adaptive.answered(now, sent_at=now - duration, kind=kind)
+
+    def _decide(self, error: Exception | None, verdict: Verdict, now: float, kind: ErrorKind) -> Decision:
+        plan, adaptive = self.plan, self.plan.adaptive
         if verdict.outcome is Outcome.UNKNOWN:
             return Decision(None, "its outcome is unknown: it may have happened at the other side")
         if not self.repeats:
@@ -567,6 +613,7 @@ class OngoingCall:
             previous_delay=self._previous_delay,
             retry_after=retry_after,
             remaining=self.remaining(now),
+            base_delay=None if adaptive is None else adaptive.base_delay(kind, plan.backoff.base_delay),
         )
         if decision.delay is None:
             return decision
@@ -577,10 +624,14 @@ class OngoingCall:
             return Decision(None, "a retry around it is already running, and layers do not multiply")
         if not (self.persists or plan.risk_reducing) and plan.state.circuit.state(now) == "open":
             return Decision(None, "the circuit opened")
-        budget = plan.state.retry_budget
+        left = None if self.persists else time_left_around()
+        if left is not None and delay >= left:
+            return Decision(None, "the time limit of a call around it would pass before another attempt")
+        budget = plan.retry_budget
         if budget is not None:
-            if budget.take():
-                self._budget_taken = True
+            self._cost = budget.cost(kind, 1.0 if adaptive is None else adaptive.cost(kind))
+            if budget.take(self._cost):
+                self._budget = budget
             elif self.persists:
                 return Decision(max(delay, plan.backoff.max_delay), "")
             else:
@@ -594,18 +645,18 @@ class OngoingCall:
         Raises:
             Exception: the budget has run dry meanwhile: the last attempt's own error.
         """
-        budget = self.plan.state.retry_budget
-        if budget is None or self._budget_taken or self._last_error is None:
+        budget = self.plan.retry_budget
+        if budget is None or self._budget is not None or self._last_error is None:
             return
-        if not budget.take():
+        if not budget.take(self._cost):
             raise self._ended_while_waiting(self._last_error, "the retry budget is exhausted")
-        self._budget_taken = True
+        self._budget = budget
 
     def return_budget(self) -> None:
         """Give back what was taken for a retry that has no verdict."""
-        if self._budget_taken and self.plan.state.retry_budget is not None:
-            self._budget_taken = False
-            self.plan.state.retry_budget.give_back()
+        budget, self._budget = self._budget, None
+        if budget is not None:
+            budget.give_back(self._cost)
 
     def _record(self, shown: Exception, verdict: Verdict, decision: Decision, now: float) -> None:
         if verdict.outcome is Outcome.UNKNOWN or self.plan.state.critical:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypedDict
 from shockproof.calls.callables import is_async, name_of
 from shockproof.memory.services.registry import SERVICE_OPTIONS, check_together
 from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency
-from shockproof.policies.backoff import JITTERS, Jitter
+from shockproof.policies.backoff import JITTERS, BackoffOption, Jitter, parse_backoff
 from shockproof.policies.classification import Classify, ResultCheck
 from shockproof.policies.hedge import parse_hedge_after
 from shockproof.policies.priority import PRIORITIES, Priority
@@ -48,10 +48,20 @@ class HandleOptions(TypedDict, total=False):
     """The longest wait. Default: the service's (60.0)."""
     backoff_factor: float
     """What each wait is multiplied by, at least 1. Default: the service's (2.0)."""
+    backoff: BackoffOption
+    """
+    How waits grow: ``"exponential"`` (default), ``"linear"``, ``"constant"``, a sequence of seconds whose
+    last is for all that follow, or a function ``(retry, error) -> seconds``; `max_delay` and `jitter` apply.
+    """
     jitter: Jitter
     """``"none"`` (default), ``"full"`` (recommended), ``"equal"`` or ``"decorrelated"``."""
     retry_on: RetryOn
     """Which errors are repeated: types or a predicate. Default: every ``Exception``."""
+    adaptive: bool
+    """
+    Whether retries follow the kind of error, and throttling answers slow the sending of the service down.
+    Default: False.
+    """
     retry_if_result: ResultCheck | None
     """A result for which this is true counts as a failure. Default: none does."""
     timeout: Seconds | None
@@ -257,8 +267,10 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "base_delay": seconds,
     "max_delay": seconds,
     "backoff_factor": lambda name, value: at_least(name, value, 1),
+    "backoff": parse_backoff,
     "jitter": _choice(*JITTERS),
     "retry_on": _retry_on,
+    "adaptive": _boolean,
     "retry_if_result": _optional(_predicate),
     "timeout": _optional(_positive),
     "deadline": _optional(_positive),

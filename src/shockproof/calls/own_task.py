@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from shockproof.calls.limits import Held
+from shockproof.calls.limits_around import Limit, carry, limits_around
 from shockproof.calls.threads import mark_never_began, never_began
 from shockproof.calls.timer import Timer
 from shockproof.memory.services.service_state import ServiceState
@@ -38,7 +39,7 @@ async def run_in_own_task(
             the caller who cancelled, an answer makes no difference.
         Exception: the callee's own error.
     """
-    task = asyncio.get_running_loop().create_task(_awaited(awaitable))
+    task = asyncio.get_running_loop().create_task(_awaited(awaitable, limits_around()))
     try:
         try:
             await asyncio.wait({task})
@@ -64,7 +65,10 @@ def _never_began(task: asyncio.Task[Any]) -> bool:  # Any: as above
     return False
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: whatever the callee returns
+async def _awaited(
+    awaitable: Awaitable[Any], limits: tuple[Limit, ...]
+) -> Any:  # Any: whatever the callee returns
+    carry(limits)
     return await awaitable
 
 

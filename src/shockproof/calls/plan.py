@@ -18,6 +18,7 @@ from shockproof.calls.stand_in import chain_of
 from shockproof.calls.threads import NotStartedError
 from shockproof.calls.timer import time_limit
 from shockproof.memory.services.service_state import ServiceState
+from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.backoff import Backoff
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Circuit, Ticket
@@ -27,6 +28,7 @@ from shockproof.policies.hedge import HedgeRule, hedge_budget
 from shockproof.policies.priority import rank_of
 from shockproof.policies.rate_limit import Weight
 from shockproof.policies.retry import RetryRule
+from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import SystemClock, other_times
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
 from shockproof.vocabulary.event_loop import require_running_loop
@@ -39,6 +41,22 @@ _new: Final = CircuitOpenError.__new__
 
 # The service of a plan that does not know its own yet: its first call takes the long way and is told.
 _UNKNOWN: Final = ServiceState("unknown", Circuit(threshold=None, timeout=0.0))
+
+
+class _ByTheLongWay:
+    """A circuit that gives no admission in passing: each call of the plan goes through the executor, also while all is well."""
+
+    __slots__ = ("_circuit",)
+
+    lane: Final = None
+    closed: Final = None
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit = circuit
+
+    def open_for(self, now: float) -> float:
+        """Seconds for which the circuit refuses calls."""
+        return self._circuit.open_for(now)
 
 
 def _hedge_of(options: Mapping[str, Any]) -> HedgeRule | None:  # Any: each option has a type of its own
@@ -57,6 +75,7 @@ class Plan:
 
     __slots__ = (
         "__weakref__",
+        "adaptive",
         "backoff",
         "circuit",
         "classifier",
@@ -85,6 +104,7 @@ class Plan:
         "weight",
     )
 
+    circuit: Circuit | _ByTheLongWay
     runtime: Runtime
     state: ServiceState
     stopwatch: Callable[[], float]
@@ -122,6 +142,7 @@ class Plan:
         """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
         self.is_fixed = True
         """Whether its service stays the same once it is bound."""
+        self.adaptive: AdaptiveRetry | None = None
         self.state = _UNKNOWN
         self.unbind()
 
@@ -136,7 +157,8 @@ class Plan:
         self.state = state
         self.stopwatch = runtime.stopwatch
         self.keeps_real_time = type(runtime.clock) is SystemClock
-        self.circuit = state.circuit
+        self.adaptive = state.adapt() if self.options.get("adaptive") else None
+        self.circuit = state.circuit if self.adaptive is None else _ByTheLongWay(state.circuit)
         self.is_bound = True
         if state.limits is not None:
             state.limits.check_weight(self.weight)
@@ -155,6 +177,7 @@ class Plan:
             factor=options["backoff_factor"],
             jitter=options["jitter"],
             rng=self.runtime.rng,
+            shape=options.get("backoff", "exponential"),
         )
         self.retry = RetryRule(
             # A hedge replaces the retry, unless both are asked for.
@@ -170,6 +193,16 @@ class Plan:
         """What a decorator with this plan does with the calls of its function."""
         own = {"max_retries": self.retry.max_retries, "circuit_threshold": self.state.circuit.threshold}
         return Layer(self.state.name, self.state, {**self.state.set_by_hand, **self.options, **own})
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether an attempt may have to wait before it is sent: for a limit, or for its turn to send."""
+        return self.state.limits is not None or self.adaptive is not None
+
+    @property
+    def retry_budget(self) -> RetryBudget | None:
+        """What pays for its retries and hedges; None: nothing has to."""
+        return self.state.retry_budget if self.adaptive is None else self.state.paying_budget
 
     @property
     def needs_preparing(self) -> bool:

@@ -76,6 +76,16 @@ class Timer:
         """The limit."""
         return self._queue.seconds
 
+    @property
+    def task(self) -> asyncio.Task[Any]:  # Any: whatever the task returns
+        """The task whose block it ends."""
+        return self._task
+
+    @property
+    def limit(self) -> tuple[LimitQueue, object]:
+        """Its queue, and what it waits there as."""
+        return self._queue, self if self._key is None else self._key
+
     def elapsed(self) -> float:
         """Seconds since it was set, by the loop's own time."""
         return self._queue.clock() - self.started
@@ -182,6 +192,18 @@ class LimitQueue:
             return
         # A call that starts right after this is due after the next look, never before it.
         self._look_in(wait)
+
+    def left(self, key: object) -> float | None:
+        """Seconds until the call *key* is ended; 0 when it has been and has not noticed; None when it is over."""
+        waiting = self.waiting.get(key)
+        if waiting is not None:
+            return max(0.0, waiting[1] + self.seconds - self.clock())
+        return 0.0 if key in self.fired else None
+
+    def is_of(self, key: object, task: asyncio.Task[Any] | None) -> bool:  # Any: whatever the task returns
+        """Whether the call *key* is made by *task*, as far as is known: of one that was ended it is not."""
+        waiting = self.waiting.get(key)
+        return waiting is None or waiting[0] is task
 
     def dismiss(self) -> None:
         """The single call has ended."""

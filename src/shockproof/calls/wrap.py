@@ -20,6 +20,7 @@ from typing import Any, Final
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute, failure_of
 from shockproof.calls.limits import attend
+from shockproof.calls.limits_around import WRAPPER_FILE
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import CURRENT_TASK, HERE, Timer
 
@@ -238,7 +239,7 @@ def _set_defaults(call: FunctionType, signature: inspect.Signature) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(text: str) -> CodeType:
-    filename = f"<shockproof wrapper {len(linecache.cache)}>"
+    filename = f"{WRAPPER_FILE}{len(linecache.cache)}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     module = compile(text, filename, "exec")
     return next(constant for constant in module.co_consts if isinstance(constant, CodeType))

@@ -8,16 +8,18 @@ What the other side says in its headers about how much of its rate limit is used
     X-RateLimit-Limit, -Remaining, -Reset            the same, with a moment or seconds for its reset
     X-Bapi-Limit, -Status, -Reset-Timestamp          the same (Bybit)
     Retry-After                                      how long it wants to be left alone (RFC 9110, 10.2.3)
+    Retry-After-Ms, X-Ms-Retry-After-Ms              the same in milliseconds (Azure)
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
+from datetime import UTC
 from typing import Final, NamedTuple
 
 from shockproof.policies.rate_limit import WEIGHT, parse_window
-from shockproof.policies.retry_after import wait_in_header
 
 __all__ = ["Answer", "Left", "Said", "Used", "answer_of", "read_headers"]
 
@@ -109,13 +111,27 @@ def read_headers(headers: Iterable[tuple[str, str]], wall: float) -> Said:
         left = said.get("remaining", said.get("r"))
         if left is not None:
             usage += _left(left, said.get("limit"), said.get("reset", said.get("t")), wall)
-    wait = None
+    waits = [_number(found.get(name)) for name in ("retry-after-ms", "x-ms-retry-after-ms")]
+    waits = [None if wait is None else wait / 1000 for wait in waits]
     if "retry-after" in found:
         try:
-            wait = wait_in_header(found["retry-after"])
+            waits.append(_retry_after(found["retry-after"], wall))
         except (TypeError, ValueError, OverflowError):  # it is no number, and no date
             pass
-    return Said(usage, wait)
+    return Said(usage, max((wait for wait in waits if wait is not None), default=None))
+
+
+def _retry_after(text: str, wall: float) -> float | None:
+    try:
+        wait = float(text)
+    except ValueError:
+        from email.utils import parsedate_to_datetime
+
+        moment = parsedate_to_datetime(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        wait = max(0.0, moment.timestamp() - wall)
+    return wait if math.isfinite(wait) and wait >= 0 else None
 
 
 def _left(remaining: str, limit: str | None, reset: str | None, wall: float) -> list[Left]:

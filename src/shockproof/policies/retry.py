@@ -76,6 +76,7 @@ class RetryRule:
         previous_delay: float,
         retry_after: float | None,
         remaining: float | None,
+        base_delay: float | None = None,
     ) -> Decision:
         """
         What follows a failed attempt, *retries* having been made already.
@@ -83,12 +84,13 @@ class RetryRule:
         *error* is None when a result was judged a failure. *retry_after* is what the other side
         asked for: it is honoured within the deadline, and without a deadline up to `max_delay`.
         *remaining* is what is left of the deadline; a wait that would use it up is not begun.
+        *base_delay* stands in for the backoff's own.
         """
         if retries >= self.max_retries:
             return Decision(None, "no retries left" if self.max_retries else "retries are off")
         if error is not None and not self.wants(error):
             return Decision(None, f"{type(error).__name__} is not retried")
-        delay = self.backoff.delay(retries, previous_delay)
+        delay = self.backoff.delay(retries, previous_delay, error, base_delay=base_delay)
         if retry_after is not None and retry_after > delay:
             if self.asks_for_a_pause(retry_after, remaining):
                 return Decision(None, f"the other side asked to wait {retry_after:g} s")

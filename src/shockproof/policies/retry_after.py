@@ -1,17 +1,25 @@
 """
 How long the other side asked us to wait.
 
-Read from an attribute ``retry_after`` of the error, or from a Retry-After header (RFC 9110, section
-10.2.3) of the error or of its ``response``: seconds, or a date. A response itself will do, too.
+Read from an attribute ``retry_after`` of the error, which wins; else the longest of what is said by the
+headers of the error or of its ``response``, Retry-After or the reset of a rate limit of which nothing is
+left (`rate_limit_headers`), and of "banned until <milliseconds since 1970>" in its text, as Binance puts it.
+A response itself will do, too.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
-from datetime import UTC, timedelta
+from datetime import timedelta
+from typing import Final
 
-__all__ = ["asked_to_wait", "wait_in_header"]
+from shockproof.policies.rate_limit_headers import Left, read_headers
+
+__all__ = ["asked_to_wait"]
+
+_BAN: Final = re.compile(r"\bbanned until (\d{13})\b")
 
 
 def asked_to_wait(error: object) -> float | None:
@@ -20,16 +28,17 @@ def asked_to_wait(error: object) -> float | None:
         said = _seconds(getattr(error, "retry_after", None))
         if said is not None:
             return said
+        found = [_ban(error)]
         for holder in (error, getattr(error, "response", None)):
             headers = getattr(holder, "headers", None)
-            # What HTTP clients use is not always a Mapping; a Mock, which has every attribute, fails below.
+            # What HTTP clients use is not always a Mapping; a Mock, which has every attribute, has no items.
             if headers is not None and hasattr(type(headers), "__getitem__"):
-                for name in ("Retry-After", "retry-after"):
-                    if name in headers:
-                        return wait_in_header(str(headers[name]))
+                told = read_headers([(str(name), str(headers[name])) for name in headers], time.time())
+                found.append(told.wait)
+                found += [one.resets_in for one in told.usage if isinstance(one, Left) and one.remaining == 0]
     except Exception:  # noqa: BLE001 - a foreign object's property may raise anything
         return None
-    return None
+    return max((wait for wait in found if wait is not None), default=None)
 
 
 def _seconds(value: object) -> float | None:
@@ -40,19 +49,7 @@ def _seconds(value: object) -> float | None:
     return float(value) if math.isfinite(value) and value >= 0 else None
 
 
-def wait_in_header(text: str) -> float | None:
-    """
-    The seconds that a Retry-After header asks for.
-
-    Raises:
-        ValueError: it is neither a number nor a date.
-    """
-    try:
-        return _seconds(float(text))
-    except ValueError:
-        from email.utils import parsedate_to_datetime
-
-        moment = parsedate_to_datetime(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return max(0.0, moment.timestamp() - time.time())
+def _ban(error: object) -> float | None:
+    text = str(error) if isinstance(error, BaseException) else ""
+    until = _BAN.search(text) if "banned" in text else None
+    return None if until is None else max(0.0, int(until[1]) / 1000 - time.time())

@@ -67,6 +67,8 @@ def health_report(
                 "circuit_trips": state.circuit.trips,
                 "in_flight": None if state.limits is None else state.limits.in_flight,
                 "max_concurrent": None if state.limits is None else state.limits.max_concurrent,
+                "send_rate": _send_rate(state),
+                "retry_budget": _tokens(state),
                 "queued": 0 if state.limits is None else state.limits.queued,
                 "rate_limit": [] if state.limits is None else state.limits.usage,
                 "paused_for": 0.0 if state.limits is None else round(state.limits.paused_for, 3),
@@ -96,3 +98,13 @@ def _shadow(circuit: Circuit, now: float) -> dict[str, Any] | None:  # Any: text
         "trips": circuit.shadow_trips,
         "refusals": circuit.shadow_refusals,
     }
+
+
+def _send_rate(state: ServiceState) -> float | None:
+    limit = None if state.adaptive is None else state.adaptive.send_rate.limit
+    return None if limit is None else round(limit, 3)
+
+
+def _tokens(state: ServiceState) -> float | None:
+    budget = state.paying_budget
+    return None if budget is None else round(budget.tokens, 3)

@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakSet
 
 from shockproof.memory.services.stream_health import StreamHealth
+from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.circuit_breaker import Circuit, Ticket
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.statuses import CircuitMode, ServiceStatus
@@ -37,6 +38,7 @@ class ServiceState:
         "_streams",
         "abandoned_attempts",
         "abandoned_threads",
+        "adaptive",
         "call_ages",
         "check_every",
         "circuit",
@@ -82,6 +84,8 @@ class ServiceState:
         self.retry_budget: RetryBudget | None = None
         self.hedge_budget: RetryBudget | None = None
         """What pays for hedges when there is no `retry_budget`; None as long as nothing is hedged."""
+        self.adaptive: AdaptiveRetry | None = None
+        """What its adaptive handles share; None as long as there are none."""
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
         self.stirred = False
@@ -116,6 +120,20 @@ class ServiceState:
             self.circuit.open_lane(is_open=is_open and self.limits is None)
             if self.limits is not None:
                 self.limits.open_lane(is_open=is_open)
+
+    def adapt(self) -> AdaptiveRetry:
+        """What its adaptive handles share, made for the first of them."""
+        with self._lock:
+            if self.adaptive is None:
+                self.adaptive = AdaptiveRetry()
+            return self.adaptive
+
+    @property
+    def paying_budget(self) -> RetryBudget | None:
+        """What pays for the retries of its adaptive handles, and for those of all if it was declared."""
+        if self.retry_budget is not None or self.adaptive is None:
+            return self.retry_budget
+        return self.adaptive.budget
 
     @property
     def counts_successes(self) -> bool:

@@ -1,0 +1,153 @@
+"""
+The time limits that other calls have around this one: a retry asks before it begins a wait.
+
+A healthy call pays nothing for it. Whoever awaits a call is below it on the stack of its task, so the
+limits are looked up there, when a retry has to decide, in the frames that hold a timer. What the
+stack does not show is written down: the blocks with a limit that each task is in, and for a task that
+shockproof itself starts, in a context variable, what surrounds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from types import CodeType, FrameType
+from typing import Any, Final, TypeVar
+
+from shockproof.calls.timer import LimitQueue, Timer
+
+__all__ = [
+    "BLOCKS",
+    "WRAPPER_FILE",
+    "Block",
+    "Limit",
+    "begin_block",
+    "carry",
+    "end_block",
+    "holds_timer",
+    "limits_around",
+    "still_running",
+    "time_left_around",
+]
+
+WRAPPER_FILE: Final = "<shockproof wrapper "
+"""How the file names of generated wrappers begin."""
+
+Limit = tuple[LimitQueue, object]
+"""A queue, and what the call waits in it as."""
+
+Block = tuple[LimitQueue, object, Any]  # Any: the same again or None, of the block around it
+"""A block with a limit: its queue, and what it waits there as."""
+
+F = TypeVar("F", bound=Callable[..., Any])  # Any: any function
+
+_carried: ContextVar[tuple[Limit, ...]] = ContextVar("shockproof_limits_around", default=())
+BLOCKS: Final = dict[asyncio.Task[Any], Block]()  # Any: whatever the task returns
+"""The innermost block with a limit that each task is in. A context variable would cost twice as much."""
+
+# By its name most of a stack is told apart at once: the hash of a code object takes longer than all the rest.
+_holders: Final = dict[str, list[CodeType]]()
+_WRAPPERS_NAME: Final = "call"
+
+
+def holds_timer(function: F) -> F:
+    """
+    Mark a coroutine function that awaits something under a limit.
+
+    Its local `timer` is that limit, or it waits in its local `queue` as its local `coroutine`.
+    """
+    _holders.setdefault(function.__name__, []).append(function.__code__)
+    return function
+
+
+def time_left_around() -> float | None:
+    """Seconds until the first limit around the running code ends it, 0 when one just has; None without any."""
+    left = [queue.left(key) for queue, key in limits_around()]
+    return min((seconds for seconds in left if seconds is not None), default=None)
+
+
+def limits_around() -> tuple[Limit, ...]:
+    """All limits around the running code that still run."""
+    return tuple(limit for limit in (*_on_the_stack(), *_of_blocks(), *_carried.get()) if _is_alive(limit))
+
+
+def _on_the_stack() -> Iterator[Limit]:
+    task = asyncio.current_task()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_name
+        if name in _holders or name == _WRAPPERS_NAME:
+            limit = _limit_of(frame)
+            # An eagerly started task runs on top of the one that started it, which is not around it.
+            if limit is not None and limit[0].is_of(limit[1], task):
+                yield limit
+        frame = frame.f_back
+
+
+def _limit_of(frame: FrameType) -> Limit | None:
+    code = frame.f_code
+    if any(code is holder for holder in _holders.get(code.co_name, ())):
+        timer, queue, coroutine = _locals_of(frame, "timer", "queue", "coroutine")
+        if timer is not None:
+            return timer.limit  # type: ignore[no-any-return]  # a Timer
+        return None if queue is None else (queue, coroutine)
+    if code.co_name == _WRAPPERS_NAME and code.co_filename.startswith(WRAPPER_FILE):
+        queue, coroutine = _locals_of(frame, "queue_", "coroutine_")
+        return None if queue is None else (queue, coroutine)
+    return None
+
+
+def _locals_of(frame: FrameType, *names: str) -> list[Any]:  # Any: whatever they hold
+    held = frame.f_locals
+    found = [held.get(name) for name in names]
+    if type(held) is dict:
+        # Before 3.13 it is a copy that the frame keeps: of its own failure as well, which would be a cycle.
+        held.clear()
+    return found
+
+
+def _of_blocks() -> Iterator[Limit]:
+    task = asyncio.current_task()
+    block = None if task is None else BLOCKS.get(task)
+    while block is not None:
+        queue, key, block = block
+        yield queue, key
+
+
+def _is_alive(limit: Limit) -> bool:
+    return limit[0].left(limit[1]) is not None
+
+
+def begin_block(timer: Timer) -> None:
+    """A block with a limit begins in its task."""
+    queue, key = timer.limit
+    BLOCKS[timer.task] = (queue, key, still_running(BLOCKS.get(timer.task)))
+
+
+def still_running(block: Block | None) -> Block | None:
+    """*block*, or what is around it if it is over: one that nobody has left was ended all the same."""
+    while block is not None and block[0].left(block[1]) is None:
+        block = block[2]
+    return block
+
+
+def end_block(task: asyncio.Task[Any], key: object) -> None:  # Any: whatever the task returns
+    """The block that waits as *key* is left, wherever that is; others may have been left before it or not."""
+    inside: list[Block] = []
+    block = BLOCKS.pop(task, None)
+    while block is not None and block[1] is not key:
+        inside.append(block)
+        block = block[2]
+    rest = None if block is None else block[2]
+    for queue, other, _ in reversed(inside):
+        rest = (queue, other, rest)
+    if rest is not None:
+        BLOCKS[task] = rest
+
+
+def carry(limits: tuple[Limit, ...]) -> None:
+    """The current task, which is a part of a call, is under these limits of the task that started it."""
+    if limits:
+        _carried.set(limits)

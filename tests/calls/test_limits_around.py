@@ -1,0 +1,288 @@
+"""A retry knows the time limits of the calls around it, and begins no wait that one of them would cut."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from shockproof import ErrorRecoveryService, Handle, RetryBudget, Timeout
+from shockproof.calls.limits_around import BLOCKS, time_left_around
+from shockproof.testing import VirtualClock
+
+pytestmark = pytest.mark.asyncio
+
+Script = Callable[..., Any]
+Inner = Callable[[], Awaitable[Any]]
+
+
+async def decorated(outer: Handle, inner: Inner) -> Any:
+    @outer
+    async def call() -> Any:
+        return await inner()
+
+    return await call()
+
+
+async def called(outer: Handle, inner: Inner) -> Any:
+    return await outer.call(inner)
+
+
+async def guarded(outer: Handle, inner: Inner) -> Any:
+    async with outer.guard():
+        return await inner()
+
+
+async def repeated(outer: Handle, inner: Inner) -> Any:
+    async for attempt in outer.attempts():
+        async with attempt:
+            return await inner()
+    raise AssertionError("the loop ended without an answer and without an error")
+
+
+async def in_own_task(outer: Handle, inner: Inner) -> Any:
+    return await outer.using(grace=1.0).call(inner)
+
+
+async def hedged(outer: Handle, inner: Inner) -> Any:
+    return await outer.using(hedge_after=4.0).call(inner)
+
+
+async def in_a_thread(outer: Handle, inner: Inner) -> Any:
+    return await outer.call(lambda _: inner(), None)
+
+
+async def in_limits(outer: Handle, inner: Inner) -> Any:
+    outer.plan.runtime.declare(outer.service_name, {"max_concurrent": 3}, "here")
+    return await outer.call(inner)
+
+
+FORMS = (decorated, called, guarded, repeated, in_own_task, hedged, in_a_thread, in_limits)
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline"])
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_wait_that_the_outer_limit_would_cut_is_not_begun(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    script: Script,
+    form: Callable[[Handle, Inner], Awaitable[Any]],
+    limit: str,
+) -> None:
+    """The caller gets the real error at once, and not a timeout later."""
+    outer = recovery.service("outer", max_retries=0, **{limit: 5.0})
+    inner = recovery.service("inner", max_retries=3, base_delay=5.0)
+    fetch, began = script(ConnectionError("no")), clock.monotonic()
+    with pytest.raises(ConnectionError) as raised:
+        await form(outer, inner(fetch))
+    legs = 2 if form is hedged else 1  # where one leg fails, the next is sent at once
+    assert (fetch.calls, clock.monotonic() - began) == (legs, 0.0)
+    assert any("the time limit of a call around it" in note for note in raised.value.__notes__)
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_wait_that_fits_into_the_outer_limit_is_begun(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    script: Script,
+    form: Callable[[Handle, Inner], Awaitable[Any]],
+) -> None:
+    """Only what would be cut is left out: the second wait, not the first."""
+    outer = recovery.service("outer", max_retries=0, deadline=5.0)
+    inner = recovery.service("inner", max_retries=3, base_delay=2.0)
+    fetch, began = script(ConnectionError("no")), clock.monotonic()
+    with pytest.raises(ConnectionError):
+        await form(outer, inner(fetch))
+    legs = 2 if form is hedged else 1
+    assert (fetch.calls, clock.monotonic() - began) == (2 * legs, 2.0 * legs)
+
+
+async def test_what_is_left_counts_and_not_the_whole_limit(
+    recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
+) -> None:
+    """Four of five seconds are gone before the inner call is made."""
+    outer = recovery.service("outer", max_retries=0, deadline=5.0)
+    inner = recovery.service("inner", max_retries=3, base_delay=1.0)
+    fetch = script(ConnectionError("no"))
+
+    @outer
+    async def slow() -> None:
+        await clock.sleep(4.0)
+        assert time_left_around() == 1.0
+        await inner.call(fetch)
+
+    with pytest.raises(ConnectionError):
+        await slow()
+    assert fetch.calls == 1
+
+
+async def test_the_nearest_of_several_limits_counts(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Whichever layer would cut first, wherever it stands."""
+    seen: list[float | None] = []
+
+    async def look() -> None:
+        seen.append(time_left_around())
+
+    for inside, outside in ((3.0, 9.0), (9.0, 3.0)):
+        outer = recovery.service(f"outer {outside}", timeout=outside)
+        inner = recovery.service(f"inner {inside}", timeout=inside)
+        await outer.call(inner.call, look)
+        await decorated(outer, inner(look))
+        async with outer.guard(), inner.guard():
+            await look()
+        async with Timeout(timeout=outside):
+            await inner.call(look)
+    assert seen == [3.0] * 8
+
+
+async def test_a_wait_the_other_side_asked_for_is_not_begun_either(
+    recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
+) -> None:
+    """A Retry-After is honoured within the limits around it, or not at all."""
+
+    class TooManyError(Exception):
+        retry_after = 7.0
+
+    outer = recovery.service("outer", max_retries=0, deadline=5.0)
+    inner = recovery.service("inner", max_retries=3, base_delay=0.1)
+    fetch, began = script(TooManyError()), clock.monotonic()
+    with pytest.raises(TooManyError):
+        await outer.call(inner.call, fetch)
+    assert clock.monotonic() == began
+
+
+async def test_budget_pays_nothing_for_a_wait_that_is_not_begun(
+    recovery: ErrorRecoveryService, script: Script
+) -> None:
+    """The limit is looked at before the budget."""
+    budget = RetryBudget(capacity=3)
+    outer = recovery.service("outer", max_retries=0, deadline=0.5)
+    inner = recovery.service("inner", retry_budget=budget)
+    with pytest.raises(ConnectionError):
+        await outer.call(inner.call, script(ConnectionError("no")))
+    assert budget.tokens == 3
+
+
+async def test_nothing_is_left_of_a_limit_when_its_call_is_over(recovery: ErrorRecoveryService) -> None:
+    """After the block, after the call, and in a task that outlives both."""
+    outer = recovery.service("outer", timeout=5.0)
+    release = asyncio.Event()
+
+    async def later() -> float | None:
+        await release.wait()
+        return time_left_around()
+
+    async with outer.guard():
+        task = asyncio.create_task(later())
+    await outer.call(asyncio.sleep, 0)
+    assert time_left_around() is None
+    release.set()
+    assert await task is None
+
+
+async def test_blocks_that_are_left_out_of_order_are_told_apart(recovery: ErrorRecoveryService) -> None:
+    """Whichever is left first, the other goes on."""
+    for first, second, left in ((0, 2, 5.0), (1, 0, 7.0), (2, 1, 3.0)):
+        entered = [
+            recovery.service(f"service {limit}").using(timeout=limit).guard() for limit in (3.0, 5.0, 7.0)
+        ]
+        for block in entered:
+            await block.__aenter__()
+        assert time_left_around() == 3.0
+        await entered[first].__aexit__(None, None, None)
+        await entered[second].__aexit__(None, None, None)
+        assert time_left_around() == left
+        (last,) = set(entered) - {entered[first], entered[second]}
+        await last.__aexit__(None, None, None)
+        assert time_left_around() is None
+    assert not BLOCKS
+
+
+async def test_nothing_is_kept_of_a_block_however_it_ends(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Answered, failed, timed out, cancelled: the table of blocks is empty again."""
+    outer = recovery.service("outer", timeout=5.0, circuit_threshold=None)
+
+    async def ends(how: str) -> None:
+        async with outer.guard():
+            if how == "fails":
+                raise ConnectionError
+            await clock.sleep(60.0 if how == "hangs" else 0.1)
+
+    tasks = [asyncio.create_task(ends(how)) for how in ("answers", "fails", "hangs", "is cancelled")]
+    await asyncio.sleep(0)
+    tasks[-1].cancel()
+    await asyncio.wait(tasks)
+    assert not BLOCKS
+
+
+async def test_a_sibling_task_is_not_affected(recovery: ErrorRecoveryService, clock: VirtualClock) -> None:
+    """Limits are those of the task, and of nobody else on the loop."""
+    outer = recovery.service("outer", timeout=5.0)
+    running = asyncio.create_task(outer.call(clock.sleep, 1.0))
+    await asyncio.sleep(0)
+    assert time_left_around() is None
+    await running
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+async def test_an_eager_task_is_not_inside_the_call_that_starts_it(recovery: ErrorRecoveryService) -> None:
+    """It runs on top of its starter's stack at first, but nobody cuts it."""
+    outer = recovery.service("outer", timeout=5.0)
+    seen: list[float | None] = []
+
+    async def look() -> None:
+        seen.append(time_left_around())
+
+    async def starts() -> None:
+        await asyncio.eager_task_factory(asyncio.get_running_loop(), look())  # type: ignore[attr-defined]  # new in Python 3.12
+
+    await outer.call(starts)
+    assert seen == [None]
+
+
+async def test_a_block_left_in_another_task_limits_nobody(recovery: ErrorRecoveryService) -> None:
+    """It belongs to the task that entered it, wherever it is left."""
+    outer, next_one = recovery.service("outer", timeout=5.0), recovery.service("next", timeout=7.0)
+    for _ in range(3):
+        block = outer.guard()
+        await block.__aenter__()
+        await asyncio.create_task(block.__aexit__(None, None, None))  # type: ignore[arg-type]  # a coroutine
+        assert time_left_around() is None
+        async with next_one.guard():
+            assert time_left_around() == 7.0
+
+
+async def test_a_limit_that_has_just_fired_leaves_no_time(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A callee that cleans up after its cancellation begins no wait any more."""
+    outer = recovery.service("outer", max_retries=0, timeout=5.0)
+    seen: list[float | None] = []
+
+    async def cleans_up() -> None:
+        try:
+            await clock.sleep(60.0)
+        finally:
+            seen.append(time_left_around())
+
+    with pytest.raises(TimeoutError):
+        await outer.call(cleans_up)
+    with pytest.raises(TimeoutError):
+        await decorated(outer, cleans_up)
+    with pytest.raises(TimeoutError):
+        await guarded(outer, cleans_up)
+    assert seen == [0.0] * 3
+
+
+async def test_outside_of_any_task_there_is_no_limit(clock: VirtualClock) -> None:
+    """A callback of the loop may ask as well."""
+    asked: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(lambda: asked.set_result(time_left_around()))
+    assert await asked is None

@@ -1,0 +1,221 @@
+"""The send rate of adaptive retries, the base delays and the costs: decided on numbers that are handed in."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shockproof.policies.adaptive_retry import AdaptiveRetry, SendRate
+
+
+def ran(rate: SendRate, *, per_second: float, seconds: float, begin: float = 1000.0) -> float:
+    """*rate* after so many good answers, evenly spread; the time when the last one came."""
+    now = begin
+    for n in range(1, round(per_second * seconds) + 1):
+        now = begin + n / per_second
+        rate.answered(now, sent_at=now - 0.01, throttled=False)
+    return now
+
+
+def throttle(rate: SendRate, now: float) -> None:
+    rate.answered(now, sent_at=now - 0.01, throttled=True)
+
+
+def test_the_rate_is_free_until_the_other_side_throttles() -> None:
+    """Nothing is taken and nobody waits."""
+    rate = SendRate()
+    now = ran(rate, per_second=50, seconds=4)
+    assert rate.limit is None
+    assert rate.take(now) is None
+    assert rate.wait(None, now) == 0.0
+
+
+def test_a_throttling_answer_slows_down_to_seven_tenths_of_what_was_measured() -> None:
+    """The beta of CUBIC, of the measured rate at first."""
+    rate = SendRate()
+    now = ran(rate, per_second=50, seconds=10)
+    throttle(rate, now + 0.01)
+    assert rate.measured == pytest.approx(50, rel=0.05)
+    assert rate.limit == pytest.approx(0.7 * rate.measured)
+
+
+def test_the_rate_is_back_after_the_time_that_cubic_gives_it_and_goes_on_from_there() -> None:
+    """0.4 (t - k)**3 + r, with k the third root of 0.3 r / 0.4; in between it never falls."""
+    rate = SendRate()
+    throttled_at = ran(rate, per_second=40, seconds=10)
+    throttle(rate, throttled_at)
+    r = rate.measured
+    k = math.cbrt(0.3 * r / 0.4)
+    seen = []
+    for n in range(1, 1000):
+        now = throttled_at + n / 40
+        rate.answered(now, sent_at=now, throttled=False)
+        expected = 0.4 * (now - throttled_at - k) ** 3 + r
+        assert rate.limit == pytest.approx(max(0.5, min(expected, 2 * rate.measured)))
+        seen.append(rate.limit)
+    assert seen[round(k * 40)] == pytest.approx(r, rel=0.02)
+    assert seen[-1] == pytest.approx(80, rel=0.05)  # twice the measured rate
+
+
+def test_answers_to_what_was_sent_before_the_slow_down_do_not_slow_down_again() -> None:
+    """Fifty requests in flight that are all throttled tell of one rate, and not of fifty."""
+    rate = SendRate()
+    now = ran(rate, per_second=50, seconds=10)
+    throttle(rate, now)
+    once = rate.limit
+    for n in range(50):
+        rate.answered(now + 0.001 * n, sent_at=now - 0.5, throttled=True)
+    assert rate.limit == once
+    throttle(rate, now + 1.0)
+    assert rate.limit is not None
+    assert once is not None
+    assert rate.limit < once
+
+
+def test_a_throttled_client_still_sends_every_other_second() -> None:
+    """However long it is throttled, it finds out when that is over."""
+    rate, now = SendRate(), 1000.0
+    for _ in range(200):
+        now += 1.0
+        throttle(rate, now)
+    assert rate.limit == 0.5
+
+
+def test_a_first_answer_that_is_throttled_slows_down_to_what_was_counted_so_far() -> None:
+    """Before the first half second is full there is no measured rate, but there is a count."""
+    rate = SendRate()
+    for _ in range(20):
+        rate.answered(1000.2, sent_at=1000.1, throttled=False)
+    throttle(rate, 1000.3)
+    assert rate.limit == pytest.approx(0.7 * 21 / 0.5)
+
+
+def test_a_rate_that_was_not_throttled_for_a_minute_is_free_again() -> None:
+    """Last night's throttling limits no burst this morning."""
+    rate = SendRate()
+    throttle(rate, 1000.0)
+    rate.answered(1059.9, sent_at=1059.8, throttled=False)
+    assert rate.limit is not None
+    rate.answered(1060.0, sent_at=1059.9, throttled=False)
+    assert rate.limit is None
+
+
+def test_those_who_wait_go_one_after_the_other_at_the_rate() -> None:
+    """The first place is due after one interval, the next after two."""
+    rate = SendRate()
+    throttle(rate, 1000.0)
+    limit = rate.limit
+    assert limit is not None
+    places = [rate.take(1000.0) for _ in range(3)]
+    assert [rate.wait(place, 1000.0) for place in places] == pytest.approx([n / limit for n in (1, 2, 3)])
+    assert rate.wait(places[0], 1000.0 + 1 / limit) == pytest.approx(0.0)
+
+
+def test_a_place_that_is_given_back_lets_the_next_one_in_earlier() -> None:
+    """Whoever was cancelled pays nothing."""
+    rate = SendRate()
+    throttle(rate, 1000.0)
+    first = rate.take(1000.0)
+    rate.give_back(first)
+    assert rate.limit is not None
+    assert rate.wait(rate.take(1000.0), 1000.0) == pytest.approx(1 / rate.limit)
+
+
+def test_a_pause_saves_up_for_one_second_and_no_more() -> None:
+    """A bucket of one second's sends, or of one."""
+    rate = SendRate()
+    now = ran(rate, per_second=50, seconds=10)
+    throttle(rate, now)
+    assert rate.limit is not None
+    free = 0
+    while rate.wait(rate.take(now + 30.0), now + 30.0) == 0.0:
+        free += 1
+    assert free == round(rate.limit)
+
+
+def test_who_waits_when_the_rate_becomes_free_may_go() -> None:
+    """Places of a limit that has been lifted hold nobody."""
+    rate = SendRate()
+    throttle(rate, 1000.0)
+    places = [rate.take(1000.0) for _ in range(1000)]
+    rate.answered(1061.0, sent_at=1060.9, throttled=False)
+    assert {rate.wait(place, 1061.0) for place in places} == {0.0}
+    rate.give_back(places[0])
+    throttle(rate, 1062.0)
+    assert rate.limit is not None
+    assert rate.wait(rate.take(1062.0), 1062.0) == pytest.approx(1 / rate.limit)
+
+
+def test_a_clock_that_stands_still_gives_nothing() -> None:
+    """No time, no sends: also not by asking again and again."""
+    rate = SendRate()
+    throttle(rate, 1000.0)
+    place = rate.take(1000.0)
+    waits = {rate.wait(place, 1000.0) for _ in range(100)}
+    assert len(waits) == 1
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["good", "throttled", "take", "give back"]), st.floats(0, 3)), max_size=200
+    )
+)
+def test_in_any_stretch_no_more_is_sent_than_the_rate_gave(steps: list[tuple[str, float]]) -> None:
+    """Against a model: what was let go is at most what was filled, by the largest rate of each step, and a second's worth."""
+    rate, now = SendRate(), 1000.0
+    waiting: list[float | None] = []
+    gave, sent = 0.0, 0
+    for step, passed in steps:
+        if rate.limit is None:
+            gave, sent = 0.0, 0
+        else:
+            gave += rate.limit * passed
+        now += passed
+        before = rate.limit
+        if step == "take":
+            waiting.append(rate.take(now))
+        elif step == "give back" and waiting:
+            rate.give_back(waiting.pop())
+        else:
+            rate.answered(now, sent_at=now, throttled=step == "throttled")
+        if before is None or rate.limit is None:
+            waiting, gave, sent = [], 0.0, 0
+            continue
+        assert rate.limit >= 0.5
+        assert rate.limit <= max(0.5, 2 * rate.measured) + 1e-9
+        go = [place for place in waiting if rate.wait(place, now) == 0.0]
+        waiting = [place for place in waiting if rate.wait(place, now) > 0.0]
+        sent += len(go)
+        assert sent <= gave + 1e-6
+
+
+def test_each_kind_of_error_has_its_own_base_delay_and_cost() -> None:
+    """A refused connection is cheap and soon tried again; a timeout may have left work behind."""
+    adaptive = AdaptiveRetry()
+    assert [
+        (adaptive.base_delay(kind, 1.0), adaptive.cost(kind))
+        for kind in ("throttled", "timeout", "server", "connection", "other")
+    ] == [(2.0, 0.5), (2.0, 2.0), (1.0, 1.0), (0.5, 1.0), (1.0, 1.0)]
+
+
+def test_successes_fund_its_own_budget() -> None:
+    """And nothing else does: a storm runs it dry."""
+    adaptive = AdaptiveRetry()
+    while adaptive.budget.take():
+        pass
+    for kind in ("throttled", "timeout", "server"):
+        adaptive.answered(1000.0, sent_at=999.0, kind=kind)  # type: ignore[arg-type]  # the three are kinds
+    assert adaptive.budget.tokens == 0.0
+    adaptive.answered(1001.0, sent_at=1000.5, kind=None)
+    assert adaptive.budget.tokens == pytest.approx(0.1)
+
+
+def test_its_repr_shows_what_holds_now() -> None:
+    """For the person debugging at night."""
+    adaptive = AdaptiveRetry()
+    assert repr(adaptive) == "<AdaptiveRetry <SendRate free, 0/s measured>, <RetryBudget 10 of 10>>"
+    throttle(adaptive.send_rate, 1000.0)
+    assert repr(adaptive.send_rate) == "<SendRate 1.4/s allowed, 2/s measured>"
