@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from shockproof.calls.blocks import Guard as Guard
     from shockproof.calls.handle import Handle as Handle
     from shockproof.calls.history_of_attempts import attempts_of as attempts_of
+    from shockproof.calls.once import Once as Once
     from shockproof.calls.rate_limit_feedback import RateLimitFeedback as RateLimitFeedback
+    from shockproof.calls.reconciliation import Reconciled as Reconciled
     from shockproof.calls.stream import Stream as Stream
     from shockproof.decorators import get_error_recovery_service as get_error_recovery_service
     from shockproof.decorators import set_error_recovery_service as set_error_recovery_service
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.errors import JournalUnavailableError as JournalUnavailableError
     from shockproof.vocabulary.errors import OperationBusyError as OperationBusyError
     from shockproof.vocabulary.errors import OperationCompletedError as OperationCompletedError
+    from shockproof.vocabulary.errors import OutcomeUnknownError as OutcomeUnknownError
     from shockproof.vocabulary.errors import RateLimitedError as RateLimitedError
     from shockproof.vocabulary.errors import ShockproofError as ShockproofError
     from shockproof.vocabulary.errors import StateNotSavedError as StateNotSavedError
@@ -88,6 +91,8 @@ _HOMES = {
     "calls.history_of_attempts": ("attempts_of",),
     "calls.rate_limit_feedback": ("RateLimitFeedback",),
     "calls.stream": ("Stream",),
+    "calls.once": ("Once",),
+    "calls.reconciliation": ("Reconciled",),
     "decorators": ("get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"),
     "memory.journal.operation": ("Operation",),
     "memory.state.registered_types": ("register_type",),
@@ -109,6 +114,7 @@ _HOMES = {
         "JournalUnavailableError",
         "OperationBusyError",
         "OperationCompletedError",
+        "OutcomeUnknownError",
         "RateLimitedError",
         "ShockproofError",
         "StateNotSavedError",

@@ -23,6 +23,7 @@ from shockproof.calls.handle import Handle
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
 from shockproof.calls.periodic import Periodic
 from shockproof.calls.plan import Plan
+from shockproof.calls.reconciliation import Reconciled, Reconciliation
 from shockproof.calls.runtime import Runtime
 from shockproof.memory.disk.directory import make_writable
 from shockproof.memory.disk.writer import after_fork, at_exit, writer_for
@@ -194,6 +195,13 @@ class ErrorRecoveryService:
             on_would_open=self._on_would_open,
             rng=randomness,
         )
+        secrets = StateSecrets(
+            SecretNames(SECRET_NAMES if redact is None else _names(redact)),
+            None if encryption_key is None else SecretCipher(_keys(encryption_key)),
+        )
+        self._journal = journal_for(self.state_dir / "journal")
+        self._journalled_values = JournalledValues(secrets)
+        self._sendings = Reconciliation(self._journal, self._journalled_values, self._clock)
         self._runtime = Runtime(
             clock=self._clock,
             rng=randomness,
@@ -204,13 +212,8 @@ class ErrorRecoveryService:
             redact=self._redactor.text,
             max_threads=whole_number("max_threads", max_threads, minimum=1),
             on_first_call=self._start_background,
+            sendings=self._sendings,
         )
-        secrets = StateSecrets(
-            SecretNames(SECRET_NAMES if redact is None else _names(redact)),
-            None if encryption_key is None else SecretCipher(_keys(encryption_key)),
-        )
-        self._journal = journal_for(self.state_dir / "journal")
-        self._journalled_values = JournalledValues(secrets)
         self._state_files = StateFiles(
             self.state_dir,
             secrets=secrets,
@@ -672,6 +675,26 @@ class ErrorRecoveryService:
             now=self._clock.time,
             redact=self._redactor.text,
         )
+
+    async def reconcile(self) -> list[Reconciled]:
+        """
+        Look up every order that was sent once and whose outcome nobody knows, from this life or an earlier one.
+
+        For each service by the ``confirm`` of the last `Handle.once` that was made for it: make one before. What is
+        found is completed, what is certain not to be there may be sent again, and the rest stays pending. What is
+        being sent right now is left alone. The first order of a service in a life does this for its service by itself.
+
+        Returns:
+            What became of each, oldest first.
+
+        Raises:
+            TypeError: a ``confirm`` gave neither Found(...), NOT_FOUND nor UNKNOWN; the others are settled.
+            JournalUnavailableError, JournalLockedError, StateVersionError, OSError: the journal cannot tell.
+
+        Cancelled, what was settled by then is settled.
+        """
+        require_running_loop()
+        return await self._sendings.reconcile()
 
     def track_state(
         self,

@@ -158,7 +158,6 @@ def test_policy_pages_have_one_skeleton(page: str) -> None:
 ABSENT = [
     "BudgetExhaustedError",
     "HaltedError",
-    "OutcomeUnknownError",
 ]
 
 
@@ -166,7 +165,7 @@ def test_no_page_describes_what_is_absent() -> None:
     """Docs promise nothing; only the list of what is missing may name it."""
     known = {*dir(shockproof), *ServiceOptions.__annotations__}
     assert [name for name in ABSENT if name in known] == []
-    verbs = r"\.(?:once|halt|resume|reconcile)\("
+    verbs = r"\.(?:halt|resume)\("
     promised = [
         f"{page.name}: {found[0]}"
         for page in PAGES

@@ -244,6 +244,15 @@ async def _sent(
 ) -> Leg:
     ticket = call.begins(admission)
     try:
+        if call.plan.before_attempt is not None:
+            try:
+                await call.plan.before_attempt()
+            except BaseException:  # nothing was sent
+                ticket.released()
+                if held is not None:
+                    held.not_sent()
+                    held = None
+                raise
         try:
             awaitable = call.awaitable(fn, args, kwargs, held)
         except BaseException:  # wrong arguments: raised at once, and no verdict on the service

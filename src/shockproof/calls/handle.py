@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from inspect import CO_COROUTINE
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
@@ -15,9 +16,11 @@ from shockproof.calls.callables import check_callable, has_coroutine_code
 from shockproof.calls.combinations import add_layer, check_layers, warn_of_useless
 from shockproof.calls.executor import execute, failure_of, in_place
 from shockproof.calls.limits_around import holds_timer
+from shockproof.calls.once import Once
 from shockproof.calls.options import HandleOptions, LimitOptions, check_options
 from shockproof.calls.plan import Plan
 from shockproof.calls.rate_limit_feedback import RateLimitFeedback
+from shockproof.calls.reconciliation import Confirm
 from shockproof.calls.stream import Stream
 from shockproof.calls.timer import CURRENT_TASK, HERE, no_task, take_over
 from shockproof.calls.wrap import wrap
@@ -289,6 +292,43 @@ class Handle:
         soon after; ``async with handle.stream(...) as ticks:`` closes it before the block is left.
         """
         return Stream(self.plan, connect, stale_after=stale_after, stable_after=stable_after, may_end=may_end)
+
+    def once(
+        self,
+        key: str | None = None,
+        *,
+        confirm: Confirm[R],
+        key_argument: str | None = None,
+        settle: Seconds = 30.0,
+        valid_until: datetime | None = None,
+        still_wanted: Callable[[], bool] | None = None,
+    ) -> Once[R]:
+        """
+        One order, which is never blindly sent twice: ``await handle.once(confirm=find_order).call(submit, ...)``.
+
+        Args:
+            key: its id at the venue, where you make your own. Default: 18 random lower-case letters and digits, made
+                here and now.
+            confirm: ``async (key) -> Found(value) | NOT_FOUND | UNKNOWN``; looks it up at the venue. An exception counts as
+                UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
+            key_argument: the name under which the function takes the key, for example ``"client_order_id"``. Default: it
+                is not passed, and the function knows ``once.key`` by itself.
+            settle: seconds that the venue may take to show an order that was sent. Default: 30.0.
+            valid_until: checked before every attempt; afterwards it is not sent any more. A naive time is local time.
+            still_wanted: asked before every attempt; where it gives False or raises, it is not sent any more.
+
+        Raises:
+            TypeError, ValueError: a value that is not allowed; a handle with a fallback or a hedge, or without a journal.
+        """
+        return Once(
+            self.plan,
+            key=key,
+            confirm=confirm,
+            key_argument=key_argument,
+            settle=settle,
+            valid_until=valid_until,
+            still_wanted=still_wanted,
+        )
 
     def __repr__(self) -> str:
         shown = "".join(f", {name}={value!r}" for name, value in self.plan.options.items())

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any, Final, Self
 
@@ -77,6 +77,7 @@ class Plan:
         "__weakref__",
         "adaptive",
         "backoff",
+        "before_attempt",
         "circuit",
         "classifier",
         "deadline",
@@ -143,6 +144,8 @@ class Plan:
         self.is_fixed = True
         """Whether its service stays the same once it is bound."""
         self.adaptive: AdaptiveRetry | None = None
+        self.before_attempt: Callable[[], Awaitable[None]] | None = None
+        """Awaited behind all limits, before each attempt that the executor makes; what it raises ends the call."""
         self.state = _UNKNOWN
         self.unbind()
 

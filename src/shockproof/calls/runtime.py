@@ -14,6 +14,7 @@ from shockproof.calls.call_ages import CallAges
 from shockproof.calls.limits import Limits
 from shockproof.calls.losers import Losers
 from shockproof.calls.members import Members
+from shockproof.calls.reconciliation import Reconciliation
 from shockproof.calls.threads import WorkerThreads
 from shockproof.memory.error_log.recorder import Recording
 from shockproof.memory.services.listeners import Listeners
@@ -42,6 +43,8 @@ class Runtime:
     max_threads: int
     on_first_call: Callable[[], None]
     """Called on a loop before the first call of each handle there."""
+    sendings: Reconciliation | None = None
+    """What is sent once; None where there is no journal."""
     plans: Members[Any] = field(default_factory=Members)  # Any: Plan, which imports this module
     """Every plan that is bound to it."""
     losers: Losers = field(default_factory=Losers)

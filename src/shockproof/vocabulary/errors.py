@@ -26,6 +26,7 @@ __all__ = [
     "JournalUnavailableError",
     "OperationBusyError",
     "OperationCompletedError",
+    "OutcomeUnknownError",
     "RateLimitedError",
     "ShockproofError",
     "StateNotSavedError",
@@ -178,6 +179,24 @@ class OperationBusyError(_OperationError):
 
     def __str__(self) -> str:
         return f"{self._named} is running already: wait for it, or give this one a key of its own"
+
+
+class OutcomeUnknownError(ShockproofError):
+    """An order was sent, and nothing can be proven of it; it stays pending. ``key`` is its id at the venue."""
+
+    def __init__(self, key: str, service_name: str = "unknown", last_error: str | None = None) -> None:
+        super().__init__(key, service_name, last_error)
+        self.key = key
+        self.service_name = service_name
+        self.last_error = last_error
+        """Type and text of the error that made it unknown, never the object."""
+
+    def __str__(self) -> str:
+        why = "" if self.last_error is None else f" (last error: {self.last_error})"
+        return (
+            f"service {self.service_name!r}: whether the order with key {self.key!r} was placed is unknown{why}; it stays "
+            "pending: call again with this key, await reconcile(), or look at the venue"
+        )
 
 
 class JournalUnavailableError(ShockproofError):

@@ -181,6 +181,20 @@ async def test_a_journal_whose_sync_failed_refuses_and_never_syncs_that_file_aga
 
 
 @pytest.mark.asyncio
+async def test_a_failed_journal_with_nothing_to_write_is_flushed(bench: Bench) -> None:
+    """What was refused is nobody's to wait for: closing a service does not fail by it."""
+    bench.disk.refuses["create"] = errno.EIO
+    refused = [asyncio.ensure_future(bench.journal.ask(begin(f"{n}"))) for n in range(3)]
+    await asyncio.sleep(0)
+    bench.journal.tell(lambda session: None)
+
+    await bench.journal.aclose()
+
+    results = await asyncio.gather(*refused, return_exceptions=True)
+    assert all(isinstance(result, JournalUnavailableError) for result in results)
+
+
+@pytest.mark.asyncio
 async def test_an_outcome_that_the_disk_refused_is_kept_and_written_later(bench: Bench) -> None:
     """What has happened has happened, whatever the disk says."""
     journal, disk = bench.journal, bench.disk

@@ -82,15 +82,17 @@ class Session:
         self.has_outcomes = False
         self.take_back: list[Callable[[], object]] = []
 
-    def require(self, kind: Kind, body: Body) -> None:
+    def require(self, kind: Kind, body: Body, *, even_without_space: bool = False) -> None:
         """
         Record what has to be durable before the request is answered.
+
+        *even_without_space* is for what reduces risk: on a full disk it takes of what is kept for outcomes.
 
         Raises:
             JournalUnavailableError: the disk is full.
             RecordTooLargeError: the body is too large.
         """
-        if not self.has_space:
+        if not self.has_space and not even_without_space:
             raise JournalUnavailableError(_NO_SPACE)
         self._record(kind, body, self.take_back.append)
         self.is_to_sync = True
@@ -214,9 +216,9 @@ class Journal:
         with hold():
             return await waiter
 
-    def tell(self, act: Act[None]) -> None:
+    def tell(self, act: Act[None], *, needs_open: bool = True) -> None:
         """Run *act* in the journal's thread, soon and unobserved; from any thread, and never waits."""
-        self._put(_Request(act))
+        self._put(_Request(act, needs_open=needs_open))
 
     async def flush(self) -> None:
         """
@@ -227,7 +229,7 @@ class Journal:
         """
         if self._has_to_write():
             self._again_at = 0.0
-            await self.ask(_sync)
+            await self.ask(_sync, needs_open=False)
 
     async def aclose(self) -> None:
         """
@@ -266,7 +268,7 @@ class Journal:
         if not self._has_to_write():
             return None
         self._again_at = 0.0
-        request = _Request(_sync)
+        request = _Request(_sync, needs_open=False)
         waiter: Future[Any] = Future()  # Any: there is no answer
         request.waiter = waiter
         self._put(request)
@@ -303,7 +305,7 @@ class Journal:
                 self._deliver(self._commit(batch))
                 continue
             if self._has_unsynced:
-                self._deliver(self._commit([_Request(_sync)]))
+                self._deliver(self._commit([_Request(_sync, needs_open=False)]))
                 continue
             self._working.release()
             # Whoever put something before that has not started another turn.
@@ -321,30 +323,42 @@ class Journal:
         return batch
 
     def _commit(self, batch: list[_Request]) -> list[_Answer]:
-        refusal = self._make_usable() if any(request.needs_open for request in batch) else None
+        is_needed = self._has_unwritten or any(request.needs_open for request in batch)
+        refusal = self._make_usable() if is_needed else None
         session = Session(self._files.table, self._running)
         session.has_space = self._files.has_reserve or refusal is not None
         answers: list[_Answer] = []
+        concerned: set[_Request] = set()
         for request in batch:
             if request.needs_open and refusal is not None and not self._files.is_open:
                 answers.append((request, None, _again(refusal)))
                 continue
+            recorded = len(session.records)
             try:
                 answers.append((request, request.act(session), None))
             except Exception as error:  # noqa: BLE001  whatever it is belongs to the one who asked
                 answers.append((request, None, error))
+            if len(session.records) > recorded:
+                concerned.add(request)
         try:
-            if session.records or session.is_to_sync:
+            if session.records or (session.is_to_sync and (self._has_unsynced or self._has_unwritten)):
                 if refusal is not None:
                     raise refusal
                 self._write(session)
-        except Exception as error:  # noqa: BLE001  it is told to all who wait
+        except Exception as error:  # noqa: BLE001  it is told to all whom it concerns
             for take_back in reversed(session.take_back):
                 take_back()
             self._has_unwritten = self._has_unwritten or session.has_outcomes or self._has_unsynced
             if error is not refusal:
                 self._failed(error)
-            answers = [(request, None, failure or self._unavailable()) for request, _, failure in answers]
+            if self._has_unwritten:
+                concerned.update(request for request in batch if request.act is _sync)
+            answers = [
+                (request, None, failure or self._unavailable())
+                if request in concerned
+                else (request, value, failure)
+                for request, value, failure in answers
+            ]
         self._pending = len(self._files.table.pending())
         return answers
 

@@ -95,11 +95,13 @@ class OperationTable:
         after: Body | None
         if kind == Kind.OPERATION:
             after = body
-        elif kind == Kind.BEGIN:
+        elif kind in {Kind.BEGIN, Kind.SEND}:
             fresh = {"status": "pending", "begun": 0, "progress": {}, "interrupted": None}
             after = {**body, **fresh} if known is None else {**known}
             after["begun"] = _count(after) + 1
             after["interrupted"] = None
+            if kind == Kind.SEND:
+                after["sent_at"] = body.get("at")
         elif kind == Kind.CHECKPOINT:
             # Also for one that is not known: where the record of its beginning is damaged, this one tells of it.
             after = {"status": "pending", "begun": 1, "interrupted": None, **(known or {}), **body}
@@ -107,6 +109,8 @@ class OperationTable:
             if known is None:
                 return _nothing
             after = {**known, "interrupted": body.get("why")}
+            if "sent_at" in body:
+                after["sent_at"] = body["sent_at"]
         elif kind == Kind.END:
             after = self._ended(known, body)
         else:

@@ -43,6 +43,8 @@ class Kind(IntEnum):
     INTERRUPT = 5
     """It stopped without an end, and why."""
     END = 6
+    SEND = 7
+    """Something that is sent once may be under way from now on."""
 
 
 class Record(NamedTuple):

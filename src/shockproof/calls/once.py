@@ -1,0 +1,355 @@
+"""
+An order that is never blindly sent twice: journalled before it is sent, looked up when its outcome is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
+
+from shockproof.calls.callables import check_callable
+from shockproof.calls.executor import execute
+from shockproof.calls.history_of_attempts import describe
+from shockproof.calls.plan import Plan
+from shockproof.calls.reconciliation import Confirm, look_up
+from shockproof.memory.journal.sending import Sending
+from shockproof.policies.classification import Classifier
+from shockproof.policies.confirmation import window_left
+from shockproof.vocabulary.arguments import Seconds, a_name, seconds
+from shockproof.vocabulary.errors import (
+    CallRejectedError,
+    JournalLockedError,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    StateVersionError,
+)
+from shockproof.vocabulary.look_up import NOT_FOUND, Found
+from shockproof.vocabulary.outcomes import CallInfo, Outcome, Verdict
+from shockproof.vocabulary.statuses import ErrorSeverity
+
+__all__ = ["Once"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("shockproof")
+
+_PATIENCE: Final = 1.0
+"""Seconds that what reduces risk waits for the journal."""
+_NO_JOURNAL: Final = (JournalUnavailableError, JournalLockedError, StateVersionError, TimeoutError)
+
+
+def make_key() -> str:
+    """18 lower-case letters and digits, 80 bits of them random: what every venue we know takes as an order's id."""
+    return "sp" + base64.b32encode(secrets.token_bytes(10)).decode("ascii").lower()
+
+
+class _Flight(Classifier):
+    """Whether something may be under way: the classifier of the call's plan, which remembers what it said."""
+
+    __slots__ = ("_rules", "is_open", "was_judged")
+
+    def __init__(self, rules: Classifier) -> None:
+        self._rules = rules
+        self.is_open = False
+        """It was sent, and nothing proves that it did nothing."""
+        self.was_judged = False
+        """The last attempt ended with an error, or with a result that is no success."""
+
+    def begins(self) -> None:
+        """From here on it may be under way."""
+        self.is_open, self.was_judged = True, False
+
+    @property
+    def looks_at_results(self) -> bool:
+        return self._rules.looks_at_results
+
+    def of_result(self, result: object, call: CallInfo) -> Verdict | None:
+        verdict = self._rules.of_result(result, call)
+        return None if verdict is None else self._judged(verdict)
+
+    def of_error(self, error: Exception, call: CallInfo) -> Verdict:
+        return self._judged(self._rules.of_error(error, call))
+
+    def _judged(self, verdict: Verdict) -> Verdict:
+        # A neutral verdict is a clear no of the venue, or one of our own refusals; with effect="done" it is the
+        # venue's word that it has this key already.
+        proven = verdict.effect == "none" or (verdict.outcome is Outcome.NEUTRAL and verdict.effect is None)
+        self.is_open, self.was_judged = not proven, True
+        return verdict
+
+
+class Once(Generic[R]):
+    """
+    ``once = trading.once(confirm=find_order, key_argument="client_order_id")``: one order, however often it is sent.
+
+    Made by `Handle.once`; one for each order that is wanted.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        key: str | None,
+        confirm: Confirm[R],
+        key_argument: str | None,
+        settle: Seconds,
+        valid_until: datetime | None,
+        still_wanted: Callable[[], bool] | None,
+    ) -> None:
+        if plan.fallbacks:
+            raise ValueError(
+                "once() and fallback= do not go together: an order at another venue needs a key of its own and "
+                "its own way to look it up. Catch the error, and place it with once() of that venue's service"
+            )
+        if plan.runtime.sendings is None:
+            raise ValueError(
+                "once() needs the journal of a recovery service: use ErrorRecoveryService(...).service(name)"
+            )
+        if not callable(confirm):
+            raise TypeError(f"confirm must be an async function of the key, got {confirm!r}")
+        if valid_until is not None and not isinstance(valid_until, datetime):
+            raise TypeError(
+                f"valid_until must be a datetime (a naive one is local time) or None, got {valid_until!r}"
+            )
+        if still_wanted is not None and not callable(still_wanted):
+            raise TypeError(f"still_wanted must be a function without arguments, got {still_wanted!r}")
+        self.key = make_key() if key is None else a_name("key", key)
+        """Made once; pass it to the venue, or let ``key_argument`` do it."""
+        self._key_argument = None if key_argument is None else a_name("key_argument", key_argument)
+        self._confirm = confirm
+        self._settle = seconds("settle", settle)
+        self._still_wanted = still_wanted
+        self._reconciliation = plan.runtime.sendings
+        self._clock = plan.runtime.clock
+        self._valid_until = None if valid_until is None else valid_until.timestamp()
+        # By both clocks, so that neither a step of the one nor a sleep of the machine makes it younger.
+        self._valid_for = None if self._valid_until is None else self._valid_until - self._clock.time()
+        self._made_at = self._clock.monotonic()
+        # Whatever the handle declares: what is looked up by its key is never repeated blindly.
+        self._plan = Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state)
+        self._reconciliation.knows(plan.state.name, confirm, self._settle)
+
+    def __repr__(self) -> str:
+        return f"<Once {self.key!r} of service {self._plan.state.name!r}>"
+
+    @overload
+    async def call(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:  # Any: see the overloads
+        """
+        Send it through all policies of the handle, and return when its outcome is known.
+
+        It is on the disk before it is sent, each time. An attempt is repeated, with the same key, where the error
+        proves that nothing happened. Otherwise ``confirm`` is asked: found, and that is the answer; not found by a question
+        asked ``settle`` seconds after the last attempt ended, and it may be sent again; neither, and it stays pending.
+        Orders that an earlier life left pending on this service are looked up first.
+
+        Returns:
+            What *fn* returned, or what ``confirm`` found.
+
+        Raises:
+            OutcomeUnknownError: it was sent, and nothing can be proven; it stays pending, and
+                `ErrorRecoveryService.reconcile` or another call with the same key settles it.
+            OperationCompletedError: it was sent in an earlier call, and is there.
+            OperationBusyError: it is being sent at another place.
+            JournalUnavailableError, JournalLockedError: it could not be journalled; it was not sent.
+            CallRejectedError: it is not wanted any more (``policy`` is ``"valid_until"`` or ``"still_wanted"``), or a limit
+                or the open circuit refused it; it was not sent.
+            Exception: *fn*'s own error; it is certain that nothing happened.
+            TypeError: ``confirm`` gave neither Found(...), NOT_FOUND nor UNKNOWN; it stays pending.
+
+        Cancelled in flight it stays pending, and the cancellation passes at once.
+        """
+        check_callable(fn)
+        arguments = self._with_key(kwargs)
+        _check_arguments(fn, args, arguments)
+        plan, reconciliation = self._plan, self._reconciliation
+        if not plan.risk_reducing:
+            await reconciliation.earlier_are_settled(plan.state.name, but=self.key)
+        sending = reconciliation.sending(plan.state.name, self.key)
+        try:
+            sent_at = await self._claim(sending)
+            if sent_at is not None:
+                left = window_left(self._settle, sent_at=sent_at, now=self._clock.time())
+                found = await self._found(sending, self._clock.monotonic() + left, None)
+                if found is not None:
+                    return found.value
+            return await self._send(sending, fn, args, arguments)
+        finally:
+            sending.release()
+
+    def _with_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:  # Any: the function's own arguments
+        name = self._key_argument
+        if name is None:
+            return kwargs
+        if kwargs.get(name, self.key) != self.key:
+            raise ValueError(
+                f"{name}={kwargs[name]!r} is given to call(), and once() has the key {self.key!r}: leave it out, "
+                "or give it to once(key=...)"
+            )
+        return {**kwargs, name: self.key}
+
+    async def _claim(self, sending: Sending) -> float | None:
+        try:
+            async with self._patience():
+                return await sending.claim()
+        except _NO_JOURNAL as error:
+            if not self._plan.risk_reducing:
+                raise
+            self._goes_on_without_the_journal(error)
+            return None
+
+    def _patience(self) -> asyncio.Timeout:
+        # A disk that hangs does not say so. What reduces risk does not wait for it.
+        return asyncio.timeout(_PATIENCE if self._plan.risk_reducing else None)
+
+    async def _send(
+        self,
+        sending: Sending,
+        fn: Callable[..., Any],  # Any: the function's own arguments and result
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
+        flight = plan.classifier = _Flight(plan.classifier)
+        plan.before_attempt = lambda: self._before_attempt(sending, flight)
+        resends = 0
+        while True:
+            result: Any = None  # Any: as above
+            failed: Exception | None = None
+            try:
+                result = await execute(plan, fn, args, kwargs)
+            except Exception as error:  # noqa: BLE001  it is judged below, and raised again unless the order is there
+                failed = error
+            except BaseException as end:
+                if flight.is_open:
+                    sending.outcome_unknown(_told(end), self._clock.time())
+                else:
+                    sending.is_not_there()
+                raise
+            try:
+                if failed is None and not flight.was_judged:
+                    sending.is_there(result)
+                    return result
+                if flight.is_open:
+                    if not flight.was_judged and failed is not None:
+                        # The callee has made an error of the caller's cancellation: no time is left to look anything up.
+                        sending.outcome_unknown("cancelled", self._clock.time())
+                        raise failed
+                    sending.outcome_unknown(_told(failed), self._clock.time())
+                    found = await self._found(sending, self._clock.monotonic() + self._settle, failed)
+                    if found is not None:
+                        return found.value
+                    flight.is_open = False
+                    if self._may_be_sent_again(plan, failed, resends):
+                        resends += 1
+                        continue
+                    if failed is not None:
+                        failed.add_note(
+                            f"shockproof {plan.state.name}: looked up: it is certain that nothing was placed"
+                        )
+                sending.is_not_there()
+                if failed is not None:
+                    raise failed
+                return result
+            finally:
+                failed = None  # the traceback holds this frame: no cycle
+
+    def _may_be_sent_again(self, plan: Plan, failed: Exception | None, resends: int) -> bool:
+        # Only whether, and not when: the settle window was wait enough.
+        again = plan.retry.after_failure(
+            failed, retries=resends, previous_delay=0.0, retry_after=None, remaining=None
+        )
+        return again.delay is not None
+
+    async def _before_attempt(self, sending: Sending, flight: _Flight) -> None:
+        self._require_wanted()
+        try:
+            async with self._patience():
+                await sending.about_to_send(even_without_space=self._plan.risk_reducing)
+        except _NO_JOURNAL as error:
+            if not self._plan.risk_reducing:
+                raise
+            self._goes_on_without_the_journal(error)
+        self._require_wanted()  # the disk may have taken its time
+        flight.begins()
+
+    def _require_wanted(self) -> None:
+        policy = None
+        if self._valid_until is not None and self._valid_for is not None:
+            waited = self._clock.monotonic() - self._made_at
+            if waited >= self._valid_for or self._clock.time() >= self._valid_until:
+                policy = "valid_until"
+        if policy is None and self._still_wanted is not None:
+            try:
+                if not self._still_wanted():
+                    policy = "still_wanted"
+            except Exception:  # noqa: BLE001  the user's predicate; what is not known to be wanted is not sent
+                _log.exception("still_wanted failed; the order is not sent")
+                policy = "still_wanted"
+        if policy is not None:
+            refusal = CallRejectedError(self._plan.state.name, policy)
+            self._plan.rejected(refusal)
+            raise refusal
+
+    async def _found(self, sending: Sending, closes_at: float, failed: Exception | None) -> Found[R] | None:
+        """What was found; None: it is certain that there is nothing."""
+        outcome = await look_up(
+            self._confirm,
+            self.key,
+            closes_at=closes_at,
+            settle=self._settle,
+            clock=self._clock,
+            is_under_way=self._is_under_way,
+        )
+        if isinstance(outcome, Found):
+            sending.is_there(outcome.value)
+            return outcome
+        if outcome is NOT_FOUND:
+            return None
+        last_error = None if failed is None else self._plan.runtime.redact(": ".join(describe(failed)))
+        raise OutcomeUnknownError(self.key, self._plan.state.name, last_error) from failed
+
+    def _is_under_way(self) -> bool:
+        # A thread that was left behind, or an attempt that ignored its cancellation, may not have sent it yet.
+        state = self._plan.state
+        return state.abandoned_threads > 0 or state.abandoned_attempts > 0
+
+    def _goes_on_without_the_journal(self, error: Exception) -> None:
+        # Nobody must be kept from closing a position by a full disk. It is on record where that still works.
+        runtime = self._plan.runtime
+        runtime.recorder.record(
+            error,
+            severity=ErrorSeverity.CRITICAL,
+            service_name=self._plan.state.name,
+            function_name="once",
+            retry_count=0,
+            now=runtime.clock.monotonic(),
+        )
+
+
+def _check_arguments(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:  # Any: the function's own arguments
+    # Before anything is journalled: a mistake in the program is no order.
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return  # some built-ins have none
+    signature.bind(*args, **kwargs)
+
+
+def _told(end: BaseException | None) -> str:
+    if end is None:
+        return "its result was judged a failure"
+    return "cancelled" if isinstance(end, asyncio.CancelledError) else type(end).__name__

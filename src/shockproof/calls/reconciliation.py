@@ -1,0 +1,215 @@
+"""
+What earlier lives left under way: looked up before anything new of the same service is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
+
+from shockproof.memory.journal.journal import Journal
+from shockproof.memory.journal.journalled_values import JournalledValues
+from shockproof.memory.journal.operation_table import OperationEntry
+from shockproof.memory.journal.sending import Sending, is_sending, key_of, service_of
+from shockproof.policies.confirmation import Confirmation, window_left
+from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
+from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
+
+__all__ = ["Confirm", "Reconciled", "Reconciliation", "look_up"]
+
+R = TypeVar("R")
+
+Confirm = Callable[[str], Awaitable[LookUp[R]]]
+
+_AT_ONCE: Final = 8
+"""Keys that are looked up side by side: their settle windows run at the same time."""
+_SHORTEST_QUESTION: Final = 1.0
+
+_log = logging.getLogger("shockproof")
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What became of one order that an earlier life left pending."""
+
+    service_name: str
+    key: str
+    outcome: LookUp[Any]  # Any: what ``confirm`` found
+    """``Found(...)``; NOT_FOUND: it is certain that there is none; UNKNOWN: it stays pending."""
+
+
+class _Known(NamedTuple):
+    confirm: Confirm[Any]  # Any: what it finds is the user's
+    settle: float
+
+
+async def look_up(
+    confirm: Confirm[R],
+    key: str,
+    *,
+    closes_at: float,
+    settle: float,
+    clock: Clock,
+    is_under_way: Callable[[], bool] = lambda: False,
+) -> LookUp[R]:
+    """
+    Ask ``confirm`` until its answers prove something; UNKNOWN when they do not in time.
+
+    As long as *is_under_way* an attempt was left behind and may still send it: the window begins behind that.
+
+    An exception of ``confirm``, and one that takes too long, prove nothing. The caller's cancellation passes.
+
+    Raises:
+        TypeError: it gave neither Found(...), NOT_FOUND nor UNKNOWN.
+    """
+    questions = Confirmation(closes_at=closes_at, settle=settle)
+    while True:
+        begun = clock.monotonic()
+        if is_under_way():
+            questions.still_under_way(begun + settle)
+        questions.asks(begun)
+        answer = await _answer(confirm, key, within=max(_SHORTEST_QUESTION, questions.gives_up_at - begun))
+        step = questions.answered(answer, clock.monotonic())
+        if step == "found":
+            return answer
+        if step == "absent":
+            return NOT_FOUND
+        if step == "unproven":
+            return UNKNOWN
+        await clock.sleep(step)
+
+
+async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
+    try:
+        async with asyncio.timeout(within):
+            answer: object = await confirm(key)
+    except Exception as error:  # noqa: BLE001  whatever it is, it proves nothing
+        _log.warning("confirm(%r) failed, which proves nothing: %s", key, type(error).__name__)
+        return UNKNOWN
+    if isinstance(answer, Found) or answer is NOT_FOUND or answer is UNKNOWN:
+        return answer
+    raise TypeError(
+        f"confirm({key!r}) must give Found(...), NOT_FOUND or UNKNOWN, got {answer!r}: "
+        "the order stays pending, since nothing was proven"
+    )
+
+
+class Reconciliation:
+    """The orders of all services of one recovery service that are under way or were left so."""
+
+    def __init__(self, journal: Journal, values: JournalledValues, clock: Clock) -> None:
+        self._journal = journal
+        self._values = values
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._is_settled: set[str] = set()
+        self._tasks: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[list[Reconciled]]] = {}
+
+    def knows(self, service_name: str, confirm: Confirm[Any], settle: float) -> None:  # Any: the user's
+        """From now on, orders of this service are looked up so."""
+        self._known[service_name] = _Known(confirm, settle)
+
+    def sending(self, service_name: str, key: str) -> Sending:
+        """A way to tell the journal of one key."""
+        return Sending(self._journal, self._values, service_name, key, now=self._clock.time)
+
+    async def earlier_are_settled(self, service_name: str, *, but: str) -> None:
+        """
+        Wait until the orders were looked up that earlier lives left pending on this service.
+
+        Those that cannot be proven stay pending, and hold nobody up a second time. *but* is left out: whoever
+        sends it looks it up by itself. One look-up serves all who wait; whoever is cancelled only stops waiting.
+
+        Raises:
+            JournalUnavailableError, JournalLockedError: it cannot be known whether there are any.
+        """
+        if service_name in self._is_settled:
+            return
+        loop = asyncio.get_running_loop()
+        task = self._tasks.get((service_name, loop))
+        if task is None:
+            left = [one for one in await self._pending() if one[0] == service_name and one[1] != but]
+            task = self._tasks.get((service_name, loop))
+            if task is None:
+                if not left:
+                    self._is_settled.add(service_name)
+                    return
+                task = self._tasks[service_name, loop] = loop.create_task(self._settle(left))
+                task.add_done_callback(lambda done: self._ended(service_name, loop, done))
+        await asyncio.wait({task})
+
+    def _ended(
+        self, service_name: str, loop: asyncio.AbstractEventLoop, task: asyncio.Task[list[Reconciled]]
+    ) -> None:
+        self._tasks.pop((service_name, loop), None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._is_settled.add(service_name)
+        else:
+            _log.error(
+                "orders of service %s that were left pending could not be looked up: %s", service_name, error
+            )
+
+    async def reconcile(self) -> list[Reconciled]:
+        """See `ErrorRecoveryService.reconcile`."""
+        return await self._settle(await self._pending())
+
+    async def _pending(self) -> list[tuple[str, str]]:
+        def of(entry: OperationEntry) -> tuple[str, str] | None:
+            return (service_of(entry), key_of(entry)) if is_sending(entry) else None
+
+        return [one for one in await self._journal.pending(of) if one is not None]
+
+    async def _settle(self, left: list[tuple[str, str]]) -> list[Reconciled]:
+        turn = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(service_name: str, key: str) -> Reconciled | None:
+            async with turn:
+                return await self._settle_one(service_name, key)
+
+        results = await asyncio.gather(*(one(*which) for which in left), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if isinstance(result, Reconciled)]
+
+    async def _settle_one(self, service_name: str, key: str) -> Reconciled | None:
+        known = self._known.get(service_name)
+        if known is None:
+            _log.warning(
+                "order %r of service %r stays pending: nobody has said how to look it up; call "
+                "service(%r).once(confirm=...) before reconcile()",
+                key,
+                service_name,
+                service_name,
+            )
+            return Reconciled(service_name, key, UNKNOWN)
+        sending = self.sending(service_name, key)
+        try:
+            sent_at = await sending.claim()
+        except (OperationBusyError, OperationCompletedError):
+            return None  # somebody else is at it
+        try:
+            if sent_at is None:
+                return None
+            left = window_left(known.settle, sent_at=sent_at, now=self._clock.time())
+            outcome = await look_up(
+                known.confirm,
+                key,
+                closes_at=self._clock.monotonic() + left,
+                settle=known.settle,
+                clock=self._clock,
+            )
+            if isinstance(outcome, Found):
+                sending.is_there(outcome.value)
+            elif outcome is NOT_FOUND:
+                sending.is_not_there()
+            return Reconciled(service_name, key, outcome)
+        finally:
+            sending.release()

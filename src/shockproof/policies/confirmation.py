@@ -1,0 +1,66 @@
+"""
+Looking up what became of something that may have been sent: when to ask, and what an answer proves.
+
+"Not found" is proof only when the question was asked after the settle window: what is under way may still
+arrive at the other side until then. "Found" is proof at any time. A question that failed proves nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from shockproof.vocabulary.look_up import NOT_FOUND, Found, LookUp
+
+__all__ = ["Confirmation", "window_left"]
+
+_FIRST_DELAY: Final = 0.05
+_LONGEST_DELAY: Final = 2.0
+
+
+def window_left(settle: float, *, sent_at: float, now: float) -> float:
+    """
+    Seconds until the window of something closes that was sent at *sent_at*, by a wall clock that reads *now*.
+
+    Never more than *settle*, wherever the clock was set to in between.
+    """
+    return min(max(0.0, sent_at + settle - now), settle)
+
+
+class Confirmation:
+    """
+    The questions after one key. Times are monotonic seconds, handed in.
+
+    It gives up *settle* seconds (at least one longest delay) after the window has closed, and never before one
+    question was asked behind it.
+    """
+
+    def __init__(self, *, closes_at: float, settle: float) -> None:
+        self._closes_at = closes_at
+        self.gives_up_at = closes_at + max(settle, _LONGEST_DELAY)
+        self._asked = 0
+        self._is_conclusive = False
+        self._is_extended = False
+
+    def asks(self, now: float) -> None:
+        """A question begins: it is this moment that counts, and not the one of its answer."""
+        self._asked += 1
+        self._is_conclusive = now >= self._closes_at
+
+    def still_under_way(self, closes_at: float) -> None:
+        """It has not left our hands: the window closes later. When to give up stays as it is."""
+        self._closes_at = max(self._closes_at, closes_at)
+        self._is_extended = True
+
+    def answered(self, answer: LookUp[object], now: float) -> Literal["found", "absent", "unproven"] | float:
+        """What the answer proves; or the seconds until the next question."""
+        if isinstance(answer, Found):
+            return "found"
+        if self._is_conclusive and answer is NOT_FOUND:
+            return "absent"
+        if (self._is_conclusive or self._is_extended) and now >= self.gives_up_at:
+            return "unproven"
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._asked - 1, 10))
+        if now < self._closes_at <= self.gives_up_at:
+            # One question right behind the window, so that nobody waits longer than needed.
+            return min(delay, self._closes_at - now)
+        return max(0.0, min(delay, self.gives_up_at - now))

@@ -1,0 +1,806 @@
+"""`handle.once`: an order is sent once, whatever the venue, the disk and the caller do."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    CallInfo,
+    CallRejectedError,
+    CircuitOpenError,
+    ErrorRecoveryService,
+    Found,
+    JournalLockedError,
+    JournalUnavailableError,
+    OperationBusyError,
+    OperationCompletedError,
+    Outcome,
+    OutcomeUnknownError,
+    Verdict,
+)
+from shockproof.calls import once as once_module
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.testing import VirtualClock, cancel_at_each_await
+
+
+class RejectedError(Exception):
+    """The venue said no."""
+
+
+class Venue:
+    """
+    Takes orders, and misbehaves as its moods say; knows every order that it was ever sent.
+
+    Without protection against duplicates: the same id twice is two orders.
+    """
+
+    def __init__(self, clock: VirtualClock, *moods: str) -> None:
+        self.clock = clock
+        self.moods = list(moods)
+        self.booked: list[str] = []
+        self.visible_at: dict[str, float] = {}
+        self.sent_at: list[float] = []
+        self.asked_at: list[float] = []
+        self.blind_for = 0
+        self.says: object = None
+        self.reached = asyncio.Event()
+
+    async def submit(self, symbol: str, *, client_order_id: str) -> dict[str, str]:
+        self.sent_at.append(self.clock.monotonic())
+        mood = self.moods.pop(0) if self.moods else "well"
+        if mood == "refused":
+            raise ConnectionRefusedError("nobody listens")
+        if mood == "lost":
+            raise ConnectionResetError("before it arrived")
+        if mood == "no":
+            raise RejectedError("insufficient funds")
+        self.booked.append(client_order_id)
+        late = 5.0 if mood == "late" else 0.0
+        self.visible_at[client_order_id] = self.clock.monotonic() + late
+        if mood in {"answer lost", "late"}:
+            raise ConnectionResetError("after it arrived")
+        if mood == "duplicate":
+            raise RejectedError("duplicate id")
+        if mood == "hangs":
+            self.reached.set()
+            await asyncio.Event().wait()
+        return {"id": client_order_id, "symbol": symbol}
+
+    async def find(self, key: str) -> Any:
+        self.asked_at.append(self.clock.monotonic())
+        if self.says is not None:
+            return self.says
+        if self.blind_for:
+            self.blind_for -= 1
+            raise ConnectionResetError("busy")
+        if key in self.visible_at and self.clock.monotonic() >= self.visible_at[key]:
+            return Found({"id": key, "symbol": "found"})
+        return NOT_FOUND
+
+
+def classify(ended_with: object, call: CallInfo) -> Verdict | None:
+    if isinstance(ended_with, RejectedError):
+        effect = "done" if "duplicate" in str(ended_with) else "none"
+        return Verdict(Outcome.NEUTRAL, effect=effect)  # type: ignore[arg-type]  # one of the two
+    return None
+
+
+Make = Callable[..., tuple[Any, Venue]]
+
+
+@pytest.fixture
+def make(recovery: ErrorRecoveryService, clock: VirtualClock) -> Make:
+    """An order that is not sent yet, and its venue."""
+
+    def made(*moods: str, service: ErrorRecoveryService | None = None, **options: Any) -> tuple[Any, Venue]:
+        venue = options.pop("venue", None) or Venue(clock, *moods)
+        once_options = {
+            name: options.pop(name)
+            for name in ("key", "settle", "valid_until", "still_wanted")
+            if name in options
+        }
+        handle = (service or recovery).service("orders", max_retries=3, classify=classify).using(**options)
+        once = handle.once(confirm=venue.find, key_argument="client_order_id", **once_options)
+        return once, venue
+
+    return made
+
+
+async def pending(recovery: ErrorRecoveryService) -> list[dict[str, Any]]:
+    state = await recovery.restore_state()
+    return [] if state is None else state.active_operations
+
+
+def after_a_crash(recovery: ErrorRecoveryService, clock: VirtualClock) -> ErrorRecoveryService:
+    """A program that finds the directory as it is now."""
+    copy = recovery.state_dir.with_name("copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(recovery.state_dir, copy)
+    return ErrorRecoveryService(copy, recovery.error_log_dir, clock=clock)
+
+
+# ---- the key
+
+
+@pytest.mark.asyncio
+async def test_key_is_made_once_and_passed_to_the_function(make: Make) -> None:
+    """Every venue we know takes 18 lower-case letters and digits."""
+    once, venue = make("refused", "well")
+    key = once.key
+
+    assert re.fullmatch(r"[a-z0-9]{18}", key)
+    assert await once.call(venue.submit, "AAPL") == {"id": key, "symbol": "AAPL"}
+    assert once.key == key
+    assert make()[0].key != key
+
+
+@pytest.mark.asyncio
+async def test_key_of_the_callers_own_is_used(make: Make) -> None:
+    """Given twice it has to be the same."""
+    once, venue = make(key="my-order")
+
+    with pytest.raises(ValueError, match="client_order_id='other'"):
+        await once.call(venue.submit, "AAPL", client_order_id="other")
+    assert (await once.call(venue.submit, "AAPL", client_order_id="my-order"))["id"] == "my-order"
+
+
+# ---- what the venue does
+
+
+@pytest.mark.asyncio
+async def test_order_that_is_answered_is_sent_once_and_never_looked_up(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """The healthy case."""
+    once, venue = make()
+
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "AAPL"
+    assert (len(venue.booked), venue.asked_at) == (1, [])
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_order_is_on_the_disk_before_it_is_sent(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Who dies in the middle knows of it in the next life."""
+    once, _ = make()
+    seen: list[dict[str, Any]] = []
+
+    async def submit(client_order_id: str) -> str:
+        seen.extend(await pending(after_a_crash(recovery, clock)))
+        return client_order_id
+
+    await once.call(submit)
+
+    assert seen == [{"operation": "orders.once", "key": once.key, "status": "pending"}]
+
+
+@pytest.mark.asyncio
+async def test_order_that_provably_did_nothing_is_sent_again_with_the_same_key(make: Make) -> None:
+    """By the handle's own retry."""
+    once, venue = make("refused", "refused", "well")
+
+    await once.call(venue.submit, "AAPL")
+
+    assert venue.booked == [once.key]
+    assert len(venue.sent_at) == 3
+    assert venue.asked_at == []
+
+
+@pytest.mark.asyncio
+async def test_order_whose_answer_was_lost_is_found_and_not_sent_again(make: Make) -> None:
+    """What the look-up finds is the answer."""
+    once, venue = make("answer lost")
+
+    assert await once.call(venue.submit, "AAPL") == {"id": once.key, "symbol": "found"}
+    assert len(venue.sent_at) == 1
+
+
+@pytest.mark.asyncio
+async def test_order_that_arrives_late_is_not_sent_again(make: Make) -> None:
+    """The first look-ups do not find it, and prove nothing."""
+    once, venue = make("late", settle=10.0)
+
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert venue.booked == [once.key]
+    assert len(venue.asked_at) > 3
+
+
+@pytest.mark.asyncio
+async def test_order_that_was_lost_is_sent_again_after_the_settle_window_only(make: Make) -> None:
+    """Counted from the end of the attempt, and asked behind it."""
+    once, venue = make("lost", "well", settle=10.0)
+
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "AAPL"
+    first, second = venue.sent_at
+    assert second - first >= 10.0
+    assert venue.asked_at[-1] - first >= 10.0
+    assert venue.booked == [once.key]
+
+
+@pytest.mark.asyncio
+async def test_order_that_is_lost_each_time_ends_with_its_own_error_and_nothing_pending(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """Certainly not placed; as often as retries allow."""
+    once, venue = make(*["lost"] * 9, settle=1.0, max_retries=1)
+
+    with pytest.raises(ConnectionResetError) as caught:
+        await once.call(venue.submit, "AAPL")
+
+    assert any("looked up: it is certain that nothing was placed" in note for note in caught.value.__notes__)
+    assert len(venue.sent_at) == 2
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_order_that_the_venue_rejects_is_not_repeated_and_not_pending(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """A clear no is the end."""
+    once, venue = make("no")
+
+    with pytest.raises(RejectedError):
+        await once.call(venue.submit, "AAPL")
+
+    assert (len(venue.sent_at), venue.asked_at) == (1, [])
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_duplicate_id_answer_is_resolved_to_the_first_order(make: Make) -> None:
+    """It is the venue's word that the order is there."""
+    once, venue = make("duplicate")
+
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert len(venue.sent_at) == 1
+
+
+@pytest.mark.asyncio
+async def test_order_that_nobody_can_tell_of_raises_and_stays_pending(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """Never a blind second send; the same once settles it later."""
+    once, venue = make("answer lost", settle=5.0)
+    venue.says = UNKNOWN
+
+    with pytest.raises(OutcomeUnknownError, match=once.key) as caught:
+        await once.call(venue.submit, "AAPL")
+
+    assert caught.value.key == once.key
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+    assert [one["key"] for one in await pending(recovery)] == [once.key]
+    venue.says = None
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert len(venue.sent_at) == 1
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_lookup_that_fails_is_no_proof(make: Make) -> None:
+    """An exception means that nobody knows."""
+    once, venue = make("answer lost", settle=5.0)
+    venue.blind_for = 6
+
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert len(venue.sent_at) == 1
+
+
+@pytest.mark.asyncio
+async def test_lookup_that_hangs_does_not_hang_the_order(make: Make, recovery: ErrorRecoveryService) -> None:
+    """It ends as unknown."""
+    once, venue = make("answer lost", settle=5.0)
+
+    async def hangs(key: str) -> Any:
+        await asyncio.Event().wait()
+
+    venue.find = hangs  # type: ignore[method-assign]  # before once takes it
+    once, _ = make(venue=venue, settle=5.0)
+
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", ["None", False, {"id": 1}])
+async def test_lookup_that_answers_anything_else_is_a_mistake(
+    make: Make, recovery: ErrorRecoveryService, answer: object
+) -> None:
+    """None most of all, which looks like not found; the order stays pending."""
+    once, venue = make("answer lost")
+
+    async def find(key: str) -> Any:
+        return None if answer == "None" else answer
+
+    venue.find = find  # type: ignore[method-assign]  # as above
+    once, _ = make(venue=venue)
+    with pytest.raises(TypeError, match="NOT_FOUND"):
+        await once.call(venue.submit, "AAPL")
+    assert len(await pending(recovery)) == 1
+
+
+@pytest.mark.asyncio
+async def test_attempt_that_times_out_is_looked_up(make: Make) -> None:
+    """Our own timer proves nothing either."""
+    once, venue = make("hangs", timeout=2.0)
+
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert len(venue.sent_at) == 1
+
+
+@pytest.mark.asyncio
+async def test_attempt_that_was_left_behind_may_still_send_it(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """As long as its thread runs, "not found" is no proof."""
+    once, venue = make("lost", "well", settle=5.0)
+    state = recovery.service("orders").plan.state
+    state.abandoned_threads += 1
+
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+    assert len(venue.sent_at) == 1
+
+    state.abandoned_threads -= 1
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "AAPL"
+
+
+@pytest.mark.asyncio
+async def test_order_that_was_lost_is_sent_again_only_where_its_error_is_to_be_repeated(make: Make) -> None:
+    """``retry_on`` holds for it as well."""
+    once, venue = make("lost", "well", settle=1.0, retry_on=TimeoutError)
+
+    with pytest.raises(ConnectionResetError):
+        await once.call(venue.submit, "AAPL")
+    assert len(venue.sent_at) == 1
+
+
+@pytest.mark.asyncio
+async def test_plain_function_is_sent_from_a_thread(make: Make) -> None:
+    """As with any other call."""
+    once, _ = make()
+
+    def submit(client_order_id: str) -> str:
+        return client_order_id
+
+    assert await once.call(submit) == once.key
+
+
+# ---- what the caller does
+
+
+@pytest.mark.asyncio
+async def test_cancelled_in_flight_it_stays_pending(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The cancellation passes at once; the next call with the key looks it up."""
+    once, venue = make("hangs")
+    task = asyncio.ensure_future(once.call(venue.submit, "AAPL"))
+    await venue.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert venue.asked_at == []
+    assert [one["key"] for one in await pending(recovery)] == [once.key]
+    again, _ = make(key=once.key, venue=venue)
+    assert (await again.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert len(venue.sent_at) == 1
+
+
+@pytest.mark.asyncio
+async def test_cancelled_before_it_is_sent_it_leaves_nothing(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """At whichever await; and where it was sent, it is pending or there."""
+    for awaits in range(1, 12):
+        once, venue = make(key=f"order-{awaits}")
+        task = asyncio.ensure_future(once.call(venue.submit, "AAPL"))
+        for _ in range(awaits):
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            known = [one for one in await pending(recovery) if one["key"] == once.key]
+            if venue.sent_at:
+                assert known
+            else:
+                assert not known
+
+
+@pytest.mark.asyncio
+async def test_completed_key_is_refused_with_its_result(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Also in the next life."""
+    once, venue = make(key="mine")
+    await once.call(venue.submit, "AAPL")
+    await recovery.aclose()
+    for service in (recovery, after_a_crash(recovery, clock)):
+        again, _ = make(key="mine", venue=venue, service=service)
+        with pytest.raises(OperationCompletedError) as caught:
+            await again.call(venue.submit, "AAPL")
+        assert caught.value.result == {"id": "mine", "symbol": "AAPL"}
+        await service.aclose()
+    assert venue.booked == ["mine"]
+
+
+@pytest.mark.asyncio
+async def test_answer_that_cannot_be_journalled_is_returned_all_the_same(make: Make) -> None:
+    """The journal then knows that the order is there, and not what it looked like."""
+    once, _ = make(key="mine")
+
+    class Answer:
+        """A client's own class."""
+
+    async def submit(client_order_id: str) -> Answer:
+        return Answer()
+
+    assert isinstance(await once.call(submit), Answer)
+    with pytest.raises(OperationCompletedError) as caught:
+        await make(key="mine")[0].call(submit)
+    assert caught.value.result is None
+
+
+@pytest.mark.asyncio
+async def test_same_key_at_two_places_is_sent_by_one(make: Make) -> None:
+    """The other one is refused at once."""
+    once, venue = make("hangs", key="mine")
+    task = asyncio.ensure_future(once.call(venue.submit, "AAPL"))
+    await venue.reached.wait()
+    with pytest.raises(OperationBusyError):
+        await make(key="mine", venue=venue)[0].call(venue.submit, "AAPL")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.asyncio
+async def test_wrong_arguments_are_refused_before_anything_is_journalled(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """A mistake in the program is no order."""
+    once, venue = make()
+    with pytest.raises(TypeError):
+        await once.call(venue.submit, "AAPL", nonsense=1)
+    assert venue.sent_at == []
+    assert not (recovery.state_dir / "journal").exists()
+
+
+@pytest.mark.asyncio
+async def test_order_that_is_too_old_is_not_sent(make: Make, clock: VirtualClock) -> None:
+    """A price decided 8 seconds ago must not be sent because a retry came through."""
+    until = datetime.fromtimestamp(clock.time() + 2.5, UTC)
+    once, venue = make(*["refused"] * 5, valid_until=until)
+
+    with pytest.raises(CallRejectedError) as caught:
+        await once.call(venue.submit, "AAPL")
+
+    assert caught.value.policy == "valid_until"
+    assert len(venue.sent_at) == 2  # now and after a second; the next would have been after three
+
+
+@pytest.mark.asyncio
+async def test_wall_clock_that_is_set_back_makes_no_order_younger(make: Make, clock: VirtualClock) -> None:
+    """Both clocks have to agree that it is still valid."""
+    once, venue = make(valid_until=datetime.fromtimestamp(clock.time() + 2.0, UTC) + timedelta())
+    clock.advance(3.0)
+    clock.step_wall(-100.0)
+
+    with pytest.raises(CallRejectedError):
+        await once.call(venue.submit, "AAPL")
+    assert venue.sent_at == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("wanted", [False, "raises"])
+async def test_order_that_is_not_wanted_any_more_is_not_sent(
+    make: Make, recovery: ErrorRecoveryService, wanted: object
+) -> None:
+    """Asked before every attempt; where the answer is not known, it is no."""
+    answers = iter([True, True, wanted])
+
+    def still_wanted() -> bool:
+        answer = next(answers)
+        if answer == "raises":
+            raise LookupError
+        return bool(answer)
+
+    once, venue = make("refused", "well", still_wanted=still_wanted)
+    with pytest.raises(CallRejectedError) as caught:
+        await once.call(venue.submit, "AAPL")
+
+    assert caught.value.policy == "still_wanted"
+    assert len(venue.sent_at) == 1
+    assert await pending(recovery) == []
+
+
+# ---- circuits and the disk
+
+
+@pytest.mark.asyncio
+async def test_open_circuit_refuses_an_order_that_was_never_sent(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """Nothing is pending by it."""
+    once, venue = make()
+    handle = recovery.service("orders", circuit_threshold=1, max_retries=0)
+
+    async def fails() -> None:
+        raise OSError
+
+    with pytest.raises(OSError):
+        await handle.call(fails)
+    with pytest.raises(CircuitOpenError):
+        await once.call(venue.submit, "AAPL")
+    assert await pending(recovery) == []
+
+
+def break_the_journal(recovery: ErrorRecoveryService) -> None:
+    recovery.state_dir.parent.mkdir(parents=True, exist_ok=True)
+    recovery.state_dir.write_text("a file in the way")
+
+
+@pytest.mark.asyncio
+async def test_order_is_not_sent_without_the_journal(make: Make, recovery: ErrorRecoveryService) -> None:
+    """What could not be known after a crash is not begun."""
+    break_the_journal(recovery)
+    once, venue = make()
+
+    with pytest.raises((JournalUnavailableError, JournalLockedError, OSError)):
+        await once.call(venue.submit, "AAPL")
+    assert venue.sent_at == []
+
+
+@pytest.mark.asyncio
+async def test_close_is_sent_without_the_journal(make: Make, recovery: ErrorRecoveryService) -> None:
+    """A broken disk must keep nobody from closing a position; it is on record."""
+    break_the_journal(recovery)
+    once, venue = make(risk_reducing=True)
+
+    assert (await once.call(venue.submit, "AAPL"))["id"] == once.key
+    assert recovery.get_error_summary()["errors_by_severity"] == {"critical": 2}
+
+
+@pytest.mark.asyncio
+async def test_close_does_not_wait_for_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say that it hangs; after a second the close is sent, and that is on record."""
+    gate = threading.Event()
+    monkeypatch.setattr(SystemFiles, "fsync", lambda self, handle: gate.wait(10))
+    monkeypatch.setattr(once_module, "_PATIENCE", 0.01)
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+
+    async def close(client_order_id: str) -> str:
+        return client_order_id
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    once = recovery.service("orders", risk_reducing=True).once(
+        "mine", confirm=find, key_argument="client_order_id"
+    )
+    assert await once.call(close) == "mine"
+    assert recovery.get_error_summary()["errors_by_severity"]["critical"] > 0
+    gate.set()
+    await recovery.aclose()
+
+
+# ---- the next life
+
+
+async def dies_in_flight(make: Make, recovery: ErrorRecoveryService, *moods: str, **options: Any) -> Venue:
+    """An order that was sent when the program died; gives its venue."""
+    once, venue = make(*moods, "hangs", key="earlier", **options)
+    task = asyncio.ensure_future(once.call(venue.submit, "AAPL"))
+    await venue.reached.wait()
+    shutil.rmtree(recovery.state_dir.with_name("copy"), ignore_errors=True)
+    shutil.copytree(recovery.state_dir, recovery.state_dir.with_name("copy"))
+    task.cancel()
+    await asyncio.wait({task})
+    return venue
+
+
+def next_life(recovery: ErrorRecoveryService, clock: VirtualClock) -> ErrorRecoveryService:
+    return ErrorRecoveryService(recovery.state_dir.with_name("copy"), recovery.error_log_dir, clock=clock)
+
+
+@pytest.mark.asyncio
+async def test_reconcile_finds_what_an_earlier_life_left(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """And tells what became of it."""
+    venue = await dies_in_flight(make, recovery)
+    reborn = next_life(recovery, clock)
+    make(venue=venue, service=reborn)  # says how to look up
+
+    settled = await reborn.reconcile()
+
+    assert [(one.service_name, one.key) for one in settled] == [("orders", "earlier")]
+    assert settled[0].outcome == Found({"id": "earlier", "symbol": "found"})
+    assert await pending(reborn) == []
+    assert await reborn.reconcile() == []
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+async def test_reconcile_waits_for_the_window_of_the_last_send(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Counted from the journalled time, and not from the restart: a crash loop must come to an end."""
+    venue = await dies_in_flight(make, recovery)
+    venue.visible_at.clear()  # it never arrived
+    sent = venue.sent_at[0]
+    clock.advance(20.0)
+    reborn = next_life(recovery, clock)
+    make(venue=venue, service=reborn, settle=30.0)
+
+    settled = await reborn.reconcile()
+
+    assert settled[0].outcome is NOT_FOUND
+    assert venue.asked_at[-1] == pytest.approx(sent + 30.0)
+    assert await pending(reborn) == []
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+async def test_reconcile_without_a_lookup_leaves_it_pending(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Nobody has said how; it says so."""
+    await dies_in_flight(make, recovery)
+    reborn = next_life(recovery, clock)
+
+    settled = await reborn.reconcile()
+
+    assert settled[0].outcome is UNKNOWN
+    assert len(await pending(reborn)) == 1
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+async def test_new_orders_wait_until_earlier_ones_are_settled(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """By themselves: the first order of a life looks them up. A close does not wait."""
+    venue = await dies_in_flight(make, recovery)
+    venue.visible_at.clear()
+    reborn = next_life(recovery, clock)
+    close, _ = make(venue=venue, service=reborn, risk_reducing=True)
+    await close.call(venue.submit, "AAPL")
+    assert venue.asked_at == []
+    orders = [make(venue=venue, service=reborn)[0] for _ in range(3)]
+
+    await asyncio.gather(*(once.call(venue.submit, "AAPL") for once in orders))
+
+    first_sent = venue.sent_at[0]
+    assert all(sent >= first_sent + 30.0 for sent in venue.sent_at[2:])
+    assert len(venue.sent_at) == 5
+    assert await pending(reborn) == []
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+async def test_key_of_an_earlier_life_is_looked_up_and_not_sent_again(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A program that makes its keys by itself simply places its orders again."""
+    venue = await dies_in_flight(make, recovery)
+    reborn = next_life(recovery, clock)
+    again, _ = make(key="earlier", venue=venue, service=reborn)
+
+    assert (await again.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert venue.booked == ["earlier"]
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+async def test_cancelled_at_any_await_the_journal_tells_the_truth(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Sent and not answered: pending. Answered: completed. Never sent: nothing is known of it."""
+    venues: list[Venue] = []
+
+    def call() -> Any:
+        venue = Venue(clock, "refused", "answer lost")
+        venues.append(venue)
+        once = recovery.service("orders", max_retries=3).once(
+            f"order-{len(venues)}", confirm=venue.find, key_argument="client_order_id"
+        )
+        return once.call(venue.submit, "AAPL")
+
+    runs = 0
+    async for _ in cancel_at_each_await(call):
+        runs += 1
+        key = f"order-{len(venues)}"
+        known = [one for one in await pending(recovery) if one["key"] == key]
+        await recovery.reconcile()
+        assert await pending(recovery) == []
+        if venues[-1].booked:
+            assert known or venues[-1].asked_at
+        else:
+            assert not known
+    assert runs > 5
+    assert all(len(venue.booked) <= 1 for venue in venues)
+
+
+@pytest.mark.asyncio
+async def test_order_that_is_not_sent_gives_its_place_and_its_permit_back(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A refusal behind the limits took nothing."""
+    handle = recovery.service("orders", max_concurrent=1, rate_limit="1/min")
+    venue = Venue(clock)
+    stale = handle.once(confirm=venue.find, key_argument="client_order_id", still_wanted=lambda: False)
+    with pytest.raises(CallRejectedError):
+        await stale.call(venue.submit, "AAPL")
+    begun = clock.monotonic()
+
+    await handle.once(confirm=venue.find, key_argument="client_order_id").call(venue.submit, "AAPL")
+
+    assert venue.sent_at == [begun]
+
+
+# ---- what is refused
+
+
+@pytest.mark.asyncio
+async def test_fallback_is_refused(recovery: ErrorRecoveryService) -> None:
+    """An order at another venue needs a key of its own."""
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    with pytest.raises(ValueError, match="fallback"):
+        recovery.service("orders", fallback=find).once(confirm=find)
+    with pytest.raises(ValueError, match="hedge_after"):
+        recovery.service("orders", hedge_after=1.0).once(confirm=find)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"confirm": None}, "confirm"),
+        ({"settle": -1}, "settle"),
+        ({"key": ""}, "key"),
+        ({"key_argument": ""}, "key_argument"),
+        ({"valid_until": 5}, "valid_until"),
+        ({"still_wanted": True}, "still_wanted"),
+    ],
+)
+async def test_arguments_are_checked_where_they_are_given(
+    recovery: ErrorRecoveryService, wrong: dict[str, Any], match: str
+) -> None:
+    """Each refusal names the argument."""
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    with pytest.raises((TypeError, ValueError), match=match):
+        recovery.service("orders").once(**{"confirm": find, **wrong})
+
+
+def test_policy_that_stands_alone_has_no_journal() -> None:
+    """It says what has one."""
+    from shockproof import Retry
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    with pytest.raises(ValueError, match="ErrorRecoveryService"):
+        Retry().once(confirm=find)
