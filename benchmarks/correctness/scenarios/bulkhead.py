@@ -16,7 +16,7 @@ async def _has_room(call: Call) -> bool:
     return task.result() is None
 
 
-@scenario("M. Nygard, Release It!, 2nd ed., ch. 5")
+@scenario("MicroProfile Fault Tolerance, bulkhead.asciidoc, semaphore style")
 async def refuses(library: Library) -> None:
     """Two places: the third call is refused, and not made."""
     dependency = Dependency()
@@ -29,7 +29,7 @@ async def refuses(library: Library) -> None:
     expect(made == 2, "it was made")
 
 
-@scenario("resilience4j SemaphoreBulkhead")
+@scenario("MicroProfile Fault Tolerance, bulkhead.asciidoc, waiting queue")
 async def queues(library: Library) -> None:
     """Two places and a queue: six calls are all made, never more than two at once."""
     dependency, gate = Dependency(), Gate()
@@ -41,7 +41,7 @@ async def queues(library: Library) -> None:
     expect(dependency.most_in_flight == 2, f"{dependency.most_in_flight} at once")
 
 
-@scenario("resilience4j SemaphoreBulkhead; Netflix/concurrency-limits")
+@scenario("resilience4j/resilience4j SemaphoreBulkhead.java, isFairCallHandlingEnabled; python/cpython#93222")
 async def in_turn(library: Library) -> None:
     """Who waits longest is next."""
     order: list[int] = []
@@ -60,7 +60,7 @@ async def in_turn(library: Library) -> None:
     expect(order == [0, 1, 2, 3, 4], f"the order is {order}")
 
 
-@scenario("failsafe-lib/failsafe#393")
+@scenario("resilience4j/resilience4j#332")
 async def cancelled_call(library: Library) -> None:
     """A cancelled call gives its place back."""
     call = library.bulkhead(Dependency().function, limit=1)
@@ -68,7 +68,7 @@ async def cancelled_call(library: Library) -> None:
     expect(await _has_room(call), "the place is lost")
 
 
-@scenario("failsafe-lib/failsafe#393; connor4312/cockatiel BulkheadPolicy tests")
+@scenario("python/cpython#93222")
 async def cancelled_waiter(library: Library) -> None:
     """A cancelled waiter takes no place with it, and does not block those behind."""
     dependency, gate = Dependency(), Gate()
@@ -96,7 +96,7 @@ async def waiters_that_give_up(library: Library) -> None:
     expect(await _has_room(call), "the place is lost")
 
 
-@scenario("python/cpython#90155")
+@scenario("python/asyncio#270; python/cpython#90155")
 async def cancelled_as_its_turn_comes(library: Library) -> None:
     """A waiter that is cancelled in the moment its turn comes loses no place."""
     for turns in range(8):

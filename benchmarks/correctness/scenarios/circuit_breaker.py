@@ -32,7 +32,7 @@ async def _until_half_open(library: Library, dependency: Dependency, circuit: Ci
     await asyncio.sleep(PAST_IT)
 
 
-@scenario("M. Nygard, Release It!, 2nd ed., ch. 5")
+@scenario("M. Fowler, bliki: CircuitBreaker")
 async def opens(library: Library) -> None:
     """After three failures in a row the next call is refused, and not made."""
     dependency = Dependency()
@@ -41,7 +41,7 @@ async def opens(library: Library) -> None:
     expect(await is_refused(library, dependency, circuit.call), "the fourth call was not refused")
 
 
-@scenario("M. Nygard, Release It!, 2nd ed., ch. 5")
+@scenario("M. Fowler, bliki: CircuitBreaker")
 async def closes_again(library: Library) -> None:
     """After the open time one success closes the circuit."""
     dependency = Dependency()
@@ -52,7 +52,7 @@ async def closes_again(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "one failure opened the closed circuit")
 
 
-@scenario("microprofile-fault-tolerance spec, circuitbreaker.asciidoc")
+@scenario("MicroProfile Fault Tolerance, circuitbreaker.asciidoc")
 async def reopens(library: Library) -> None:
     """One failed probe opens the circuit again."""
     dependency = Dependency()
@@ -62,7 +62,7 @@ async def reopens(library: Library) -> None:
     expect(await is_refused(library, dependency, circuit.call), "calls went on after a failed probe")
 
 
-@scenario("sony/gobreaker v2, ConsecutiveFailures")
+@scenario("App-vNext/Polly#131")
 async def success_resets_the_count(library: Library) -> None:
     """Two failures, a success and two failures are not three in a row."""
     if not library.counts_in_a_row:
@@ -74,7 +74,7 @@ async def success_resets_the_count(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "the success did not reset the count")
 
 
-@scenario("App-vNext/Polly#239; safe-global/safe-client-gateway#3442")
+@scenario("App-vNext/Polly#216; safe-global/safe-client-gateway#3442")
 async def burst_at_half_open(library: Library) -> None:
     """Ten callers arrive when the open time ends: one probe, nine refusals."""
     dependency = Dependency()
@@ -86,7 +86,7 @@ async def burst_at_half_open(library: Library) -> None:
     expect(admitted == 1, f"{admitted} calls were let through at once")
 
 
-@scenario("resilience4j#935, #2028; diegosouzapw/OmniRoute#13836")
+@scenario("resilience4j/resilience4j#935; diegosouzapw/OmniRoute#13836")
 async def hung_probe(library: Library) -> None:
     """A probe that never ends does not keep the circuit half-open for ever."""
     dependency = Dependency()
@@ -100,7 +100,7 @@ async def hung_probe(library: Library) -> None:
     expect(not refused, "after four open times every call is still refused")
 
 
-@scenario("resilience4j#903, #858; monix/monix#1080")
+@scenario("monix/monix#1080; resilience4j/resilience4j#681")
 async def cancelled_probe_gives_its_place_back(library: Library) -> None:
     """A cancelled probe gives its place back."""
     dependency = Dependency()
@@ -111,7 +111,7 @@ async def cancelled_probe_gives_its_place_back(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "no call is let through any more")
 
 
-@scenario("Finagle FailureAccrualFactory, didReceiveIgnorable")
+@scenario("svroonland/rezilience#521; Finagle FailureAccrualFactory.scala, didReceiveIgnorable")
 async def cancelled_probe_is_no_success(library: Library) -> None:
     """A cancelled probe does not close the circuit."""
     dependency = Dependency()
@@ -124,7 +124,7 @@ async def cancelled_probe_is_no_success(library: Library) -> None:
     )
 
 
-@scenario("sony/gobreaker v2, IsExcluded")
+@scenario("rubyist/circuitbreaker#42")
 async def cancelled_calls_are_no_failures(library: Library) -> None:
     """Five calls that their callers cancel do not open the circuit."""
     dependency = Dependency()
@@ -134,7 +134,7 @@ async def cancelled_calls_are_no_failures(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "the circuit is open, and nothing failed")
 
 
-@scenario("Finagle ResponseClass.Ignorable")
+@scenario("thomhurst/Kevlar#187; Finagle ResponseClass.scala, Ignorable")
 async def cancelled_call_hides_no_failures(library: Library) -> None:
     """A cancelled call between failures does not reset their count."""
     dependency = Dependency()
@@ -145,7 +145,7 @@ async def cancelled_call_hides_no_failures(library: Library) -> None:
     expect(await is_refused(library, dependency, circuit.call), "the third failure did not open the circuit")
 
 
-@scenario("App-vNext/Polly#223")
+@scenario("nodeshift/opossum#381; App-vNext/Polly#218")
 async def late_success_while_open(library: Library) -> None:
     """A success of a call from before the trip does not close the open circuit."""
     dependency, gate = Dependency(), Gate()
@@ -157,7 +157,7 @@ async def late_success_while_open(library: Library) -> None:
     expect(await is_refused(library, dependency, circuit.call), "the late success closed it")
 
 
-@scenario("App-vNext/Polly#218; nodeshift/opossum#385")
+@scenario("App-vNext/Polly#218")
 async def late_failure_while_open(library: Library) -> None:
     """A failure of a call from before the trip does not make the open time longer."""
     dependency, gate = Dependency(), Gate()
@@ -173,7 +173,7 @@ async def late_failure_while_open(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "the open time began anew")
 
 
-@scenario("sony/gobreaker v2, generations")
+@scenario("sony/gobreaker v2/gobreaker.go, generation")
 async def late_failure_while_half_open(library: Library) -> None:
     """A failure of a call from before the trip does not overrule the probe."""
     dependency, before, probing = Dependency(), Gate(), Gate()
@@ -188,7 +188,7 @@ async def late_failure_while_half_open(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "the probe succeeded, yet it is open")
 
 
-@scenario("App-vNext/Polly#223; sony/gobreaker v2, generations")
+@scenario("thomhurst/Kevlar#227; sony/gobreaker v2/gobreaker.go, generation")
 async def late_success_while_half_open(library: Library) -> None:
     """A success of a call from before the trip does not overrule the probe."""
     dependency, before, probing = Dependency(), Gate(), Gate()
@@ -203,7 +203,7 @@ async def late_success_while_half_open(library: Library) -> None:
     expect(await is_refused(library, dependency, circuit.call), "the probe failed, yet it is closed")
 
 
-@scenario("connor4312/cockatiel CircuitBreakerPolicy.ts; sony/gobreaker v2")
+@scenario("denoland/std#6996; sony/gobreaker v2/gobreaker.go, generation")
 async def probe_of_an_earlier_round(library: Library) -> None:
     """Two probes in flight, one fails: the other's later success does not close the circuit."""
     dependency, first, second = Dependency(), Gate(), Gate()
@@ -237,7 +237,7 @@ async def several_successes_to_close(library: Library) -> None:
     expect(await is_refused(library, dependency, circuit.call), "one success closed it")
 
 
-@scenario("resilience4j CircuitBreakerStateMachine, ignoreExceptions")
+@scenario("resilience4j/resilience4j CircuitBreakerStateMachine.java, getIgnoreExceptionPredicate")
 async def ignored_errors(library: Library) -> None:
     """Errors that are to be ignored do not open the circuit."""
     dependency = Dependency()
@@ -260,7 +260,7 @@ async def ignored_error_of_a_probe(library: Library) -> None:
         raise Differs("an ignored error counts as a success, as MicroProfile has it")
 
 
-@scenario("resilience4j#2038; App-vNext/Polly CircuitStateController.cs")
+@scenario("fabfuel/circuitbreaker#31; exaring/hoglet#25")
 async def wall_clock_steps(library: Library) -> None:
     """The wall clock is set back by an hour: the circuit is not open for an hour longer."""
     dependency = Dependency()
@@ -270,7 +270,7 @@ async def wall_clock_steps(library: Library) -> None:
         expect(not await is_refused(library, dependency, circuit.call), "it is open for an hour longer")
 
 
-@scenario("danielfm/pybreaker#41; thomhurst/Kevlar#75")
+@scenario("bagowix/interlock#108; thomhurst/Kevlar#219")
 async def failing_listener(library: Library) -> None:
     """A listener that raises changes neither the call's error nor the circuit."""
 
@@ -307,7 +307,7 @@ async def async_listener(library: Library) -> None:
         raise NotOffered("plain listeners only")
 
 
-@scenario("roma-glushko/hyx#11; connor4312/cockatiel, window after an idle time")
+@scenario("Shopify/semian#24; roma-glushko/hyx#11")
 async def old_failures_expire(library: Library) -> None:
     """Failures older than the time window do not count."""
     dependency = Dependency()
@@ -323,7 +323,7 @@ async def old_failures_expire(library: Library) -> None:
     )
 
 
-@scenario("resilience4j CircuitBreakerMetrics, slowCallRateThreshold")
+@scenario("resilience4j/resilience4j CircuitBreakerMetrics.java, slowCallRateThreshold")
 async def slow_calls(library: Library) -> None:
     """Answers that are right but too slow open the circuit."""
     dependency = Dependency()
@@ -338,7 +338,7 @@ async def slow_calls(library: Library) -> None:
     expect(await is_refused(library, dependency, circuit.call), "three slow calls did not open it")
 
 
-@scenario("App-vNext/Polly#309")
+@scenario("App-vNext/Polly#2324")
 async def refusal_tells_the_time_left(library: Library) -> None:
     """A refusal says how long the circuit stays open."""
     circuit = library.breaker(Dependency().function, open_for=10.0)
@@ -352,14 +352,14 @@ async def refusal_tells_the_time_left(library: Library) -> None:
     expect(left is not None and 8.0 < left <= 10.1, f"open for 10 s, it says {left}")
 
 
-@scenario("Python documentation, datetime.utcnow, deprecated since 3.12")
+@scenario("openwallet-foundation/acapy#2678; Python documentation, datetime.utcnow")
 async def in_new_york(library: Library) -> None:
     """A refusal says so in New York too."""
     with time_zone("America/New_York"):
         await refusal_tells_the_time_left(library)
 
 
-@scenario("danielfm/pybreaker, throw_new_error_on_trip")
+@scenario("danielfm/pybreaker README.rst, throw_new_error_on_trip")
 async def tripping_error(library: Library) -> None:
     """The failure that opens the circuit reaches the caller as itself."""
     circuit = library.breaker(Dependency().function, open_for=10.0)
@@ -370,7 +370,7 @@ async def tripping_error(library: Library) -> None:
         expect(isinstance(error, ConnectionError), f"the caller got {error!r}")
 
 
-@scenario("gptme/gptme#2658")
+@scenario("Eshajha19/agri#912; gptme/gptme#2658")
 async def refused_coroutine(library: Library) -> None:
     """A refusal leaves no coroutine that was never awaited."""
     dependency = Dependency()
@@ -383,7 +383,7 @@ async def refused_coroutine(library: Library) -> None:
     expect(not any("never awaited" in str(one.message) for one in warned), "coroutine was never awaited")
 
 
-@scenario("App-vNext/Polly#85")
+@scenario("App-vNext/Polly#86")
 async def reset_by_hand(library: Library) -> None:
     """An operator closes the circuit by hand."""
     dependency = Dependency()
@@ -396,7 +396,7 @@ async def reset_by_hand(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "it is still open")
 
 
-@scenario("resilience4j FORCED_OPEN; App-vNext/Polly Isolate")
+@scenario("App-vNext/Polly#84; resilience4j/resilience4j CircuitBreaker.java, FORCED_OPEN")
 async def held_open_by_hand(library: Library) -> None:
     """An operator holds the circuit open."""
     dependency = Dependency()
@@ -408,7 +408,7 @@ async def held_open_by_hand(library: Library) -> None:
     expect(await is_refused(library, dependency, circuit.call), "calls go through")
 
 
-@scenario("App-vNext/Polly#496; resilience4j METRICS_ONLY")
+@scenario("resilience4j/resilience4j#803")
 async def tried_without_effect(library: Library) -> None:
     """On trial, the circuit counts and never refuses."""
     dependency = Dependency()
@@ -417,7 +417,7 @@ async def tried_without_effect(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "it refused")
 
 
-@scenario("danielfm/pybreaker#93; fabfuel/circuitbreaker#4")
+@scenario("nodeshift/opossum#385; danielfm/pybreaker#7")
 async def concurrent_failures(library: Library) -> None:
     """Failures of calls that run at the same time count like others."""
     dependency, gate = Dependency(), Gate()

@@ -20,7 +20,9 @@ from correctness.library import Differs, Library, expect
 from correctness.scenarios import scenario
 
 
-@scenario("App-vNext/Polly documentation, circuit breaker; bagowix/interlock retry_unless_open")
+@scenario(
+    "resilience4j/resilience4j#1065; redis-rb/redis-client#228; interlock guide, Retries and circuit breakers"
+)
 async def retry_behind_an_open_circuit(library: Library) -> None:
     """When the circuit opens, a retried call ends; it does not wait for ten seconds."""
     dependency = Dependency()
@@ -34,7 +36,7 @@ async def retry_behind_an_open_circuit(library: Library) -> None:
         raise Differs("it waits for the circuit, as documented")
 
 
-@scenario("jd/tenacity#24; failsafe-lib/failsafe RetriesExceeded")
+@scenario("failsafe-lib/failsafe#119; jd/tenacity#24")
 async def error_behind_an_open_circuit(library: Library) -> None:
     """The caller whose attempts opened the circuit gets the real error, not the refusal."""
     call = library.stack(Dependency().function, attempts=6, failures=2, open_for=10.0)
@@ -48,7 +50,7 @@ async def error_behind_an_open_circuit(library: Library) -> None:
         raise Differs(f"the caller gets {type(error).__name__}")
 
 
-@scenario("resilience4j#1657, #515")
+@scenario("resilience4j/resilience4j#1656; resilience4j/resilience4j#989")
 async def own_refusals(library: Library) -> None:
     """Calls that a full bulkhead refuses do not open the circuit of a healthy dependency."""
     dependency = Dependency()
@@ -63,7 +65,7 @@ async def own_refusals(library: Library) -> None:
     expect(not refused, "it is open, and nothing failed")
 
 
-@scenario("MervinPraison/PraisonAI#4969")
+@scenario("MervinPraison/PraisonAI#4969; erpc/erpc#1130")
 async def timeouts_count(library: Library) -> None:
     """Calls that run into their timeout open the circuit."""
     dependency = Dependency()
@@ -73,7 +75,7 @@ async def timeouts_count(library: Library) -> None:
     expect(await is_refused(library, dependency, call), "three timeouts did not open it")
 
 
-@scenario("jd/tenacity#74; confident-ai/deepeval#2162")
+@scenario("confident-ai/deepeval#2146; moul/retry#3")
 async def timeout_of_an_attempt(library: Library) -> None:
     """An attempt that hangs is ended, and the next one gives the result."""
     call = library.stack(Dependency().function, attempts=3, timeout=0.02)
@@ -86,7 +88,7 @@ async def timeout_of_an_attempt(library: Library) -> None:
             raise Differs(f"after {passed():.1f} s: the wait cannot be made shorter")
 
 
-@scenario("resilience4j#558, #787")
+@scenario("resilience4j/resilience4j#1740")
 async def fallback_behind_an_open_circuit(library: Library) -> None:
     """Behind an open circuit the fallback answers, and the dependency is left alone."""
     dependency = Dependency()
@@ -97,7 +99,7 @@ async def fallback_behind_an_open_circuit(library: Library) -> None:
     expect(dependency.calls == 3, "the dependency was called")
 
 
-@scenario("hynek/stamina#19; Google SRE book, ch. 22")
+@scenario("apache/curator#346; HKUDS/nanobot#2760")
 async def retries_inside_retries(library: Library) -> None:
     """Three layers with three attempts each do not make 27 calls."""
     dependency = Dependency()
@@ -117,7 +119,7 @@ async def retries_inside_retries(library: Library) -> None:
     expect(dependency.calls <= 9, f"{dependency.calls} calls")
 
 
-@scenario("gRPC guide, Deadlines; Finagle Deadline")
+@scenario("thomhurst/Kevlar#506; gRPC guide, Deadlines, Deadline Propagation")
 async def deadline_of_an_outer_call(library: Library) -> None:
     """A retry inside an outer call with a deadline does not wait past it."""
     call = library.nested_deadline(Dependency().function, attempts=5, delay=0.3, deadline=0.05)
@@ -128,7 +130,7 @@ async def deadline_of_an_outer_call(library: Library) -> None:
         raise Differs(f"in time, but the caller gets {type(error).__name__} in place of the real error")
 
 
-@scenario("jd/tenacity#601, #346")
+@scenario("jd/tenacity#263; micheles/decorator#41")
 async def still_a_coroutine_function(library: Library) -> None:
     """What is decorated is still a coroutine function with its name."""
 
@@ -154,7 +156,7 @@ async def still_a_coroutine_function(library: Library) -> None:
     expect(wrapped, "nothing to decorate")
 
 
-@scenario("J. Dean and L. Barroso, The Tail at Scale, 2013")
+@scenario("J. Dean and L. A. Barroso, The Tail at Scale, 2013; joshrotenberg/tower-resilience#393")
 async def hedged_call(library: Library) -> None:
     """A second call starts when the first is slow; the winner's answer counts, the loser is cancelled."""
     dependency = Dependency()
@@ -166,7 +168,7 @@ async def hedged_call(library: Library) -> None:
     expect(dependency.in_flight == 0, "the loser goes on")
 
 
-@scenario("ccxt/ccxt#2599; shobhit727/trade#43")
+@scenario("ccxt/ccxt#2599; yubing744/trading-gpt#94")
 async def order_without_an_answer(library: Library) -> None:
     """An order whose answer was lost is not sent a second time."""
     dependency = Dependency()

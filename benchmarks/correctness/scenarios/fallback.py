@@ -30,7 +30,7 @@ async def once(library: Library) -> None:
     expect(len(runs) == 1, f"it ran {len(runs)} times")
 
 
-@scenario("failsafe-go, should not fallback when canceled")
+@scenario("failsafe-go/failsafe-go test/fallback_test.go; ferro-labs/ai-gateway#137")
 async def not_for_a_cancellation(library: Library) -> None:
     """A cancelled call gets no fallback."""
     runs: list[int] = []
@@ -42,7 +42,7 @@ async def not_for_a_cancellation(library: Library) -> None:
     expect(not runs, "it ran")
 
 
-@scenario("PEP 3134; failsafe-lib/failsafe FallbackExecutor.java")
+@scenario("PEP 3134, exception chaining")
 async def own_failure(library: Library) -> None:
     """When the fallback fails too, the first error can still be seen."""
 
@@ -57,7 +57,7 @@ async def own_failure(library: Library) -> None:
     expect(any(isinstance(one, ConnectionError) for one in seen), f"the caller only sees {seen}")
 
 
-@scenario("App-vNext/Polly FallbackAction")
+@scenario("App-vNext/Polly FallbackStrategyOptions.TResult.cs, FallbackAction")
 async def coroutine_function(library: Library) -> None:
     """The fallback may be a coroutine function."""
 
@@ -70,7 +70,7 @@ async def coroutine_function(library: Library) -> None:
     )
 
 
-@scenario("connor4312/cockatiel, nested fallbacks")
+@scenario("zhayujie/CowAgent#3125")
 async def chain(library: Library) -> None:
     """A fallback that fails is followed by the next one."""
 

@@ -13,7 +13,7 @@ def _most_within(times: list[float], period: float) -> int:
     return max(sum(first <= other < first + period for other in times) for first in times)
 
 
-@scenario("failsafe-lib/failsafe RateLimiter, bursty")
+@scenario("failsafe-lib/failsafe RateLimiter.java, burstyBuilder")
 async def one_too_many(library: Library) -> None:
     """Five calls go at once; the sixth waits, or is refused."""
     dependency = Dependency()
@@ -26,7 +26,7 @@ async def one_too_many(library: Library) -> None:
     expect(made == 5, "the sixth went too")
 
 
-@scenario("mjpieters/aiolimiter#298; ccxt/ccxt#14639")
+@scenario("mjpieters/aiolimiter#298; boinkor-net/governor#219")
 async def rolling_window(library: Library) -> None:
     """Ten in 100 ms: there is no stretch of 100 ms with more."""
     dependency = Dependency()
@@ -47,7 +47,7 @@ async def rolling_window(library: Library) -> None:
     expect(most <= 10, f"{most} in one stretch")
 
 
-@scenario("agronholm/anyio#947; resilience4j#314")
+@scenario("resilience4j/resilience4j#314; world-federation-of-advertisers/cross-media-measurement#4444")
 async def cancelled_waiter(library: Library) -> None:
     """A cancelled waiter leaves its turn to the next."""
     dependency = Dependency()
@@ -61,7 +61,7 @@ async def cancelled_waiter(library: Library) -> None:
         expect(passed() < 0.09, f"the next waited {passed() * 1000:.0f} ms of 60")
 
 
-@scenario("resilience4j AtomicRateLimiter, reservations")
+@scenario("resilience4j/resilience4j#336")
 async def in_turn(library: Library) -> None:
     """Who waits longest is next."""
     order: list[int] = []
@@ -79,7 +79,7 @@ async def in_turn(library: Library) -> None:
     expect(order == [0, 1, 2, 3], f"the order is {order}")
 
 
-@scenario("mjpieters/aiolimiter#73")
+@scenario("mjpieters/aiolimiter#290")
 async def waits_without_polling(library: Library) -> None:
     """Who waits 100 ms does not wake up again and again to look."""
     call = library.waiting_rate_limit(Dependency().function, calls=1, per=0.1)
@@ -103,7 +103,7 @@ async def waits_without_polling(library: Library) -> None:
     expect(timers <= 3, f"{timers} timers")
 
 
-@scenario("resilience4j#1283")
+@scenario("resilience4j/resilience4j#1283")
 async def refuses_at_once(library: Library) -> None:
     """A call that could not go in time is refused at once, not after the wait."""
     dependency = Dependency()
@@ -117,7 +117,7 @@ async def refuses_at_once(library: Library) -> None:
         raise Differs("it waits first, and is refused then")
 
 
-@scenario("ccxt/ccxt#13883; agronholm/anyio#992")
+@scenario("ccxt/ccxt#2810; pelikan-io/rustcommon#129")
 async def weights(library: Library) -> None:
     """A heavy call counts as several, and is not starved by light ones."""
     dependency = Dependency()
@@ -138,7 +138,7 @@ async def weights(library: Library) -> None:
     expect(order[0] == "heavy", f"the order is {order}")
 
 
-@scenario("ccxt/ccxt#2810; Binance API, rate limits")
+@scenario("Oaklight/zerodep#127; binance/binance-spot-api-docs rest-api.md, rateLimits")
 async def two_limits(library: Library) -> None:
     """Ten a second and fifteen a minute hold at the same time."""
     dependency = Dependency()
@@ -151,7 +151,7 @@ async def two_limits(library: Library) -> None:
     expect(made == 15, f"{made} calls were made")
 
 
-@scenario("dschep/lambda-decorators#28")
+@scenario("RazerM/ratelimiter#2")
 async def made_before_the_loop(library: Library) -> None:
     """It decorates a function of a module, before there is a loop."""
 

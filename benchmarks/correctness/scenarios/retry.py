@@ -29,7 +29,7 @@ class BusyError(ConnectionError):
         self.retry_after = retry_after
 
 
-@scenario("AWS Builders' Library, Timeouts, retries and backoff with jitter")
+@scenario("MicroProfile Fault Tolerance, retry.asciidoc")
 async def until_it_works(library: Library) -> None:
     """A call that fails twice and then works gives its result."""
     dependency = Dependency()
@@ -38,7 +38,7 @@ async def until_it_works(library: Library) -> None:
     expect(dependency.calls == 3, f"{dependency.calls} attempts")
 
 
-@scenario("App-vNext/Polly RetryResilienceStrategy.cs")
+@scenario("MicroProfile Fault Tolerance, retry.asciidoc, maxRetries")
 async def number_of_attempts(library: Library) -> None:
     """A call that never works is made as often as was asked for."""
     dependency = Dependency()
@@ -46,7 +46,7 @@ async def number_of_attempts(library: Library) -> None:
     expect(dependency.calls == 3, f"{dependency.calls} attempts instead of 3")
 
 
-@scenario("resilience4j RetryImpl, retryExceptions")
+@scenario("resilience4j/resilience4j RetryImpl.java, exceptionPredicate")
 async def other_errors(library: Library) -> None:
     """An error that is not to be retried is raised at once, as it is."""
     dependency = Dependency()
@@ -56,7 +56,7 @@ async def other_errors(library: Library) -> None:
     expect(dependency.calls == 1, f"{dependency.calls} attempts")
 
 
-@scenario("jd/tenacity#24, #185")
+@scenario("jd/tenacity#24; austind/retryhttp#16")
 async def last_error(library: Library) -> None:
     """The last error reaches the caller as itself."""
     raised: list[ConnectionError] = []
@@ -71,7 +71,7 @@ async def last_error(library: Library) -> None:
     expect(error is raised[-1], f"the caller got {error!r}")
 
 
-@scenario("jd/tenacity#701; austind/retryhttp#16")
+@scenario("jd/tenacity#701")
 async def own_history(library: Library) -> None:
     """Calls that run at the same time each tell their own number of attempts."""
     call = library.retry(Dependency().function, attempts=3, on=ConnectionError)
@@ -95,7 +95,7 @@ async def own_history(library: Library) -> None:
     expect(numbers == [3, 1, 3], f"3, 1 and 3 attempts were made, they tell {numbers}")
 
 
-@scenario("jd/tenacity#529; harbor-framework/harbor#1223")
+@scenario("jd/tenacity#529")
 async def cancelled_attempt(library: Library) -> None:
     """ "Retry everything but this": a cancelled call ends, and is not made again."""
     dependency = Dependency()
@@ -110,7 +110,7 @@ async def cancelled_attempt(library: Library) -> None:
     expect(ended, "the cancellation was swallowed")
 
 
-@scenario("App-vNext/Polly RetryHelper.cs; jd/tenacity#186")
+@scenario("App-vNext/Polly RetryResilienceStrategy.cs, ThrowIfCancellationRequested; jd/tenacity#186")
 async def cancelled_backoff(library: Library) -> None:
     """A call that is cancelled between two attempts ends at once."""
     dependency = Dependency()
@@ -121,7 +121,7 @@ async def cancelled_backoff(library: Library) -> None:
     expect(dependency.calls == 1, f"it was made {dependency.calls} times")
 
 
-@scenario("jd/tenacity#186")
+@scenario("jd/tenacity#529; jd/tenacity#186")
 async def timeout_around_it(library: Library) -> None:
     """asyncio.timeout around a retried call ends it."""
     dependency = Dependency()
@@ -136,7 +136,7 @@ async def timeout_around_it(library: Library) -> None:
     expect(dependency.calls == 1, f"it was made {dependency.calls} times")
 
 
-@scenario("jd/tenacity#423; litl/backoff#186")
+@scenario("jd/tenacity#423; litl/backoff#196")
 async def total_time(library: Library) -> None:
     """A limit of 50 ms on all attempts is not passed by a wait of 200 ms."""
     call = library.retry_within(Dependency().function, attempts=10, delay=0.2, deadline=0.05)
@@ -145,7 +145,7 @@ async def total_time(library: Library) -> None:
         expect(passed() < 0.12, f"it took {passed() * 1000:.0f} ms")
 
 
-@scenario("failsafe-lib/failsafe RetryPolicyExecutor.java")
+@scenario("thomhurst/Kevlar#506; jd/tenacity#423")
 async def no_useless_wait(library: Library) -> None:
     """When no attempt can follow in time, the real error is raised without a wait."""
     call = library.retry_within(Dependency().function, attempts=10, delay=0.2, deadline=0.05)
@@ -155,7 +155,7 @@ async def no_useless_wait(library: Library) -> None:
     expect(isinstance(error, ConnectionError), f"the caller got {error!r}")
 
 
-@scenario("grpc/proposal A6, deadline of all attempts; litl/backoff#43")
+@scenario("grpc/proposal A6-client-retries.md, deadline across all attempts; jd/tenacity#373")
 async def deadline_in_an_attempt(library: Library) -> None:
     """A deadline ends an attempt that hangs."""
     call = library.retry_cut_at(Dependency().function, attempts=3, deadline=0.03)
@@ -179,7 +179,7 @@ async def asked_to_wait(library: Library) -> None:
     expect(waited > 0.039, f"it came back after {waited * 1000:.0f} ms")
 
 
-@scenario("safe-global/safe-eth-py#1171; jd/tenacity#541")
+@scenario("safe-global/safe-eth-py#1171; austind/retryhttp#11")
 async def asked_to_wait_an_hour(library: Library) -> None:
     """An error that asks for an hour does not hold a caller who has 50 ms."""
 
@@ -194,7 +194,7 @@ async def asked_to_wait_an_hour(library: Library) -> None:
     expect(not held, "it goes on waiting")
 
 
-@scenario("App-vNext/Polly RetryHelper.cs, exponential backoff")
+@scenario("aws-samples/aws-arch-backoff-simulator backoff_simulator.py, expo")
 async def growing_waits(library: Library) -> None:
     """Exponential backoff waits 1, 2 and 4 ms."""
     async with library.waits() as waits:
@@ -204,7 +204,7 @@ async def growing_waits(library: Library) -> None:
     expect([round(wait, 6) for wait in waits] == [0.001, 0.002, 0.004], f"it waits {waits}")
 
 
-@scenario("jd/tenacity#701, state shared by calls")
+@scenario("UKGovernmentBEIS/inspect_k8s_sandbox#182")
 async def growing_waits_of_two(library: Library) -> None:
     """Two calls at once: each has its own backoff."""
     async with library.waits() as waits:
@@ -214,7 +214,7 @@ async def growing_waits_of_two(library: Library) -> None:
     expect(seen == [0.001, 0.001, 0.002, 0.002, 0.004, 0.004], f"they wait {seen}")
 
 
-@scenario("App-vNext/Polly MaxDelay; AWS Architecture Blog, Exponential Backoff And Jitter")
+@scenario("agenda/agenda#1748; AWS Architecture Blog, Exponential Backoff And Jitter")
 async def cap(library: Library) -> None:
     """No wait is longer than the cap, jitter included."""
     async with library.waits() as waits:
@@ -224,7 +224,7 @@ async def cap(library: Library) -> None:
     expect(max(waits) <= 0.002 * 1.0001, f"it waits {max(waits) * 1000:.1f} ms")
 
 
-@scenario("App-vNext/Polly MaxDelay; tower retry/backoff.rs")
+@scenario("ferd/backoff#8; AWS Architecture Blog, Exponential Backoff And Jitter")
 async def jitter_at_the_cap(library: Library) -> None:
     """Waits that have reached the cap are still spread by jitter."""
     async with library.waits() as waits:
@@ -236,7 +236,7 @@ async def jitter_at_the_cap(library: Library) -> None:
     )
 
 
-@scenario("App-vNext/Polly#2163; hynek/stamina 25.2 changelog")
+@scenario("App-vNext/Polly#2163; hynek/stamina#104")
 async def many_attempts(library: Library) -> None:
     """After 1200 attempts the exponent has overflowed nothing."""
     dependency = Dependency()
@@ -246,7 +246,7 @@ async def many_attempts(library: Library) -> None:
     expect(dependency.calls == 1200, f"it ended after {dependency.calls} attempts")
 
 
-@scenario("App-vNext/Polly ShouldHandle; Azure retry pattern")
+@scenario("resilience4j/resilience4j RetryConfig.java, retryOnResult")
 async def unwanted_result(library: Library) -> None:
     """A result that is not wanted is asked for again."""
 
@@ -257,7 +257,7 @@ async def unwanted_result(library: Library) -> None:
     expect(await call(script(nothing, nothing, works)) == "fine", "the unwanted result was returned")
 
 
-@scenario("PEP 654")
+@scenario("jd/tenacity#501; PEP 654")
 async def group_of_errors(library: Library) -> None:
     """An ExceptionGroup of retryable errors, as a TaskGroup raises it, is retried."""
 
@@ -273,7 +273,7 @@ async def group_of_errors(library: Library) -> None:
         raise Differs("groups are not looked into")
 
 
-@scenario("jd/tenacity#138, #63")
+@scenario("jd/tenacity#138; jd/tenacity#63")
 async def stream_that_does_not_open(library: Library) -> None:
     """An async generator that fails before its first item is retried, or refused."""
     opened = 0
@@ -296,7 +296,7 @@ async def stream_that_does_not_open(library: Library) -> None:
     expect(got == [1], f"the consumer got {got}")
 
 
-@scenario("jd/tenacity#138, #64")
+@scenario("jd/tenacity#63; jd/tenacity#64")
 async def stream_that_breaks(library: Library) -> None:
     """An async generator that fails in the middle repeats no item."""
 
@@ -317,7 +317,7 @@ async def stream_that_breaks(library: Library) -> None:
         raise Differs("the items come again, as documented")
 
 
-@scenario("jd/tenacity README, retrying code block")
+@scenario("jd/tenacity doc/source/index.rst, Retrying code block")
 async def block(library: Library) -> None:
     """A block is retried."""
     tries = 0
@@ -329,7 +329,7 @@ async def block(library: Library) -> None:
     expect(tries == 3, f"{tries} attempts")
 
 
-@scenario("hynek/stamina#60")
+@scenario("agronholm/mqttproto#31; jd/tenacity#387")
 async def plain_for(library: Library) -> None:
     """A plain "for" over a retry block in a coroutine is refused."""
     try:
@@ -339,7 +339,7 @@ async def plain_for(library: Library) -> None:
     raise Differs("it serves plain code too, and its waits then block the loop")
 
 
-@scenario("jd/tenacity#430")
+@scenario("jd/tenacity#657; modelcontextprotocol/python-sdk#568")
 async def callables(library: Library) -> None:
     """Partial functions and objects with an async __call__ are retried like functions."""
 
@@ -369,7 +369,10 @@ async def budget(library: Library) -> None:
     expect(dependency.calls <= 70, f"{dependency.calls - 50} retries")
 
 
-@scenario("Bronson et al., Metastable Failures, HotOS 2021; brooker.co.za 2022-02-28")
+@scenario(
+    "N. Bronson et al., Metastable Failures in Distributed Systems, HotOS 2021; "
+    "M. Brooker, Fixing retries with token buckets and circuit breakers, 2022"
+)
 async def budget_in_an_outage(library: Library) -> None:
     """While nothing succeeds, a spent budget pays for no more retries."""
     dependency = Dependency()

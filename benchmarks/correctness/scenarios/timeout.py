@@ -8,7 +8,7 @@ from correctness.library import Differs, Library, expect
 from correctness.scenarios import scenario
 
 
-@scenario("App-vNext/Polly TimeoutResilienceStrategy.cs")
+@scenario("Python documentation, asyncio.timeout")
 async def ends_in_time(library: Library) -> None:
     """A call that hangs is ended after the time."""
     dependency = Dependency()
@@ -28,7 +28,7 @@ async def kind_of_error(library: Library) -> None:
         raise Differs(f"it is a {type(error).__name__}")
 
 
-@scenario("aio-libs-abandoned/async-timeout#16; vlio20/utils-decorators#143")
+@scenario("aio-libs-abandoned/async-timeout#16")
 async def timeout_error_of_the_call(library: Library) -> None:
     """A TimeoutError of the call itself is not taken for the policy's."""
     own = TimeoutError("the socket said so")
@@ -49,7 +49,7 @@ async def cancelled_by_the_caller(library: Library) -> None:
     expect(task.cancelled(), "it became something else")
 
 
-@scenario("Python documentation, asyncio.timeout, nesting")
+@scenario("Python documentation, asyncio.timeout: can be safely nested")
 async def outer_timeout_first(library: Library) -> None:
     """An asyncio.timeout around it that ends first is the one that is told."""
     call = library.timeout(Dependency().function, 10.0)
@@ -62,7 +62,7 @@ async def outer_timeout_first(library: Library) -> None:
         expect(False, "nothing was told")
 
 
-@scenario("Python documentation, Task.uncancel")
+@scenario("python/cpython#102815; Python documentation, Task.uncancel")
 async def inner_timeout_first(library: Library) -> None:
     """When it ends first, the task around it is not left half cancelled."""
     call = library.timeout(Dependency().function, 0.01)
@@ -75,7 +75,7 @@ async def inner_timeout_first(library: Library) -> None:
     expect(not scope.expired() and task.cancelling() == 0, "the task is still being cancelled")
 
 
-@scenario("N. J. Smith, Timeouts and cancellation for humans")
+@scenario("python/cpython#7216")
 async def clean_up(library: Library) -> None:
     """The call has cleaned up before the caller goes on."""
     clean = False
@@ -92,7 +92,7 @@ async def clean_up(library: Library) -> None:
     expect(clean, "it was still at it")
 
 
-@scenario("failsafe-lib/failsafe#231")
+@scenario("failsafe-lib/failsafe#263")
 async def call_that_ignores_it(library: Library) -> None:
     """A call that ignores its cancellation does not hold the caller."""
     released = asyncio.Event()
@@ -114,7 +114,7 @@ async def call_that_ignores_it(library: Library) -> None:
     expect(isinstance(error, library.timed_out), f"the caller got {error!r}")
 
 
-@scenario("python/cpython#96764")
+@scenario("python/cpython#102123")
 async def context_variables(library: Library) -> None:
     """A context variable that the call sets is seen by the caller, as without a timeout."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="old")
@@ -127,7 +127,7 @@ async def context_variables(library: Library) -> None:
         raise Differs("the call runs in a task of its own")
 
 
-@scenario("dschep/lambda-decorators#28")
+@scenario("RazerM/ratelimiter#2, there for a rate limit")
 async def made_before_the_loop(library: Library) -> None:
     """It decorates a function of a module, before there is a loop."""
 
