@@ -88,6 +88,10 @@ class Library:
         """The error has ``retry_after`` seconds."""
         self.no("waits that the error asks for")
 
+    def retry_by_kind(self, function: Call, delays: dict[type[Exception], float], *, attempts: int) -> Call:
+        """Each kind of error has a wait of its own."""
+        self.no("waits by the kind of error")
+
     def retry_block(self, *, attempts: int) -> Any:
         self.no("retry around a block")
 
@@ -144,8 +148,20 @@ class Library:
         """Opens when half of at least so many calls within the window failed."""
         self.no("a failure rate over time")
 
+    def count_breaker(self, function: Call, *, calls: int) -> Circuit:
+        """Opens when half of the last so many calls failed."""
+        self.no("a failure rate over the last calls")
+
     def slow_breaker(self, function: Call, *, slow_after: float, calls: int) -> Circuit:
         self.no("slow calls as failures")
+
+    def age_breaker(self, function: Call, *, oldest: float, failures: int) -> Circuit:
+        """Counts a call as failed that is in flight for longer, before it ends."""
+        self.no("calls that count before they end")
+
+    def growing_breaker(self, function: Call, *, open_for: float, factor: float) -> Circuit:
+        """Stays open longer each time it opens in a row."""
+        self.no("an open time that grows")
 
     def heard_breaker(self, function: Call, listener: Callable[..., Any], *, failures: int) -> Circuit:
         """The listener hears at least of every change of state."""
@@ -175,6 +191,18 @@ class Library:
     def fallback_chain(self, function: Call, *handlers: Fallback) -> Call:
         self.no("a chain of fallbacks")
 
+    def fallback_for(self, function: Call, kind: type[Exception], handler: Fallback) -> Call:
+        """Stands in for errors of this kind, and for no others."""
+        self.no("fallbacks by the error")
+
+    def last_good(self, function: Call, *, max_age: float) -> Call:
+        """A failed call is answered with what the same call gave last, if that is not too old."""
+        self.no("the last good answer as a fallback")
+
+    def read_answer(self, answer: Any) -> tuple[Any, float | None]:
+        """The value of such an answer, and how old it says it is."""
+        return answer, None
+
     # Bulkhead
 
     def bulkhead(self, function: Call, *, limit: int) -> Call:
@@ -188,6 +216,20 @@ class Library:
     def waiting_bulkhead(self, function: Call, *, limit: int, max_wait: float) -> Call:
         """What does not fit waits so long and is then refused."""
         self.no("a bulkhead with a bounded wait")
+
+    def priority_bulkhead(self, function: Call, *, limit: int) -> tuple[Call, Call]:
+        """The function for important calls, and for others, which share the places and the queue."""
+        self.no("priorities")
+
+    def resizable_bulkhead(self, function: Call, *, limit: int) -> tuple[Call, Callable[[int], Any]]:
+        """The function, and what sets another limit while it is used."""
+        self.no("another limit while it is used")
+
+    def adaptive_bulkhead(
+        self, function: Call, *, first: int, most: int, timeout: float
+    ) -> tuple[Call, Callable[[], float]]:
+        """The function, whose calls have a time limit, and what tells the limit on calls at once."""
+        self.no("a limit that finds itself")
 
     # Rate limit
 
@@ -208,6 +250,10 @@ class Library:
 
     def two_rate_limits(self, function: Call, *limits: tuple[int, float]) -> Call:
         self.no("several limits at once")
+
+    def pausing_rate_limit(self, function: Call) -> Call:
+        """Much room; but an error with ``retry_after`` holds back all calls."""
+        self.no("a pause for all calls")
 
     # Together
 
@@ -242,9 +288,17 @@ class Library:
     def hedge(self, function: Call, *, after: float) -> Call:
         self.no("hedged calls")
 
+    def hedge_unsafe(self, function: Call, *, after: float) -> Call:
+        """Hedged, and told that a second call would do harm."""
+        self.no("calls that may not be made twice")
+
     def send_once(self, function: Call, *, attempts: int, timeout: float) -> Call:
         """Retried as usual, but never when it may have happened."""
         self.no("calls that may not be repeated blindly")
+
+    def feed(self, connect: Callable[[], AsyncIterator[Any]], *, stale_after: float) -> AsyncIterator[Any]:
+        """The items of a feed that may fail or fall silent."""
+        self.no("feeds")
 
     async def close(self) -> None:
         """What the scenario opened is closed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 
 from correctness.judge import DIFFERS, ERROR, FAIL, NOT_OFFERED, PASS, VARIES
@@ -54,6 +55,23 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+_LINKS = (
+    # GitHub leads from an issue's address to the pull request of that number.
+    (re.compile(r"\b([\w.-]+/[\w.-]+)#(\d+)"), r"[\g<0>](https://github.com/\1/issues/\2)"),
+    (re.compile(r"(?<![\w./])([\w.-]+/[\w.-]+)(?= \S+\.\w)"), r"[\1](https://github.com/\1)"),
+    (re.compile(r"\bRFC (\d+)"), r"[\g<0>](https://www.rfc-editor.org/rfc/rfc\1)"),
+    (re.compile(r"\bPEP (\d{3})\b"), r"[\g<0>](https://peps.python.org/pep-0\1/)"),
+    (re.compile(r"\bPEP (\d{4})\b"), r"[\g<0>](https://peps.python.org/pep-\1/)"),
+)
+
+
+def cited(text: str) -> str:
+    """A citation with links to what it names."""
+    for form, link in _LINKS:
+        text = form.sub(link, text)
+    return text
+
+
 def _versions(board: Board) -> str:
     return ", ".join(f"{name} {importlib.metadata.version(load(name).distribution)}" for name in board)
 
@@ -93,7 +111,7 @@ def _body(board: Board, scenarios: list[Scenario], took: float) -> str:
     for index, scenario in enumerate(scenarios):
         if not index or scenarios[index - 1].group != scenario.group:
             lines += ["", f"#### {NAMES[scenario.group]}: seen", ""]
-        lines.append(f"* **{scenario.title}.** {_cell(scenario.cites)}.")
+        lines.append(f"* **{scenario.title}.** {cited(_cell(scenario.cites))}.")
         seen: dict[tuple[str, str], list[str]] = {}
         for name in names:
             verdict = board[name][index]

@@ -64,6 +64,12 @@ class Adapter(Library):
 
         return fallback(stand_in)(function)
 
+    def fallback_for(self, function: Call, kind: type[Exception], handler: Fallback) -> Call:
+        async def stand_in(result: Any, *args: Any) -> Any:
+            return handler()
+
+        return fallback(stand_in, on=kind)(function)
+
     def async_fallback(self, function: Call, handler: Callable[[], Awaitable[Any]]) -> Call:
         async def stand_in(result: Any, *args: Any) -> Any:
             return await handler()

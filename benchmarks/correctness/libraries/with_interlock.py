@@ -77,6 +77,10 @@ class Adapter(Library):
         wait = tenacity.wait_exception(lambda error: error.retry_after)
         return Pipeline.builder().retry(attempts=attempts, wait=wait).build()(function)
 
+    def retry_by_kind(self, function: Call, delays: dict[type[Exception], float], *, attempts: int) -> Call:
+        wait = tenacity.wait_exception(lambda error: delays[type(error)])
+        return Pipeline.builder().retry(attempts=attempts, wait=wait).build()(function)
+
     def _circuit(self, function: Call, name: str = "scoreboard", **options: Any) -> Circuit:
         classifier = options.pop("classifier", None)
         listener = options.pop("listener", None)
@@ -116,6 +120,25 @@ class Adapter(Library):
         policy = CircuitBreaker(name="window", config=config, clock=FastClock(10 / window))
         return Circuit(policy(function))
 
+    def count_breaker(self, function: Call, *, calls: int) -> Circuit:
+        return self._circuit(
+            function,
+            failure_rate_threshold=0.5,
+            minimum_number_of_calls=calls,
+            window_type=WindowType.COUNT_BASED,
+            window_size=calls,
+        )
+
+    def growing_breaker(self, function: Call, *, open_for: float, factor: float) -> Circuit:
+        return self._circuit(
+            function,
+            failure_rate_threshold=0.5,
+            minimum_number_of_calls=3,
+            permitted_calls_in_half_open=1,
+            wait_duration_in_open=open_for,
+            wait_duration_backoff_multiplier=factor,
+        )
+
     def slow_breaker(self, function: Call, *, slow_after: float, calls: int) -> Circuit:
         return self._circuit(
             function,
@@ -141,6 +164,9 @@ class Adapter(Library):
 
     def fallback(self, function: Call, handler: Fallback) -> Call:
         return Pipeline.builder().fallback(lambda error: handler()).build()(function)
+
+    def fallback_for(self, function: Call, kind: type[Exception], handler: Fallback) -> Call:
+        return Pipeline.builder().fallback(lambda error: handler(), on=(kind,)).build()(function)
 
     def async_fallback(self, function: Call, handler: Any) -> Call:
         self.no("fallbacks that are coroutine functions")

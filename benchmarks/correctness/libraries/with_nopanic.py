@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import nopanic
@@ -117,6 +117,21 @@ class Adapter(Library):
                 return await retried(*args)
 
         return outer
+
+    def fallback_for(self, function: Call, kind: type[Exception], handler: Fallback) -> Call:
+        return nopanic.fallback(lambda error: handler(), on=kind)(function)
+
+    def last_good(self, function: Call, *, max_age: float) -> Call:
+        # A cache first of all: what is younger than its ttl is not asked for again.
+        return nopanic.cache(ttl=0.001, stale_ttl=max_age)(function)
+
+    def pausing_rate_limit(self, function: Call) -> Call:
+        return nopanic.adaptive_rate_limit(1000)(function)
+
+    def feed(self, connect: Callable[[], AsyncIterator[Any]], *, stale_after: float) -> AsyncIterator[Any]:
+        # README, Streams: "@retry @timeout(10.0, first_item=30.0)", a limit for each item
+        policies = nopanic.compose(nopanic.retry(attempts=10, backoff=0.0), nopanic.timeout(stale_after))
+        return policies(connect)()
 
     def hedge(self, function: Call, *, after: float) -> Call:
         return nopanic.hedge(delay=after, max_hedges=1)(function)

@@ -78,6 +78,12 @@ class Adapter(Library):
         registry.register("dependency", config)
         return registry.decorator("dependency")
 
+    def retry_by_kind(self, function: Call, delays: dict[type[Exception], float], *, attempts: int) -> Call:
+        config = RetryConfig(
+            max_attempts=attempts, delay=0.0, delay_func=lambda attempt, trigger: delays[type(trigger)]
+        )
+        return resilient(retry=config)(function)
+
     def breaker(
         self,
         function: Call,
@@ -92,6 +98,12 @@ class Adapter(Library):
             recovery_timeout=open_for,
             success_threshold=successes,
             ignore_on=() if ignore is None else (ignore,),
+        )
+        return Circuit(resilient(circuit_breaker=config)(function))
+
+    def count_breaker(self, function: Call, *, calls: int) -> Circuit:
+        config = CircuitBreakerConfig(
+            sliding_window_size=calls, minimum_calls=calls, failure_rate_threshold=0.5
         )
         return Circuit(resilient(circuit_breaker=config)(function))
 
@@ -110,6 +122,10 @@ class Adapter(Library):
 
     def fallback(self, function: Call, handler: Fallback) -> Call:
         return resilient(fallback=FallbackConfig(handler=lambda error: handler()))(function)
+
+    def fallback_for(self, function: Call, kind: type[Exception], handler: Fallback) -> Call:
+        config = FallbackConfig(handler=lambda error: handler(), fallback_on=(kind,))
+        return resilient(fallback=config)(function)
 
     def async_fallback(self, function: Call, handler: Callable[[], Any]) -> Call:
         async def stand_in(error: BaseException) -> Any:

@@ -52,6 +52,11 @@ class Adapter(Library):
         )(function)
         return retried if deadline is None else protect.limits(deadline=deadline)(retried)
 
+    def retry_by_kind(self, function: Call, delays: dict[type[Exception], float], *, attempts: int) -> Call:
+        for kind, delay in delays.items():  # stacked rules: the one for the error's own kind wins
+            function = protect.when(kind, retry=attempts, delay=delay)(function)
+        return function
+
     def breaker(
         self,
         function: Call,
@@ -86,6 +91,9 @@ class Adapter(Library):
 
     def fallback(self, function: Call, handler: Fallback) -> Call:
         return protect.when(Exception, fallback=lambda *_: handler())(function)
+
+    def fallback_for(self, function: Call, kind: type[Exception], handler: Fallback) -> Call:
+        return protect.when(kind, fallback=lambda *_: handler())(function)
 
     def fallback_chain(self, function: Call, *handlers: Fallback) -> Call:
         candidates = [lambda *_, handler=handler: handler() for handler in handlers]

@@ -7,6 +7,7 @@ from typing import Any
 
 from correctness.library import Call, Circuit, Fallback, Library
 from shockproof import (
+    AdaptiveConcurrency,
     AttemptTimeoutError,
     Bulkhead,
     BulkheadFullError,
@@ -15,11 +16,14 @@ from shockproof import (
     DeadlineExceededError,
     ErrorRecoveryService,
     Hedge,
+    LastGood,
+    OnError,
     Outcome,
     RateLimit,
     RateLimitedError,
     Retry,
     RetryBudget,
+    Stale,
     Timeout,
     Verdict,
     attempts_of,
@@ -90,6 +94,9 @@ class Adapter(Library):
     def retry_after(self, function: Call, *, attempts: int, deadline: float | None = None) -> Call:
         return Retry(max_retries=attempts - 1, base_delay=0.0, deadline=deadline)(function)
 
+    def retry_by_kind(self, function: Call, delays: dict[type[Exception], float], *, attempts: int) -> Call:
+        return Retry(max_retries=attempts - 1, backoff=lambda retry, error: delays[type(error)])(function)
+
     def retry_block(self, *, attempts: int) -> Any:
         return Retry(max_retries=attempts - 1, base_delay=0.0).attempts()
 
@@ -133,6 +140,16 @@ class Adapter(Library):
         )
         return Circuit(policy(function))
 
+    def count_breaker(self, function: Call, *, calls: int) -> Circuit:
+        policy = CircuitBreaker(
+            circuit_threshold=None,
+            failure_rate=0.5,
+            min_calls=calls,
+            window_calls=calls,
+            circuit_timeout=10.0,
+        )
+        return Circuit(policy(function))
+
     def slow_breaker(self, function: Call, *, slow_after: float, calls: int) -> Circuit:
         policy = CircuitBreaker(
             circuit_threshold=None,
@@ -145,6 +162,14 @@ class Adapter(Library):
 
     def shadow_breaker(self, function: Call, *, failures: int) -> Circuit:
         return Circuit(CircuitBreaker(circuit_threshold=failures, circuit_mode="shadow")(function))
+
+    def age_breaker(self, function: Call, *, oldest: float, failures: int) -> Circuit:
+        policy = CircuitBreaker(circuit_threshold=failures, max_call_age=oldest, circuit_timeout=10.0)
+        return Circuit(policy(function))
+
+    def growing_breaker(self, function: Call, *, open_for: float, factor: float) -> Circuit:
+        policy = CircuitBreaker(circuit_threshold=3, circuit_timeout=open_for, circuit_timeout_factor=factor)
+        return Circuit(policy(function))
 
     def heard_breaker(self, function: Call, listener: Callable[..., Any], *, failures: int) -> Circuit:
         self.service().on_event(listener)
@@ -165,6 +190,15 @@ class Adapter(Library):
     def fallback_chain(self, function: Call, *handlers: Fallback) -> Call:
         return FallbackPolicy(fallback=list(handlers))(function)
 
+    def fallback_for(self, function: Call, kind: type[Exception], handler: Fallback) -> Call:
+        return FallbackPolicy(fallback=OnError(kind, handler))(function)
+
+    def last_good(self, function: Call, *, max_age: float) -> Call:
+        return FallbackPolicy(fallback=LastGood(max_age=max_age))(function)
+
+    def read_answer(self, answer: Any) -> tuple[Any, float | None]:
+        return (answer.value, answer.age) if isinstance(answer, Stale) else (answer, None)
+
     def bulkhead(self, function: Call, *, limit: int) -> Call:
         return Bulkhead(max_concurrent=limit)(function)
 
@@ -173,6 +207,29 @@ class Adapter(Library):
 
     def waiting_bulkhead(self, function: Call, *, limit: int, max_wait: float) -> Call:
         return Bulkhead(max_concurrent=limit, max_queue=100, max_wait=max_wait)(function)
+
+    def priority_bulkhead(self, function: Call, *, limit: int) -> tuple[Call, Call]:
+        policy = Bulkhead(max_concurrent=limit, max_queue=100)
+        return policy.using(priority="high")(function), policy(function)
+
+    def resizable_bulkhead(self, function: Call, *, limit: int) -> tuple[Call, Callable[[int], Any]]:
+        policy = Bulkhead(max_concurrent=limit, max_queue=100)
+        return policy(function), lambda places: policy.configure(max_concurrent=places)
+
+    def adaptive_bulkhead(
+        self, function: Call, *, first: int, most: int, timeout: float
+    ) -> tuple[Call, Callable[[], float]]:
+        limit = AdaptiveConcurrency(initial=first, maximum=most)
+        handle = self.service().service(
+            "adaptive",
+            max_concurrent=limit,
+            max_queue=100,
+            timeout=timeout,
+            max_retries=0,
+            circuit_threshold=None,
+        )
+        health = self.service().get_health_status
+        return handle(function), lambda: health()["services"]["adaptive"]["max_concurrent"]
 
     def rate_limit(self, function: Call, *, calls: int, per: float) -> Call:
         return RateLimit(rate_limit=f"{calls}/{per}s")(function)
@@ -188,6 +245,9 @@ class Adapter(Library):
 
     def two_rate_limits(self, function: Call, *limits: tuple[int, float]) -> Call:
         return RateLimit(rate_limit=tuple(f"{calls}/{per}s" for calls, per in limits))(function)
+
+    def pausing_rate_limit(self, function: Call) -> Call:
+        return RateLimit(rate_limit="1000/s")(function)
 
     def stack(
         self,
@@ -221,6 +281,12 @@ class Adapter(Library):
 
     def hedge(self, function: Call, *, after: float) -> Call:
         return Hedge(hedge_after=after)(function)
+
+    def hedge_unsafe(self, function: Call, *, after: float) -> Call:
+        return self.service().service("orders", effect="unsafe", hedge_after=after)(function)
+
+    def feed(self, connect: Callable[[], AsyncIterator[Any]], *, stale_after: float) -> AsyncIterator[Any]:
+        return self.service().service("feed").stream(connect, stale_after=stale_after)
 
     def send_once(self, function: Call, *, attempts: int, timeout: float) -> Call:
         handle = self.service().service("orders", effect="unsafe", max_retries=attempts - 1, timeout=timeout)

@@ -43,5 +43,8 @@ class Adapter(Library):
             function
         )
 
+    def retry_by_kind(self, function: Call, delays: dict[type[Exception], float], *, attempts: int) -> Call:
+        return stamina.retry(on=lambda error: delays[type(error)], attempts=attempts, timeout=None)(function)
+
     def retry_block(self, *, attempts: int) -> Any:
         return stamina.retry_context(on=Exception, attempts=attempts, wait_initial=0.0, wait_jitter=0.0)

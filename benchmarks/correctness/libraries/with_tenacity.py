@@ -58,6 +58,13 @@ class Adapter(Library):
             stop=stop, wait=tenacity.wait_exception(lambda error: error.retry_after), reraise=True
         )(function)
 
+    def retry_by_kind(self, function: Call, delays: dict[type[Exception], float], *, attempts: int) -> Call:
+        return tenacity.retry(
+            stop=tenacity.stop_after_attempt(attempts),
+            wait=tenacity.wait_exception(lambda error: delays[type(error)]),
+            reraise=True,
+        )(function)
+
     def retry_block(self, *, attempts: int) -> Any:
         return tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(attempts), reraise=True)
 

@@ -16,7 +16,7 @@ async def _has_room(call: Call) -> bool:
     return task.result() is None
 
 
-@scenario("MicroProfile Fault Tolerance, bulkhead.asciidoc, semaphore style")
+@scenario("microprofile/microprofile-fault-tolerance bulkhead.asciidoc, semaphore style")
 async def refuses(library: Library) -> None:
     """Two places: the third call is refused, and not made."""
     dependency = Dependency()
@@ -29,7 +29,7 @@ async def refuses(library: Library) -> None:
     expect(made == 2, "it was made")
 
 
-@scenario("MicroProfile Fault Tolerance, bulkhead.asciidoc, waiting queue")
+@scenario("microprofile/microprofile-fault-tolerance bulkhead.asciidoc, waiting queue")
 async def queues(library: Library) -> None:
     """Two places and a queue: six calls are all made, never more than two at once."""
     dependency, gate = Dependency(), Gate()
@@ -112,6 +112,55 @@ async def cancelled_as_its_turn_comes(library: Library) -> None:
         await settle()
         await inside
         expect(await _has_room(call), f"cancelled {turns} turn(s) of the loop later, the place is lost")
+
+
+@scenario("ccxt/ccxt#4589; suenot/profitmaker#7")
+async def important_ones_first(library: Library) -> None:
+    """An important call that waits goes before others that came earlier."""
+    order: list[str] = []
+    gate = Gate()
+    important, other = library.priority_bulkhead(Dependency().function, limit=1)
+
+    async def cancels_an_order() -> None:
+        order.append("cancel")
+
+    async def fetches_a_quote() -> None:
+        order.append("quote")
+
+    callers = [await start(other, gate.works)]
+    callers += [await start(other, fetches_a_quote) for _ in range(2)]
+    callers += [await start(important, cancels_an_order)]
+    gate.open()
+    await asyncio.gather(*callers)
+    expect(order == ["cancel", "quote", "quote"], f"the order is {order}")
+
+
+@scenario("agronholm/anyio#73; resilience4j/resilience4j SemaphoreBulkhead.java, changeConfig")
+async def another_limit(library: Library) -> None:
+    """A higher limit lets those in who wait; a lower one holds for those who come."""
+    dependency, gate = Dependency(), Gate()
+    call, resize = library.resizable_bulkhead(dependency.function, limit=1)
+    callers = [await start(call, gate.works) for _ in range(3)]
+    expect(dependency.in_flight == 1, f"{dependency.in_flight} at once")
+    resize(2)
+    await settle()
+    expect(dependency.in_flight == 2, f"two places, {dependency.in_flight} at once")
+    resize(1)
+    callers += [await start(call, works)]
+    await cancel(callers[0])
+    await settle()
+    expect(dependency.in_flight == 1, f"one place again, {dependency.in_flight} at once")
+    gate.open()
+    await asyncio.gather(*callers[1:])
+
+
+@scenario("Netflix/concurrency-limits#137")
+async def limit_under_timeouts(library: Library) -> None:
+    """A limit that finds itself shrinks while every call runs into the same time limit."""
+    call, limit = library.adaptive_bulkhead(Dependency().function, first=20, most=100, timeout=0.01)
+    for _ in range(12):
+        await asyncio.gather(*(error_of(call(hangs)) for _ in range(20)))
+    expect(limit() < 15, f"it was 20, it is {limit():.0f}")
 
 
 @scenario("SolaceLabs/solace-agent-mesh#1591")

@@ -52,7 +52,7 @@ async def closes_again(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "one failure opened the closed circuit")
 
 
-@scenario("MicroProfile Fault Tolerance, circuitbreaker.asciidoc")
+@scenario("microprofile/microprofile-fault-tolerance circuitbreaker.asciidoc")
 async def reopens(library: Library) -> None:
     """One failed probe opens the circuit again."""
     dependency = Dependency()
@@ -111,7 +111,7 @@ async def cancelled_probe_gives_its_place_back(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "no call is let through any more")
 
 
-@scenario("svroonland/rezilience#521; Finagle FailureAccrualFactory.scala, didReceiveIgnorable")
+@scenario("svroonland/rezilience#521; twitter/finagle FailureAccrualFactory.scala, didReceiveIgnorable")
 async def cancelled_probe_is_no_success(library: Library) -> None:
     """A cancelled probe does not close the circuit."""
     dependency = Dependency()
@@ -134,7 +134,7 @@ async def cancelled_calls_are_no_failures(library: Library) -> None:
     expect(not await is_refused(library, dependency, circuit.call), "the circuit is open, and nothing failed")
 
 
-@scenario("thomhurst/Kevlar#187; Finagle ResponseClass.scala, Ignorable")
+@scenario("thomhurst/Kevlar#187; twitter/finagle ResponseClass.scala, Ignorable")
 async def cancelled_call_hides_no_failures(library: Library) -> None:
     """A cancelled call between failures does not reset their count."""
     dependency = Dependency()
@@ -323,6 +323,20 @@ async def old_failures_expire(library: Library) -> None:
     )
 
 
+@scenario("resilience4j/resilience4j CircuitBreakerConfig.java, COUNT_BASED; cinar/resile#39")
+async def last_calls(library: Library) -> None:
+    """Half of the last four calls failed: that opens it, whatever came before; two of six does not."""
+    dependency = Dependency()
+    circuit = library.count_breaker(dependency.function, calls=4)
+    for action in (fails, works, works, works, works, fails):
+        await error_of(circuit.call(action))
+    expect(not await is_refused(library, dependency, circuit.call), "a failure before the last four counted")
+    await error_of(circuit.call(fails))
+    expect(
+        await is_refused(library, dependency, circuit.call), "half of the last four failed, and it is closed"
+    )
+
+
 @scenario("resilience4j/resilience4j CircuitBreakerMetrics.java, slowCallRateThreshold")
 async def slow_calls(library: Library) -> None:
     """Answers that are right but too slow open the circuit."""
@@ -336,6 +350,32 @@ async def slow_calls(library: Library) -> None:
     for _ in range(3):
         await circuit.call(slow)
     expect(await is_refused(library, dependency, circuit.call), "three slow calls did not open it")
+
+
+@scenario("resilience4j/resilience4j#1597; alibaba/Sentinel#1405")
+async def hung_calls(library: Library) -> None:
+    """Three calls hang without a time limit: that opens it, before they end."""
+    dependency = Dependency()
+    circuit = library.age_breaker(dependency.function, oldest=0.02, failures=3)
+    hung = [await start(circuit.call) for _ in range(3)]
+    await asyncio.sleep(0.035)
+    refused = await is_refused(library, dependency, circuit.call)
+    await cancel(*hung)
+    expect(refused, "calls go through to a dependency that answers nobody")
+
+
+@scenario("App-vNext/Polly#1895")
+async def growing_open_time(library: Library) -> None:
+    """After a failed probe it stays open four times as long as before."""
+    dependency = Dependency()
+    circuit = library.growing_breaker(dependency.function, open_for=OPEN_FOR, factor=4.0)
+    await _until_half_open(library, dependency, circuit)
+    await error_of(circuit.call(fails))
+    await asyncio.sleep(PAST_IT)
+    expect(await is_refused(library, dependency, circuit.call), "it was open no longer than the first time")
+    for _ in range(3):
+        await asyncio.sleep(PAST_IT)
+    expect(not await is_refused(library, dependency, circuit.call), "it is open for longer than that")
 
 
 @scenario("App-vNext/Polly#2324")

@@ -16,7 +16,7 @@ from correctness.dependency import (
     trip,
     works,
 )
-from correctness.library import Differs, Library, expect
+from correctness.library import Differs, Library, NotOffered, expect
 from correctness.scenarios import scenario
 
 
@@ -166,6 +166,22 @@ async def hedged_call(library: Library) -> None:
         expect(passed() < 0.2, f"it took {passed():.1f} s")
     await asyncio.sleep(0.01)
     expect(dependency.in_flight == 0, "the loser goes on")
+
+
+@scenario("cristalhq/hedgedhttp#61")
+async def hedged_order(library: Library) -> None:
+    """What must not happen twice is not hedged: it is refused, or made once."""
+    dependency = Dependency()
+    try:
+        call = library.hedge_unsafe(dependency.function, after=0.01)
+    except NotOffered:
+        raise
+    except Exception:  # noqa: BLE001 - refused, in the library's own words
+        return
+    task = await start(call)
+    await asyncio.sleep(0.04)
+    await cancel(task)
+    expect(dependency.calls == 1, f"it was made {dependency.calls} times")
 
 
 @scenario("ccxt/ccxt#2599; yubing744/trading-gpt#94")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
-from correctness.dependency import Dependency, error_of, fails, start, works
-from correctness.library import Library, expect
+from correctness.dependency import Dependency, error_of, fails, says_no, script, start, works
+from correctness.library import Differs, Library, expect
 from correctness.scenarios import scenario
 
 
@@ -68,6 +68,42 @@ async def coroutine_function(library: Library) -> None:
     expect(
         await library.async_fallback(Dependency().function, cached)(fails) == "cached", "it was not awaited"
     )
+
+
+@scenario("failsafe-lib/failsafe#155; microprofile/microprofile-fault-tolerance fallback.asciidoc, applyOn")
+async def by_the_error(library: Library) -> None:
+    """It stands in for the errors it is meant for; others reach the caller as they are."""
+    call = library.fallback_for(Dependency().function, ConnectionError, lambda: "cached")
+    expect(await call(fails) == "cached", "it did not answer")
+    error = await error_of(call(says_no))
+    expect(isinstance(error, ValueError), f"the caller got {error!r}")
+
+
+@scenario("RFC 5861, stale-if-error; codeinthehole/django-cacheback#74")
+async def last_good_answer(library: Library) -> None:
+    """The last good answer stands in for a failed call, until it is too old."""
+    dependency = Dependency()
+    call, action = library.last_good(dependency.function, max_age=0.06), script(works, fails)
+    await call(action)
+    await asyncio.sleep(0.02)
+    value, _ = library.read_answer(await call(action))
+    expect(value == "fine", f"the answer was {value!r}")
+    expect(dependency.calls == 2, "the dependency was not asked")
+    await asyncio.sleep(0.07)
+    error = await error_of(call(action))
+    expect(isinstance(error, ConnectionError), f"after its time the caller got {error!r}")
+
+
+@scenario("marc-shade/world-intel-mcp#4; RFC 9111, section 5.1")
+async def old_answer_says_so(library: Library) -> None:
+    """The caller can tell such an answer from a fresh one, and how old it is."""
+    call, action = library.last_good(Dependency().function, max_age=10.0), script(works, fails)
+    await call(action)
+    await asyncio.sleep(0.02)
+    _, age = library.read_answer(await call(action))
+    if age is None:
+        raise Differs("it looks like a fresh one")
+    expect(0.015 < age < 1.0, f"20 ms old, it says {age}")
 
 
 @scenario("zhayujie/CowAgent#3125")

@@ -151,6 +151,26 @@ async def two_limits(library: Library) -> None:
     expect(made == 15, f"{made} calls were made")
 
 
+@scenario("env0/terraform-provider-env0#1127; lostb1t/remux#399")
+async def pause_for_all(library: Library) -> None:
+    """One call is told to come back in 60 ms: no other is sent meanwhile."""
+
+    async def too_many() -> None:
+        error = ConnectionError("429")
+        error.retry_after = 0.06
+        raise error
+
+    dependency = Dependency()
+    call = library.pausing_rate_limit(dependency.function)
+    await error_of(call(too_many))
+    error = await error_of(call(works))
+    if dependency.calls == 1:
+        expect(isinstance(error, library.rate_limited), f"the caller got {error!r}")
+        return
+    waited = dependency.begun[1] - dependency.begun[0]
+    expect(waited > 0.055, f"the next was sent after {waited * 1000:.0f} ms")
+
+
 @scenario("RazerM/ratelimiter#2")
 async def made_before_the_loop(library: Library) -> None:
     """It decorates a function of a module, before there is a loop."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 from correctness.dependency import (
@@ -17,7 +18,7 @@ from correctness.dependency import (
     start,
     works,
 )
-from correctness.library import Differs, Library, expect
+from correctness.library import Differs, Library, NotOffered, expect
 from correctness.scenarios import scenario
 
 
@@ -29,7 +30,7 @@ class BusyError(ConnectionError):
         self.retry_after = retry_after
 
 
-@scenario("MicroProfile Fault Tolerance, retry.asciidoc")
+@scenario("microprofile/microprofile-fault-tolerance retry.asciidoc")
 async def until_it_works(library: Library) -> None:
     """A call that fails twice and then works gives its result."""
     dependency = Dependency()
@@ -38,7 +39,7 @@ async def until_it_works(library: Library) -> None:
     expect(dependency.calls == 3, f"{dependency.calls} attempts")
 
 
-@scenario("MicroProfile Fault Tolerance, retry.asciidoc, maxRetries")
+@scenario("microprofile/microprofile-fault-tolerance retry.asciidoc, maxRetries")
 async def number_of_attempts(library: Library) -> None:
     """A call that never works is made as often as was asked for."""
     dependency = Dependency()
@@ -194,6 +195,26 @@ async def asked_to_wait_an_hour(library: Library) -> None:
     expect(not held, "it goes on waiting")
 
 
+@scenario("channable/opnieuw#10")
+async def wait_by_kind(library: Library) -> None:
+    """An overloaded server is left alone for 40 ms; after a broken connection the next attempt follows at once."""
+
+    async def busy() -> None:
+        raise BusyError(0.0)
+
+    async def broken() -> None:
+        raise ConnectionResetError("reset")
+
+    dependency = Dependency()
+    call = library.retry_by_kind(
+        dependency.function, {BusyError: 0.04, ConnectionResetError: 0.0}, attempts=3
+    )
+    expect(await call(script(busy, broken, works)) == "fine", "it has no result")
+    first, second = (after - before for before, after in pairwise(dependency.begun))
+    expect(first > 0.039, f"it came back to the overloaded server after {first * 1000:.0f} ms")
+    expect(second < 0.03, f"it came back to the broken connection after {second * 1000:.0f} ms")
+
+
 @scenario("aws-samples/aws-arch-backoff-simulator backoff_simulator.py, expo")
 async def growing_waits(library: Library) -> None:
     """Exponential backoff waits 1, 2 and 4 ms."""
@@ -214,7 +235,9 @@ async def growing_waits_of_two(library: Library) -> None:
     expect(seen == [0.001, 0.001, 0.002, 0.002, 0.004, 0.004], f"they wait {seen}")
 
 
-@scenario("agenda/agenda#1748; AWS Architecture Blog, Exponential Backoff And Jitter")
+@scenario(
+    "agenda/agenda#1748; aws-samples/aws-arch-backoff-simulator backoff_simulator.py, ExpoBackoffFullJitter"
+)
 async def cap(library: Library) -> None:
     """No wait is longer than the cap, jitter included."""
     async with library.waits() as waits:
@@ -224,7 +247,9 @@ async def cap(library: Library) -> None:
     expect(max(waits) <= 0.002 * 1.0001, f"it waits {max(waits) * 1000:.1f} ms")
 
 
-@scenario("ferd/backoff#8; AWS Architecture Blog, Exponential Backoff And Jitter")
+@scenario(
+    "ferd/backoff#8; aws-samples/aws-arch-backoff-simulator backoff_simulator.py, ExpoBackoffFullJitter"
+)
 async def jitter_at_the_cap(library: Library) -> None:
     """Waits that have reached the cap are still spread by jitter."""
     async with library.waits() as waits:
@@ -315,6 +340,53 @@ async def stream_that_breaks(library: Library) -> None:
             raise
     if len(got) > 1:
         raise Differs("the items come again, as documented")
+
+
+@scenario("alpacahq/alpaca-py#740; QuantConnect/Lean.Brokerages.Tastytrade#31")
+async def feed_that_falls_silent(library: Library) -> None:
+    """A feed that falls silent after its first item is noticed: opened again, or an error."""
+    opened = 0
+
+    async def connect() -> AsyncIterator[int]:
+        nonlocal opened
+        opened += 1
+        yield opened
+        await hangs()
+
+    async def follow() -> None:
+        async for item in library.feed(connect, stale_after=0.03):
+            if item > 1:
+                break
+
+    task = asyncio.ensure_future(error_of(follow()))
+    await asyncio.wait((task,), timeout=0.4)
+    noticed = task.done()
+    await cancel(task)
+    expect(noticed, "it waits for ever")
+    missing = task.result()
+    if isinstance(missing, NotOffered):
+        raise missing
+
+
+@scenario("alpacahq/alpaca-py#740; QuantConnect/Lean.Brokerages.Tastytrade#31")
+async def feed_opened_again(library: Library) -> None:
+    """A feed that breaks after its first items goes on with the next connection, and repeats none."""
+    connections = iter([(1, 2), (3,)])
+
+    async def connect() -> AsyncIterator[int]:
+        for item in next(connections):
+            yield item
+        raise ConnectionError("reset")
+
+    got: list[int] = []
+    try:
+        async for item in library.feed(connect, stale_after=1.0):
+            got.append(item)
+            if len(got) == 3:
+                break
+    except ConnectionError:
+        raise Differs("after the first item its error is the consumer's, as documented") from None
+    expect(got == [1, 2, 3], f"the consumer got {got}")
 
 
 @scenario("jd/tenacity doc/source/index.rst, Retrying code block")
