@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from shockproof.testing import VirtualClock
 
@@ -24,7 +24,11 @@ SKIPS = Path(__file__).with_name("allowed_skips.txt")
 # Hypothesis: no verdict may depend on how fast the machine is; in CI, none on chance.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
-settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+# Under mutation too; and there a counterexample is enough, however large.
+settings.register_profile("mutation", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
+settings.load_profile(
+    "mutation" if "MUTANT_UNDER_TEST" in os.environ else "ci" if os.environ.get("CI") == "true" else "default"
+)
 
 # A shell's own settings of the service are no input of the tests.
 for name in [name for name in os.environ if name.startswith("ERROR_RECOVERY_")]:

@@ -247,6 +247,17 @@ def test_what_says_that_there_was_too_much(answer: object, retry_after: float | 
     assert says_too_much(answer, retry_after) is too_much
 
 
+def test_answer_whose_property_raises_says_nothing() -> None:
+    """A foreign object's property may raise anything."""
+
+    class Hostile:
+        @property
+        def status(self) -> int:
+            raise ZeroDivisionError
+
+    assert not says_too_much(Hostile(), None)
+
+
 @pytest.mark.parametrize("bounds", [{"minimum": 20}, {"initial": 300}, {"minimum": 0}, {"maximum": 5}])
 def test_bounds_out_of_order_are_refused(bounds: dict[str, int]) -> None:
     """The message names them."""

@@ -434,6 +434,38 @@ def test_a_lane_that_nobody_opened_stays_closed_when_the_circuit_closes() -> Non
         assert (circuit.lane is circuit.closed) is is_open
 
 
+def test_a_lane_that_is_closed_sends_everybody_the_long_way() -> None:
+    """A service that gets a limit or a listener at run time asks for each call again."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    circuit.open_lane(is_open=True)
+    assert circuit.lane is circuit.closed is not None
+    circuit.open_lane(is_open=False)
+    assert circuit.lane is None
+    assert circuit.closed is not None
+
+
+def test_a_probe_that_decides_nothing_is_not_told() -> None:
+    """One that lost its lease, and one of two that have to succeed, close nothing."""
+    told: list[tuple[str, float]] = []
+    circuit = opened(probes=2)
+    late, first = admitted(circuit, 60.0, lease=1.0), admitted(circuit, 60.0)
+    circuit.on_transition = lambda state, now: told.append((state, now))
+    late.succeeded(62.0)
+    first.succeeded(62.0)
+    assert circuit.state(62.0) == "half-open"
+    assert told == []
+
+
+def test_a_call_whose_duration_is_not_told_is_not_slow() -> None:
+    """Whoever has nothing to measure need not invent a time."""
+    circuit = Circuit(threshold=None, timeout=60.0)
+    circuit.watch(Rates(slow_call_after=0.5, slow_call_rate=0.5, min_calls=2))
+    for _ in range(4):
+        admitted(circuit, 0.0).succeeded(0.0)
+        admitted(circuit, 0.0).failed(0.0, CAUSE)
+    assert circuit.state(0.0) == "closed"
+
+
 def test_a_reset_is_told_when_it_closes_something() -> None:
     """Whoever reset it knows; whoever watches it learns it here, and hears nothing of a reset that changed nothing."""
     told: list[tuple[str, float]] = []

@@ -15,6 +15,16 @@ def test_paused_circuit_admits_nobody_until_the_pause_is_over() -> None:
     assert circuit.admit(400.0) is not None
 
 
+def test_pause_of_less_than_a_second_is_as_long_as_was_asked_for() -> None:
+    """Also on a clock that has just begun; and why it is open is shown."""
+    circuit = Circuit(threshold=5, timeout=60.0)
+    circuit.pause(0.0, 0.25, "429")
+
+    assert circuit.open_for(0.0) == 0.25
+    assert circuit.last_error == "429"
+    assert repr(circuit) == "<Circuit open since 0.000 for 0.25 s>"
+
+
 def test_shorter_pause_does_not_cut_a_longer_one() -> None:
     """Two answers that ask for different times: the longer one counts."""
     circuit = Circuit(threshold=5, timeout=60.0)

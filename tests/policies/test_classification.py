@@ -93,6 +93,35 @@ def test_classify_is_asked_first() -> None:
     assert asked == [(error, CALL)]
 
 
+def test_classify_is_asked_about_results_too() -> None:
+    """It sees the result and the call; a success needs no verdict, and everything else is taken as it says."""
+    asked: list[tuple[object, CallInfo]] = []
+    busy = Verdict(Outcome.NEUTRAL, retry_after=3.0)
+
+    def classify(value: object, call: CallInfo) -> Verdict | None:
+        asked.append((value, call))
+        return busy if value == "busy" else Verdict(Outcome.SUCCESS)
+
+    this = classifier(classify=classify, unwanted=lambda result: True)
+    assert this.of_result("done", CALL) is None
+    assert this.of_result("busy", CALL) == busy
+    assert asked == [("done", CALL), ("busy", CALL)]
+
+
+def test_what_becomes_unknown_keeps_what_else_was_said() -> None:
+    """The wait that the other side asked for, and what is known of the effect."""
+    said = Verdict(Outcome.FAILURE, retry_after=3.0, effect="unknown")
+    this = classifier("unsafe", classify=lambda value, call: said)
+
+    assert this.of_error(ValueError(), CALL) == Verdict(Outcome.UNKNOWN, 3.0, "unknown")
+
+
+def test_the_rules_say_whether_an_error_proves_that_nothing_happened() -> None:
+    """In the verdict, for a call of any effect: whoever repeats it elsewhere has to know."""
+    assert classifier().of_error(ConnectionRefusedError(), CALL) == Verdict(Outcome.FAILURE, effect="none")
+    assert classifier().of_error(ConnectionResetError(), CALL) == Verdict(Outcome.FAILURE, effect="unknown")
+
+
 def test_classify_may_leave_it_to_the_rules() -> None:
     """None means: no opinion."""
     this = classifier(classify=lambda value, call: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -77,8 +78,39 @@ def test_a_pause_holds_everybody_until_its_end() -> None:
     windows = RollingWindows(parse_rates("rate_limit", "10/s"))
     windows.pause(0.0, 5.0)
 
-    assert refused(windows, 2.0) == 3.0
+    assert windows.paused_for(2.0) == refused(windows, 2.0) == 3.0
+    assert windows.paused_for(1.0) == 3.0  # a thread whose clock is a little behind
+    assert windows.paused_for(5.5) == 0.0
     admitted(windows, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "complaint"),
+    [
+        (11, "weight=11 can never be sent: only 10 weight in 60 s"),
+        ({"weight": 1, "orders": 3}, "can never be sent: only 2 orders in 1 s"),
+        ({"weight": 1, "cancels": 1}, "counts 'cancels', and there are only rates of orders, weight"),
+    ],
+)
+def test_weight_that_can_never_be_sent_is_refused_at_once(weight: Weight, complaint: str) -> None:
+    """Before it would wait for ever, and with what stands in its way."""
+    with pytest.raises(ValueError, match=complaint):
+        windows_of("10/min", "2 orders/s").check(weight)
+
+
+@pytest.mark.parametrize("weight", [10, 1, {"orders": 2}, {"weight": 10, "orders": 1}, {}])
+def test_weight_that_fits_into_an_empty_window_is_no_mistake(weight: Weight) -> None:
+    """Up to the whole limit."""
+    windows_of("10/min", "2 orders/s").check(weight)
+
+
+def test_looking_takes_nothing() -> None:
+    """The wait is 0 as long as there is room, however often one asks."""
+    windows = windows_of("2/s")
+    admitted(windows, 0.0)
+
+    assert [windows.wait(0.0, 1) for _ in range(5)] == [0.0] * 5
+    assert windows.wait(0.25, 2) == 0.75
 
 
 def windows_of(*rates: str) -> RollingWindows:
@@ -133,6 +165,27 @@ def test_report_holds_until_the_other_side_forgets() -> None:
     admitted(windows, 7.0, 100)
 
 
+def test_lower_report_that_ends_earlier_ends_nothing_earlier() -> None:
+    """Both are over when the higher one is."""
+    windows = windows_of("100/min")
+    windows.report(0.0, 60.0, 80, names=[WEIGHT])
+    windows.report(0.0, 60.0, 50, names=[WEIGHT], resets_in=7.0)
+
+    assert windows.used(59.9) == (80,)
+    assert windows.used(60.0) == (0,)
+
+
+def test_pause_is_news_only_when_it_is_longer() -> None:
+    """Ten calls that get the same answer make one event."""
+    windows = windows_of("10/s")
+
+    assert windows.pause(0.0, 5.0) is True
+    assert windows.pause(0.0, 5.0) is False
+    assert windows.pause(2.0, 1.0) is False
+    assert windows.pause(2.0, 4.0) is True
+    assert windows.paused_for(2.0) == 4.0
+
+
 def test_report_on_a_window_that_is_not_declared_is_told() -> None:
     """Nothing is guessed."""
     windows = windows_of("10 orders/s", "100/min")
@@ -153,6 +206,17 @@ def test_remainder_is_for_the_rate_with_its_limit_or_for_the_only_one() -> None:
     assert windows_of("10/s").report_left(0.0, 5)
 
 
+def test_remainder_is_taken_from_the_limit_that_the_other_side_names() -> None:
+    """It may allow more than was declared here; and more left than the limit means that nothing is used."""
+    windows = windows_of("100/min")
+
+    assert windows.report_left(0.0, 120, limit=120)
+    assert windows.used(0.0) == (0,)
+    assert windows.report_left(0.0, 30, limit=120, resets_in=7.0)
+    assert windows.used(6.9) == (90,)
+    assert windows.used(7.0) == (0,)
+
+
 def test_rates_of_the_same_window_forget_apart() -> None:
     """Two limits on one window are a waste, and no harm."""
     windows = windows_of("10/s")
@@ -169,6 +233,7 @@ def test_new_rates_count_what_was_sent_under_the_old_ones() -> None:
     sent = admitted(windows, 0.0, 8)
     windows.change(0.5, parse_rates("rate_limit", ("4/s", "50/10s")))
 
+    assert windows.rates == (Rate(4, 1.0), Rate(50, 10.0))
     assert windows.used(0.5) == (8, 8)
     assert refused(windows, 0.5) == 0.5
     windows.give_back(sent)
@@ -219,6 +284,19 @@ def test_wall_clock_that_was_set_meanwhile_never_makes_it_wait_longer_than_a_win
     assert later.wait(0.0, 100) <= 60.0
 
 
+def test_export_is_json_and_a_pause_that_is_over_is_none() -> None:
+    """Also when there never was one: JSON has no infinity."""
+    windows = windows_of("5/s")
+    assert json.loads(json.dumps(windows.export(0.0, wall=50.0), allow_nan=False)) == {
+        "sent": [],
+        "others": [],
+        "paused_until": None,
+    }
+    windows.pause(0.0, 3.0)
+    assert windows.export(2.0, wall=52.0)["paused_until"] == 53.0
+    assert windows.export(3.0, wall=53.0)["paused_until"] is None
+
+
 def test_export_of_a_busy_day_stays_small() -> None:
     """What falls together counts as sent at its last moment: never too little."""
     windows = windows_of("1000000/d")
@@ -230,6 +308,14 @@ def test_export_of_a_busy_day_stays_small() -> None:
 
     assert len(exported["sent"]) <= 502
     assert later.used(0.0) == (30_000,)
+
+
+def test_repr_shows_how_full_the_windows_are() -> None:
+    """What a person sees at night: each window with its own count."""
+    windows = windows_of("2 orders/s", "100/min")
+    admitted(windows, 0.0, 40)
+
+    assert repr(windows) == "<RollingWindows 1 of 2 orders in 1 s, 40 of 100 weight in 60 s>"
 
 
 @given(
@@ -275,8 +361,21 @@ def test_rates_are_read_as_people_write_them(text: str, rate: Rate) -> None:
 @pytest.mark.parametrize("text", ["10", "ten/s", "0/s", "10/fortnight", "10/0s", "-1/s", ""])
 def test_what_is_no_rate_is_refused_with_the_form(text: str) -> None:
     """The message shows how rates are written."""
-    with pytest.raises(ValueError, match="10/s"):
+    with pytest.raises(ValueError, match=r'^rate_limit must be rates such as "10/s"'):
         parse_rates("rate_limit", text)
+
+
+@pytest.mark.parametrize("value", [10, None, ("10/s", 5)])
+def test_rates_that_are_no_text_are_refused_with_the_form(value: object) -> None:
+    """A bare number does not say of what time."""
+    with pytest.raises(TypeError, match=r'^rate_limit must be rates such as "10/s"'):
+        parse_rates("rate_limit", value)
+
+
+def test_no_rates_at_all_are_refused() -> None:
+    """Whoever wants no limit leaves the option out."""
+    with pytest.raises(ValueError, match=r'^rate_limit must be rates such as "10/s"'):
+        parse_rates("rate_limit", ())
 
 
 @pytest.mark.parametrize(
@@ -290,8 +389,14 @@ def test_windows_are_read_as_venues_write_them(text: str, seconds: float) -> Non
 @pytest.mark.parametrize("text", ["", "0s", "fortnight", "10"])
 def test_what_is_no_window_is_refused_with_the_form(text: str) -> None:
     """The message shows how windows are written."""
-    with pytest.raises(ValueError, match="10s"):
+    with pytest.raises(ValueError, match=r'^window must be a window such as "10s"'):
         parse_window("window", text)
+
+
+def test_window_that_is_no_text_is_refused_with_the_form() -> None:
+    """Seconds are written with their unit."""
+    with pytest.raises(TypeError, match=r'^window must be a window such as "10s"'):
+        parse_window("window", 10)
 
 
 RATES = (Rate(5, 2.0), Rate(12, 8.0), Rate(3, 4.0, "orders"))

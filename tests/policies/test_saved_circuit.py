@@ -58,6 +58,14 @@ def test_a_half_open_circuit_leaves_no_time() -> None:
     assert circuit.export(70.0) == SavedCircuit(0.0, 1, is_paused=False, last_error=CAUSE)
 
 
+def test_a_half_open_circuit_leaves_no_time_although_its_timeout_was_raised() -> None:
+    """Its probes are out already: what would be left under the new timeout is nobody's wait."""
+    circuit = opened()
+    circuit.admit(70.0)
+    circuit.timeout = 600.0
+    assert exported(circuit, 70.0).remaining == 0.0
+
+
 def test_a_pause_is_saved_as_one() -> None:
     """It may be longer than the circuit's own times."""
     circuit = opened()

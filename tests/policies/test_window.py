@@ -264,6 +264,14 @@ def test_the_window_is_ten_seconds_unless_said_otherwise() -> None:
         window = Rates(failure_rate=0.5).new_window()
         window.add(100.0, failed=True, slow=False)
         assert window.counts(100.0 + seconds).calls == expected
+    window = Rates(failure_rate=0.5, window=3.0).new_window()
+    window.add(100.0, failed=True, slow=False)
+    assert window.counts(102.6).calls == 1
+    assert window.counts(103.0).calls == 0
+    window = Rates(failure_rate=0.5, window_calls=9, window=3.0).new_window()
+    window.add(100.0, failed=True, slow=False)
+    assert window.counts(102.9).calls == 1
+    assert window.counts(103.0).calls == 0
     window = Rates(failure_rate=0.5, window_calls=9).new_window()
     window.add(100.0, failed=True, slow=False)
     assert window.counts(1e9).calls == 1

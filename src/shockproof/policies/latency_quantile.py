@@ -50,7 +50,7 @@ class LatencyQuantile:
             self._missing -= 1
             if not self._missing:
                 ordered = sorted(self._first)
-                self._estimate = ordered[min(len(ordered) - 1, int(self._quantile * len(ordered)))]
+                self._estimate = ordered[int(self._quantile * len(ordered))]
                 self._first = []
             return
         step = max(math.sqrt(self._variance) * _SHARE_OF_SPREAD, 1e-9)

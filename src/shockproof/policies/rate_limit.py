@@ -338,7 +338,7 @@ class RollingWindows:
         """
         with self._lock:
             self._turn_to(now)
-            slice_seconds = max((rate.seconds for rate in self.rates), default=1.0) / _KEPT_MOMENTS
+            slice_seconds = max(rate.seconds for rate in self.rates) / _KEPT_MOMENTS
             sent = {id(one): one for window in self._windows for one in window.log}
             names = {rate.name for rate in self.rates}
             kept: dict[int, tuple[float, dict[str, int]]] = {}
