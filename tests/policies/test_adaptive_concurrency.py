@@ -303,3 +303,234 @@ def test_threads_may_tell_it_at_the_same_time() -> None:
         thread.join()
 
     assert limit._answered + limit._dropped == 0
+
+
+# -- step by step: the same latency for all calls of a window, and what becomes of the limit after each ------
+
+
+class Steps:
+    """A limit that is told of whole windows: 2 calls for each place, at least 16 and at most 100."""
+
+    def __init__(self, initial: int, *, minimum: int = 1, maximum: int = 200) -> None:
+        self.limit = AdaptiveLimit(AdaptiveConcurrency(initial=initial, minimum=minimum, maximum=maximum))
+        self.now = 0.0
+
+    def window(self, latency: float = 1.0, *, drops: int = 0, is_full: bool = True) -> int:
+        """The limit after one window, each call of which began when the one before had ended."""
+        before = self.limit.limit
+        calls = min(100, max(16, 2 * before))
+        moved = []
+        for number in range(calls):
+            self.now += latency
+            moved.append(
+                self.limit.ended(self.now, latency, dropped=number < drops, is_full=is_full and number == 0)
+            )
+        assert moved == [False] * (calls - 1) + [self.limit.limit != before]
+        return self.limit.limit
+
+    def windows(self, *latencies: float) -> list[int]:
+        return [self.window(latency) for latency in latencies]
+
+    def known(self, latency: float = 1.0, *, windows: int = 4) -> Steps:
+        """The same after so many windows of one latency: what it takes unloaded is known then."""
+        for _ in range(windows):
+            self.window(latency)
+        return self
+
+    @property
+    def unloaded(self) -> str:
+        return repr(self.limit).partition("unloaded latency ")[2].rstrip(">")
+
+
+def test_limit_grows_by_half_its_root_and_probes_ever_less_often() -> None:
+    """After 1, 2, 4, 8, 16, 32 and then always 32 windows that found nothing new; the first window counts not."""
+    steps = Steps(20, maximum=24)
+    limits = [steps.window() for _ in range(110)]
+
+    assert limits[:12] == [20, 10, 20, 22, 11, 22, 24, 24, 24, 12, 24, 24]
+    probes = [number for number, limit in enumerate(limits) if limit < 20]
+    assert probes == [1, 4, 9, 18, 35, 68, 101]
+    assert steps.unloaded == "1 s"
+
+
+def test_small_limit_grows_by_one_and_is_not_halved_below_four() -> None:
+    """With three in flight there is no queue to empty."""
+    assert Steps(2).windows(*[1.0] * 8) == [2, 3, 4, 5, 6, 7, 8, 4]
+    assert Steps(9, minimum=5).windows(*[1.0] * 4) == [9, 10, 5, 10]
+
+
+def test_burst_at_the_very_start_is_not_the_unloaded_latency() -> None:
+    """What is learnt begins with the calls that began after it."""
+    steps = Steps(20)
+    steps.window(9.0)
+    assert steps.unloaded == "unknown"
+    steps.window(1.0)
+    assert steps.unloaded == "1 s"
+
+
+def test_calls_that_began_before_the_limit_moved_are_not_counted() -> None:
+    """They show what the old limit did; one that began at that very moment shows the new one."""
+    steps = Steps(20).known(windows=2)
+    assert steps.limit.limit == 10
+    for _ in range(1_000):
+        assert not steps.limit.ended(steps.now, 0.001, dropped=True, is_full=True)
+    assert steps.window() == 20
+
+
+@pytest.mark.parametrize(("is_full", "limit"), [(True, 22), (False, 20)])
+def test_one_moment_at_the_limit_makes_a_window_full(is_full: bool, limit: int) -> None:
+    """Only then it held somebody back; else nothing is known about more."""
+    assert Steps(20).known(windows=3).window(is_full=is_full) == limit
+
+
+def test_slow_window_has_to_be_confirmed_and_then_shrinks_in_proportion() -> None:
+    """To 1.5 times the unloaded share; when half of it is no faster, that latency is the new normal."""
+    steps = Steps(40, maximum=40).known()
+
+    assert steps.windows(2.0) == [40]
+    assert steps.windows(2.0, 2.0, 2.0) == [30, 22, 16]  # 40, 22.5 and 16.875: three quarters each
+    assert steps.unloaded == "1 s"
+    assert steps.windows(2.0) == [16]
+    assert steps.unloaded == "2 s"
+
+
+def test_slow_window_never_more_than_halves_the_limit() -> None:
+    """However slow it was: a queue that is eight times too long is left in steps."""
+    steps = Steps(40, maximum=40).known()
+
+    assert steps.windows(8.0, 8.0, 8.0) == [40, 20, 20]
+    assert steps.unloaded == "8 s"
+
+
+def test_half_the_calls_that_are_faster_go_on_being_halved() -> None:
+    """At three quarters of the latency it helped, and is tried again from there."""
+    steps = Steps(40, maximum=40).known()
+
+    assert steps.windows(4.0, 4.0, 3.0) == [40, 20, 10]
+    assert steps.unloaded == "1 s"
+    assert steps.windows(2.5) == [10]  # more than 0.8 of 3: no faster than before
+    assert steps.unloaded == "2.5 s"
+
+
+def test_single_slow_window_is_forgotten() -> None:
+    """The next slow one has to be confirmed again, and is measured from there."""
+    steps = Steps(40, maximum=40).known(windows=6)
+
+    assert steps.windows(4.0, 1.0, 4.0, 4.0) == [40, 40, 40, 20]
+
+
+@pytest.mark.parametrize(
+    ("limit", "latency", "slow"), [(40, 1.5, False), (40, 1.51, True), (6, 2.0, False), (7, 2.0, True)]
+)
+def test_what_is_slow(limit: int, latency: float, slow: bool) -> None:
+    """More than 1.5 times the unloaded latency, and more than three calls that wait."""
+    steps = Steps(limit, maximum=limit).known(windows=3)
+    steps.windows(latency, latency)
+    unslowed = Steps(limit, maximum=limit).known(windows=3)
+    unslowed.windows(1.0, 1.0)
+
+    assert (steps.limit.limit != unslowed.limit.limit) is slow
+
+
+def test_probe_goes_on_as_long_as_half_the_calls_are_faster() -> None:
+    """The queue was our own: what is found at its end is the unloaded latency, and the limit follows from it."""
+    steps = Steps(64)
+
+    assert steps.windows(1.0, 1.0, 0.5, 0.25) == [64, 32, 16, 8]
+    assert steps.windows(0.25) == [24]  # 64 * 1.5 * 0.25
+    assert steps.unloaded == "0.25 s"
+
+
+def test_probe_that_is_not_reached_says_nothing() -> None:
+    """The limit is what it was, and it is tried again after the same time."""
+    steps = Steps(64).known(windows=2)
+
+    assert steps.window(0.5, is_full=False) == 64
+    assert steps.unloaded == "1 s"
+    assert steps.windows(1.0) == [32]
+
+
+@pytest.mark.parametrize(
+    ("found", "unloaded", "next_probe"),
+    [(1.0, "1 s", 2), (1.25, "1.07 s", 2), (1.5, "1.15 s", 8), (0.8, "0.94 s", 2), (0.75, "0.925 s", 2)],
+)
+def test_what_a_probe_finds_is_learnt(found: float, unloaded: str, next_probe: int) -> None:
+    """Three tenths of the difference; something new makes it look again after eight windows."""
+    steps = Steps(20, maximum=20).known(windows=2)
+    assert steps.window(found) == 20
+    assert steps.unloaded == unloaded
+    limits = [steps.window() for _ in range(next_probe)]
+
+    assert limits == [20] * (next_probe - 1) + [10]
+
+
+def test_idle_windows_raise_the_unloaded_latency_slowly_and_lower_it_at_once() -> None:
+    """As long as the limit holds nobody back, no queue is of our own making."""
+    steps = Steps(20)
+    for latency, unloaded in [
+        (1.0, "unknown"),
+        (1.0, "1 s"),
+        (2.0, "1.1 s"),
+        (2.0, "1.19 s"),
+        (0.1, "1.09 s"),
+    ]:
+        assert steps.window(latency, is_full=False) == 20
+        assert steps.unloaded == unloaded
+
+
+def test_few_calls_in_flight_raise_the_unloaded_latency_too() -> None:
+    """Four have no queue; of five it might be."""
+    steps = Steps(4, maximum=4).known(windows=2)
+    steps.window(2.0)
+    assert steps.unloaded == "1.3 s"
+    steps = Steps(5, maximum=5).known(windows=2)
+    steps.window(2.0)
+    assert steps.unloaded == "1 s"
+
+
+def test_calls_that_take_no_time_are_no_trouble() -> None:
+    """On a virtual clock all do: the limit grows and probes as ever."""
+    steps = Steps(20)
+
+    assert [steps.window(0.0) for _ in range(6)] == [20, 10, 20, 22, 11, 22]
+
+
+def test_drops_shrink_it_by_a_tenth_as_long_as_they_last() -> None:
+    """Down to its least, when nothing gets through."""
+    steps = Steps(100, minimum=60, maximum=100)
+
+    assert [steps.window(drops=100) for _ in range(6)] == [90, 81, 72, 65, 60, 60]
+
+
+def test_share_of_drops_is_an_average_that_one_good_window_ends() -> None:
+    """A fifth of the calls is too much from the second window on: 0.4 of what is new counts."""
+    steps = Steps(100, maximum=100)
+
+    assert [steps.window(drops=20) for _ in range(3)] == [100, 90, 81]
+    assert steps.window() == 40  # the probe that was due
+    assert [steps.window(drops=16) for _ in range(2)] == [81, 72]
+
+
+def test_drops_that_half_the_calls_did_not_make_fewer_are_put_up_with() -> None:
+    """They are none of our business; it grows and probes again, and shrinks only when they more than double."""
+    steps = Steps(100, maximum=100)
+    limits = [steps.window(drops=20) for _ in range(11)]
+    assert limits == [100, 90, 81, 72, 65, 59, 53, 47, 47, 23, 47]
+
+    assert steps.window(drops=40) == 51
+    assert steps.window(drops=100) == 46
+
+
+def test_most_calls_dropped_are_never_put_up_with() -> None:
+    """Half of the limit or not: it goes on shrinking."""
+    steps = Steps(100)
+    limits = [steps.window(drops=100) for _ in range(9)]
+
+    assert limits == [90, 81, 72, 65, 59, 53, 47, 43, 38]
+
+
+def test_drops_end_what_was_tried_because_of_slow_answers() -> None:
+    """A probe under way is over, and a slow stretch begins anew."""
+    steps = Steps(20).known(windows=2)
+    assert steps.window(drops=20) == 9
+    assert steps.windows(1.0, 1.0) == [4, 9]

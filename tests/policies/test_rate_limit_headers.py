@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from unittest.mock import Mock
 
@@ -96,6 +97,39 @@ def test_large_reset_is_a_moment_in_seconds_or_milliseconds(reset: int, resets_i
 def test_what_is_not_understood_is_passed_over(headers: dict[str, str]) -> None:
     """A wrong header is the other side's mistake, and no reason to fail."""
     assert said(**headers) == Said([], None)
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["Thu, 01 Jan 2026 00:00:30 GMT", "Thu, 01 Jan 2026 02:00:30 +0200", "Thu, 01 Jan 2026 00:00:30 -0000"],
+)
+def test_date_is_understood_in_every_zone(monkeypatch: pytest.MonkeyPatch, date: str) -> None:
+    """One without a zone is in UTC, whatever the zone of the machine."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert said(Retry_After=date) == Said([], 30.0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"Retry_After": "2"}, 2.0),
+        ({"Retry_After": "0"}, 0.0),
+        ({"Retry_After": "Wed, 31 Dec 2025 23:59:30 GMT"}, 0.0),
+        ({"Retry_After_Ms": "250"}, 0.25),
+        ({"X_Ms_Retry_After_Ms": "1500"}, 1.5),
+        ({"Retry_After": "2", "Retry_After_Ms": "1900", "X_Ms_Retry_After_Ms": "2500"}, 2.5),
+        ({"Retry_After": "soon", "Retry_After_Ms": "1900"}, 1.9),
+        ({"Retry_After": "inf"}, None),
+    ],
+)
+def test_wait_is_the_longest_that_is_asked_for(headers: dict[str, str], wait: float | None) -> None:
+    """A number of seconds, a date, or milliseconds; no wait is for ever."""
+    assert said(**headers).wait == wait
 
 
 def test_everything_that_is_said_is_read() -> None:

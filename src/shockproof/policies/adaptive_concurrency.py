@@ -274,7 +274,9 @@ class AdaptiveLimit:
             self._quiet = _SHORTEST_QUIET
         self._until_probe = self._quiet
         self._unloaded = latency if latency < _FASTER * known else known + _LEARN * (latency - known)
-        return max(self._limit, limit * min(1.0, _SLOW * self._unloaded / latency_there))
+        if latency_there <= _SLOW * self._unloaded:  # also where no call takes any time
+            return limit
+        return max(self._limit, limit * _SLOW * self._unloaded / latency_there)
 
     @property
     def _may_halve(self) -> bool:
