@@ -94,7 +94,7 @@ async def last_good_answer(library: Library) -> None:
     expect(isinstance(error, ConnectionError), f"after its time the caller got {error!r}")
 
 
-@scenario("marc-shade/world-intel-mcp#4; RFC 9111, section 5.1")
+@scenario("marc-shade/world-intel-mcp#4; RFC 9111, Age")
 async def old_answer_says_so(library: Library) -> None:
     """The caller can tell such an answer from a fresh one, and how old it is."""
     call, action = library.last_good(Dependency().function, max_age=10.0), script(works, fails)

@@ -166,7 +166,7 @@ async def deadline_in_an_attempt(library: Library) -> None:
     expect(isinstance(error, (TimeoutError, *library.timed_out)), f"the caller got {error!r}")
 
 
-@scenario("RFC 9110, section 10.2.3; Xuanwo/backon#150")
+@scenario("RFC 9110, Retry-After; Xuanwo/backon#150")
 async def asked_to_wait(library: Library) -> None:
     """An error that asks for 40 ms is not followed by an attempt before."""
 
