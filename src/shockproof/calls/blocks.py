@@ -7,17 +7,18 @@ and left elsewhere it is only disarmed.
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from shockproof.calls.executor import elapsed, failure_of
 from shockproof.calls.faults import BlockFault, Faults
 from shockproof.calls.limits import Held
-from shockproof.calls.limits_around import BLOCKS, begin_block, end_block, still_running
+from shockproof.calls.limits_around import BLOCKS, Block, begin_block, end_block, still_running
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.calls.options import calling_frame
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import CURRENT_TASK, HERE, Timer, Waits, no_task, take_over
+from shockproof.calls.timer import CURRENT_TASK, HERE, Timer, no_task, take_over
 from shockproof.policies.circuit_breaker import Ticket
 
 __all__ = ["AttemptBlock", "Attempts", "Guard"]
@@ -182,13 +183,16 @@ class _Block:
 class Guard(_Block):
     """The policies of a handle around one block, except retry and fallback."""
 
-    __slots__ = ("_entered", "_waits")
+    __slots__ = ("_block", "_cancels", "_entered", "_task")
+
+    _cancels: int
+    _task: asyncio.Task[Any]  # Any: whatever the task returns
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._call = self._fault = self._held = self._ticket = self._timer = None
         self._entered = False
-        self._waits: Waits | None = None
+        self._block: Block | None = None
 
     def _ongoing(self, elapsed_so_far: float = 0.0) -> OngoingCall:
         return OngoingCall(self._plan, "", elapsed=elapsed_so_far, repeats=False, falls_back=False)
@@ -225,27 +229,37 @@ class Guard(_Block):
                 queue, task = limit.attach()
             if task is None:
                 raise no_task()
-            self._waits = (queue, task, task.cancelling())
+            self._task = task
+            self._cancels = task.cancelling()
             self._started = started = queue.clock()
             queue.waiting[self] = (task, started)
-            around = BLOCKS.get(task)
-            BLOCKS[task] = (queue, self, around and still_running(around))
+            self._block = block = (queue, self, None)
+            around = BLOCKS.setdefault(task, block)
+            if around is not block:
+                self._block = BLOCKS[task] = (queue, self, still_running(around))
         self._ticket = lane
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ticket, waits = self._ticket, self._waits
-        if waits is not None:
-            self._waits = None
-            block = BLOCKS.pop(waits[1], None)
-            if block is None or block[1] is not self or block[2] is not None:  # nested, or left out of order
-                if block is not None:
-                    BLOCKS[waits[1]] = block
-                end_block(waits[1], self)
-            if error is not None or waits[0].waiting.pop(self, None) is None:
-                self._timer = take_over(waits, self._started, self)
+        ticket, block = self._ticket, self._block
+        if block is not None:
+            self._block = None
+            queue, task = block[0], self._task
+            innermost = BLOCKS.pop(task, None)
+            if innermost is not block or block[2] is not None:  # nested, or left out of order
+                if innermost is not None:
+                    BLOCKS[task] = innermost
+                end_block(task, self)
+            ended_by_itself = error is None
+            if ended_by_itself:
+                try:
+                    del queue.waiting[self]
+                except KeyError:  # its time was over
+                    ended_by_itself = False
+            if not ended_by_itself:
+                self._timer = take_over((queue, task, self._cancels), self._started, self)
         plain = self._call is None and self._timer is None and self._held is None
         if error is None and plain and ticket is not None:
             self._ticket = None
@@ -253,7 +267,7 @@ class Guard(_Block):
             state = plan.state
             state.successes += 1
             if state.stirred:
-                now = plan.stopwatch() if waits is None else waits[0].clock()
+                now = plan.stopwatch() if block is None else block[0].clock()
                 state.settle(ticket, plan.runtime.clock.monotonic(), now - self._started)
             return
         try:
