@@ -26,8 +26,6 @@ __all__ = [
     "FallbackAnswered",
     "RateLimitPaused",
     "RetryScheduled",
-    "StateNotSaved",
-    "StateSaved",
     "StreamGap",
     "StreamLost",
 ]
@@ -144,20 +142,6 @@ class RateLimitPaused(Event):
     """The other side asked to be left alone: nothing is sent for `seconds`."""
 
     seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateSaved(Event):
-    """The state is durable on disk."""
-
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateNotSaved(Event):
-    """The disk refused the state; what was there before is still there."""
-
-    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
