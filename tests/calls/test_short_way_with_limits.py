@@ -181,3 +181,33 @@ async def test_faults_are_met_although_the_way_was_short(recovery: ErrorRecovery
     await run()
 
     assert health(recovery)["in_flight"] == 0
+
+
+async def test_errors_of_a_decorated_call_say_nothing_of_how_its_place_was_looked_for(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Neither the function's own error nor a refusal has an IndexError of ours as its context."""
+    venue = await prepared(recovery, max_concurrent=2)
+    release = asyncio.Event()
+
+    @venue
+    async def hold() -> None:
+        await release.wait()
+
+    @venue
+    async def fail() -> None:
+        raise ValueError("mine")
+
+    first = asyncio.create_task(hold())
+    await asyncio.sleep(0)
+    with pytest.raises(ValueError, match="mine") as own:  # the second place is made for it
+        await fail()
+    second = asyncio.create_task(hold())
+    await asyncio.sleep(0)
+    with pytest.raises(BulkheadFullError) as refused:
+        await fail()
+
+    assert own.value.__context__ is None
+    assert refused.value.__context__ is None
+    release.set()
+    await asyncio.gather(first, second)

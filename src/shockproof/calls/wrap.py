@@ -55,6 +55,8 @@ async def call({{parameters}}):
 {_LONG}    try:
         places_.free.pop()
     except IndexError:
+        places_ = None  # and not from here: the call's own errors would name this one as their context
+    if places_ is None:
         return await execute_(plan_, fn_, {{args}}, {{kwargs}})
     try:
 """
