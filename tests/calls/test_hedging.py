@@ -537,3 +537,33 @@ async def test_hedge_stands_alone(clock: VirtualClock) -> None:
 
     assert await fetch() == 1
     assert clock.monotonic() - begun == 0.75
+
+
+async def test_a_hedge_that_still_waits_for_a_place_when_the_answer_comes_costs_nothing(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """It was never sent: its cost goes back, and it is not counted."""
+    budget = RetryBudget(capacity=1, per_success=0.0)
+    quotes = recovery.service("quotes", hedge_after=0.5, max_concurrent=1, max_queue=1, retry_budget=budget)
+
+    assert await quotes.call(answering([], 3.0)) == 0
+    assert budget.tokens == 1
+    assert counts(recovery)["hedges"] == 0
+
+
+async def test_a_hedge_that_waits_for_a_place_when_the_caller_cancels_costs_nothing(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """The same, and the queue is empty."""
+    budget = RetryBudget(capacity=1, per_success=0.0)
+    quotes = recovery.service("quotes", hedge_after=0.5, max_concurrent=1, max_queue=1, retry_budget=budget)
+
+    call = asyncio.create_task(quotes.call(answering([], 3.0)))
+    await asyncio.sleep(1.0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.sleep(0.1)
+
+    assert budget.tokens == 1
+    assert (counts(recovery)["hedges"], counts(recovery)["queued"]) == (0, 0)

@@ -227,10 +227,12 @@ async def _hedge(
     fn: Callable[..., Any],  # Any: the user's function
     args: tuple[Any, ...],  # Any: its arguments
     kwargs: dict[str, Any],  # Any: its arguments
+    when_sent: Callable[[], object],
 ) -> Leg:
     admission, held = call.admit_hedge(), None
     if call.plan.state.limits is not None:
         admission, held = await call.enter_limits_as_hedge()
+    when_sent()
     return await _sent(call, fn, args, kwargs, admission, held)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from shockproof.calls.limits_around import Limit, carry, limits_around
@@ -21,12 +22,15 @@ Leg = tuple[Any, Failure | None]  # Any: whatever the function returns
 class _Request:
     """One of the requests of a call, in a task of its own."""
 
-    __slots__ = ("_ended_with", "task")
+    __slots__ = ("_ended_with", "sent", "task")
 
-    def __init__(self, attempt: Callable[[], Awaitable[Leg]]) -> None:
+    def __init__(self, attempt: Callable[[Callable[[], None]], Awaitable[Leg]]) -> None:
+        loop = asyncio.get_running_loop()
+        self.sent = loop.create_future()
         # Not the task's result: an error's traceback holds the timer, that the task, and it the error.
         self._ended_with: list[Leg] = []
-        self.task = asyncio.get_running_loop().create_task(_run(attempt, self._ended_with, limits_around()))
+        when_sent = partial(_mark, self.sent)
+        self.task = loop.create_task(_run(partial(attempt, when_sent), self._ended_with, limits_around()))
 
     @property
     def has_answered(self) -> bool:
@@ -46,6 +50,11 @@ class _Request:
             self.task.exception()  # one that nobody looks at is reported when the task is collected
 
 
+def _mark(sent: asyncio.Future[None]) -> None:
+    if not sent.done():
+        sent.set_result(None)
+
+
 async def _run(
     attempt: Callable[[], Awaitable[Leg]], ended_with: list[Leg], limits: tuple[Limit, ...]
 ) -> None:
@@ -57,30 +66,25 @@ async def hedged(
     call: OngoingCall,
     rule: HedgeRule,
     attempt: Callable[[Callable[[], None]], Awaitable[Leg]],
-    hedge: Callable[[], Awaitable[Leg]],
+    hedge: Callable[[Callable[[], None]], Awaitable[Leg]],
 ) -> Leg:
     """
     What the first to answer gives, the *attempt* or a *hedge* of it; when all fail, the attempt's failure.
 
     A hedge is sent when the rule's wait has passed without an answer, or at once when one has failed in a
-    way that is worth a repetition. *attempt* is handed a function to call when it was sent: what it waits
-    for before that is our own queue, and a second request would only stand behind it. The winner is
-    returned at once; the others are cancelled, and give back what they hold by themselves.
+    way that is worth a repetition. Both are handed a function to call when they are sent: what an attempt
+    waits for before that is our own queue, and a second request would only stand behind it; a hedge that
+    still waits there when the call ends costs nothing. The winner is returned at once; the others are
+    cancelled, and give back what they hold by themselves.
     """
     clock = call.plan.runtime.clock
-    sent = asyncio.get_running_loop().create_future()
-
-    def when_sent() -> None:
-        if not sent.done():
-            sent.set_result(None)
-
-    requests, hedges = [_Request(lambda: attempt(when_sent))], 0  # in the order they were sent
+    requests, hedges = [_Request(attempt)], 0  # in the order they were sent
     primary: _Request | None = requests[0]
     tasks, ended = list[asyncio.Task[None]](), list[_Request]()
     first_failure: Failure | None = None
     one: _Request | None = None
     try:
-        await asyncio.wait({requests[0].task, sent}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({requests[0].task, requests[0].sent}, return_when=asyncio.FIRST_COMPLETED)
         began = clock.monotonic()
         while True:
             wait = rule.wait if hedges < rule.most else None
@@ -128,9 +132,10 @@ async def hedged(
                 assert failure is not None
                 return failure.result, failure
     finally:
-        sent.cancel()
         while requests:
             loser = requests.pop()
+            if loser is not primary and not loser.sent.done():
+                call.give_back_hedge()
             call.plan.runtime.losers.add(loser.task)
             loser.task.add_done_callback(loser.thrown_away)
             del loser
