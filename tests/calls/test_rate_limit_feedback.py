@@ -252,3 +252,39 @@ async def test_restart_does_not_forget_what_was_sent(
         await reborn.call(answer, None)
 
     assert refused.value.retry_after == pytest.approx(45.0)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X_RateLimit_Remaining": "9" * 400},
+        {"X_RateLimit_Limit": "9" * 400, "X_RateLimit_Remaining": "5"},
+        {"X_MBX_USED_WEIGHT_0S": "5"},
+        {"X_MBX_USED_WEIGHT_1M": "9" * 5000},
+    ],
+)
+async def test_headers_with_absurd_numbers_are_passed_over(
+    recovery: ErrorRecoveryService, headers: dict[str, str]
+) -> None:
+    """The call was answered: nothing that a header says takes the answer away, or stops the next call."""
+    venue = venue_of(recovery, max_wait=0.0)
+    response = Response(**headers)
+
+    assert await venue.call(answer, response) is response
+    assert await venue.call(answer, response) is response
+
+
+async def test_a_reset_that_lies_years_ahead_is_believed_for_a_week(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It is given in another unit than we think: no service is dead for ever because of that."""
+    venue = venue_of(recovery, max_wait=0.0)
+    microseconds = str(int(clock.time() * 1e6) + 10**15)
+
+    await venue.call(answer, Response(X_RateLimit_Remaining="0", X_RateLimit_Reset=microseconds))
+    clock.advance(86_400.0)
+    with pytest.raises(RateLimitedError):
+        await venue.using(weight=2).call(answer, None)
+    clock.advance(6 * 86_400.0)
+
+    await venue.using(weight=2).call(answer, None)

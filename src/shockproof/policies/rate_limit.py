@@ -205,7 +205,8 @@ class RollingWindows:
         self._windows = [_Window(rate) for rate in rates]
         self._now = -math.inf
         self._paused_until = -math.inf
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
 
     def check(self, weight: Weight) -> None:
         """
@@ -271,7 +272,7 @@ class RollingWindows:
         The other side counts *used* in its window of *seconds*; whether there is such a window here.
 
         What that is more than our own count holds for a window from now on, or until it *resets_in*
-        so many seconds. A number below our own count changes nothing: we know better what we sent.
+        so many seconds; that is believed for a week, or a longer window. A number below our own count changes nothing: we know better what we sent.
 
         Args:
             now: the time, monotonic.
@@ -285,7 +286,8 @@ class RollingWindows:
             for name in names:
                 found = [one for one in self._windows if one.rate[1:] == (seconds, name)]
                 for window in found:
-                    window.report(self._now + (seconds if resets_in is None else resets_in), used)
+                    lasts = seconds if resets_in is None else min(resets_in, max(seconds, _LONGEST_PAUSE))
+                    window.report(self._now + lasts, used)
                 if found:
                     return True
             return False

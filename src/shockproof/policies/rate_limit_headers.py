@@ -102,7 +102,10 @@ def read_headers(headers: Iterable[tuple[str, str]], wall: float) -> Said:
         form = _USED.fullmatch(name)
         if form is not None and value.strip().isdecimal():
             names = _NAMES.get(form[1], (WEIGHT,))
-            usage.append(Used(parse_window("window", form[2]), int(value), names))
+            try:
+                usage.append(Used(parse_window("window", form[2]), int(value), names))
+            except ValueError:  # a window of no length, or more digits than Python reads
+                continue
     for limit, remaining, reset in _FAMILIES:
         if remaining in found:
             usage += _left(found[remaining], found.get(limit), found.get(reset), wall)
@@ -146,4 +149,5 @@ def _left(remaining: str, limit: str | None, reset: str | None, wall: float) -> 
 def _number(text: str | None) -> float | None:
     # "100, 100;w=60": the number comes first, what follows describes the window.
     form = None if text is None else re.match(r"\s*(\d+(?:\.\d+)?)", text)
-    return None if form is None else float(form[1])
+    number = math.inf if form is None else float(form[1])
+    return number if number < math.inf else None  # so many digits are no number of anything
