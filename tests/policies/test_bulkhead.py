@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -243,3 +245,33 @@ class PlacesAgainstModel(RuleBasedStateMachine):
 
 TestPlacesAgainstModel = PlacesAgainstModel.TestCase
 TestPlacesAgainstModel.settings = settings(max_examples=200, stateful_step_count=40)
+
+
+def test_place_may_come_back_while_another_is_being_granted() -> None:
+    """Garbage collection may end a call of a dead loop at any moment, in the very thread that grants."""
+    places = Places(2, 2)
+    places.take()
+    places.take()
+    woken: list[Waiter] = []
+
+    class Interrupted(Someone):
+        @property
+        def granted(self) -> bool:
+            return self._granted
+
+        @granted.setter
+        def granted(self, value: bool) -> None:
+            self._granted = value
+            if value:
+                woken.extend(places.give_back())
+
+    first, second = Interrupted("first"), Someone("second")
+    places.join(first, NORMAL)
+    places.join(second, NORMAL)
+    granting = threading.Thread(target=lambda: woken.extend(places.give_back()), daemon=True)
+    granting.start()
+    granting.join(10.0)
+
+    assert not granting.is_alive(), "it waits for itself"
+    assert sorted(map(repr, woken)) == ["first", "second"]
+    assert (places.in_use, places.queued) == (2, 0)

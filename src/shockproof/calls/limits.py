@@ -93,7 +93,8 @@ class _RateQueue:
         self._clock = clock
         self._line: Line[_Waiting] = Line()
         self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
 
     @property
     def queued(self) -> int:

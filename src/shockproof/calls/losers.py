@@ -22,7 +22,8 @@ class Losers:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: whatever the request returns
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
 
     def add(self, task: asyncio.Task[Any]) -> None:  # Any: as above
         """Cancel *task*, of the running loop."""

@@ -81,7 +81,8 @@ class SendRate:
         self._rate_then = self._k = self._throttled_at = 0.0
         # Places are counted from the start of time: the one with number n may go when n were filled.
         self._filled = self._taken = self._refilled_at = 0.0
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
 
     def take(self, now: float) -> float | None:
         """A place in the order of sending, to be asked about with `wait`; None while the rate is free."""

@@ -46,7 +46,8 @@ class Places:
         self._made = 0
         self._reached = False
         self._line: Line[Waiter] = Line()
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
 
     @property
     def in_use(self) -> int:

@@ -269,7 +269,8 @@ class Circuit:
         self._draw = 0.0
         self._round: HalfOpen | None = None
         self._probing: set[Probe] = set()
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
 
     def open_lane(self, *, is_open: bool) -> None:
         """Whether healthy calls may take the short way, past everything that is only asked for in trouble."""
@@ -579,7 +580,7 @@ class HalfOpen:
     def admit(self, now: float, lease: float) -> Probe | None:
         # Places are the circuit's: a probe of an earlier period that is still out takes one of them.
         probing = self.circuit._probing
-        for lost in [probe for probe in probing if probe.leased_until <= now]:
+        for lost in [probe for probe in tuple(probing) if probe.leased_until <= now]:
             probing.discard(lost)
         if len(probing) >= self.circuit.probes:
             return None

@@ -66,7 +66,8 @@ class RetryBudget:
         """What was said about the kinds of errors."""
         self.tokens = self.capacity
         """What it holds now."""
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
 
     @property
     def is_full(self) -> bool:

@@ -108,7 +108,8 @@ class ServiceState:
         self.waiting_for_the_circuit: set[asyncio.Future[None]] = set()
         """Feeds that an open circuit keeps from being opened: woken when it closes."""
         self._streams: WeakSet[StreamHealth] = WeakSet()
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
 
     def prepare(self, *, is_prepared: bool) -> None:
         """From now on healthy calls take the short way, or the next call of anybody prepares again."""
