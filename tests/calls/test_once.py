@@ -16,9 +16,11 @@ import pytest
 from shockproof import (
     NOT_FOUND,
     UNKNOWN,
+    AttemptTimeoutError,
     CallInfo,
     CallRejectedError,
     CircuitOpenError,
+    DeadlineExceededError,
     ErrorRecoveryService,
     Found,
     JournalLockedError,
@@ -36,6 +38,10 @@ from shockproof.testing import VirtualClock, cancel_at_each_await
 
 class RejectedError(Exception):
     """The venue said no."""
+
+
+async def wants_asynchronously() -> bool:
+    return False
 
 
 class Venue:
@@ -755,6 +761,229 @@ async def test_order_that_is_not_sent_gives_its_place_and_its_permit_back(
     assert venue.sent_at == [begun]
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("limit", [{"max_concurrent": 5}, {"rate_limit": "100/s"}, {}])
+async def test_every_order_of_a_service_is_journalled_and_asked_after_whatever_limits_it(
+    recovery: ErrorRecoveryService, clock: VirtualClock, limit: dict[str, Any]
+) -> None:
+    """From the second call on, a service with a free place has a shorter way for its calls."""
+    handle = recovery.service("orders", **limit)
+    venue = Venue(clock)
+    on_disk: list[int] = []
+
+    async def submit(client_order_id: str) -> None:
+        on_disk.append(len(await pending(after_a_crash(recovery, clock))))
+
+    for _ in range(3):
+        await handle.once(confirm=venue.find, key_argument="client_order_id").call(submit)
+    with pytest.raises(CallRejectedError):
+        await handle.once(
+            confirm=venue.find, key_argument="client_order_id", still_wanted=lambda: False
+        ).call(submit)
+
+    assert on_disk == [1, 1, 1]
+
+
+# ---- what would be forgotten, or known too early
+
+
+@pytest.mark.asyncio
+async def test_order_whose_deadline_passed_while_it_was_looked_up_is_not_sent_again(make: Make) -> None:
+    """The deadline is one for all of its attempts."""
+    once, venue = make("hangs", deadline=5.0, settle=10.0)
+    venue.says = NOT_FOUND
+
+    with pytest.raises(DeadlineExceededError):
+        await once.call(venue.submit, "AAPL")
+
+    assert len(venue.sent_at) == 1
+
+
+@pytest.mark.asyncio
+async def test_order_that_is_sent_again_has_what_is_left_of_the_deadline(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """It was lost at once, looked up for 4 s, and hangs then."""
+    once, venue = make("lost", "hangs", deadline=10.0, settle=4.0)
+    venue.says = NOT_FOUND
+
+    with pytest.raises(DeadlineExceededError):
+        await once.call(venue.submit, "AAPL")
+
+    assert [at - venue.sent_at[0] for at in venue.sent_at] == pytest.approx([0.0, 4.0])
+    assert venue.asked_at[-1] - venue.sent_at[0] == pytest.approx(14.0)
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("hangs", ["fsync", "sync_data"])
+async def test_order_does_not_wait_longer_than_its_deadline_for_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str
+) -> None:
+    """It says that it was not sent. A disk that wakes up later knows so, too."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    sent: list[str] = []
+
+    async def submit(client_order_id: str) -> None:
+        sent.append(client_order_id)
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    def order(key: str, **options: Any) -> Any:
+        handle = recovery.service("orders").using(**options)
+        return handle.once(key, confirm=find, key_argument="client_order_id").call(submit)
+
+    if hangs == "sync_data":
+        await order("first")
+        sent.clear()
+    gate = threading.Event()
+    real = getattr(SystemFiles, hangs)
+    monkeypatch.setattr(SystemFiles, hangs, lambda self, handle: (gate.wait(10), real(self, handle)))
+
+    with pytest.raises(JournalUnavailableError, match="deadline"):
+        await order("second", deadline=0.05)
+
+    assert sent == []
+    gate.set()
+    await recovery.aclose()
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_order_that_waited_for_a_thread_all_its_time_was_not_sent(tmp_path: Path) -> None:
+    """Nothing of it ran, and that is certain: nothing is pending."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    gate = threading.Event()
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    handle = recovery.service("orders", max_retries=0)
+    threads = handle.plan.runtime.max_threads
+    busy = [asyncio.ensure_future(handle.call(gate.wait, 10)) for _ in range(threads)]
+    await asyncio.sleep(0)
+    once = handle.using(timeout=0.05).once("mine", confirm=find)
+
+    with pytest.raises(AttemptTimeoutError):
+        await once.call(lambda: None)
+
+    assert await pending(recovery) == []
+    gate.set()
+    await asyncio.gather(*busy)
+    await recovery.aclose()
+
+
+@pytest.mark.asyncio
+async def test_reconcile_knows_nothing_while_a_thread_that_was_left_behind_may_still_send(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """However long ago the call was cancelled: its thread is still at it."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def submit() -> None:
+        begun.set()
+        gate.wait(10)
+
+    once = recovery.service("orders").once("mine", confirm=Venue(clock).find, settle=10.0)
+    task = asyncio.ensure_future(once.call(submit))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.wait({task})
+    clock.advance(100.0)
+
+    settled = await recovery.reconcile()
+
+    assert settled[0].outcome is UNKNOWN
+    gate.set()
+
+
+@pytest.mark.asyncio
+async def test_new_orders_wait_for_a_reconcile_that_is_under_way(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It looks the same keys up, so that the order has nothing to look up itself."""
+    await dies_in_flight(make, recovery)
+    reborn = next_life(recovery, clock)
+    asked, gate, done = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def find(key: str) -> Any:
+        asked.set()
+        await gate.wait()
+        done.append("looked up")
+        return Found(key)
+
+    async def submit() -> None:
+        done.append("sent")
+
+    once = reborn.service("orders").once(confirm=find)
+    reconciling = asyncio.ensure_future(reborn.reconcile())
+    await asked.wait()
+    order = asyncio.ensure_future(once.call(submit))
+    await pending(reborn)  # behind the order's own question
+    asyncio.get_running_loop().call_later(1.0, gate.set)
+
+    await order
+
+    assert done == ["looked up", "sent"]
+    assert len(await reconciling) == 1
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+async def test_lookup_that_hides_the_cancellation_does_not_stop_it(make: Make) -> None:
+    """Clients do such things."""
+    once, venue = make("answer lost")
+    asked = asyncio.Event()
+
+    async def find(key: str) -> Any:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancelled:
+            raise ConnectionResetError("closed") from cancelled
+
+    once._confirm = find
+    task = asyncio.ensure_future(once.call(venue.submit, "AAPL"))
+    await asked.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.asyncio
+async def test_warning_about_an_answer_is_no_error_of_the_order(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """Even where warnings are errors, as here: it is placed, and that is what the caller has to know."""
+    once, _ = make()
+
+    async def submit(client_order_id: str) -> dict[str, str]:
+        return {"api_secret": "left out of the journal, with a warning"}
+
+    assert await once.call(submit)
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_crash_counts_the_window_from_when_the_attempt_would_have_been_over(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """An attempt may send at its very end; its timeout says when that is."""
+    venue = await dies_in_flight(make, recovery, timeout=15.0)
+    venue.visible_at.clear()
+    clock.advance(20.0)
+    reborn = next_life(recovery, clock)
+    make(venue=venue, service=reborn, settle=30.0)
+
+    settled = await reborn.reconcile()
+
+    assert settled[0].outcome is NOT_FOUND
+    assert venue.asked_at[-1] == pytest.approx(venue.sent_at[0] + 45.0)
+    await reborn.aclose()
+
+
 # ---- what is refused
 
 
@@ -781,6 +1010,10 @@ async def test_fallback_is_refused(recovery: ErrorRecoveryService) -> None:
         ({"key_argument": ""}, "key_argument"),
         ({"valid_until": 5}, "valid_until"),
         ({"still_wanted": True}, "still_wanted"),
+        ({"still_wanted": wants_asynchronously}, "still_wanted"),
+        ({"key": "a b", "key_pattern": "[a-z]{1,36}"}, "key_pattern"),
+        ({"key": "ab", "key_pattern": "[a-z"}, "key_pattern"),
+        ({"key_pattern": "[a-z]{1,8}"}, "key_pattern"),
     ],
 )
 async def test_arguments_are_checked_where_they_are_given(

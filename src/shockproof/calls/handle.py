@@ -4,6 +4,7 @@ A handle: one service with the options of one way to use it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -299,6 +300,7 @@ class Handle:
         *,
         confirm: Confirm[R],
         key_argument: str | None = None,
+        key_pattern: str | re.Pattern[str] | None = None,
         settle: Seconds = 30.0,
         valid_until: datetime | None = None,
         still_wanted: Callable[[], bool] | None = None,
@@ -313,9 +315,11 @@ class Handle:
                 UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
             key_argument: the name under which the function takes the key, for example ``"client_order_id"``. Default: it
                 is not passed, and the function knows ``once.key`` by itself.
+            key_pattern: a regular expression that the whole key must match: the alphabet and the length that the venue
+                allows, ``r"[0-9A-Za-z_-]{1,36}"`` for example; ``KEY_PATTERN`` of Binance's and Alpaca's adapters. Default: not checked.
             settle: seconds that the venue may take to show an order that was sent. Default: 30.0.
             valid_until: checked before every attempt; afterwards it is not sent any more. A naive time is local time.
-            still_wanted: asked before every attempt; where it gives False or raises, it is not sent any more.
+            still_wanted: a plain function, asked before every attempt; where it gives False or raises, it is not sent any more.
 
         Raises:
             TypeError, ValueError: a value that is not allowed; a handle with a fallback or a hedge, or without a journal.
@@ -325,6 +329,7 @@ class Handle:
             key=key,
             confirm=confirm,
             key_argument=key_argument,
+            key_pattern=key_pattern,
             settle=settle,
             valid_until=valid_until,
             still_wanted=still_wanted,

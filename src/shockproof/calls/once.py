@@ -8,22 +8,26 @@ import asyncio
 import base64
 import inspect
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
-from shockproof.calls.callables import check_callable
+from shockproof.calls.callables import check_callable, is_async
 from shockproof.calls.executor import execute
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Confirm, look_up
+from shockproof.calls.threads import never_began
 from shockproof.memory.journal.sending import Sending
 from shockproof.policies.classification import Classifier
 from shockproof.policies.confirmation import window_left
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.errors import (
+    AttemptTimeoutError,
     CallRejectedError,
+    DeadlineExceededError,
     JournalLockedError,
     JournalUnavailableError,
     OutcomeUnknownError,
@@ -99,6 +103,7 @@ class Once(Generic[R]):
         key: str | None,
         confirm: Confirm[R],
         key_argument: str | None,
+        key_pattern: str | re.Pattern[str] | None,
         settle: Seconds,
         valid_until: datetime | None,
         still_wanted: Callable[[], bool] | None,
@@ -120,7 +125,14 @@ class Once(Generic[R]):
             )
         if still_wanted is not None and not callable(still_wanted):
             raise TypeError(f"still_wanted must be a function without arguments, got {still_wanted!r}")
+        if still_wanted is not None and is_async(still_wanted):
+            raise TypeError(
+                f"still_wanted must be a plain function, got the async {still_wanted!r}: a coroutine always counts "
+                "as true. It is asked between the disk and the venue, where nothing may wait"
+            )
         self.key = make_key() if key is None else a_name("key", key)
+        if key_pattern is not None:
+            _check_key(self.key, key_pattern)
         """Made once; pass it to the venue, or let ``key_argument`` do it."""
         self._key_argument = None if key_argument is None else a_name("key_argument", key_argument)
         self._confirm = confirm
@@ -134,7 +146,7 @@ class Once(Generic[R]):
         self._made_at = self._clock.monotonic()
         # Whatever the handle declares: what is looked up by its key is never repeated blindly.
         self._plan = Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state)
-        self._reconciliation.knows(plan.state.name, confirm, self._settle)
+        self._reconciliation.knows(plan.state.name, confirm, self._settle, self._is_under_way)
 
     def __repr__(self) -> str:
         return f"<Once {self.key!r} of service {self._plan.state.name!r}>"
@@ -174,11 +186,11 @@ class Once(Generic[R]):
         arguments = self._with_key(kwargs)
         _check_arguments(fn, args, arguments)
         plan, reconciliation = self._plan, self._reconciliation
-        if not plan.risk_reducing:
-            await reconciliation.earlier_are_settled(plan.state.name, but=self.key)
         sending = reconciliation.sending(plan.state.name, self.key)
         try:
             sent_at = await self._claim(sending)
+            if not plan.risk_reducing:
+                await reconciliation.earlier_are_settled(plan.state.name, but=self.key)
             if sent_at is not None:
                 left = window_left(self._settle, sent_at=sent_at, now=self._clock.time())
                 found = await self._found(sending, self._clock.monotonic() + left, None)
@@ -201,17 +213,25 @@ class Once(Generic[R]):
 
     async def _claim(self, sending: Sending) -> float | None:
         try:
-            async with self._patience():
+            async with self._patience(self._plan.deadline):
                 return await sending.claim()
         except _NO_JOURNAL as error:
             if not self._plan.risk_reducing:
-                raise
+                raise self._unavailable(error) from None
             self._goes_on_without_the_journal(error)
             return None
 
-    def _patience(self) -> asyncio.Timeout:
-        # A disk that hangs does not say so. What reduces risk does not wait for it.
-        return asyncio.timeout(_PATIENCE if self._plan.risk_reducing else None)
+    def _patience(self, left: float | None) -> asyncio.Timeout:
+        # A disk that hangs does not say so. What reduces risk does not wait for it; nothing else does so for longer
+        # than its deadline.
+        return asyncio.timeout(_PATIENCE if self._plan.risk_reducing else left)
+
+    def _unavailable(self, error: Exception) -> Exception:
+        if not isinstance(error, TimeoutError):
+            return error
+        return JournalUnavailableError(
+            f"the disk did not answer within the deadline of {self._plan.deadline} s: order {self.key!r} was not sent"
+        )
 
     async def _send(
         self,
@@ -220,9 +240,11 @@ class Once(Generic[R]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        deadline = self._plan.deadline
+        ends_at = None if deadline is None else self._clock.monotonic() + deadline
         plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
-        flight = plan.classifier = _Flight(plan.classifier)
-        plan.before_attempt = lambda: self._before_attempt(sending, flight)
+        flight = _Flight(plan.classifier)
+        self._is_asked_before(plan, sending, flight, ends_at)
         resends = 0
         while True:
             result: Any = None  # Any: as above
@@ -232,7 +254,7 @@ class Once(Generic[R]):
             except Exception as error:  # noqa: BLE001  it is judged below, and raised again unless the order is there
                 failed = error
             except BaseException as end:
-                if flight.is_open:
+                if flight.is_open and not (isinstance(end, asyncio.CancelledError) and never_began(end)):
                     sending.outcome_unknown(_told(end), self._clock.time())
                 else:
                     sending.is_not_there()
@@ -241,6 +263,8 @@ class Once(Generic[R]):
                 if failed is None and not flight.was_judged:
                     sending.is_there(result)
                     return result
+                if flight.is_open and failed is not None and _waited_for_a_thread(failed):
+                    flight.is_open = False
                 if flight.is_open:
                     if not flight.was_judged and failed is not None:
                         # The callee has made an error of the caller's cancellation: no time is left to look anything up.
@@ -251,8 +275,14 @@ class Once(Generic[R]):
                     if found is not None:
                         return found.value
                     flight.is_open = False
-                    if self._may_be_sent_again(plan, failed, resends):
+                    left = None if ends_at is None else ends_at - self._clock.monotonic()
+                    if self._may_be_sent_again(plan, failed, resends, left):
                         resends += 1
+                        if left is not None:
+                            plan = Plan({**self._plan.options, "deadline": left}).bind(
+                                plan.runtime, plan.state
+                            )
+                            self._is_asked_before(plan, sending, flight, ends_at)
                         continue
                     if failed is not None:
                         failed.add_note(
@@ -265,21 +295,33 @@ class Once(Generic[R]):
             finally:
                 failed = None  # the traceback holds this frame: no cycle
 
-    def _may_be_sent_again(self, plan: Plan, failed: Exception | None, resends: int) -> bool:
+    def _is_asked_before(self, plan: Plan, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
+        """Let nothing be sent by *plan* that is not on the disk and wanted, and let *flight* know what came of it."""
+        plan.classifier = flight
+        plan.before_attempt = lambda: self._before_attempt(sending, flight, ends_at)
+        plan.is_simple = False  # the short way asks nobody before it sends
+
+    def _may_be_sent_again(
+        self, plan: Plan, failed: Exception | None, resends: int, left: float | None
+    ) -> bool:
         # Only whether, and not when: the settle window was wait enough.
         again = plan.retry.after_failure(
-            failed, retries=resends, previous_delay=0.0, retry_after=None, remaining=None
+            failed, retries=resends, previous_delay=0.0, retry_after=None, remaining=left
         )
         return again.delay is not None
 
-    async def _before_attempt(self, sending: Sending, flight: _Flight) -> None:
+    async def _before_attempt(self, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
         self._require_wanted()
+        left = None if ends_at is None else max(0.0, ends_at - self._clock.monotonic())
         try:
-            async with self._patience():
-                await sending.about_to_send(even_without_space=self._plan.risk_reducing)
+            async with self._patience(left):
+                await sending.about_to_send(
+                    at_most_for=(self._plan.limit or 0.0) + (self._plan.grace or 0.0),
+                    even_without_space=self._plan.risk_reducing,
+                )
         except _NO_JOURNAL as error:
             if not self._plan.risk_reducing:
-                raise
+                raise self._unavailable(error) from None
             self._goes_on_without_the_journal(error)
         self._require_wanted()  # the disk may have taken its time
         flight.begins()
@@ -347,6 +389,28 @@ def _check_arguments(
     except (TypeError, ValueError):
         return  # some built-ins have none
     signature.bind(*args, **kwargs)
+
+
+def _check_key(key: str, pattern: str | re.Pattern[str]) -> None:
+    try:
+        form = re.compile(pattern)
+    except (TypeError, re.error) as error:
+        raise ValueError(f"key_pattern must be a regular expression, got {pattern!r}: {error}") from None
+    if form.fullmatch(key) is None:
+        raise ValueError(
+            f"key {key!r} does not match key_pattern {form.pattern!r}: the venue would refuse it, or change it so that "
+            "it is never found. Nothing was sent"
+        )
+
+
+def _waited_for_a_thread(error: Exception) -> bool:
+    """Whether a time limit ended the attempt before anything of it ran."""
+    cause = error.__cause__
+    return (
+        isinstance(error, AttemptTimeoutError | DeadlineExceededError)
+        and isinstance(cause, asyncio.CancelledError)
+        and never_began(cause)
+    )
 
 
 def _told(end: BaseException | None) -> str:

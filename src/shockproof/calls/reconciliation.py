@@ -5,6 +5,7 @@ What earlier lives left under way: looked up before anything new of the same ser
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Reconciled:
 class _Known(NamedTuple):
     confirm: Confirm[Any]  # Any: what it finds is the user's
     settle: float
+    is_under_way: Callable[[], bool]
 
 
 async def look_up(
@@ -84,10 +86,15 @@ async def look_up(
 
 
 async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
+    task = asyncio.current_task()
+    cancellations = 0 if task is None else task.cancelling()
     try:
         async with asyncio.timeout(within):
-            answer: object = await confirm(key)
-    except Exception as error:  # noqa: BLE001  whatever it is, it proves nothing
+            asked: object = confirm(key)
+            answer = await asked if inspect.isawaitable(asked) else asked
+    except Exception as error:
+        if task is not None and task.cancelling() > cancellations:
+            raise asyncio.CancelledError from error  # confirm has made an error of the caller's cancellation
         _log.warning("confirm(%r) failed, which proves nothing: %s", key, type(error).__name__)
         return UNKNOWN
     if isinstance(answer, Found) or answer is NOT_FOUND or answer is UNKNOWN:
@@ -107,11 +114,19 @@ class Reconciliation:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._is_settled: set[str] = set()
+        self._looked_up: dict[tuple[str, str, asyncio.AbstractEventLoop], asyncio.Future[bool]] = {}
+        """What is being looked up; each tells when that is over, and whether it came to its end."""
         self._tasks: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[list[Reconciled]]] = {}
 
-    def knows(self, service_name: str, confirm: Confirm[Any], settle: float) -> None:  # Any: the user's
+    def knows(
+        self,
+        service_name: str,
+        confirm: Confirm[Any],  # Any: the user's
+        settle: float,
+        is_under_way: Callable[[], bool],
+    ) -> None:
         """From now on, orders of this service are looked up so."""
-        self._known[service_name] = _Known(confirm, settle)
+        self._known[service_name] = _Known(confirm, settle, is_under_way)
 
     def sending(self, service_name: str, key: str) -> Sending:
         """A way to tell the journal of one key."""
@@ -127,9 +142,9 @@ class Reconciliation:
         Raises:
             JournalUnavailableError, JournalLockedError: it cannot be known whether there are any.
         """
+        loop = asyncio.get_running_loop()
         if service_name in self._is_settled:
             return
-        loop = asyncio.get_running_loop()
         task = self._tasks.get((service_name, loop))
         if task is None:
             left = [one for one in await self._pending() if one[0] == service_name and one[1] != but]
@@ -171,13 +186,30 @@ class Reconciliation:
 
         async def one(service_name: str, key: str) -> Reconciled | None:
             async with turn:
-                return await self._settle_one(service_name, key)
+                return await self._settle_once(service_name, key)
 
         results = await asyncio.gather(*(one(*which) for which in left), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
         return [result for result in results if isinstance(result, Reconciled)]
+
+    async def _settle_once(self, service_name: str, key: str) -> Reconciled | None:
+        # Who comes second waits for the first: nothing is settled while somebody still looks.
+        which = service_name, key, asyncio.get_running_loop()
+        while (running := self._looked_up.get(which)) is not None:
+            await asyncio.wait({running})
+            if running.result():
+                return None
+        ended = self._looked_up[which] = which[2].create_future()
+        is_done = False
+        try:
+            settled = await self._settle_one(service_name, key)
+            is_done = True
+        finally:
+            del self._looked_up[which]
+            ended.set_result(is_done)
+        return settled
 
     async def _settle_one(self, service_name: str, key: str) -> Reconciled | None:
         known = self._known.get(service_name)
@@ -205,6 +237,7 @@ class Reconciliation:
                 closes_at=self._clock.monotonic() + left,
                 settle=known.settle,
                 clock=self._clock,
+                is_under_way=known.is_under_way,
             )
             if isinstance(outcome, Found):
                 sending.is_there(outcome.value)

@@ -44,9 +44,20 @@ if TYPE_CHECKING:
     from shockproof.calls.options import ServiceOptions
     from shockproof.service import ErrorRecoveryService
 
-__all__ = ["TABLE", "ProtectedTradingClient", "classify", "find_order", "meaning_of", "protect"]
+__all__ = [
+    "KEY_PATTERN",
+    "TABLE",
+    "ProtectedTradingClient",
+    "classify",
+    "find_order",
+    "meaning_of",
+    "protect",
+]
 
 _log = logging.getLogger("shockproof")
+
+KEY_PATTERN: Final = r"[!-~]{1,128}"
+"""What is safe as a ``client_order_id``, of which Alpaca says the length only; for ``once(key_pattern=...)``."""
 
 _DUPLICATE: Final = "client_order_id must be unique"
 _NO_SUCH_ORDER: Final = 40410000

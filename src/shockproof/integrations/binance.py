@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from shockproof.calls.options import ServiceOptions
     from shockproof.service import ErrorRecoveryService
 
-__all__ = ["TABLE", "classify", "find_order", "meaning_of", "protect"]
+__all__ = ["KEY_PATTERN", "TABLE", "classify", "find_order", "meaning_of", "protect"]
 
 _log = logging.getLogger("shockproof")
+
+KEY_PATTERN: Final = r"[.A-Z:/a-z0-9_-]{1,36}"
+"""What Binance takes as a ``newClientOrderId``; for ``once(key_pattern=...)``."""
 
 # Binance's numbers, which say more than the status that carries them.
 _BY_CODE: Final = {

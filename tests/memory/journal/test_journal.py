@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.disk.writer import writer_for
 from shockproof.memory.journal.journal import Journal, RecordTooLargeError, Session, journal_for
 from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation_table import Name
-from shockproof.memory.journal.record import Kind
+from shockproof.memory.journal.record import MAX_BODY, Kind
 from shockproof.vocabulary.errors import JournalLockedError, JournalUnavailableError, StateVersionError
 
 
@@ -276,6 +278,88 @@ async def test_a_journal_is_not_closed_while_something_runs(bench: Bench) -> Non
     runners.clear()
     await bench.journal.aclose()
     assert bench.journal.status().state == "closed"
+
+
+@pytest.mark.asyncio
+async def test_what_arrives_while_a_journal_is_closed_is_written_behind_what_is_known(bench: Bench) -> None:
+    """The close, an outcome and a beginning of one turn: none of them forgets the operations of before."""
+    journal = bench.journal
+    await journal.ask(begin("A"))
+    gate = threading.Event()
+    writer_for(journal.directory).submit(gate.wait, 10)  # all that follows is one turn
+    closing = asyncio.ensure_future(journal.aclose())
+    await asyncio.sleep(0)
+    journal.tell(
+        lambda session: session.tell(Kind.INTERRUPT, {"operation": "A", "key": "k", "why": "cancelled"})
+    )
+    beginning = asyncio.ensure_future(journal.ask(begin("B")))
+    await asyncio.sleep(0)
+    gate.set()
+
+    await asyncio.gather(closing, beginning)
+
+    on_disk = bench.on_disk()
+    assert set(on_disk) == {Name("A", "k"), Name("B", "k")}
+    assert on_disk[Name("A", "k")]["interrupted"] == "cancelled"
+    assert journal.status().state == "closed"
+
+
+@pytest.mark.asyncio
+async def test_what_several_large_records_told_survives_the_next_segment(bench: Bench) -> None:
+    """What it was begun with and its checkpoint are one record there, longer than each of them may be."""
+    half = "x" * (MAX_BODY * 9 // 10)
+
+    def checkpoint(session: Session) -> None:
+        session.require(Kind.CHECKPOINT, {"operation": "A", "key": "k", "progress": half})
+
+    await bench.journal.ask(begin("A", details=half))
+    await bench.journal.ask(checkpoint)
+    await bench.journal.aclose()
+    await bench.journal.ask(begin("B"))
+    await bench.journal.aclose()
+
+    body = bench.on_disk()[Name("A", "k")]
+    assert (body["details"], body["progress"]) == (half, half)
+
+
+@pytest.mark.asyncio
+async def test_a_directory_that_is_removed_is_made_again_with_what_is_known(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """A file without a name takes what is written, and gives it to nobody: that is not durable."""
+    journal = bench.journal
+    await journal.ask(begin("A"))
+    shutil.rmtree(journal.directory)
+
+    with pytest.raises(JournalUnavailableError, match="removed"):
+        await journal.ask(begin("B"))
+    bench.now += 1.0
+    await journal.ask(begin("C"))
+
+    assert set(bench.on_disk()) == {Name("A", "k"), Name("C", "k")}
+    with pytest.raises(JournalLockedError):
+        await Bench(tmp_path / "journal").journal.ask(begin("D"))
+    await journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_directory_that_another_took_while_it_was_gone_stays_that_ones(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Two owners would remove each other's segments."""
+    await bench.journal.ask(begin("A"))
+    shutil.rmtree(bench.journal.directory)
+    other = Bench(tmp_path / "journal")
+    await other.journal.ask(begin("B"))
+    (tmp_path / "journal" / "lock").write_text("1\n")  # as if it were another process
+
+    for _ in range(2):
+        with pytest.raises((JournalUnavailableError, JournalLockedError)):
+            await bench.journal.ask(begin("C"))
+        bench.now += 1.0
+
+    assert set(other.on_disk()) == {Name("B", "k")}
+    await other.journal.aclose()
 
 
 def test_loops_one_after_the_other_share_a_journal(bench: Bench) -> None:

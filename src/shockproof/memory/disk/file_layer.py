@@ -59,7 +59,12 @@ class FileLayer(Protocol):
         ...
 
     def sync_data(self, handle: int) -> None:
-        """`fsync` without what only tells when the file was changed; faster where the size stays."""
+        """
+        `fsync` without what only tells when the file was changed; faster where the size stays.
+
+        Raises:
+            FileNotFoundError: the file has lost its name meanwhile; nobody can find it after a crash.
+        """
         ...
 
     def preallocate(self, handle: int, size: int) -> None:
@@ -161,6 +166,8 @@ class SystemFiles:
             os.fdatasync(handle)
         else:
             self.fsync(handle)
+        if not os.fstat(handle).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "the file was removed while it was written")
 
     def preallocate(self, handle: int, size: int) -> None:
         if not hasattr(os, "posix_fallocate"):

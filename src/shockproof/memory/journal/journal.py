@@ -79,6 +79,7 @@ class Session:
         self.has_space = True
         self.records: list[tuple[Kind, bytes]] = []
         self.is_to_sync = False
+        self.is_to_close = False
         self.has_outcomes = False
         self.take_back: list[Callable[[], object]] = []
 
@@ -240,7 +241,7 @@ class Journal:
         """
         await self.flush()
         if self._files.is_open:
-            await self.ask(self._close_if_idle, needs_open=False)
+            await self.ask(_close, needs_open=False)
 
     async def pending(self, of: Callable[[OperationEntry], T]) -> list[T]:
         """
@@ -359,6 +360,8 @@ class Journal:
                 else (request, value, failure)
                 for request, value, failure in answers
             ]
+        if session.is_to_close:
+            self._close_if_idle()
         self._pending = len(self._files.table.pending())
         return answers
 
@@ -428,8 +431,9 @@ class Journal:
             "directory writable, or use another state_dir"
         )
 
-    def _close_if_idle(self, session: Session) -> None:
-        if not session.running and not self._has_unsynced and not self._has_unwritten:
+    def _close_if_idle(self) -> None:
+        # Behind the whole batch: whatever else it holds was decided by this table, and is written from it.
+        if not self._running and not self._has_unsynced and not self._has_unwritten:
             self._files.close()
             self._files.table = OperationTable()
 
@@ -470,6 +474,10 @@ def _hand_out(loop: _Loop, answers: deque[_Answer]) -> None:
 
 def _sync(session: Session) -> None:
     session.is_to_sync = True
+
+
+def _close(session: Session) -> None:
+    session.is_to_sync = session.is_to_close = True
 
 
 def _again(error: Exception) -> Exception:

@@ -53,6 +53,10 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger("shockproof")
 
 
+def _owner() -> bytes:
+    return b"%d\n" % os.getpid()
+
+
 class Recovered(NamedTuple):
     """What a journal's directory holds."""
 
@@ -187,12 +191,25 @@ class JournalFiles:
     def _own(self) -> None:
         path = self.directory / LOCK_NAME
         try:
-            self._lock = self._layer.own(path, b"%d\n" % os.getpid())
+            self._lock = self._layer.own(path, _owner())
         except BlockingIOError:
             pid: int | None = None
             with contextlib.suppress(OSError, ValueError):
                 pid = int(self._layer.read(path, 32))
             raise JournalLockedError(str(self.directory), pid) from None
+
+    def _own_again_if_removed(self) -> None:
+        # Somebody has removed the directory of a running program. What is known stands in memory too.
+        owned = self._lock
+        if owned is None:
+            return
+        self._layer.make_directory(self.directory)
+        with contextlib.suppress(FileNotFoundError):
+            if self._layer.read(self.directory / LOCK_NAME, 32) == _owner():
+                return
+        self._own()
+        with contextlib.suppress(OSError):
+            self._layer.close(owned)
 
     def close(self) -> None:
         """Give everything up, synced or not. `open` begins anew."""
@@ -243,8 +260,10 @@ class JournalFiles:
 
         Raises:
             OSError: the disk refuses; if there was a good segment, it is not written to any more.
+            JournalLockedError: the directory was removed, and another process owns what has its name now.
         """
         self._give_up_segment()
+        self._own_again_if_removed()
         self.table.forget_old()
         bodies = list(self.table.snapshot())
         needed = HEAD_BYTES + sum(map(size_of, bodies)) + 64

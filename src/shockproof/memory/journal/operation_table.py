@@ -101,7 +101,7 @@ class OperationTable:
             after["begun"] = _count(after) + 1
             after["interrupted"] = None
             if kind == Kind.SEND:
-                after["sent_at"] = body.get("at")
+                after["sent_at"] = body.get("sent_at", body.get("at"))
         elif kind == Kind.CHECKPOINT:
             # Also for one that is not known: where the record of its beginning is damaged, this one tells of it.
             after = {"status": "pending", "begun": 1, "interrupted": None, **(known or {}), **body}

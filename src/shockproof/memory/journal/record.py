@@ -19,10 +19,26 @@ import zlib
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-__all__ = ["MAX_BODY", "Kind", "Record", "decode_body", "encode", "encode_body", "record_at", "size_of"]
+__all__ = [
+    "MAX_BODY",
+    "MAX_WHOLE",
+    "Kind",
+    "Record",
+    "decode_body",
+    "encode",
+    "encode_body",
+    "record_at",
+    "size_of",
+]
 
 MAX_BODY = 1 << 20
-"""Bytes; a longer body is no record."""
+"""Bytes of what one request may record."""
+
+MAX_WHOLE = 4 << 20
+"""
+Bytes; a longer body is no record. An OPERATION record holds what several others told: what it was begun with,
+and the last checkpoint or the result, each of them no longer than the above.
+"""
 
 _HEAD = struct.Struct("<IIIQQB")
 _AFTER_CHECKSUM = struct.Struct("<IQQB")
@@ -102,7 +118,7 @@ def record_at(data: bytes, offset: int, seed: int) -> Record | None:
         return None
     length, checksum, previous, sequence, durable, kind = _HEAD.unpack_from(data, offset)
     begin = offset + _HEAD.size
-    if not 0 < length <= MAX_BODY or begin + length > len(data):
+    if not 0 < length <= MAX_WHOLE or begin + length > len(data):
         return None
     body = data[begin : begin + length]
     found = zlib.crc32(data[offset : offset + 4], seed)

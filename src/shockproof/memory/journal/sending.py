@@ -12,7 +12,7 @@ from shockproof.memory.journal.journal import Act, Journal, RecordTooLargeError,
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind
-from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError, UnsavableValueError
+from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
 from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
 
 __all__ = ["Sending", "is_sending", "key_of", "name_of_sending", "sent_at", "service_of"]
@@ -97,16 +97,17 @@ class Sending:
         except (UnknownTypeError, MalformedValueError):
             return None
 
-    async def about_to_send(self, *, even_without_space: bool) -> None:
+    async def about_to_send(self, *, at_most_for: float = 0.0, even_without_space: bool) -> None:
         """
-        Have it durable that it may be under way from now on.
+        Have it durable that it may be under way from now on, for *at_most_for* seconds where that is known.
 
         Raises:
             JournalUnavailableError, JournalLockedError, StateVersionError: it is not.
         """
 
         def act(session: Session) -> None:
-            body = {**self._body(), "service": self._service_name, "at": self._now()}
+            at = self._now()
+            body = {**self._body(), "service": self._service_name, "at": at, "sent_at": at + at_most_for}
             session.require(Kind.SEND, body, even_without_space=even_without_space)
 
         await self._journal.ask(act)
@@ -123,7 +124,8 @@ class Sending:
         """It was sent, and is there; never waits. A result that could not come back is not kept."""
         at = self._now()
         frozen = None
-        with contextlib.suppress(UnsavableValueError):
+        # Also what the user's own values raise, and a warning that is an error: the order is there all the same.
+        with contextlib.suppress(Exception):
             frozen = self._values.freeze("result", result)
 
         def act(session: Session) -> None:
