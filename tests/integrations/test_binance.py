@@ -28,7 +28,7 @@ from shockproof import (
 )
 from shockproof.demo.venue.fault_plan import Endpoint, FaultKind
 from shockproof.demo.venue.signature import DEMO_KEY, DEMO_SECRET
-from shockproof.integrations.binance import classify, find_order, meaning_of
+from shockproof.integrations.binance import KEY_PATTERN, classify, find_order, meaning_of
 from shockproof.integrations.outcome_table import Meaning
 
 if TYPE_CHECKING:
@@ -264,3 +264,19 @@ async def test_a_look_up_that_failed_says_nothing(
     """Whichever of its two questions failed."""
     weather.befall(FaultKind.ERROR_BEFORE, endpoint)
     assert await find_order(venue, "mine", "EURUSDT") is UNKNOWN
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("key", ["x" * 37, "a b", "ä"])
+async def test_a_key_that_the_venue_would_not_take_is_refused_before_anything_is_sent(
+    recovery: ErrorRecoveryService, key: str
+) -> None:
+    """The one that is made by itself is taken."""
+
+    async def find(key: str) -> Any:
+        raise AssertionError(key)
+
+    orders = recovery.service("binance.orders")
+    with pytest.raises(ValueError, match="key_pattern"):
+        orders.once(key, confirm=find, key_pattern=KEY_PATTERN)
+    orders.once(confirm=find, key_pattern=KEY_PATTERN)
