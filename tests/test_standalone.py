@@ -105,12 +105,26 @@ async def test_fallback_answers_with_the_calls_arguments() -> None:
         (Fallback, "needs fallback"),
         (lambda: Retry(timeout=1.0), "Retry knows no 'timeout'"),
         (lambda: CircuitBreaker(max_retries=1), "CircuitBreaker knows no 'max_retries'"),
+        (lambda: Retry(retries=1), "Retry knows no 'retries'; did you mean max_retries"),  # type: ignore[call-arg]
     ],
 )
 def test_an_option_of_another_policy_is_refused(make: Callable[[], object], says: str) -> None:
     """The message names the policy, the option, and what there is."""
     with pytest.raises(TypeError, match=says):
         make()
+
+
+def test_an_option_without_its_name_is_refused_with_the_way_to_write_it() -> None:
+    """Also where the policy is put above a function without its brackets."""
+    with pytest.raises(
+        TypeError, match=r"Timeout takes its options by name: Timeout\(timeout=\.\.\.\), .*; got 2\.0"
+    ):
+        Timeout(2.0)  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(TypeError, match=r"or @Retry\(max_retries=\.\.\.\) above a function; got <function"):
+
+        @Retry  # type: ignore[arg-type]  # the mistake
+        async def quote() -> float:
+            return 150.25
 
 
 @pytest.mark.asyncio

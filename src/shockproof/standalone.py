@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Never, Self, Unpack
 from weakref import WeakKeyDictionary
 
 from shockproof.calls.blocks import Guard
@@ -26,7 +26,7 @@ from shockproof.memory.services.registry import Registry
 from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import DEFAULTS
-from shockproof.vocabulary.arguments import a_name, one_of
+from shockproof.vocabulary.arguments import a_name, one_of, out_of
 from shockproof.vocabulary.clock import Clock, as_clock
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode
 
@@ -42,16 +42,21 @@ class _Alone(Handle):
 
     def __init__(
         self,
-        *,
+        *unnamed: Never,
         name: str | None = None,
         clock: Clock | Callable[[], float] | None = None,
         rng: Randomness | None = None,
         **options: Unpack[ServiceOptions],
     ) -> None:
         kind = type(self).__name__
+        if unnamed:
+            first = f"{kind}({self._needs or self._takes[0]}=...)"
+            raise TypeError(
+                f"{kind} takes its options by name: {first}, or @{first} above a function; got {unnamed[0]!r}"
+            )
         for option in options:
             if option not in self._takes:
-                raise TypeError(f"{kind} knows no {option!r}; there are {', '.join(self._takes)}")
+                raise TypeError(f"{kind} knows no {option!r}; {out_of(option, self._takes)}")
         if self._needs is not None and self._needs not in options:
             raise TypeError(f"{kind} needs {self._needs}=..., else it would do nothing")
         handle_options, service_options = check_options(options)
@@ -86,8 +91,15 @@ class _Alone(Handle):
 class _AsBlock(_Alone):
     """A policy that is a block by itself: ``async with policy: ...``, in any number of tasks at once."""
 
-    def __init__(self, **options: Any) -> None:  # Any: see the classes below
-        super().__init__(**options)
+    def __init__(
+        self,
+        *unnamed: Never,
+        name: str | None = None,
+        clock: Clock | Callable[[], float] | None = None,
+        rng: Randomness | None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> None:
+        super().__init__(*unnamed, name=name, clock=clock, rng=rng, **options)
         self._entered: WeakKeyDictionary[asyncio.Task[Any], list[Guard]] = (
             WeakKeyDictionary()
         )  # Any: whatever the task returns

@@ -43,6 +43,15 @@ async def test_the_first_entry_that_fits_is_asked(recovery: ErrorRecoveryService
     assert [await api.call(script(error)) for error in asked] == ["slow", "down", "strange", "other"]
 
 
+@pytest.mark.parametrize("forgotten", [LastGood, [0.0, LastGood], OnError])
+async def test_a_class_in_place_of_an_entry_is_refused(
+    recovery: ErrorRecoveryService, forgotten: object
+) -> None:
+    """Called with the arguments of a call that failed, it would answer with itself."""
+    with pytest.raises(TypeError, match=r"fallback got the class (LastGood|OnError): write "):
+        recovery.service("api", fallback=forgotten)
+
+
 async def test_an_error_that_nobody_stands_in_for_comes_out_unchanged(
     recovery: ErrorRecoveryService, script: Script
 ) -> None:

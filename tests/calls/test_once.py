@@ -338,6 +338,17 @@ async def test_lookup_that_answers_anything_else_is_a_mistake(
 
 
 @pytest.mark.asyncio
+async def test_lookup_that_is_not_async_is_a_mistake(make: Make, recovery: ErrorRecoveryService) -> None:
+    """It is told at once, and not taken for a look-up that failed; the order stays pending."""
+    _, venue = make("answer lost")
+    venue.find = lambda key: NOT_FOUND  # type: ignore[method-assign, assignment, return-value]  # the mistake
+    once, _ = make(venue=venue)
+    with pytest.raises(TypeError, match="confirm must be an async function of the key"):
+        await once.call(venue.submit, "AAPL")
+    assert len(await pending(recovery)) == 1
+
+
+@pytest.mark.asyncio
 async def test_attempt_that_times_out_is_looked_up(make: Make) -> None:
     """Our own timer proves nothing either."""
     once, venue = make("hangs", timeout=2.0)
@@ -480,7 +491,7 @@ async def test_wrong_arguments_are_refused_before_anything_is_journalled(
 ) -> None:
     """A mistake in the program is no order."""
     once, venue = make()
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"submit\(\) got an unexpected keyword argument 'nonsense'"):
         await once.call(venue.submit, "AAPL", nonsense=1)
     assert venue.sent_at == []
     assert not (recovery.state_dir / "journal").exists()

@@ -668,6 +668,7 @@ def test_a_block_is_entered_once(faults: FaultInjector, market: Handle) -> None:
         (("error",), {}, TypeError, "fault must be Fails, Delays"),
         ((asyncio.CancelledError,), {}, TypeError, "cancel the task instead"),
         ((int,), {}, TypeError, "error must be an Exception type"),
+        ((Hangs,), {}, TypeError, r"fault got the class Hangs: write Hangs\(\.\.\.\)"),
         (((),), {}, ValueError, "empty tuple"),
         (((Fails(ValueError), Delays(1)),), {}, ValueError, "can never happen after"),
         (((Delays(1, sent=True), Delays(1)),), {}, ValueError, "put it first"),

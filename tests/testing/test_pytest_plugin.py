@@ -130,6 +130,29 @@ def test_a_plain_test_runs_things_on_the_clock(tmp_path: Path) -> None:
     assert "1 passed" in out
 
 
+def test_a_plain_test_in_a_file_of_coroutine_tests_runs_too(tmp_path: Path) -> None:
+    """Their mark is on it as well, and gives it no loop."""
+    out = run(
+        tmp_path,
+        """
+        import pytest
+
+        pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("nothing_left")]
+
+        async def quote():
+            return 150.25
+
+        def test_plain(recovery, clock):
+            assert clock.run(recovery.service("market_data").call(quote)) == 150.25
+
+        async def test_coroutine(recovery, clock):
+            await clock.sleep(3600)
+            assert await recovery.service("market_data").call(quote) == 150.25
+        """,
+    )
+    assert "2 passed" in out
+
+
 FAILS = """
     import pytest
 

@@ -37,6 +37,7 @@ from shockproof import (
     Stream,
     StreamGap,
     SystemState,
+    Timeout,
     Verdict,
     attempts_of,
     get_error_recovery_service,
@@ -221,6 +222,8 @@ def options() -> None:
 
     recovery.service("unknown", retries=3)  # type: ignore[call-arg]  # there is no such option
     recovery.service("wrong", max_retries="3")  # type: ignore[arg-type]  # a number is wanted
+    Timeout(timeout="2 s")  # type: ignore[arg-type]  # seconds are a number
+    Timeout(2.0)  # type: ignore[arg-type]  # options have names
     recovery.service("wrong", jitter="some")  # type: ignore[arg-type]  # there is no such jitter
     market.using(circuit_threshold=3)  # type: ignore[call-arg]  # it belongs to the service
 
@@ -236,6 +239,29 @@ async def blocks() -> Quote:
         async with attempt:
             return await fetch("AAPL")
     return Quote()
+
+
+# -- orders ------------------------------------------------------------------------------------------
+
+
+async def submit(symbol: str, qty: int, *, client_order_id: str) -> Quote:
+    return Quote()
+
+
+def submit_plain(symbol: str, qty: int, *, client_order_id: str) -> Quote:
+    return Quote()
+
+
+async def find_order(key: str) -> LookUp[Quote]:
+    return NOT_FOUND
+
+
+async def orders() -> None:
+    once = market.once(confirm=find_order, key_argument="client_order_id")
+    assert_type(await once.call(submit, "AAPL", 10), Quote)  # the key is added by the call
+    assert_type(await once.call(submit_plain, "AAPL", 10), Quote)
+
+    await once.call(is_well)  # type: ignore[arg-type]  # the look-up finds something else
 
 
 # -- streams -----------------------------------------------------------------------------------------

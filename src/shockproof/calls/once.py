@@ -12,9 +12,9 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
-from shockproof.calls.callables import check_callable, is_async
+from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.plan import Plan
@@ -39,7 +39,6 @@ from shockproof.vocabulary.statuses import ErrorSeverity
 
 __all__ = ["Once"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 _log = logging.getLogger("shockproof")
@@ -151,10 +150,11 @@ class Once(Generic[R]):
     def __repr__(self) -> str:
         return f"<Once {self.key!r} of service {self._plan.state.name!r}>"
 
+    # The arguments cannot be checked by their types: the key is added to them, under a name that no type says.
     @overload
-    async def call(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(self, fn: Callable[..., Awaitable[R]], /, *args: Any, **kwargs: Any) -> R: ...
     @overload
-    async def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R: ...
     async def call(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:  # Any: see the overloads
@@ -388,7 +388,10 @@ def _check_arguments(
         signature = inspect.signature(fn)
     except (TypeError, ValueError):
         return  # some built-ins have none
-    signature.bind(*args, **kwargs)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name_of(fn)}() {error}") from None
 
 
 def _check_key(key: str, pattern: str | re.Pattern[str]) -> None:

@@ -21,7 +21,7 @@ from shockproof.policies.priority import PRIORITIES, Priority
 from shockproof.policies.rate_limit import RollingWindows, Weight, parse_rates
 from shockproof.policies.retry import RetryOn
 from shockproof.policies.retry_budget import RetryBudget
-from shockproof.vocabulary.arguments import Seconds, at_least, one_of, seconds, whole_number
+from shockproof.vocabulary.arguments import Seconds, at_least, one_of, out_of, seconds, whole_number
 from shockproof.vocabulary.outcomes import CallEffect
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode
 
@@ -326,7 +326,9 @@ def check_options(
     checked: dict[str, Any] = {}  # Any: each has a type of its own
     for name, value in options.items():
         if name not in _CHECKS:
-            raise TypeError(f"unknown option {name!r}; there are {', '.join(_CHECKS)}")
+            raise TypeError(
+                f"unknown option {name!r}; {out_of(name, HANDLE_OPTIONS if handle_only else _CHECKS)}"
+            )
         if handle_only and name in SERVICE_OPTIONS:
             raise TypeError(f"{name} belongs to the service: give it to recovery.service(...), not here")
         checked[name] = _CHECKS[name](name, value)

@@ -86,17 +86,24 @@ async def look_up(
 
 
 async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
+    answer: object
     task = asyncio.current_task()
     cancellations = 0 if task is None else task.cancelling()
     try:
         async with asyncio.timeout(within):
-            asked: object = confirm(key)
-            answer = await asked if inspect.isawaitable(asked) else asked
+            question: object = confirm(key)
+            is_async = isinstance(question, Awaitable)
+            answer = await question if isinstance(question, Awaitable) else question
     except Exception as error:
         if task is not None and task.cancelling() > cancellations:
             raise asyncio.CancelledError from error  # confirm has made an error of the caller's cancellation
         _log.warning("confirm(%r) failed, which proves nothing: %s", key, type(error).__name__)
         return UNKNOWN
+    if not is_async:
+        raise TypeError(
+            f"confirm must be an async function of the key, and confirm({key!r}) gave {answer!r} at once: "
+            "the order stays pending, since nothing was proven"
+        )
     if isinstance(answer, Found) or answer is NOT_FOUND or answer is UNKNOWN:
         return answer
     raise TypeError(

@@ -23,6 +23,9 @@ class StandIn:
     __slots__ = ("_only_on", "_signature", "fn", "last_good", "name", "value")
 
     def __init__(self, entry: object) -> None:
+        if isinstance(entry, type) and issubclass(entry, LastGood | OnError):
+            arguments = "max_age=60.0" if issubclass(entry, LastGood) else "TimeoutError, answer"
+            raise TypeError(f"fallback got the class {entry.__name__}: write {entry.__name__}({arguments})")
         self._only_on = entry if isinstance(entry, OnError) else None
         stand_in = entry.answer if isinstance(entry, OnError) else entry
         self.last_good = stand_in if isinstance(stand_in, LastGood) else None

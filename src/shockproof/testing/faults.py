@@ -194,6 +194,8 @@ def as_step(argument: str, value: object) -> Step:
     """
     if value is None:
         return None
+    if isinstance(value, type) and issubclass(value, Part):
+        raise TypeError(f"{argument} got the class {value.__name__}: write {value.__name__}(...)")
     if isinstance(value, BaseException | type):
         return (Fails(value),)  # type: ignore[arg-type]  # Fails refuses what is no Exception
     parts: list[Part] = []

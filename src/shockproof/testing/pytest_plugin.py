@@ -99,7 +99,8 @@ def _has_loop(request: pytest.FixtureRequest) -> bool:
     """Whether pytest-asyncio has made a loop for this test; anyio makes its own, a plain test none."""
     if "anyio_backend" in request.fixturenames:
         return False
-    return bool(request.node.get_closest_marker("asyncio") or inspect.iscoroutinefunction(request.node.obj))
+    test = request.node.obj  # the mark says nothing: that of a whole file is on its plain tests as well
+    return inspect.iscoroutinefunction(getattr(getattr(test, "hypothesis", None), "inner_test", test))
 
 
 @_async_fixture

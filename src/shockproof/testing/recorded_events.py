@@ -190,7 +190,9 @@ class RecordedEvents(Sequence[Event]):
                         self._waiters.append(woken)
                     await woken
         except TimeoutError:
-            raise AssertionError(f"no {_described(kind, fields)} within {limit:g} s, only {self}") from None
+            raise AssertionError(
+                f"no {_described(kind, fields)} within {limit:g} s; there are {self}"
+            ) from None
 
     @overload
     def __getitem__(self, index: int, /) -> Event: ...

@@ -4,12 +4,23 @@ Checks of what a user hands in: each refusal names the argument, its value and w
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any, Final
 
-__all__ = ["NOT_GIVEN", "NotGiven", "Seconds", "a_name", "at_least", "one_of", "seconds", "whole_number"]
+__all__ = [
+    "NOT_GIVEN",
+    "NotGiven",
+    "Seconds",
+    "a_name",
+    "at_least",
+    "one_of",
+    "out_of",
+    "seconds",
+    "whole_number",
+]
 
 Seconds = float | timedelta
 """A duration as users may write it."""
@@ -28,6 +39,13 @@ NOT_GIVEN: Final = NotGiven()
 
 def _refuse(name: str, value: object, allowed: str) -> ValueError:
     return ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def out_of(name: str, known: Collection[str]) -> str:
+    """What stands behind "knows no *name*": the nearest of the *known* names, if any is near, and all of them."""
+    near = [one for one in known if name in one] or difflib.get_close_matches(name, known, 2)
+    perhaps = f"did you mean {' or '.join(near[:3])}? " if near else ""
+    return f"{perhaps}there are {', '.join(known)}"
 
 
 def seconds(name: str, value: object, *, more_than: float | None = None) -> float:
