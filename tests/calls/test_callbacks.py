@@ -38,6 +38,24 @@ class Broken:
         raise self.error
 
 
+@pytest.mark.parametrize(
+    ("option", "function", "says"),
+    [
+        ("classify", lambda error: None, r"classify\(error_or_result, call\), which .* too many"),
+        ("retry_on", lambda: True, r"retry_on\(error\), which .* too many"),
+        ("retry_if_result", lambda result, call: True, r"retry_if_result\(result\), which .* missing"),
+        ("backoff", lambda retry: 1.0, r"backoff\(retry, error\), which .* too many"),
+    ],
+)
+async def test_one_that_takes_other_arguments_is_refused_where_it_is_given(
+    recovery: ErrorRecoveryService, option: str, function: Callable[..., object], says: str
+) -> None:
+    """It would fail each time it is asked, and all that anybody saw of it would be the log."""
+    options: Any = {option: function}
+    with pytest.raises(TypeError, match=says):
+        recovery.service("api").using(**options)
+
+
 async def called(handle: Handle, function: Callable[[], Awaitable[Any]]) -> Any:
     return await handle.call(function)
 

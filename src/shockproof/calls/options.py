@@ -21,7 +21,7 @@ from shockproof.policies.priority import PRIORITIES, Priority
 from shockproof.policies.rate_limit import RollingWindows, Weight, parse_rates
 from shockproof.policies.retry import RetryOn
 from shockproof.policies.retry_budget import RetryBudget
-from shockproof.vocabulary.arguments import Seconds, at_least, one_of, out_of, seconds, whole_number
+from shockproof.vocabulary.arguments import Seconds, at_least, one_of, out_of, seconds, takes, whole_number
 from shockproof.vocabulary.outcomes import CallEffect
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode
 
@@ -233,7 +233,7 @@ def _function(name: str, value: object) -> object:
     return value
 
 
-def _predicate(name: str, value: object) -> object:
+def _predicate(name: str, value: object, *parameters: str) -> object:
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r}")
     if is_async(value):  # a coroutine object is true, whatever would have come of it
@@ -241,6 +241,7 @@ def _predicate(name: str, value: object) -> object:
             f"{name} is asked on the loop and answers at once: it must be a plain function, "
             f"got the coroutine function {name_of(value)}"
         )
+    takes(name, value, *parameters)
     return value
 
 
@@ -256,7 +257,7 @@ def _retry_on(name: str, value: object) -> object:
             raise ValueError(f"{name} is empty, so nothing would be retried: say max_retries=0 instead")
         return value
     if callable(value):
-        return _predicate(name, value)
+        return _predicate(name, value, "error")
     raise TypeError(
         f"{name} must be an exception type, a tuple of them, or a predicate (error) -> bool, got {value!r}"
     )
@@ -271,7 +272,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "jitter": _choice(*JITTERS),
     "retry_on": _retry_on,
     "adaptive": _boolean,
-    "retry_if_result": _optional(_predicate),
+    "retry_if_result": _optional(lambda name, value: _predicate(name, value, "result")),
     "timeout": _optional(_positive),
     "deadline": _optional(_positive),
     "grace": _optional(seconds),
@@ -279,7 +280,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "max_hedges": lambda name, value: whole_number(name, value, minimum=1),
     "effect": _choice("read", "idempotent", "unsafe"),
     "risk_reducing": _boolean,
-    "classify": _optional(_predicate),
+    "classify": _optional(lambda name, value: _predicate(name, value, "error_or_result", "call")),
     "priority": _choice(*PRIORITIES),
     "weight": _weight,
     "fallback": lambda name, value: value,

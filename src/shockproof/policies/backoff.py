@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final, Literal, Protocol, cast, get_args
 
-from shockproof.vocabulary.arguments import Seconds, seconds
+from shockproof.vocabulary.arguments import Seconds, seconds, takes
 
 __all__ = [
     "JITTERS",
@@ -78,6 +78,7 @@ def parse_backoff(name: str, value: object) -> Shape | tuple[float, ...] | Backo
             raise TypeError(
                 f"{name} must answer at once: it runs on the loop, so write `def`, not `async def`"
             )
+        takes(name, value, "retry", "error")
         return cast("BackoffFunction", value)  # what it really gives is looked at each time
     raise TypeError(f"{name} must be {allowed}, got {value!r}")
 

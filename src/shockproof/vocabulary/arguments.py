@@ -5,6 +5,7 @@ Checks of what a user hands in: each refusal names the argument, its value and w
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Collection
 from datetime import timedelta
@@ -19,6 +20,7 @@ __all__ = [
     "one_of",
     "out_of",
     "seconds",
+    "takes",
     "whole_number",
 ]
 
@@ -46,6 +48,26 @@ def out_of(name: str, known: Collection[str]) -> str:
     near = [one for one in known if name in one] or difflib.get_close_matches(name, known, 2)
     perhaps = f"did you mean {' or '.join(near[:3])}? " if near else ""
     return f"{perhaps}there are {', '.join(known)}"
+
+
+def takes(name: str, function: Callable[..., object], *parameters: str) -> None:
+    """
+    Whether *function* can be called with what it will be called with; a wrong one would fail at each call.
+
+    Raises:
+        TypeError: it takes more, or fewer.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # some built-ins have none
+    try:
+        signature.bind(*parameters)
+    except TypeError as error:
+        shown = ", ".join(parameters)
+        raise TypeError(
+            f"{name} is called as {name}({shown}), which {function!r} cannot be: {error}"
+        ) from None
 
 
 def seconds(name: str, value: object, *, more_than: float | None = None) -> float:
