@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from shockproof import ErrorRecoveryService, Handle, RetryBudget, Timeout
+from shockproof import (
+    BulkheadFullError,
+    DeadlineExceededError,
+    ErrorRecoveryService,
+    Handle,
+    RateLimitedError,
+    RetryBudget,
+    Timeout,
+)
 from shockproof.calls.limits_around import BLOCKS, time_left_around
 from shockproof.testing import VirtualClock
 
@@ -61,6 +69,50 @@ async def in_limits(outer: Handle, inner: Inner) -> Any:
 
 
 FORMS = (decorated, called, guarded, repeated, in_own_task, hedged, in_a_thread, in_limits)
+
+
+async def gathered(inner: Inner) -> Any:
+    return (await asyncio.gather(inner(), asyncio.sleep(0)))[0]
+
+
+async def gathered_twice(inner: Inner) -> Any:
+    return (await asyncio.gather(asyncio.gather(inner()), asyncio.sleep(0)))[0][0]
+
+
+async def in_a_task_group(inner: Inner) -> Any:
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(_running(inner))
+    except ExceptionGroup as several:
+        (error,) = several.exceptions
+        raise error from None
+    return task.result()
+
+
+async def in_a_task_that_is_awaited(inner: Inner) -> Any:
+    return await asyncio.create_task(_running(inner))
+
+
+async def in_a_task_of_a_task(inner: Inner) -> Any:
+    return await asyncio.create_task(gathered(inner))
+
+
+async def waited_for(inner: Inner) -> Any:
+    return await asyncio.wait_for(inner(), timeout=600.0)
+
+
+async def _running(inner: Inner) -> Any:
+    return await inner()
+
+
+CHILDREN = (
+    gathered,
+    gathered_twice,
+    in_a_task_group,
+    in_a_task_that_is_awaited,
+    in_a_task_of_a_task,
+    waited_for,
+)
 
 
 @pytest.mark.parametrize("limit", ["timeout", "deadline"])
@@ -286,3 +338,128 @@ async def test_outside_of_any_task_there_is_no_limit(clock: VirtualClock) -> Non
     asked: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(lambda: asked.set_result(time_left_around()))
     assert await asked is None
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_child_task_is_under_the_limits_of_whoever_awaits_it(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    script: Script,
+    form: Callable[[Handle, Inner], Awaitable[Any]],
+    child: Callable[[Inner], Awaitable[Any]],
+) -> None:
+    """Quotes are fetched side by side, and the deadline of the decision holds for each of them."""
+    outer = recovery.service("outer", max_retries=0, deadline=5.0)
+    inner = recovery.service("inner", max_retries=3, base_delay=5.0)
+    fetch, began = script(ConnectionError("no")), clock.monotonic()
+    with pytest.raises(ConnectionError):
+        await form(outer, lambda: child(lambda: inner.call(fetch)))
+    legs = 2 if form is hedged else 1
+    assert (fetch.calls, clock.monotonic() - began) == (legs, 0.0)
+
+
+async def test_a_task_that_nobody_would_cut_is_under_no_limit(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A task behind a shield, one that is only looked at, one that goes on by itself."""
+    outer = recovery.service("outer", timeout=5.0)
+    seen: list[float | None] = []
+
+    async def look() -> None:
+        await clock.sleep(1.0)
+        seen.append(time_left_around())
+
+    async def shields() -> None:
+        await asyncio.shield(look())
+
+    async def looks_on() -> None:
+        await asyncio.wait([asyncio.create_task(look())])
+
+    async def lets_go() -> None:
+        task = asyncio.create_task(look())
+        await clock.sleep(2.0)
+        assert task.done()
+
+    for call in (shields, looks_on, lets_go):
+        await outer.call(call)
+    assert seen == [None] * 3
+
+
+async def test_a_limit_inside_a_task_group_is_not_around_its_tasks(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """What the body of the group awaits has limits of its own; only what is around the group cuts its tasks."""
+    outer, aside = recovery.service("outer", timeout=60.0), recovery.service("aside", timeout=5.0)
+    seen: list[float | None] = []
+
+    async def look() -> None:
+        for _ in range(2):
+            await clock.sleep(1.5)
+            seen.append(time_left_around())
+
+    async def decide() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(look())
+            await aside.call(clock.sleep, 2.0)
+
+    await outer.call(decide)
+    assert seen == [None, 57.0]
+
+
+@pytest.mark.parametrize("child", [*CHILDREN, _running])
+async def test_a_queue_that_a_limit_around_would_cut_is_not_joined(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    script: Script,
+    child: Callable[[Inner], Awaitable[Any]],
+) -> None:
+    """When its turn would come is known: the refusal comes now, and says so. What fits is waited for."""
+    venue = recovery.service("venue", rate_limit="1/10s", max_retries=0)
+    fetch = script("answer")
+    await venue.call(fetch)
+    began = clock.monotonic()
+    with pytest.raises(RateLimitedError) as raised:
+        await recovery.service("hurried", deadline=10.0, max_retries=0).call(child, lambda: venue.call(fetch))
+    assert (clock.monotonic() - began, raised.value.retry_after, fetch.calls) == (0.0, 10.0, 1)
+    assert venue.plan.state.limits.queued == 0
+    patient = recovery.service("patient", deadline=10.5, max_retries=0)
+    assert await patient.call(child, lambda: venue.call(fetch)) == "answer"
+    assert clock.monotonic() - began == 10.0
+
+
+async def test_a_retry_that_could_not_be_sent_in_time_raises_the_real_error(
+    recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
+) -> None:
+    """Its backoff would fit, its turn at the rate limit would not."""
+    venue = recovery.service("venue", rate_limit="1/10s", base_delay=1.0)
+    fetch, began = script(ConnectionError("real")), clock.monotonic()
+    with pytest.raises(ConnectionError, match="real"):
+        await recovery.service("outer", deadline=5.0, max_retries=0).call(venue.call, fetch)
+    assert (fetch.calls, clock.monotonic() - began) == (1, 1.0)
+
+
+async def test_how_long_a_place_takes_is_not_known_and_waited_for(
+    recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
+) -> None:
+    """Until the limit around cuts the wait; after that no place is waited for any more."""
+    broker = recovery.service("broker", max_concurrent=1, max_queue=5, max_retries=0)
+    holding = asyncio.create_task(broker.call(clock.sleep, 60.0))
+    await asyncio.sleep(0)
+    outer = recovery.service("outer", deadline=5.0, max_retries=0)
+    began, refused_at = clock.monotonic(), list[float]()
+
+    async def decide() -> None:
+        try:
+            await broker.call(script("answer"))
+        finally:
+            with pytest.raises(BulkheadFullError):
+                await broker.call(script("cleaned up"))
+            refused_at.append(clock.monotonic() - began)
+
+    with pytest.raises(DeadlineExceededError):
+        await outer.call(decide)
+    assert refused_at == [5.0]
+    assert broker.plan.state.limits.queued == 0
+    holding.cancel()
+    await asyncio.wait([holding])

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from shockproof.calls.limits_around import time_left_around
 from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit
 from shockproof.policies.bulkhead import Places, Waiter
 from shockproof.policies.priority import Line
@@ -417,11 +418,12 @@ class Limits:
         if self._rate is not None:
             self._rate.windows.check(weight)
 
-    async def enter(self, *, weight: Weight, rank: int, until: float | None) -> Held:
+    async def enter(self, *, weight: Weight, rank: int, until: float | None, persists: bool = False) -> Held:
         """
         Wait for a token and a place, at most until the monotonic time *until*.
 
-        The lower the *rank*, the earlier in both queues. Cancelled, the call leaves its queue with nothing.
+        The lower the *rank*, the earlier in both queues. A wait that a limit of a call around this one is
+        known to cut is not begun, unless the call *persists*. Cancelled, it leaves its queue with nothing.
 
         Raises:
             RateLimitedError, BulkheadFullError: refused at once, turned away, or not granted in time.
@@ -431,10 +433,12 @@ class Limits:
             until = limit if until is None else min(limit, until)
         rate, places = self._rate, self._places
         sent, waited_for_rate = (
-            (None, False) if rate is None else await self._token(rate, weight, rank, until)
+            (None, False) if rate is None else await self._token(rate, weight, rank, until, persists=persists)
         )
         try:
-            waited_for_place = False if places is None else await self._place(places, rank, until)
+            waited_for_place = (
+                False if places is None else await self._place(places, rank, until, persists=persists)
+            )
         except BaseException:
             if rate is not None and sent is not None:
                 rate.give_back(sent)
@@ -442,7 +446,7 @@ class Limits:
         return Held(rate, sent, places, has_waited=waited_for_rate or waited_for_place)
 
     async def _token(
-        self, rate: _RateQueue, weight: Weight, rank: int, until: float | None
+        self, rate: _RateQueue, weight: Weight, rank: int, until: float | None, *, persists: bool
     ) -> tuple[Sent | None, bool]:
         answer = rate.take(weight, rank)
         if isinstance(answer, Sent):
@@ -451,6 +455,9 @@ class Limits:
         if answer == math.inf:  # the rates were changed below its weight
             raise RateLimitedError(self._name, "rate_limit", None)
         if left is not None and answer > left:  # it could not be sent in time: refuse now, not later
+            raise RateLimitedError(self._name, "rate_limit", answer)
+        around = None if persists else time_left_around()
+        if around is not None and answer >= around:
             raise RateLimitedError(self._name, "rate_limit", answer)
         waiting = _Waiting(weight, rank)
         rate.join(waiting)
@@ -464,11 +471,11 @@ class Limits:
             raise RateLimitedError(self._name, "rate_limit", None)
         return waiting.sent, True
 
-    async def _place(self, places: Places, rank: int, until: float | None) -> bool:
+    async def _place(self, places: Places, rank: int, until: float | None, *, persists: bool) -> bool:
         if places.take():
             return False
         left = self._left(until)
-        if left is not None and left <= 0:
+        if left == 0 or (not persists and time_left_around() == 0):  # how long it would take is not known
             raise BulkheadFullError(self._name, "bulkhead")
         waiting = _Waiting(1, rank)
         turned_away = places.join(waiting, rank)

@@ -4,7 +4,8 @@ The time limits that other calls have around this one: a retry asks before it be
 A healthy call pays nothing for it. Whoever awaits a call is below it on the stack of its task, so the
 limits are looked up there, when a retry has to decide, in the frames that hold a timer. What the
 stack does not show is written down: the blocks with a limit that each task is in, and for a task that
-shockproof itself starts, in a context variable, what surrounds it.
+shockproof itself starts, in a context variable, what surrounds it. A task that somebody awaits, in a
+`gather` or a task group too, is under the limits of whoever awaits it: they would cut it as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
 from shockproof.calls.timer import LimitQueue, Timer
+from shockproof.calls.who_waits import frames_of, task_that_waits_for
 
 __all__ = [
     "BLOCKS",
@@ -70,24 +72,35 @@ def time_left_around() -> float | None:
 
 def limits_around() -> tuple[Limit, ...]:
     """All limits around the running code that still run."""
-    return tuple(limit for limit in (*_on_the_stack(), *_of_blocks(), *_carried.get()) if _is_alive(limit))
-
-
-def _on_the_stack() -> Iterator[Limit]:
     task = asyncio.current_task()
+    found = [*_on_the_stack(task), *_of_blocks(task), *_carried.get(), *_of_those_who_wait(task)]
+    return tuple(limit for limit in found if _is_alive(limit))
+
+
+def _on_the_stack(task: asyncio.Task[Any] | None) -> Iterator[Limit]:  # Any: whatever the task returns
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_name
-        if name in _holders or name == _WRAPPERS_NAME:
-            limit = _limit_of(frame)
-            # An eagerly started task runs on top of the one that started it, which is not around it.
-            if limit is not None and limit[0].is_of(limit[1], task):
-                yield limit
+        limit = _limit_of(frame)
+        # An eagerly started task runs on top of the one that started it, which is not around it.
+        if limit is not None and limit[0].is_of(limit[1], task):
+            yield limit
         frame = frame.f_back
+
+
+def _of_those_who_wait(task: asyncio.Task[Any] | None) -> Iterator[Limit]:  # Any: whatever the task returns
+    # No circle: each waits for one thing, and the first of them for what runs.
+    while task is not None and (task := task_that_waits_for(task)) is not None:
+        for frame in frames_of(task):
+            limit = _limit_of(frame)
+            if limit is not None:
+                yield limit
+        yield from _of_blocks(task)
 
 
 def _limit_of(frame: FrameType) -> Limit | None:
     code = frame.f_code
+    if code.co_name not in _holders and code.co_name != _WRAPPERS_NAME:
+        return None
     if any(code is holder for holder in _holders.get(code.co_name, ())):
         timer, queue, coroutine = _locals_of(frame, "timer", "queue", "coroutine")
         if timer is not None:
@@ -108,8 +121,7 @@ def _locals_of(frame: FrameType, *names: str) -> list[Any]:  # Any: whatever the
     return found
 
 
-def _of_blocks() -> Iterator[Limit]:
-    task = asyncio.current_task()
+def _of_blocks(task: asyncio.Task[Any] | None) -> Iterator[Limit]:  # Any: whatever the task returns
     block = None if task is None else BLOCKS.get(task)
     while block is not None:
         queue, key, block = block

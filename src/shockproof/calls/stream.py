@@ -357,7 +357,9 @@ class _Feed(Generic[T]):
             if limits is None:
                 return ticket, None
             try:
-                held = await limits.enter(weight=plan.weight, rank=plan.rank, until=call.deadline_at)
+                held = await limits.enter(
+                    weight=plan.weight, rank=plan.rank, until=call.deadline_at, persists=True
+                )
             except CallRejectedError as refused:
                 ticket.released()
                 plan.rejected(refused)

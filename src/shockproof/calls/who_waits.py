@@ -1,0 +1,85 @@
+"""
+The task that waits for another one, and would pass its own cancellation on to it.
+
+asyncio says so in public from Python 3.14 on, and then also of waits that pass nothing on, as those of
+``asyncio.wait``. Until then it stands in private places, which are read with care: where something is
+not as expected, nobody is known to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterator
+from types import FrameType, FunctionType
+from typing import Any, Final
+
+__all__ = ["frames_of", "task_that_waits_for"]
+
+_GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
+_RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
+_DEEPEST: Final = 16
+"""How many gathers may stand in each other."""
+
+
+def task_that_waits_for(
+    awaited: asyncio.Future[Any], depth: int = 0
+) -> asyncio.Task[Any] | None:  # Any: whatever they return
+    """
+    The task that awaits *awaited* now: by itself, in `gather`, `wait_for`, or at the end of a task group.
+
+    One that is protected by `shield`, or only looked at by `asyncio.wait`, has none.
+    """
+    for callback, _ in getattr(awaited, "_callbacks", None) or ():
+        owner = getattr(callback, "__self__", None)
+        if isinstance(owner, asyncio.Task):
+            if _waits_for(owner, awaited):
+                return owner
+        elif isinstance(owner, asyncio.TaskGroup):
+            # Only at its end: what its body awaits before may have limits that the group is not in.
+            parent, end = getattr(owner, "_parent_task", None), getattr(owner, "_on_completed_fut", None)
+            if isinstance(parent, asyncio.Task) and _waits_for(parent, end):
+                return parent
+        else:
+            waiter = _future_behind(callback)
+            if waiter is not None and depth < _DEEPEST:
+                task = task_that_waits_for(waiter, depth + 1)
+                if task is not None:
+                    return task
+    return None
+
+
+def _waits_for(task: asyncio.Task[Any], future: object) -> bool:  # Any: whatever it returns
+    return future is not None and getattr(task, "_fut_waiter", None) is future
+
+
+def _future_behind(callback: object) -> asyncio.Future[Any] | None:  # Any: whatever it returns
+    if isinstance(callback, FunctionType):  # gather's
+        for cell in callback.__closure__ or ():
+            try:
+                held = cell.cell_contents
+            except ValueError:  # not bound yet
+                continue
+            if isinstance(held, _GATHERING):
+                return held  # type: ignore[no-any-return]  # a future, of a private class
+    elif isinstance(callback, functools.partial) and callback.func is _RELEASE:  # wait_for's, before 3.12
+        waiter = callback.args[0]
+        return waiter if isinstance(waiter, asyncio.Future) else None
+    return None
+
+
+def frames_of(task: asyncio.Task[Any]) -> Iterator[FrameType]:  # Any: whatever it returns
+    """The frames of a task that waits, outermost first."""
+    running: object = task.get_coro()
+    while running is not None:
+        for frame_name, next_name in _WAYS_IN:
+            frame = getattr(running, frame_name, None)
+            if isinstance(frame, FrameType):
+                yield frame
+                running = getattr(running, next_name, None)
+                break
+        else:
+            return
+
+
+_WAYS_IN: Final = (("cr_frame", "cr_await"), ("ag_frame", "ag_await"), ("gi_frame", "gi_yieldfrom"))
