@@ -22,7 +22,7 @@ from shockproof.calls.plan import Plan
 from shockproof.calls.runtime import Runtime
 from shockproof.memory.error_log.recorder import NoRecorder
 from shockproof.memory.services.listeners import Listeners
-from shockproof.memory.services.registry import Registry
+from shockproof.memory.services.registry import CIRCUIT_OPTIONS, Registry
 from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import DEFAULTS
@@ -176,25 +176,7 @@ class CircuitBreaker(_AsBlock):
         clock, rng: where time and jitter come from.
     """
 
-    _takes = (
-        "circuit_threshold",
-        "circuit_timeout",
-        "circuit_timeout_factor",
-        "max_circuit_timeout",
-        "circuit_jitter",
-        "circuit_mode",
-        "failure_rate",
-        "window",
-        "window_calls",
-        "min_calls",
-        "slow_call_after",
-        "slow_call_rate",
-        "half_open_probes",
-        "probe_lease",
-        "max_call_age",
-        "risk_reducing",
-        *_MEANING,
-    )
+    _takes = (*CIRCUIT_OPTIONS, "risk_reducing", *_MEANING)
     _defaults: ClassVar[dict[str, object]] = {}
 
     @property

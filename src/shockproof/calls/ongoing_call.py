@@ -420,41 +420,17 @@ class OngoingCall:
         if verdict.outcome is Outcome.SUCCESS:  # the user's classify knows better
             self.succeeded(failure.ticket, failure.duration)
             return None
-        self._tell_load(failure, verdict)
         now = plan.runtime.clock.monotonic()
-        shown = error if error is not None else UnwantedResultError(failure.result)
-        error_type, message = describe(shown)
-        message = plan.runtime.redact(message)
-        state.failures += 1
+        shown, told, kind = self._count(failure, verdict, now)
         self._budget = None  # spent
-        kind: ErrorKind = "other"
-        if plan.adaptive is not None or plan.retry_budget is not None:
-            kind = kind_of(error, verdict.retry_after)
-        if plan.adaptive is not None:
-            self._answered(plan.adaptive, now, failure.duration, kind)
-        if failure.stalled:
-            failure.ticket.released()  # our own loop stood still: no verdict on the other side
-        else:
-            failure.ticket.failed(now, f"{error_type}: {message}", failure.duration)
-        state.stirred = True
         decision = self._decide(error, verdict, now, kind)
         if verdict.retry_after is not None and plan.retry.asks_for_a_pause(
             verdict.retry_after, self.remaining(now)
         ):
             # A circuit that is switched off stays so.
-            state.circuit.pause(now, verdict.retry_after, f"{error_type}: {message}")
+            state.circuit.pause(now, verdict.retry_after, ": ".join(told))
         self._record(shown, verdict, decision, now)
-        self._attempts.append(
-            Attempt(
-                number=self.number,
-                error_type=error_type,
-                error_message=message,
-                started_at=plan.runtime.clock.time() - failure.duration,
-                duration=failure.duration,
-                delay=decision.delay,
-                outcome=verdict.outcome,
-            )
-        )
+        self._remember(failure, verdict, told, decision.delay)
         self._failed += 1
         if plan.runtime.listeners:
             self._tell(decision, verdict, failure.duration)
@@ -466,6 +442,50 @@ class OngoingCall:
         self._previous_delay = decision.delay
         self._last_error = shown
         return decision.delay
+
+    def _count(
+        self, failure: Failure, verdict: Verdict, now: float
+    ) -> tuple[Exception, tuple[str, str], ErrorKind]:
+        """The service is told of a failure: what stands for it, its type and text, and what kind of error it is."""
+        plan, state, error = self.plan, self.plan.state, failure.error
+        self._tell_load(failure, verdict)
+        shown = error if error is not None else UnwantedResultError(failure.result)
+        error_type, message = describe(shown)
+        message = plan.runtime.redact(message)
+        state.failures += 1
+        kind: ErrorKind = "other"
+        if plan.adaptive is not None or plan.retry_budget is not None:
+            kind = kind_of(error, verdict.retry_after)
+        if plan.adaptive is not None:
+            self._answered(plan.adaptive, now, failure.duration, kind)
+        if failure.stalled:
+            failure.ticket.released()  # our own loop stood still: no verdict on the other side
+        else:
+            failure.ticket.failed(now, f"{error_type}: {message}", failure.duration)
+        state.stirred = True
+        return shown, (error_type, message), kind
+
+    def _remember(
+        self,
+        failure: Failure,
+        verdict: Verdict,
+        told: tuple[str, str],
+        delay: float | None,
+        *,
+        is_hedge: bool = False,
+    ) -> None:
+        self._attempts.append(
+            Attempt(
+                number=self.number,
+                error_type=told[0],
+                error_message=told[1],
+                started_at=self.plan.runtime.clock.time() - failure.duration,
+                duration=failure.duration,
+                delay=delay,
+                outcome=verdict.outcome,
+                is_hedge=is_hedge,
+            )
+        )
 
     def _tell_load(self, failure: Failure, verdict: Verdict) -> None:
         """A failure that says that there was too much to do; our own loop standing still says nothing."""
@@ -561,33 +581,10 @@ class OngoingCall:
         if verdict.outcome not in {Outcome.FAILURE, Outcome.UNKNOWN}:
             failure.ticket.released()
             return
-        self._tell_load(failure, verdict)
         now = plan.runtime.clock.monotonic()
-        shown = error if error is not None else UnwantedResultError(failure.result)
-        error_type, message = describe(shown)
-        message = plan.runtime.redact(message)
-        state.failures += 1
-        state.stirred = True
-        if plan.adaptive is not None:
-            self._answered(plan.adaptive, now, failure.duration, kind_of(error, verdict.retry_after))
-        if failure.stalled:
-            failure.ticket.released()
-        else:
-            failure.ticket.failed(now, f"{error_type}: {message}", failure.duration)
-        decision = Decision(0.0, "")
-        self._record(shown, verdict, decision, now)
-        self._attempts.append(
-            Attempt(
-                number=self.number,
-                error_type=error_type,
-                error_message=message,
-                started_at=plan.runtime.clock.time() - failure.duration,
-                duration=failure.duration,
-                delay=None,
-                outcome=verdict.outcome,
-                is_hedge=is_hedge,
-            )
-        )
+        shown, told, _ = self._count(failure, verdict, now)
+        self._record(shown, verdict, Decision(0.0, ""), now)
+        self._remember(failure, verdict, told, None, is_hedge=is_hedge)
         if plan.runtime.listeners:
             self._tell(Decision(None, ""), verdict, failure.duration)
 

@@ -15,13 +15,20 @@ from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates, SavedCircuit
 from shockproof.policies.open_time import OpenTime
 
-__all__ = ["LIMIT_OPTIONS", "SERVICE_OPTIONS", "Registry", "check_together", "refuse_second_value"]
+__all__ = [
+    "CIRCUIT_OPTIONS",
+    "LIMIT_OPTIONS",
+    "SERVICE_OPTIONS",
+    "Registry",
+    "check_together",
+    "refuse_second_value",
+]
 
 _log = logging.getLogger("shockproof")
 
 LIMIT_OPTIONS = ("max_concurrent", "max_queue", "max_wait", "rate_limit")
 
-SERVICE_OPTIONS = (
+CIRCUIT_OPTIONS = (
     "circuit_threshold",
     "circuit_timeout",
     "circuit_timeout_factor",
@@ -37,6 +44,10 @@ SERVICE_OPTIONS = (
     "half_open_probes",
     "probe_lease",
     "max_call_age",
+)
+
+SERVICE_OPTIONS = (
+    *CIRCUIT_OPTIONS,
     *LIMIT_OPTIONS,
     "retry_budget",
     "critical",
