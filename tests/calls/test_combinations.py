@@ -47,6 +47,7 @@ def said(recovery: ErrorRecoveryService, options: Options) -> list[str]:
 USELESS: list[tuple[Options, str]] = [
     ({"max_hedges": 2}, "max_hedges=2 has no effect without hedge_after"),
     ({"max_queue": 5}, "max_queue=5 has no effect without max_concurrent"),
+    ({"max_queue": 5, "rate_limit": "10/s"}, "max_queue=5 has no effect without max_concurrent.* max_wait"),
     ({"max_wait": 5.0}, r"max_wait=5\.0 has no effect without max_concurrent, rate_limit or adaptive"),
     ({"check_every": 5.0}, r"check_every=5\.0 has no effect without health_check"),
     ({"window": 5.0}, r"window=5\.0 has no effect without failure_rate or slow_call_rate"),
@@ -58,6 +59,21 @@ USELESS: list[tuple[Options, str]] = [
     ({"circuit_threshold": None, "probe_lease": 2.0}, "probe_lease=2.0 .* the circuit never opens"),
     ({"max_retries": 0, "base_delay": 0.5}, r"base_delay=0\.5 has no effect without retries"),
     ({"max_retries": 0, "backoff_factor": 3.0}, r"backoff_factor=3\.0 has no effect without retries"),
+    *(
+        ({"circuit_threshold": None, name: value}, f"{name}={value} .* the circuit never opens")
+        for name, value in (
+            ("circuit_timeout_factor", 2.0),
+            ("max_circuit_timeout", 300.0),
+            ("circuit_jitter", 0.2),
+        )
+    ),
+    ({"max_retries": 0, "backoff": "linear"}, "backoff='linear' has no effect without retries"),
+    ({"backoff": (0.5, 2.0), "base_delay": 0.5}, r"base_delay=0\.5 has no effect without a backoff by name"),
+    ({"backoff": "linear", "backoff_factor": 3.0}, r"backoff_factor=3\.0 has no effect without exponential"),
+    (
+        {"jitter": "decorrelated", "backoff_factor": 3.0},
+        r"backoff_factor=3\.0 has no effect without exponential",
+    ),
     ({"max_retries": 0, "jitter": "full"}, "jitter='full' has no effect without retries"),
     (
         {"hedge_after": 0.5, "jitter": "full"},
@@ -91,7 +107,11 @@ async def test_an_option_that_can_have_no_effect_is_warned_about(
 
 
 ACCEPTED: list[Options] = [
-    {"max_queue": 5, "rate_limit": "10/s"},
+    {"max_queue": 5, "max_concurrent": 2, "rate_limit": "10/s"},
+    {"backoff": "linear", "base_delay": 0.5},
+    {"backoff": (0.5, 2.0), "jitter": "full"},
+    {"backoff": "exponential", "backoff_factor": 3.0, "jitter": "full"},
+    {"circuit_timeout_factor": 2.0, "max_circuit_timeout": 300.0, "circuit_jitter": 0.2},
     {"max_wait": 5.0, "rate_limit": "10/s"},
     {"max_wait": 5.0, "adaptive": True},
     {"max_queue": 5, "max_wait": 5.0, "max_concurrent": 2},

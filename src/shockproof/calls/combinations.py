@@ -75,14 +75,18 @@ def _repeats(options: Options) -> bool:
     return retries != 0 and (retries is not None or options.get("hedge_after") is None)
 
 
+def _multiplies(options: Options) -> bool:
+    return options.get("backoff", "exponential") == "exponential" and options.get("jitter") != "decorrelated"
+
+
 _has_rate: Final = _is_set("failure_rate", "slow_call_rate")
 
 _NEEDS: Final = (
     _Need(("max_hedges",), _is_set("hedge_after"), "hedge_after, which says when a hedge is sent"),
     _Need(
         ("max_queue",),
-        _is_set("max_concurrent", "rate_limit"),
-        "max_concurrent, in front of which the queue stands",
+        _is_set("max_concurrent"),
+        "max_concurrent, in front of which the queue stands: the one for a rate_limit is bounded by max_wait",
     ),
     _Need(
         ("max_wait",),
@@ -99,14 +103,31 @@ _NEEDS: Final = (
         ("slow_call_after",), _is_set("slow_call_rate"), "slow_call_rate, the share of slow calls that counts"
     ),
     _Need(
-        ("circuit_timeout", "half_open_probes", "probe_lease"),
+        (
+            "circuit_timeout",
+            "circuit_timeout_factor",
+            "max_circuit_timeout",
+            "circuit_jitter",
+            "half_open_probes",
+            "probe_lease",
+        ),
         _can_open,
         "circuit_threshold or a rate: the circuit never opens",
     ),
     _Need(
-        ("base_delay", "backoff_factor", "jitter"),
+        ("base_delay", "backoff_factor", "backoff", "jitter"),
         _repeats,
         "retries: max_retries is 0, or a hedge stands in their place",
+    ),
+    _Need(
+        ("base_delay",),
+        lambda options: not _repeats(options) or isinstance(options.get("backoff", ""), str),
+        "a backoff by name: a sequence or a function says all waits itself",
+    ),
+    _Need(
+        ("backoff_factor",),
+        lambda options: not _repeats(options) or _multiplies(options),
+        "exponential backoff and a jitter other than 'decorrelated': nothing else is multiplied by it",
     ),
 )
 
