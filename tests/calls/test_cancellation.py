@@ -401,7 +401,7 @@ async def test_a_turn_that_a_cancelled_call_had_in_the_rate_goes_to_the_next(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:
     """A call that did not run pays nothing: the one behind it moves up, after any number of steps."""
-    api = recovery.service("api", rate_limit="1/2s", max_queue=5, circuit_threshold=None)
+    api = recovery.service("api", rate_limit="1/2s", circuit_threshold=None)
 
     async def answers() -> float:
         return clock.monotonic()

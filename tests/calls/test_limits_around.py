@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -386,6 +386,30 @@ async def test_a_task_that_nobody_would_cut_is_under_no_limit(
     assert seen == [None] * 3
 
 
+async def test_a_callback_of_the_users_own_makes_nobody_wait(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It may know a gather that others await, and call off other tasks: nobody waits for this one."""
+    outer = recovery.service("outer", timeout=5.0)
+    seen: list[float | None] = []
+
+    async def look() -> None:
+        await clock.sleep(1.0)
+        seen.append(time_left_around())
+
+    async def decide() -> None:
+        bystander = asyncio.create_task(look())
+        others = asyncio.gather(clock.sleep(2.0), clock.sleep(3.0))
+        bystander.add_done_callback(lambda _: None if others.done() else seen.append(-1.0))
+        current = asyncio.current_task()
+        assert current is not None
+        bystander.add_done_callback(current.remove_done_callback)
+        await others
+
+    await outer.call(decide)
+    assert seen == [None, -1.0]
+
+
 async def test_a_limit_inside_a_task_group_is_not_around_its_tasks(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:
@@ -463,3 +487,42 @@ async def test_how_long_a_place_takes_is_not_known_and_waited_for(
     assert broker.plan.state.limits.queued == 0
     holding.cancel()
     await asyncio.wait([holding])
+
+
+@pytest.mark.parametrize("options", [{"base_delay": 10.0}, {"rate_limit": "1/10s"}])
+async def test_a_stream_waits_until_the_limit_around_it_is_over(
+    recovery: ErrorRecoveryService, clock: VirtualClock, options: dict[str, Any]
+) -> None:
+    """It is meant to outlast an outage; a loop with a time limit ends with that, and not with a lost connection."""
+    feed, got = recovery.service("prices", **{"base_delay": 1.0, **options}), list[int]()
+
+    async def connect() -> AsyncIterator[int]:
+        yield len(got)
+
+    async def follow() -> None:
+        async with feed.stream(connect) as ticks:
+            async for tick in ticks:
+                got.append(tick)
+
+    began = clock.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        await recovery.service("outer", deadline=25.0, max_retries=0, circuit_threshold=None).call(follow)
+    assert clock.monotonic() - began == 25.0
+    assert len(got) >= 2
+
+
+async def test_an_inner_loop_of_attempts_heeds_the_limits_around_it_too(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The block's own error comes out at once."""
+    inner, numbers, began = recovery.service("inner", base_delay=5.0), list[int](), clock.monotonic()
+
+    async def repeats() -> None:
+        async for attempt in inner.attempts():
+            async with attempt:
+                numbers.append(attempt.number)
+                raise ConnectionError("no")
+
+    with pytest.raises(ConnectionError):
+        await recovery.service("outer", deadline=5.0, max_retries=0).call(repeats)
+    assert (numbers, clock.monotonic() - began) == ([1], 0.0)

@@ -54,7 +54,7 @@ def _waits_for(task: asyncio.Task[Any], future: object) -> bool:  # Any: whateve
 
 
 def _future_behind(callback: object) -> asyncio.Future[Any] | None:  # Any: whatever it returns
-    if isinstance(callback, FunctionType):  # gather's
+    if isinstance(callback, FunctionType) and callback.__module__ == asyncio.tasks.__name__:  # gather's
         for cell in callback.__closure__ or ():
             try:
                 held = cell.cell_contents
