@@ -7,57 +7,22 @@ all, a place in the bulkhead when the call has really ended, which for an abando
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shockproof.calls.limits_around import time_left_around
+from shockproof.calls.rate_queue import RateQueue
+from shockproof.calls.waiting import Waiting
 from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit
 from shockproof.policies.bulkhead import Places, Waiter
-from shockproof.policies.priority import Line
-from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
+from shockproof.policies.rate_limit import Rate, Sent, Weight
 from shockproof.policies.rate_limit_headers import Left, Used, answer_of, read_headers
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import BulkheadFullError, RateLimitedError
 
 __all__ = ["Held", "Limits", "attend", "give_back"]
-
-_SHORTEST_TIMER = 1e-6
-"""Seconds: rounding may leave less than that of a wait, and a virtual clock would never get over it."""
-
-
-class _Waiting:
-    """One call in a queue, on its own loop."""
-
-    __slots__ = ("_woken", "granted", "loop", "rank", "sent", "weight")
-
-    def __init__(self, weight: Weight, rank: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._woken: asyncio.Future[None] = self.loop.create_future()
-        self.granted = False
-        self.sent: Sent | None = None
-        self.weight = weight
-        self.rank = rank
-
-    def wake(self) -> bool:
-        """Tell it that its wait is over; False when its loop has ended, and the call with it."""
-        try:
-            self.loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:
-            return False
-        return True
-
-    def _wake(self) -> None:
-        if not self._woken.done():
-            self._woken.set_result(None)
-
-    async def wait(self, seconds: float | None) -> bool:
-        """Wait until granted or turned away, at most *seconds*; whether it was granted."""
-        if not self.granted:
-            await asyncio.wait({self._woken}, timeout=seconds)
-        return self.granted
 
 
 def attend(places: Places) -> None:
@@ -77,113 +42,9 @@ def _wake(places: Places, woken: Sequence[Waiter]) -> None:
     left = list(woken)
     while left:
         waiter = left.pop(0)
-        assert isinstance(waiter, _Waiting)
+        assert isinstance(waiter, Waiting)
         if not waiter.wake():
             left += places.leave(waiter)
-
-
-class _RateQueue:
-    """
-    The queue in front of rolling windows: the head is admitted exactly when there is room for it.
-
-    One timer, for the head; nothing polls. A heavy call at the head is not overtaken by those behind it.
-    """
-
-    def __init__(self, rates: Sequence[Rate], clock: Clock) -> None:
-        self.windows = RollingWindows(rates)
-        self._clock = clock
-        self._line: Line[_Waiting] = Line()
-        self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
-        # Reentrant: a garbage collection inside it may end a call of a dead loop.
-        self._lock = threading.RLock()
-
-    @property
-    def queued(self) -> int:
-        return len(self._line)
-
-    def take(self, weight: Weight, rank: int) -> Sent | float:
-        """A token now, or the seconds the call would wait at the least."""
-        now = self._clock.monotonic()
-        with self._lock:
-            ahead = self._line.first_before(rank)
-            if ahead is None:
-                return self.windows.admit(now, weight)
-            own = self.windows.wait(now, weight)
-            return max(own, self.windows.wait(now, ahead.weight))
-
-    def join(self, waiting: _Waiting) -> None:
-        with self._lock:
-            self._line.join(waiting, waiting.rank)
-            if self._line.first() is waiting:  # else it changes nothing for the head
-                self._look()
-
-    def leave(self, waiting: _Waiting) -> None:
-        """It waits no longer; a token that was granted meanwhile goes back."""
-        with self._lock:
-            if waiting.sent is not None:
-                self.windows.give_back(waiting.sent)
-                waiting.sent = None
-            else:
-                was_first = self._line.first() is waiting
-                self._line.leave(waiting)
-                if not was_first:
-                    return
-            self._look()
-
-    def give_back(self, sent: Sent) -> None:
-        """The call was not sent after all."""
-        with self._lock:
-            self.windows.give_back(sent)
-            self._look()
-
-    def heard(self, told: Callable[[RollingWindows, float], bool]) -> bool:
-        """The other side said something; *told* says it to the windows, and whether they could use it."""
-        with self._lock:
-            answer = told(self.windows, self._clock.monotonic())
-            self._look()
-            return answer
-
-    def change(self, rates: Sequence[Rate]) -> None:
-        """Other rates from now on; what was sent counts in them, and who waits keeps its turn."""
-        with self._lock:
-            self.windows.change(self._clock.monotonic(), rates)
-            self._look()
-
-    def _look(self) -> None:
-        """Admit from the head as many as there is room for; the lock is held."""
-        while (head := self._line.first()) is not None:
-            answer = self.windows.admit(self._clock.monotonic(), head.weight)
-            if isinstance(answer, Sent):
-                self._line.leave(head)
-                head.sent, head.granted = answer, True
-                if not head.wake():
-                    self.windows.give_back(answer)
-                    head.sent, head.granted = None, False
-            elif answer == math.inf or head.loop.is_closed():  # the rates were changed below its weight
-                self._line.leave(head)
-                head.wake()
-            else:
-                self._arm(head.loop, answer)
-                return
-
-    def _arm(self, loop: asyncio.AbstractEventLoop, wait: float) -> None:
-        try:
-            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if loop is not running:  # the head lives on another loop than the one that runs here
-            try:
-                loop.call_soon_threadsafe(self._look_again)
-            except RuntimeError:
-                pass  # it has just ended; whoever comes next looks again
-            return
-        if self._timer is not None and self._timer[0] is loop:
-            self._timer[1].cancel()
-        self._timer = (loop, loop.call_later(max(wait, _SHORTEST_TIMER), self._look_again))
-
-    def _look_again(self) -> None:
-        with self._lock:
-            self._look()
 
 
 class Held:
@@ -192,7 +53,7 @@ class Held:
     __slots__ = ("_kept", "_places", "_rate", "_sent", "has_waited")
 
     def __init__(
-        self, rate: _RateQueue | None, sent: Sent | None, places: Places | None, *, has_waited: bool
+        self, rate: RateQueue | None, sent: Sent | None, places: Places | None, *, has_waited: bool
     ) -> None:
         self._rate = rate
         self._sent = sent
@@ -236,7 +97,7 @@ class Limits:
         self._declared: dict[str, Any] = {}  # Any: each option has a type of its own
         self._changed: dict[str, Any] = {}  # Any: as above
         self._in_force: dict[str, Any] = {}  # Any: as above
-        self._rate: _RateQueue | None = None
+        self._rate: RateQueue | None = None
         self._places: Places | None = None
         self._adaptive: AdaptiveLimit | None = None
         self._max_wait: float | None = None
@@ -281,7 +142,7 @@ class Limits:
         rates: Sequence[Rate] = options.get("rate_limit") or ()
         if self._rate is None:
             if rates:
-                self._rate = _RateQueue(rates, self._clock)
+                self._rate = RateQueue(rates, self._clock)
         elif rates != (before.get("rate_limit") or ()):
             self._rate.change(rates)
         most: int | AdaptiveConcurrency | None = options.get("max_concurrent")
@@ -446,7 +307,7 @@ class Limits:
         return Held(rate, sent, places, has_waited=waited_for_rate or waited_for_place)
 
     async def _token(
-        self, rate: _RateQueue, weight: Weight, rank: int, until: float | None, *, persists: bool
+        self, rate: RateQueue, weight: Weight, rank: int, until: float | None, *, persists: bool
     ) -> tuple[Sent | None, bool]:
         answer = rate.take(weight, rank)
         if isinstance(answer, Sent):
@@ -459,7 +320,7 @@ class Limits:
         around = None if persists else time_left_around()
         if around is not None and answer >= around:
             raise RateLimitedError(self._name, "rate_limit", answer)
-        waiting = _Waiting(weight, rank)
+        waiting = Waiting(weight, rank)
         rate.join(waiting)
         try:
             granted = await waiting.wait(left)
@@ -477,11 +338,11 @@ class Limits:
         left = self._left(until)
         if left == 0 or (not persists and time_left_around() == 0):  # how long it would take is not known
             raise BulkheadFullError(self._name, "bulkhead")
-        waiting = _Waiting(1, rank)
+        waiting = Waiting(1, rank)
         turned_away = places.join(waiting, rank)
         if turned_away is waiting:
             raise BulkheadFullError(self._name, "bulkhead")
-        if isinstance(turned_away, _Waiting):
+        if isinstance(turned_away, Waiting):
             turned_away.wake()
         try:
             granted = await waiting.wait(left)

@@ -1,0 +1,125 @@
+"""
+The queue of calls that wait for a rate limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from shockproof.calls.waiting import Waiting
+from shockproof.policies.priority import Line
+from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
+from shockproof.vocabulary.clock import Clock
+
+__all__ = ["RateQueue"]
+
+_SHORTEST_TIMER: Final = 1e-6
+"""Seconds: rounding may leave less than that of a wait, and a virtual clock would never get over it."""
+
+
+class RateQueue:
+    """
+    The queue in front of rolling windows: the head is admitted exactly when there is room for it.
+
+    One timer, for the head; nothing polls. A heavy call at the head is not overtaken by those behind it.
+    """
+
+    def __init__(self, rates: Sequence[Rate], clock: Clock) -> None:
+        self.windows = RollingWindows(rates)
+        self._clock = clock
+        self._line: Line[Waiting] = Line()
+        self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
+
+    @property
+    def queued(self) -> int:
+        return len(self._line)
+
+    def take(self, weight: Weight, rank: int) -> Sent | float:
+        """A token now, or the seconds the call would wait at the least."""
+        now = self._clock.monotonic()
+        with self._lock:
+            ahead = self._line.first_before(rank)
+            if ahead is None:
+                return self.windows.admit(now, weight)
+            own = self.windows.wait(now, weight)
+            return max(own, self.windows.wait(now, ahead.weight))
+
+    def join(self, waiting: Waiting) -> None:
+        with self._lock:
+            self._line.join(waiting, waiting.rank)
+            if self._line.first() is waiting:  # else it changes nothing for the head
+                self._look()
+
+    def leave(self, waiting: Waiting) -> None:
+        """It waits no longer; a token that was granted meanwhile goes back."""
+        with self._lock:
+            if waiting.sent is not None:
+                self.windows.give_back(waiting.sent)
+                waiting.sent = None
+            else:
+                was_first = self._line.first() is waiting
+                self._line.leave(waiting)
+                if not was_first:
+                    return
+            self._look()
+
+    def give_back(self, sent: Sent) -> None:
+        """The call was not sent after all."""
+        with self._lock:
+            self.windows.give_back(sent)
+            self._look()
+
+    def heard(self, told: Callable[[RollingWindows, float], bool]) -> bool:
+        """The other side said something; *told* says it to the windows, and whether they could use it."""
+        with self._lock:
+            answer = told(self.windows, self._clock.monotonic())
+            self._look()
+            return answer
+
+    def change(self, rates: Sequence[Rate]) -> None:
+        """Other rates from now on; what was sent counts in them, and who waits keeps its turn."""
+        with self._lock:
+            self.windows.change(self._clock.monotonic(), rates)
+            self._look()
+
+    def _look(self) -> None:
+        """Admit from the head as many as there is room for; the lock is held."""
+        while (head := self._line.first()) is not None:
+            answer = self.windows.admit(self._clock.monotonic(), head.weight)
+            if isinstance(answer, Sent):
+                self._line.leave(head)
+                head.sent, head.granted = answer, True
+                if not head.wake():
+                    self.windows.give_back(answer)
+                    head.sent, head.granted = None, False
+            elif answer == math.inf or head.loop.is_closed():  # the rates were changed below its weight
+                self._line.leave(head)
+                head.wake()
+            else:
+                self._arm(head.loop, answer)
+                return
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, wait: float) -> None:
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if loop is not running:  # the head lives on another loop than the one that runs here
+            try:
+                loop.call_soon_threadsafe(self._look_again)
+            except RuntimeError:
+                pass  # it has just ended; whoever comes next looks again
+            return
+        if self._timer is not None and self._timer[0] is loop:
+            self._timer[1].cancel()
+        self._timer = (loop, loop.call_later(max(wait, _SHORTEST_TIMER), self._look_again))
+
+    def _look_again(self) -> None:
+        with self._lock:
+            self._look()
