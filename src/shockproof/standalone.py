@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Never, Self, Unpack
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from shockproof.calls.blocks import Guard
 from shockproof.calls.combinations import warn_of_useless
@@ -100,25 +101,49 @@ class _AsBlock(_Alone):
         **options: Unpack[ServiceOptions],
     ) -> None:
         super().__init__(*unnamed, name=name, clock=clock, rng=rng, **options)
-        self._entered: WeakKeyDictionary[asyncio.Task[Any], list[Guard]] = (
-            WeakKeyDictionary()
-        )  # Any: whatever the task returns
+        # Any: whatever the task returns. Tasks weakly: those of a loop that was dropped must be collected.
+        self._entered: dict[Guard, ref[asyncio.Task[Any]]] = {}
+        self._inside: WeakKeyDictionary[asyncio.Task[Any], list[Guard]] = WeakKeyDictionary()
+        self._lock = threading.Lock()
 
     async def __aenter__(self) -> Self:
         guard = await self.guard().__aenter__()
         task = asyncio.current_task()
         assert task is not None
-        self._entered.setdefault(task, []).append(guard)
+        with self._lock:
+            self._entered[guard] = ref(task)
+            self._inside.setdefault(task, []).append(guard)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        task = asyncio.current_task()
-        entered = self._entered.get(task) if task is not None else None
-        if not entered:
-            raise RuntimeError("this block was entered in another task: use `async with policy.guard():`")
-        await entered.pop().__aexit__(kind, error, trace)
+        await self._left().__aexit__(kind, error, trace)
+
+    def _left(self) -> Guard:
+        """The block that is left here: the innermost of this task, else one that another task has entered."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # the task of a loop that was dropped is collected, and so left
+            task = None
+        with self._lock:
+            own = None if task is None else self._inside.get(task)
+            guard = own[-1] if own else self._of_another_task()
+            owner = self._entered.pop(guard)()
+            if owner is not None:
+                self._inside[owner].remove(guard)
+        return guard
+
+    def _of_another_task(self) -> Guard:
+        ended = [guard for guard, task in self._entered.items() if (one := task()) is None or one.done()]
+        if ended:  # they are alike: each gives back what it took, and ends nobody
+            return ended[-1]
+        if len({id(task()) for task in self._entered.values()}) == 1:
+            return next(reversed(self._entered))
+        raise RuntimeError(
+            "this block was entered in another task, and which one is not known: "
+            "use `async with policy.guard():`, which is a block of its own"
+        )
 
 
 class Retry(_Alone):

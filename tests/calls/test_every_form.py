@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,12 +13,15 @@ import pytest
 from shockproof import (
     NOT_FOUND,
     AdaptiveConcurrency,
+    Bulkhead,
     BulkheadFullError,
+    CircuitBreaker,
     ErrorRecoveryService,
     Found,
     LastGood,
     RateLimitedError,
     RetryBudget,
+    Timeout,
 )
 from shockproof.testing import Fails, FaultInjector, VirtualClock
 
@@ -256,6 +260,78 @@ async def test_each_feature_holds_for_a_block_that_another_task_leaves(
     successes = 3 if ends_with is None else 0
     assert (service["successes"], service["failures"], service["in_flight"] or 0) == (successes, failures, 0)
     assert await market.call(asyncio.sleep, 0, "answer") == "answer"
+
+
+@pytest.mark.parametrize("has_ended", [True, False], ids=["it has ended", "it goes on"])
+async def test_a_policy_as_a_block_may_be_left_in_another_task_than_it_was_entered_in(
+    clock: VirtualClock, has_ended: bool
+) -> None:
+    """As a fixture does it: the place comes back, the error counts, and whoever entered is not ended later."""
+    places, limit = Bulkhead(max_concurrent=1, clock=clock), Timeout(timeout=5.0, clock=clock)
+    breaker = CircuitBreaker(circuit_threshold=3, clock=clock)
+    error = ConnectionError("reset")
+    go_on = asyncio.Event()
+
+    async def enters(policy: Any) -> None:
+        await policy.__aenter__()
+        if not has_ended:
+            await go_on.wait()
+
+    for policy in (places, limit, breaker) * 3:
+        entering = asyncio.create_task(enters(policy))
+        await clock.sleep(1.0)
+        assert entering.done() is has_ended
+        await in_another_task(policy.__aexit__(ConnectionError, error, None))
+        await clock.sleep(10.0)
+        go_on.set()
+        await entering
+        go_on.clear()
+    assert breaker.state == "open"
+    async with places, limit:
+        pass
+
+
+async def test_a_block_of_a_policy_that_is_left_by_nobody_in_particular_is_refused(
+    clock: VirtualClock,
+) -> None:
+    """Two tasks are in one, a third leaves: which of them is not known; each can still leave its own."""
+    places, go_on = Bulkhead(max_concurrent=2, clock=clock), asyncio.Event()
+
+    async def is_in() -> None:
+        async with places:
+            await go_on.wait()
+
+    tasks = [asyncio.create_task(is_in()) for _ in range(2)]
+    await clock.sleep(1.0)
+    with pytest.raises(RuntimeError, match=r"policy\.guard"):
+        await places.__aexit__(None, None, None)
+    go_on.set()
+    await asyncio.gather(*tasks)
+    async with places, places:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore")  # the loop is dropped on purpose, and says so
+async def test_a_block_of_a_policy_on_a_loop_that_is_dropped_gives_its_place_back() -> None:
+    """Nobody leaves it but Python, when the task is collected: no loop runs it any more."""
+    places = Bulkhead(max_concurrent=1)
+
+    async def is_in() -> None:
+        async with places:
+            await asyncio.get_running_loop().create_future()
+
+    def drops_a_loop() -> None:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(is_in())
+        loop.call_later(0.01, loop.stop)
+        loop.run_forever()
+        assert not task.done()
+        loop.close()
+
+    await asyncio.to_thread(drops_a_loop)
+    gc.collect()
+    async with places:
+        pass
 
 
 async def test_a_place_in_a_block_is_held_until_whoever_leaves_it(
