@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.errors import CallRejectedError as CallRejectedError
     from shockproof.vocabulary.errors import CircuitOpenError as CircuitOpenError
     from shockproof.vocabulary.errors import DeadlineExceededError as DeadlineExceededError
+    from shockproof.vocabulary.errors import HaltedError as HaltedError
     from shockproof.vocabulary.errors import JournalLockedError as JournalLockedError
     from shockproof.vocabulary.errors import JournalUnavailableError as JournalUnavailableError
     from shockproof.vocabulary.errors import OperationBusyError as OperationBusyError
@@ -69,7 +70,9 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.events import CircuitWouldOpen as CircuitWouldOpen
     from shockproof.vocabulary.events import Event as Event
     from shockproof.vocabulary.events import FallbackAnswered as FallbackAnswered
+    from shockproof.vocabulary.events import Halted as Halted
     from shockproof.vocabulary.events import RateLimitPaused as RateLimitPaused
+    from shockproof.vocabulary.events import Resumed as Resumed
     from shockproof.vocabulary.events import RetryScheduled as RetryScheduled
     from shockproof.vocabulary.events import StreamGap as StreamGap
     from shockproof.vocabulary.events import StreamLost as StreamLost
@@ -110,6 +113,7 @@ _HOMES = {
         "CallRejectedError",
         "CircuitOpenError",
         "DeadlineExceededError",
+        "HaltedError",
         "JournalLockedError",
         "JournalUnavailableError",
         "OperationBusyError",
@@ -135,7 +139,9 @@ _HOMES = {
         "CircuitWouldOpen",
         "Event",
         "FallbackAnswered",
+        "Halted",
         "RateLimitPaused",
+        "Resumed",
         "RetryScheduled",
         "StreamGap",
         "StreamLost",

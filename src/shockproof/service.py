@@ -35,6 +35,7 @@ from shockproof.memory.error_log.redaction import DEFAULT_NAMES, Redactor
 from shockproof.memory.journal.journal import journal_for
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation import Operation, pending_operation
+from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.health import RECENT_SECONDS, health_report
 from shockproof.memory.services.listeners import Listener, Listeners
 from shockproof.memory.services.registry import Registry
@@ -64,6 +65,8 @@ from shockproof.vocabulary.events import (
     CircuitOpened,
     CircuitWouldOpen,
     Event,
+    Halted,
+    Resumed,
 )
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeverity, ServiceStatus
 
@@ -188,12 +191,20 @@ class ErrorRecoveryService:
         self._redactor = Redactor(DEFAULT_NAMES if redact is None else _names(redact))
         self._listeners = Listeners()
         randomness = random.Random() if rng is None else rng  # noqa: S311 - jitter is no secret
+        self._state_writer = writer_for(self.state_dir)
+        self._halt = Halt(
+            self.state_dir,
+            clock=self._clock,
+            submit=self._state_writer.submit,
+            on_change=self._reconsider_lanes,
+        )
         self._registry = Registry(
             circuit_threshold=self._settings["circuit_threshold"],
             circuit_timeout=self._settings["circuit_timeout"],
             on_transition=self._on_transition,
             on_would_open=self._on_would_open,
             rng=randomness,
+            halt=self._halt,
         )
         secrets = StateSecrets(
             SecretNames(SECRET_NAMES if redact is None else _names(redact)),
@@ -219,7 +230,6 @@ class ErrorRecoveryService:
             secrets=secrets,
             now=lambda: datetime.fromtimestamp(self._clock.time(), UTC),
         )
-        self._state_writer = writer_for(self.state_dir)
         self._saver = StateSaver(
             self._state_files,
             clock=self._clock,
@@ -432,6 +442,62 @@ class ErrorRecoveryService:
                 )
             )
 
+    # -- the kill switch ---------------------------------------------------------------------------
+
+    def halt(self, reason: str) -> Awaitable[None]:
+        """
+        Stop everything but reads and what reduces risk, at once and over restarts, until `resume`.
+
+        When this returns, calls with ``effect="idempotent"`` or ``"unsafe"`` are refused with `HaltedError`, and so
+        is `Handle.once`, unless they are ``risk_reducing``; a call that waits for its turn is refused when it
+        comes, one that is under way is neither repeated nor hedged nor sent elsewhere and ends with its own
+        error. What was sent is not taken back. A call whose effect is not declared is a read, and passes; so
+        do feeds, `operation` blocks, what is in them, and `reconcile`.
+
+        It acts when called, from any thread, with or without a loop. Awaiting it is for knowing that it is
+        durable; without that it is written all the same, at the latest when the program ends in an orderly way.
+        Called again it changes the reason.
+
+        Args:
+            reason: why, for the errors, the health, the next life and whoever resumes.
+
+        Raises:
+            TypeError, ValueError: the reason is no string, or empty.
+            StateNotSavedError: when awaited: the disk refused. It is halted in memory nevertheless, and written
+                again by `aclose`.
+
+        Cancelled while awaited, it stays halted, and is written.
+        """
+        told = self._redactor.text(a_name("reason", reason))
+        durable = self._halt.halt(told)
+        _log.warning("halted: %s", told)
+        if self._listeners:
+            self._listeners.publish(Halted(service_name="", at=self._clock.time(), reason=told))
+        return durable
+
+    def resume(self) -> Awaitable[None]:
+        """
+        Lift `halt`, also that of an earlier life: everything may be sent again when this returns.
+
+        Awaiting it is for knowing that the next life will find it so. What was refused is not sent by itself.
+
+        Raises:
+            StateNotSavedError: when awaited: the disk refused, and the next life would still be halted.
+
+        Cancelled while awaited, it stays resumed, and is written.
+        """
+        was_halted = self._halt.closes_the_lane
+        durable = self._halt.resume()
+        if was_halted:
+            _log.warning("resumed")
+            if self._listeners:
+                self._listeners.publish(Resumed(service_name="", at=self._clock.time()))
+        return durable
+
+    def _reconsider_lanes(self) -> None:
+        for state in self._registry.all():
+            state.reconsider()
+
     def get_service_status(self, service_name: str) -> ServiceStatus:
         """The status of one service; OPERATIONAL for one that was never seen."""
         state = self._registry.get(service_name)
@@ -450,7 +516,8 @@ class ErrorRecoveryService:
 
         ``overall_health``, ``service_statuses``, ``recent_error_count`` (the last 300 s),
         ``circuit_breakers``, ``services`` (counts), ``error_log`` (``state``, ``written``, ``queued``,
-        ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``), ``timestamp``.
+        ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``), ``halted``, ``halt`` (``reason``,
+        ``since``, ``is_known``, ``is_durable``, ``last_error``), ``timestamp``.
         """
         now = self._clock.monotonic()
         statistics = self._error_log.statistics()
@@ -469,6 +536,7 @@ class ErrorRecoveryService:
             recent_errors=self._history.recent_count(now, within=RECENT_SECONDS),
             error_log=log,
             journal=self._journal.status()._asdict(),
+            halt=self._halt,
         )
 
     def get_error_summary(
@@ -840,6 +908,7 @@ class ErrorRecoveryService:
         await self._error_log.prepare()
         await self._state_writer.run(make_writable, self.state_dir, "state_dir")
         await self._state_writer.run(self._state_files.prepare)
+        await self._halt.learn()
         self._start_background()
 
     async def aclose(self, timeout: float = 5.0) -> None:
@@ -869,6 +938,7 @@ class ErrorRecoveryService:
             self._save_what_is_tracked(),
             self._error_log.flush(timeout),
             self._journal.aclose(),
+            self._halt.flush(),
             self._listeners.drain(),
             self._runtime.losers.reap(),
             return_exceptions=True,

@@ -39,6 +39,7 @@ async def test_call_that_gets_no_thread_is_never_run_later(
     recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system had no thread for the first order: the second must not send both."""
+    await recovery.start()  # whether an earlier life was halted takes a thread, too
     venue = recovery.service("venue", max_retries=0, effect="unsafe")
     sent: list[str] = []
     with monkeypatch.context() as refused:

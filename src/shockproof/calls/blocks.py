@@ -72,6 +72,10 @@ class _Block:
                 begin_block(self._timer)
             self._ticket, self._held = lane, held
             return None
+        if plan.is_haltable:
+            if plan.needs_preparing:
+                plan.prepare()
+            await plan.learn_of_halt()
         call = self._call = self._call or self._ongoing()
         admission = call.admit()
         if plan.is_waited_for:

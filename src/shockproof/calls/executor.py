@@ -105,6 +105,8 @@ async def execute(
     """
     if plan.needs_preparing:
         plan.prepare()
+    if plan.is_haltable:
+        await plan.learn_of_halt()
     if failure is None and plan.is_simple and has_coroutine_code(fn):
         way = plan.short_way()
         if way is not None:
@@ -330,6 +332,8 @@ async def _stand_in(
     last: Exception | None = None
     try:
         for fallback in plan.fallbacks:
+            if plan.halt_reason is not None:
+                break  # a write that was halted is not sent elsewhere
             if not fallback.fits(primary):
                 continue
             try:

@@ -175,6 +175,7 @@ class Once(Generic[R]):
             OperationCompletedError: it was sent in an earlier call, and is there.
             OperationBusyError: it is being sent at another place.
             JournalUnavailableError, JournalLockedError: it could not be journalled; it was not sent.
+            HaltedError: `ErrorRecoveryService.halt` is in force; it was not sent.
             CallRejectedError: it is not wanted any more (``policy`` is ``"valid_until"`` or ``"still_wanted"``), or a limit
                 or the open circuit refused it; it was not sent.
             Exception: *fn*'s own error; it is certain that nothing happened.
@@ -186,6 +187,8 @@ class Once(Generic[R]):
         arguments = self._with_key(kwargs)
         _check_arguments(fn, args, arguments)
         plan, reconciliation = self._plan, self._reconciliation
+        await plan.learn_of_halt()
+        self._require_no_halt()
         sending = reconciliation.sending(plan.state.name, self.key)
         try:
             sent_at = await self._claim(sending)
@@ -304,6 +307,8 @@ class Once(Generic[R]):
     def _may_be_sent_again(
         self, plan: Plan, failed: Exception | None, resends: int, left: float | None
     ) -> bool:
+        if plan.halt_reason is not None:
+            return False
         # Only whether, and not when: the settle window was wait enough.
         again = plan.retry.after_failure(
             failed, retries=resends, previous_delay=0.0, retry_after=None, remaining=left
@@ -326,7 +331,13 @@ class Once(Generic[R]):
         self._require_wanted()  # the disk may have taken its time
         flight.begins()
 
+    def _require_no_halt(self) -> None:
+        reason = self._plan.halt_reason
+        if reason is not None:
+            raise self._plan.halted(reason)
+
     def _require_wanted(self) -> None:
+        self._require_no_halt()
         policy = None
         if self._valid_until is not None and self._valid_for is not None:
             waited = self._clock.monotonic() - self._made_at

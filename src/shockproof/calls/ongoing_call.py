@@ -33,6 +33,7 @@ from shockproof.vocabulary.errors import (
     CallRejectedError,
     CircuitOpenError,
     DeadlineExceededError,
+    HaltedError,
 )
 from shockproof.vocabulary.events import AttemptFailed, CallFailed, CallHedged, RetryScheduled
 from shockproof.vocabulary.outcomes import Attempt, CallInfo, Outcome, Verdict
@@ -92,6 +93,10 @@ def timeout_error(plan: Plan, limit: float) -> Exception:
     if plan.deadline is not None and (plan.timeout is None or limit < plan.timeout):
         return DeadlineExceededError(plan.state.name, plan.deadline)
     return AttemptTimeoutError(plan.state.name, limit)
+
+
+def _halted(reason: str) -> str:
+    return f"it was halted: {reason}"
 
 
 def _nothing_ran(failure: Failure) -> bool:
@@ -177,8 +182,8 @@ class OngoingCall:
         A ticket for the next attempt.
 
         Raises:
-            CircuitOpenError: the circuit refuses, and there was no attempt yet.
-            Exception: the circuit refuses, or the deadline passed: the last attempt's own error.
+            CircuitOpenError, HaltedError: the circuit or the kill switch refuses, and there was no attempt yet.
+            Exception: one of them refuses, or the deadline passed: the last attempt's own error.
         """
         plan = self.plan
         lane = plan.circuit.lane
@@ -186,6 +191,7 @@ class OngoingCall:
             return lane
         if plan.needs_preparing:
             plan.prepare()
+        self._require_no_halt()
         now = plan.runtime.clock.monotonic()
         circuit = plan.state.circuit
         last = self._last_error
@@ -200,6 +206,15 @@ class OngoingCall:
             raise self._ended_while_waiting(last, "the circuit opened")
         self.can_fall_back = True
         raise plan.refused(circuit.open_for(now))
+
+    def _require_no_halt(self) -> None:
+        reason = self.plan.halt_reason
+        if reason is None:
+            return
+        last = self._last_error
+        if last is not None:
+            raise self._ended_while_waiting(last, _halted(reason))
+        raise self.plan.halted(reason)
 
     def begin_anew(self) -> None:
         """Something was there in between: the deadline counts from now."""
@@ -216,7 +231,7 @@ class OngoingCall:
         Wait *delay* seconds before the next attempt.
 
         Raises:
-            Exception: the circuit opened meanwhile: the last attempt's own error, at once.
+            Exception: the circuit opened meanwhile, or a write was halted: the last attempt's own error, at once.
         """
         plan, state = self.plan, self.plan.state
         if delay <= 0:
@@ -228,16 +243,29 @@ class OngoingCall:
         sleeping = asyncio.ensure_future(plan.runtime.clock.sleep(delay))
         opened = asyncio.get_running_loop().create_future()
         state.waiting.add(opened)
+        waits_for = {sleeping, opened}
+        halt, halted = state.halt if plan.is_haltable else None, None
+        if halt is not None:
+            halted = asyncio.get_running_loop().create_future()
+            waits_for.add(halted)
+            halt.waiting.add(halted)
         try:
             # Look again: another thread may have opened it before this wait could be woken.
             if self._last_error is not None and state.circuit.state(plan.runtime.clock.monotonic()) == "open":
                 raise self._ended_while_waiting(self._last_error, "the circuit opened")
-            await asyncio.wait({sleeping, opened}, return_when=asyncio.FIRST_COMPLETED)
+            if self._last_error is not None:
+                self._require_no_halt()
+            await asyncio.wait(waits_for, return_when=asyncio.FIRST_COMPLETED)
+            if halted is not None and halted.done() and self._last_error is not None:
+                # Also when it was resumed since: what is sent after that is for somebody to decide.
+                raise self._ended_while_waiting(self._last_error, _halted(plan.halt_reason or "for a moment"))
             if opened.done() and self._last_error is not None:
                 raise self._ended_while_waiting(self._last_error, "the circuit opened")
             await sleeping
         finally:
             state.waiting.discard(opened)
+            if halt is not None and halted is not None:
+                halt.waiting.discard(halted)
             sleeping.cancel()
 
     def _ended_while_waiting(self, last: Exception, reason: str) -> Exception:
@@ -264,7 +292,8 @@ class OngoingCall:
 
         Raises:
             RateLimitedError, BulkheadFullError: refused, and there was no attempt yet.
-            CircuitOpenError: the circuit opened during the wait, and there was no attempt yet.
+            CircuitOpenError, HaltedError: the circuit opened, or a write was halted, during the wait, and there was no
+                attempt yet.
             Exception: either, and there was one: the last attempt's own error.
         """
         plan = self.plan
@@ -286,7 +315,7 @@ class OngoingCall:
                 turn.not_sent()
             raise
         has_waited = (turn is not None and turn.has_waited) or (held is not None and held.has_waited)
-        if has_waited and ticket is not plan.state.circuit.closed:
+        if has_waited and (ticket is not plan.state.circuit.closed or plan.halt_reason is not None):
             # The circuit may have changed meanwhile: the place in the queue is kept, the ticket is not.
             ticket.released()
             try:
@@ -329,8 +358,12 @@ class OngoingCall:
         A ticket for a hedge, which is no probe: only a closed circuit lets it through.
 
         Raises:
-            CircuitOpenError: it is not closed. Counted nowhere: the call itself goes on.
+            CircuitOpenError, HaltedError: it is not closed, or a write was halted. Counted nowhere: the call itself
+                goes on.
         """
+        reason = self.plan.halt_reason
+        if reason is not None:
+            raise HaltedError(self.plan.state.name, reason=reason)
         circuit = self.plan.state.circuit
         if circuit.closed is not None:
             return circuit.closed
@@ -351,7 +384,7 @@ class OngoingCall:
         )
         try:
             return self.admit_hedge(), held
-        except CircuitOpenError:
+        except CallRejectedError:
             held.not_sent()
             raise
 
@@ -517,6 +550,8 @@ class OngoingCall:
         adaptive, budget = self.plan.adaptive, self.plan.retry_budget or state.hedge_budget
         if adaptive is not None and adaptive.send_rate.limit is not None:
             return False  # throttled: not the moment to send more
+        if self.plan.halt_reason is not None:
+            return False
         is_closed = state.circuit.state(self.plan.runtime.clock.monotonic()) == "closed"
         if not is_closed or budget is None or not budget.take():
             return False
@@ -614,6 +649,9 @@ class OngoingCall:
         )
         if decision.delay is None:
             return decision
+        halted = plan.halt_reason
+        if halted is not None and not self.persists:  # one that persists is a feed, and a feed is read
+            return Decision(None, _halted(halted))
         delay = max(decision.delay, pause)
         decision = Decision(delay, "")
         around = _running_retry.get()

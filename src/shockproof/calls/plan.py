@@ -4,6 +4,7 @@ The policies of one handle, as the executor reads them.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,7 +31,7 @@ from shockproof.policies.rate_limit import Weight
 from shockproof.policies.retry import RetryRule
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import SystemClock, other_times
-from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
+from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError, HaltedError
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import CallRejected
 from shockproof.vocabulary.outcomes import CallEffect
@@ -38,6 +39,9 @@ from shockproof.vocabulary.outcomes import CallEffect
 __all__ = ["Plan"]
 
 _new: Final = CircuitOpenError.__new__
+
+_PATIENCE: Final = 5.0
+"""Seconds the first write of a life waits for the disk to say whether an earlier life was halted."""
 
 # The service of a plan that does not know its own yet: its first call takes the long way and is told.
 _UNKNOWN: Final = ServiceState("unknown", Circuit(threshold=None, timeout=0.0))
@@ -89,6 +93,7 @@ class Plan:
         "is_bound",
         "is_fixed",
         "is_for_the_executor",
+        "is_haltable",
         "is_simple",
         "judges_results",
         "keeps_real_time",
@@ -130,6 +135,8 @@ class Plan:
         """How early its turn comes where calls wait; the lower, the earlier."""
         self.is_for_the_executor = bool(self.fallbacks) or self.risk_reducing
         """Whether an open circuit is not the last word."""
+        self.is_haltable = self.effect != "read" and not self.risk_reducing
+        """Whether the kill switch refuses it."""
         self.classifier = Classifier(
             effect=self.effect,
             classify=options.get("classify"),
@@ -163,6 +170,8 @@ class Plan:
         self.adaptive = state.adapt() if self.options.get("adaptive") else None
         self.circuit = state.circuit if self.adaptive is None else _ByTheLongWay(state.circuit)
         self.is_bound = True
+        if self.is_haltable:
+            state.will_write()
         if state.limits is not None:
             state.limits.check_weight(self.weight)
         if self.hedge is not None and state.hedge_budget is None:
@@ -196,6 +205,44 @@ class Plan:
         """What a decorator with this plan does with the calls of its function."""
         own = {"max_retries": self.retry.max_retries, "circuit_threshold": self.state.circuit.threshold}
         return Layer(self.state.name, self.state, {**self.state.set_by_hand, **self.options, **own})
+
+    @property
+    def halt_reason(self) -> str | None:
+        """Why the kill switch refuses its calls now; None when it does not."""
+        if not self.is_haltable or self.state.halt is None:
+            return None
+        mark = self.state.halt.mark
+        return None if mark is None else mark.reason
+
+    async def learn_of_halt(self) -> None:
+        """
+        Before a write goes out: know whether an earlier life left everything halted.
+
+        Raises:
+            HaltedError: the disk does not say in time.
+        """
+        halt = self.state.halt
+        if halt is None or halt.is_known or not self.is_haltable:
+            return
+        reason = "the disk has not told in time whether it was"
+        try:
+            async with asyncio.timeout(min(_PATIENCE, self.deadline or _PATIENCE)):
+                await halt.learn()
+        except TimeoutError:
+            raise self.halted(reason) from None
+        except RuntimeError as error:
+            raise self.halted(f"the disk could not be asked whether it was ({error})") from error
+
+    def _halted_meanwhile(self) -> HaltedError | None:
+        """The error of a write that has a thread at last, when it was halted before that."""
+        reason = self.halt_reason
+        return None if reason is None else HaltedError(self.state.name, reason=reason)
+
+    def halted(self, reason: str) -> HaltedError:
+        """Count and tell that the kill switch refuses a call, and give the error that says so."""
+        refusal = HaltedError(self.state.name, reason=reason)
+        self.rejected(refusal)
+        return refusal
 
     @property
     def is_waited_for(self) -> bool:
@@ -306,7 +353,9 @@ class Plan:
         held: Held | None,
     ) -> Any:
         """Run a plain *fn* in a thread of the service's own; what it returns is awaited if it can be."""
-        result = await self.runtime.threads(self.state).run(fn, args, kwargs, held)
+        result = await self.runtime.threads(self.state).run(
+            fn, args, kwargs, held, refusal=self._halted_meanwhile
+        )
         if inspect.isawaitable(result):
             return await result
         if inspect.isasyncgen(result) or inspect.isgenerator(result):

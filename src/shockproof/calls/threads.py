@@ -77,9 +77,11 @@ class WorkerThreads:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         held: Held | None = None,
+        *,
+        refusal: Callable[[], Exception | None] = lambda: None,
     ) -> Any:
         """
-        What *fn* returns, or raises.
+        What *fn* returns, or raises; what *refusal* gives when there is a thread for it, is raised in its place.
 
         Cancelled while it waits, it leaves the queue; cancelled while it runs, its thread is left
         behind, counted in ``abandoned_threads``; it keeps what is *held* until it ends, and its result
@@ -90,7 +92,7 @@ class WorkerThreads:
             BulkheadFullError: the system has no thread left for it.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(fn, args, kwargs, loop)
+        job = _Job(fn, args, kwargs, loop, refusal)
         with self._lock:
             self._waiting.append(job)
             if self._idle >= len(self._waiting):
@@ -173,6 +175,7 @@ class _Job:
         "held",
         "kwargs",
         "loop",
+        "refusal",
         "result",
     )
 
@@ -182,7 +185,9 @@ class _Job:
         args: tuple[Any, ...],  # Any: its arguments
         kwargs: Mapping[str, Any],  # Any: its arguments
         loop: asyncio.AbstractEventLoop,
+        refusal: Callable[[], Exception | None],
     ) -> None:
+        self.refusal = refusal
         self.fn, self.args, self.kwargs, self.loop = fn, args, kwargs, loop
         self.context = contextvars.copy_context()
         self.done: asyncio.Future[None] = loop.create_future()
@@ -193,6 +198,9 @@ class _Job:
         self.held: Held | None = None
 
     def run(self) -> None:
+        self.error = self.refusal()
+        if self.error is not None:
+            return
         try:
             self.result = self.context.run(self.fn, *self.args, **self.kwargs)
         except TypeError as error:

@@ -5,7 +5,8 @@ Everything shockproof raises by itself. The user's own errors always pass untouc
     ├── CallRejectedError            the function did not run
     │   ├── CircuitOpenError         the circuit of the service is open
     │   ├── BulkheadFullError        too many calls are in flight
-    │   └── RateLimitedError         it could not be sent in time
+    │   ├── RateLimitedError         it could not be sent in time
+    │   └── HaltedError              the kill switch is on
     ├── AttemptTimeoutError          also a TimeoutError: one attempt took too long
     ├── DeadlineExceededError        also a TimeoutError: all attempts together took too long
     ├── StreamSilentError            also a TimeoutError: a feed gave no item for too long
@@ -22,6 +23,7 @@ __all__ = [
     "CallRejectedError",
     "CircuitOpenError",
     "DeadlineExceededError",
+    "HaltedError",
     "JournalLockedError",
     "JournalUnavailableError",
     "OperationBusyError",
@@ -129,6 +131,29 @@ class RateLimitedError(CallRejectedError):
 
     def _what(self) -> str:
         return "the rate limit leaves no room"
+
+
+class HaltedError(CallRejectedError):
+    """`ErrorRecoveryService.halt` is in force, and the call is neither a read nor does it reduce risk."""
+
+    def __init__(
+        self,
+        service_name: str,
+        policy: str = "halt",
+        retry_after: float | None = None,
+        last_error: str | None = None,
+        reason: str = "",
+    ) -> None:
+        self.args = (service_name, policy, retry_after, last_error, reason)
+
+    @property
+    def reason(self) -> str:
+        """Why it was halted, as somebody told `halt`."""
+        reason: str = self.args[4]
+        return reason
+
+    def _what(self) -> str:
+        return f"halted: {self.reason}"
 
 
 class _TimeLimitError(ShockproofError, TimeoutError):

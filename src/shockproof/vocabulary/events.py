@@ -24,7 +24,9 @@ __all__ = [
     "CircuitWouldOpen",
     "Event",
     "FallbackAnswered",
+    "Halted",
     "RateLimitPaused",
+    "Resumed",
     "RetryScheduled",
     "StreamGap",
     "StreamLost",
@@ -135,6 +137,18 @@ class FallbackAnswered(Event):
 
     function_name: str
     error_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Halted(Event):
+    """Nothing is sent any more but reads and what reduces risk; of all services, so `service_name` is ``""``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """Everything is sent again; of all services, so `service_name` is ``""``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.circuit_breaker import Circuit
 from shockproof.vocabulary.statuses import ServiceStatus
@@ -27,18 +28,19 @@ def health_report(
     recent_errors: int,
     error_log: dict[str, Any],  # Any: state is text, counts are numbers
     journal: dict[str, Any],  # Any: as above
+    halt: Halt,
 ) -> dict[str, Any]:  # Any: JSON
     """
     The health at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC).
 
     ``overall_health`` is ``"unhealthy"`` if any service is unavailable, else ``"degraded"`` if any is
-    degraded, else ``"healthy"``.
+    degraded or it is halted, else ``"healthy"``.
     """
     known = list(services)
     statuses = {state.name: state.status_at(now) for state in known}
     if ServiceStatus.UNAVAILABLE in statuses.values():
         overall = "unhealthy"
-    elif ServiceStatus.DEGRADED in statuses.values():
+    elif ServiceStatus.DEGRADED in statuses.values() or halt.mark is not None or halt.last_error is not None:
         overall = "degraded"
     else:
         overall = "healthy"
@@ -80,7 +82,20 @@ def health_report(
         },
         "error_log": error_log,
         "journal": journal,
+        "halted": halt.mark is not None,
+        "halt": _halt(halt),
         "timestamp": datetime.fromtimestamp(wall, UTC).isoformat(),
+    }
+
+
+def _halt(halt: Halt) -> dict[str, Any]:  # Any: text and truth values
+    mark = halt.mark
+    return {
+        "reason": None if mark is None else mark.reason,
+        "since": None if mark is None else datetime.fromtimestamp(mark.since, UTC).isoformat(),
+        "is_known": halt.is_known,
+        "is_durable": halt.is_durable,
+        "last_error": halt.last_error,
     }
 
 

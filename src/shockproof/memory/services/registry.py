@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates, SavedCircuit
@@ -73,6 +74,7 @@ class Registry:
         on_transition: Callable[[ServiceState, CircuitState, float], None],
         on_would_open: Callable[[ServiceState, float], None] = lambda state, now: None,
         rng: Randomness | None = None,
+        halt: Halt | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._services: dict[str, ServiceState] = {}
@@ -81,6 +83,7 @@ class Registry:
         self._on_transition = on_transition
         self._on_would_open = on_would_open
         self._rng = rng
+        self._halt = halt
 
     def get(self, name: str) -> ServiceState | None:
         """The state of a service that was seen or declared, or None."""
@@ -99,7 +102,7 @@ class Registry:
 
     def _new(self, name: str) -> ServiceState:
         circuit = Circuit(threshold=self._threshold, timeout=self._timeout, rng=self._rng)
-        state = ServiceState(name, circuit)
+        state = ServiceState(name, circuit, self._halt)
         told = self._on_transition
 
         def on_transition(to: CircuitState, now: float) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
+from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.stream_health import StreamHealth
+from shockproof.memory.services.waiters import wake_all
 from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.circuit_breaker import Circuit, Ticket
 from shockproof.policies.retry_budget import RetryBudget
@@ -47,6 +49,8 @@ class ServiceState:
         "failures",
         "fallbacks",
         "faults",
+        "halt",
+        "has_writes",
         "health_check",
         "hedge_budget",
         "hedges",
@@ -67,9 +71,13 @@ class ServiceState:
         "waiting_for_the_circuit",
     )
 
-    def __init__(self, name: str, circuit: Circuit) -> None:
+    def __init__(self, name: str, circuit: Circuit, halt: Halt | None = None) -> None:
         self.name = name
         self.circuit = circuit
+        self.halt = halt
+        """The kill switch of its recovery service; None where there is none."""
+        self.has_writes = False
+        """Whether a handle of it does anything that the kill switch would refuse."""
         self.prepared = False
         """Whether a call on the current loop has been seen."""
         self.critical = False
@@ -115,12 +123,28 @@ class ServiceState:
         """From now on healthy calls take the short way, or the next call of anybody prepares again."""
         with self._lock:  # whoever closes the way sets its reason first: no other thread may open it again
             self.prepared = is_prepared
-            # Faults are played and ages are watched by the executor.
-            is_open = is_prepared and self.faults is None and self.call_ages is None
-            # Limits may be waited for, and that is the executor's business, too: they have a lane of their own.
-            self.circuit.open_lane(is_open=is_open and self.limits is None)
-            if self.limits is not None:
-                self.limits.open_lane(is_open=is_open)
+            self._choose_lane()
+
+    def reconsider(self) -> None:
+        """The kill switch was thrown, or the first write is here: healthy calls may have to go the other way."""
+        with self._lock:
+            self._choose_lane()
+
+    def _choose_lane(self) -> None:
+        # Faults are played and ages are watched by the executor, which also asks whether a write may go out.
+        is_open = self.prepared and self.faults is None and self.call_ages is None
+        if self.has_writes and self.halt is not None and self.halt.closes_the_lane:
+            is_open = False
+        # Limits may be waited for, and that is the executor's business, too: they have a lane of their own.
+        self.circuit.open_lane(is_open=is_open and self.limits is None)
+        if self.limits is not None:
+            self.limits.open_lane(is_open=is_open)
+
+    def will_write(self) -> None:
+        """A handle of it does what the kill switch would refuse."""
+        if not self.has_writes:
+            self.has_writes = True
+            self.reconsider()
 
     def adapt(self) -> AdaptiveRetry:
         """What its adaptive handles share, made for the first of them."""
@@ -167,11 +191,11 @@ class ServiceState:
         """From now on calls are refused; a fallback that answers makes it DEGRADED again."""
         self.status = ServiceStatus.UNAVAILABLE
         self.stirred = True
-        _wake_all(self.waiting)
+        wake_all(self.waiting)
 
     def circuit_closed(self) -> None:
         """From now on calls pass again."""
-        _wake_all(self.waiting_for_the_circuit)
+        wake_all(self.waiting_for_the_circuit)
 
     def add_stream(self, stream: StreamHealth) -> None:
         """A feed of the service begins; one that nobody holds any more is forgotten by itself."""
@@ -246,16 +270,3 @@ class ServiceState:
             f"<ServiceState {self.name!r} {self.status.value}, {self.circuit!r}, "
             f"{self.successes} successes, {self.failures} failures>"
         )
-
-
-def _wake_all(waiters: set[asyncio.Future[None]]) -> None:
-    for waiter in tuple(waiters):
-        try:
-            waiter.get_loop().call_soon_threadsafe(_wake, waiter)
-        except RuntimeError:
-            pass  # that loop has ended, and the one who waited with it
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
