@@ -18,7 +18,8 @@ from shockproof import (
     RetryBudget,
     Timeout,
 )
-from shockproof.calls.limits_around import BLOCKS, time_left_around
+from shockproof.calls.limits_around import time_left_around
+from shockproof.calls.timer import BLOCKS
 from shockproof.testing import VirtualClock
 
 pytestmark = pytest.mark.asyncio

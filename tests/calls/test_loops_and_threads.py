@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
 from collections.abc import Callable, Coroutine
@@ -309,3 +310,68 @@ def test_queues_of_loops_that_have_ended_are_forgotten(tmp_path: Path) -> None:
     for _ in range(3):
         clock.run(venue.call(clock.sleep, 1.0))
     assert len(recovery._registry.get_or_create("venue").call_ages._queues) == 1
+
+
+def test_places_of_blocks_come_back_from_loops_that_were_closed_with_them(tmp_path: Path) -> None:
+    """Nobody ends the tasks of such a loop; the next one that is under the same limit lets them go."""
+    clock = VirtualClock()
+    recovery = service(tmp_path, clock=clock, max_retries=0)
+    api = recovery.service("api", max_concurrent=1)
+    limited = recovery.service("limited", timeout=5.0)
+
+    async def hold() -> None:
+        async with limited.guard():
+            await api.call(clock.sleep, 50)
+
+    loop = VirtualTimeLoop(clock)
+    loop.create_task(hold())
+    loop.run_until_complete(asyncio.sleep(1))
+    loop.close()
+    del loop
+
+    async def nothing() -> None:
+        async with limited.guard():
+            pass
+
+    clock.run(nothing())
+    gc.collect()
+    clock.run(api.call(clock.sleep, 1))
+    assert recovery.get_health_status()["services"]["api"]["in_flight"] == 0
+
+
+@pytest.mark.parametrize("form", ["call", "decorated", "guard"])
+def test_probe_comes_back_from_a_loop_that_was_closed_when_its_time_was_just_over(
+    tmp_path: Path, form: str
+) -> None:
+    """It is collected where no loop runs, with a cancellation of ours that it never saw: no verdict."""
+    clock = VirtualClock()
+    recovery = service(tmp_path, clock=clock, max_retries=0, circuit_threshold=1, circuit_timeout=30.0)
+    api = recovery.service("api", timeout=1.0)
+
+    async def fail() -> None:
+        raise OSError
+
+    async def probe() -> None:
+        await clock.sleep(50)
+
+    async def guarded() -> None:
+        async with api.guard():
+            await probe()
+
+    run = {"call": lambda: api.call(probe), "decorated": api(probe), "guard": guarded}[form]
+    with pytest.raises(OSError):
+        clock.run(api.call(fail))
+    clock.advance(30.0)
+    loop = VirtualTimeLoop(clock)
+    task = loop.create_task(run())
+    loop.call_later(1.0, loop.stop)  # in the very turn in which the time is over
+    loop.run_forever()
+    assert task.cancelling()
+    loop.close()
+    del loop, task
+    clock.run(recovery.service("other", timeout=1.0).call(clock.sleep, 0.5))  # the next one under the limit
+    gc.collect()
+
+    clock.run(api.call(clock.sleep, 0.5))
+    assert not api.plan.state.circuit._probing
+    assert recovery.get_health_status()["circuit_breakers"]["api"] == "closed"

@@ -14,11 +14,11 @@ from typing import Any, NoReturn, Self
 from shockproof.calls.executor import elapsed, failure_of
 from shockproof.calls.faults import BlockFault, Faults
 from shockproof.calls.limits import Held
-from shockproof.calls.limits_around import BLOCKS, Block, begin_block, end_block, still_running
+from shockproof.calls.limits_around import begin_block, end_block, still_running
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.calls.options import calling_frame
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import CURRENT_TASK, HERE, Timer, no_task, take_over
+from shockproof.calls.timer import BLOCKS, CURRENT_TASK, HERE, Block, Timer, no_task, take_over
 from shockproof.policies.circuit_breaker import Ticket
 
 __all__ = ["AttemptBlock", "Attempts", "Guard"]

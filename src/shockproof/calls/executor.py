@@ -23,7 +23,7 @@ from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultEr
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.threads import NotStartedError, never_began
-from shockproof.calls.timer import Timer
+from shockproof.calls.timer import Timer, running_task
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Admission, Ticket
 from shockproof.policies.fallback import LastGood, Stale
@@ -70,7 +70,7 @@ def hides_cancellation(error: Exception) -> bool:
     Then a cancellation stands in the error's history that was caught in a frame of the callee. One
     that is being handled further out, by cleanup code that makes this very call, does not count.
     """
-    task = asyncio.current_task()
+    task = running_task()
     if task is None or not task.cancelling():
         return False
     frames = set[FrameType]()

@@ -17,13 +17,11 @@ from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
-from shockproof.calls.timer import LimitQueue, Timer
+from shockproof.calls.timer import BLOCKS, Block, LimitQueue, Timer
 from shockproof.calls.who_waits import frames_of, task_that_waits_for
 
 __all__ = [
-    "BLOCKS",
     "WRAPPER_FILE",
-    "Block",
     "Limit",
     "begin_block",
     "carry",
@@ -40,14 +38,9 @@ WRAPPER_FILE: Final = "<shockproof wrapper "
 Limit = tuple[LimitQueue, object]
 """A queue, and what the call waits in it as."""
 
-Block = tuple[LimitQueue, object, Any]  # Any: the same again or None, of the block around it
-"""A block with a limit: its queue, and what it waits there as."""
-
 F = TypeVar("F", bound=Callable[..., Any])  # Any: any function
 
 _carried: ContextVar[tuple[Limit, ...]] = ContextVar("shockproof_limits_around", default=())
-BLOCKS: Final = dict[asyncio.Task[Any], Block]()  # Any: whatever the task returns
-"""The innermost block with a limit that each task is in. A context variable would cost twice as much."""
 
 # By its name most of a stack is told apart at once: the hash of a code object takes longer than all the rest.
 _holders: Final = dict[str, list[CodeType]]()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from shockproof.calls.timer import clock_of
+from shockproof.calls.timer import clock_of, running_task
 from shockproof.policies.silence import Silence
 
 __all__ = ["SilenceWatch"]
@@ -79,6 +79,6 @@ class SilenceWatch:
         if not self.has_fired:
             return False
         self.has_fired = False
-        if task is None or asyncio.current_task() is not task:
+        if task is None or running_task() is not task:
             return False
         return task.uncancel() <= self.cancels

@@ -22,14 +22,17 @@ from weakref import WeakValueDictionary
 from shockproof.policies.stall import STALL_SHARE, was_stalled
 
 __all__ = [
+    "BLOCKS",
     "CURRENT_TASK",
     "HERE",
+    "Block",
     "LimitQueue",
     "TimeLimit",
     "Timer",
     "Waits",
     "clock_of",
     "no_task",
+    "running_task",
     "start_single_timer",
     "take_over",
     "time_limit",
@@ -109,7 +112,7 @@ class Timer:
                 queue.dismiss()
             return False
         self.stalled = queue.fired.pop(key, False)
-        if asyncio.current_task() is not self._task:
+        if running_task() is not self._task:
             return False  # left in another task than it was entered in: only disarmed
         return self._task.uncancel() <= self._cancels
 
@@ -212,6 +215,12 @@ class LimitQueue:
             self._handle = None
 
 
+Block = tuple[LimitQueue, object, Any]  # Any: the same again or None, of the block around it
+"""A block with a limit: its queue, and what it waits there as."""
+
+BLOCKS: Final = dict[asyncio.Task[Any], Block]()  # Any: whatever the task returns
+"""The innermost block with a limit that each task is in. A context variable would cost twice as much."""
+
 Waits = tuple[LimitQueue, asyncio.Task[Any], int]  # Any: whatever the task returns
 """A call that waits in a queue without a timer of its own: the queue, its task, and the count of requests."""
 
@@ -291,6 +300,9 @@ class TimeLimit:
                 if queue.loop.is_closed():
                     del self.queues[key]
             queue = self.queues[HERE()] = LimitQueue(loop, self.seconds, self)
+        for known in list(BLOCKS):  # kept here, the task of a dead loop would keep all that its block holds
+            if known.get_loop().is_closed():
+                BLOCKS.pop(known, None)
         return queue, task
 
     def forget(self, queue: LimitQueue) -> None:
@@ -324,6 +336,14 @@ def start_single_timer(seconds: float) -> Timer:
     loop = asyncio.get_running_loop()
     queue = LimitQueue(loop, seconds)
     return Timer(queue, _task_on(loop), queue.clock())
+
+
+def running_task() -> asyncio.Task[Any] | None:  # Any: whatever the task returns
+    """The task that runs here; None where no loop does, as when the call of a dead one is collected."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 def _task_on(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:  # Any: whatever the task returns
