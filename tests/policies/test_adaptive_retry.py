@@ -84,6 +84,34 @@ def test_a_throttled_client_still_sends_every_other_second() -> None:
     assert rate.limit == 0.5
 
 
+def test_what_was_sent_in_the_moment_of_the_slow_down_tells_of_the_new_rate() -> None:
+    """Only what was sent before it is passed over."""
+    rate = SendRate()
+    now = ran(rate, per_second=50, seconds=10)
+    throttle(rate, now)
+    once = rate.limit
+    rate.answered(now + 0.2, sent_at=now, throttled=True)
+    assert once is not None
+    assert rate.limit == pytest.approx(0.7 * once, rel=0.05)
+
+
+def test_a_slow_client_is_measured_as_exactly_as_a_fast_one() -> None:
+    """Each answer counts in one half second: two a second are two, and not four."""
+    rate = SendRate()
+    ran(rate, per_second=2, seconds=20)
+    assert rate.measured == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_client_at_the_least_rate_saves_up_for_one_send() -> None:
+    """After a long pause one may go at once, and the next two seconds later."""
+    rate, now = SendRate(), 1000.0
+    for _ in range(200):
+        now += 1.0
+        throttle(rate, now)
+    now += 30.0
+    assert [rate.wait(rate.take(now), now) for _ in range(3)] == [0.0, 2.0, 4.0]
+
+
 def test_a_first_answer_that_is_throttled_slows_down_to_what_was_counted_so_far() -> None:
     """Before the first half second is full there is no measured rate, but there is a count."""
     rate = SendRate()
@@ -211,6 +239,21 @@ def test_successes_fund_its_own_budget() -> None:
     assert adaptive.budget.tokens == 0.0
     adaptive.answered(1001.0, sent_at=1000.5, kind=None)
     assert adaptive.budget.tokens == pytest.approx(0.1)
+
+
+def test_only_throttling_answers_slow_it_down() -> None:
+    """And those to what was sent before the last slow-down do not, as for the rate alone."""
+    adaptive = AdaptiveRetry()
+    for kind in ("timeout", "server", "connection", "other", None):
+        adaptive.answered(1000.0, sent_at=999.0, kind=kind)  # type: ignore[arg-type]  # they are kinds
+    assert adaptive.send_rate.limit is None
+    adaptive.answered(1001.0, sent_at=1000.5, kind="throttled")
+    once = adaptive.send_rate.limit
+    assert once is not None
+    adaptive.answered(1001.0, sent_at=1000.6, kind="throttled")
+    assert adaptive.send_rate.limit == once
+    adaptive.answered(1001.4, sent_at=1001.2, kind="throttled")
+    assert adaptive.send_rate.limit < once
 
 
 def test_its_repr_shows_what_holds_now() -> None:

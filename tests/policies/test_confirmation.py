@@ -48,6 +48,15 @@ def test_question_that_began_within_the_window_proves_nothing_when_its_answer_co
     assert questions.answered(NOT_FOUND, 31.0) not in {"absent", "unproven"}
 
 
+def test_it_never_gives_up_before_it_asked_behind_the_window() -> None:
+    """The answer to an early question comes when the time is up already: it is asked once more, at once."""
+    questions = Confirmation(closes_at=30.0, settle=30.0)
+    questions.asks(29.0)
+    assert questions.answered(UNKNOWN, 61.0) == 0.0
+    questions.asks(61.0)
+    assert questions.answered(UNKNOWN, 62.0) == "unproven"
+
+
 def test_unknown_for_ever_ends_unproven() -> None:
     """A settle time after the window, and not before."""
     verdict, asked = play([UNKNOWN], closes_at=30.0, settle=30.0)

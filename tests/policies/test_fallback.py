@@ -84,6 +84,13 @@ def test_an_entry_shows_what_it_is_for() -> None:
     """In a handle's own repr."""
     assert repr(OnError((OSError, KeyError), 5)) == "OnError((OSError, KeyError), 5)"
     assert repr(OnError(OSError, 5)) == "OnError(OSError, 5)"
+    assert repr(OnError(answers_at_once, 5)) == "OnError(answers_at_once, 5)"
+    nameless = partial(answers_at_once, 1)
+    assert repr(OnError(nameless, 5)) == f"OnError({nameless!r}, 5)"
+
+
+def answers_at_once(*args: object) -> bool:
+    return True
 
 
 # -- the last good answer ----------------------------------------------------------------------------
@@ -125,6 +132,7 @@ def test_the_longer_age_of_two_clocks_counts() -> None:
         ((fetch, ("A",), {}), (other, ("A",), {}), False),
         ((fetch, ("A",), {}), (fetch, ("B",), {}), False),
         ((fetch, (), {"a": 1, "b": 2}), (fetch, (), {"b": 2, "a": 1}), True),
+        ((fetch, (), {"a": 1, "b": "x"}), (fetch, (), {"b": "x", "a": 1}), True),
         ((fetch, (1,), {}), (fetch, (True,), {}), False),
         ((fetch, (1,), {}), (fetch, (1.0,), {}), False),
         ((fetch, (), {"qty": 1}), (fetch, (), {"qty": True}), False),
@@ -153,6 +161,27 @@ def test_the_service_is_part_of_the_users_own_key_too() -> None:
     known = LastAnswers(max_age=60.0, most=3, key=lambda symbol: symbol)
     keys = {known.key_of(name, fn, ("A",), {}) for name in ("binance", "kraken") for fn in (fetch, other)}
     assert len(keys) == 4
+
+
+def test_the_users_own_key_is_made_of_all_arguments() -> None:
+    """Of those that were named, too."""
+    good = LastGood(max_age=60.0, key=lambda symbol, depth=1: (symbol, depth))
+    shallow, deep, same = (
+        good.answers.key_of("api", fetch, ("A",), named) for named in ({"depth": 1}, {"depth": 2}, {})
+    )
+    assert shallow == same != deep
+
+
+def test_a_thousand_answers_and_a_few_more_are_kept_and_marked_as_is_said() -> None:
+    """Unless somebody says how many."""
+    good, few = LastGood(max_age=60.0, mark=str), LastGood(max_age=60.0, max_entries=2)
+    for number in range(2_000):
+        good.answers.remember(number, number, now=0.0, wall=0.0)
+        few.answers.remember(number, number, now=0.0, wall=0.0)
+    assert (len(good), len(few)) == (1_024, 2)
+    assert (good.mark, few.mark) == (str, None)
+    good.clear()
+    assert len(good) == 0
 
 
 def test_the_oldest_answer_goes_first() -> None:

@@ -61,6 +61,20 @@ def test_a_step_follows_the_spread_and_not_the_size_of_the_latencies(latency: fl
     assert latencies.value == pytest.approx(before + 9.0 * 0.01 * math.sqrt(0.95 * 0.05), rel=1e-4)
 
 
+def test_a_single_outlier_does_not_move_the_mean_to_where_it_was() -> None:
+    """Else the next usual latency would look as far away as the outlier did, and count in the spread again."""
+    latencies = LatencyQuantile(0.5)
+    for _ in range(20):
+        latencies.add(10.0)
+    latencies.add(20.0)
+    before = latencies.value
+    assert before is not None
+    latencies.add(10.0)  # half a second from the mean, which is 10.5 now
+    spread = math.sqrt(0.95 * (0.95 * 0.05 * 10.0**2 + 0.05 * 0.5**2))
+
+    assert latencies.value == pytest.approx(before - 0.01 * spread, rel=1e-9)
+
+
 def test_an_estimate_never_falls_below_nothing() -> None:
     """No time is negative, however the steps fall."""
     latencies = LatencyQuantile(0.5, enough=2)

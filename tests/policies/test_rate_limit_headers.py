@@ -52,6 +52,7 @@ def test_what_is_used_is_read_with_its_window(headers: dict[str, str], usage: Us
         ({"RateLimit": "remaining=5"}, Left(5, None, None)),
         ({"RateLimit": '"default";r=5;t=2'}, Left(5, None, 2.0)),
         ({"RateLimit": '"default";r=5'}, Left(5, None, None)),
+        ({"RateLimit": f"remaining=5, reset={NOW + 7:.0f}"}, Left(5, None, 7.0)),
     ],
 )
 def test_what_is_left_is_read_in_each_of_its_forms(headers: dict[str, str], left: Left) -> None:
@@ -67,6 +68,7 @@ def test_what_is_left_is_read_in_each_of_its_forms(headers: dict[str, str], left
         (int(NOW) - 9, 0.0),
         (int(NOW) * 1000 + 9_500, 9.5),
         (100_000_000_000, 100_000_000_000 - NOW),
+        (100_000_000_001, 0.0),
     ],
 )
 def test_large_reset_is_a_moment_in_seconds_or_milliseconds(reset: int, resets_in: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -123,6 +124,62 @@ def test_a_wait_that_leaves_time_for_an_attempt_is_begun() -> None:
 def test_a_result_that_was_judged_a_failure_is_repeated_whatever_types_are_named() -> None:
     """retry_on speaks of errors; an unwanted result is none."""
     assert after(rule(retry_on=KeyError), None).delay == 1.0
+
+
+def test_a_wait_that_is_exactly_the_cap_is_begun() -> None:
+    """Only a longer one asks for a pause of the whole service, and only where no deadline bounds it."""
+    this = rule(max_delay=10.0)
+    assert after(this, ValueError(), retry_after=10.0).delay == 10.0
+    assert not this.asks_for_a_pause(10.0, None)
+    assert this.asks_for_a_pause(10.5, None)
+    assert not this.asks_for_a_pause(10.5, 3.0)
+    assert not this.asks_for_a_pause(None, None)
+
+
+def test_the_backoff_is_told_what_it_needs() -> None:
+    """The retry, the error, the wait before, and the base delay of the moment."""
+    told: list[tuple[int, Exception | None]] = []
+
+    def function(retry: int, error: Exception | None) -> float:
+        told.append((retry, error))
+        return 1.0
+
+    error = ValueError()
+    backoff = Backoff(
+        base_delay=1.0, max_delay=60.0, factor=2.0, jitter="none", rng=random.Random(1), shape=function
+    )
+    after(RetryRule(max_retries=3, backoff=backoff, retry_on=Exception), error, retries=1)
+    assert told == [(2, error)]
+
+    class Most(random.Random):
+        def random(self) -> float:
+            return 1.0
+
+    decorrelated = Backoff(base_delay=1.0, max_delay=60.0, factor=2.0, jitter="decorrelated", rng=Most())
+    decision = RetryRule(max_retries=3, backoff=decorrelated, retry_on=Exception).after_failure(
+        error, retries=1, previous_delay=4.0, retry_after=None, remaining=None
+    )
+    assert decision.delay == 12.0  # three times the wait before
+    decision = rule().after_failure(
+        error, retries=1, previous_delay=1.0, retry_after=None, remaining=None, base_delay=3.0
+    )
+    assert decision.delay == 6.0
+
+
+@pytest.mark.parametrize(
+    ("this", "asked", "reason"),
+    [
+        (rule(max_retries=0), {}, "retries are off"),
+        (rule(max_retries=1), {"retries": 1}, "no retries left"),
+        (rule(retry_on=KeyError), {}, "ValueError is not retried"),
+        (rule(max_delay=10.0), {"retry_after": 30.0}, "the other side asked to wait 30 s"),
+        (rule(), {"remaining": 1.0}, "the deadline would pass before another attempt"),
+        (rule(), {}, ""),
+    ],
+)
+def test_the_reason_says_why_there_is_no_retry(this: RetryRule, asked: dict[str, Any], reason: str) -> None:
+    """The log tells it to whoever wonders, and nothing where there is one."""
+    assert after(this, ValueError(), **asked).reason == reason
 
 
 def _yes(error: Exception) -> bool:

@@ -37,6 +37,7 @@ class Response:
         (HttpError(headers={"retry-after": "0.5"}), 0.5),
         (HttpError(response=Response({"Retry-After": "7"})), 7.0),
         (HttpError(retry_after=None, response=Response({"Retry-After": "7"})), 7.0),
+        (HttpError(headers=object(), response=Response({"Retry-After": "7"})), 7.0),
     ],
 )
 def test_what_was_asked_for_is_found(error: Exception, expected: float | None) -> None:
@@ -129,3 +130,4 @@ def test_a_ban_in_words_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked_to_wait(ValueError(text.format(1_700_000_090_500))) == 90.5
     assert asked_to_wait(ValueError(text.format(1_699_000_000_000))) == 0.0
     assert asked_to_wait(ValueError(text.format("tomorrow"))) is None
+    assert asked_to_wait(text.format(1_700_000_090_500)) is None  # a result that speaks of one is no error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shockproof.policies.retry_budget import RetryBudget
@@ -44,8 +46,68 @@ def test_what_a_retry_held_comes_back_when_it_succeeds() -> None:
     assert budget.is_full
 
 
-@pytest.mark.parametrize("options", [{"capacity": 0.5}, {"per_success": -0.1}])
-def test_impossible_sizes_are_refused(options: dict[str, float]) -> None:
-    """A budget that could never pay for a retry is no budget."""
-    with pytest.raises(ValueError, match="must be a number of at least"):
+def test_a_budget_pays_for_ten_retries_and_then_for_one_in_ten() -> None:
+    """Unless somebody says otherwise; exactly, although ten times 0.1 is a little less than 1."""
+    budget = RetryBudget()
+    assert (budget.tokens, budget.capacity, budget.is_full) == (10.0, 10.0, True)
+    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+    assert not budget.is_full
+    for _ in range(9):
+        budget.succeeded()
+    assert not budget.take()
+    budget.succeeded()
+    assert budget.take()
+    assert budget.tokens == 0.0
+
+
+def test_what_is_taken_is_what_is_given_back() -> None:
+    """A retry of another kind costs another number."""
+    budget = RetryBudget(capacity=10)
+    assert budget.take(4.0)
+    assert budget.tokens == 6.0
+    budget.give_back(1.5)
+    assert budget.tokens == 7.5
+    assert not budget.take(8.0)
+    assert repr(budget) == "<RetryBudget 7.5 of 10>"
+
+
+def test_what_a_kind_costs_is_what_was_said_about_it() -> None:
+    """Else what is usual for it, and never more than there can be: a dear kind is not forbidden."""
+    budget = RetryBudget(capacity=3, costs={"timeout": 2.0, "server": 50.0, "throttled": 0})
+    assert budget.cost("timeout") == 2.0
+    assert budget.cost("server") == 3
+    assert budget.cost("throttled") == 0
+    assert budget.cost("other") == 1.0
+    assert budget.cost("connection", 0.5) == 0.5
+    assert dict(budget.costs) == {"timeout": 2.0, "server": 50.0, "throttled": 0}
+    assert RetryBudget().costs == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"capacity": 0.5}, "^capacity must be a number of at least 1"),
+        ({"per_success": -0.1}, "^per_success must be a number of at least 0"),
+        ({"costs": {"timeout": -1.0}}, r"^costs\['timeout'\] must be a number of at least 0"),
+        ({"costs": {"slow": 1.0}}, "^costs knows no 'slow'; there are throttled, timeout, server"),
+    ],
+)
+def test_impossible_numbers_are_refused(options: dict[str, Any], says: str) -> None:
+    """A budget that could never pay for a retry is no budget; the message says which number it is."""
+    with pytest.raises(ValueError, match=says):
         RetryBudget(**options)
+
+
+def test_costs_that_are_no_mapping_are_refused() -> None:
+    """A bare number does not say for what kind."""
+    costs: Any = 2.0
+    with pytest.raises(TypeError, match=r"^costs must be a mapping such as \{\"timeout\": 2.0\}, got 2.0"):
+        RetryBudget(costs=costs)
+
+
+def test_the_smallest_sizes_are_allowed() -> None:
+    """One retry, and no funds: then only what a retry gives back counts."""
+    budget = RetryBudget(capacity=1, per_success=0)
+    assert budget.take()
+    budget.succeeded()
+    assert not budget.take()
