@@ -412,6 +412,14 @@ def test_half_the_calls_that_are_faster_go_on_being_halved() -> None:
     assert steps.unloaded == "2.5 s"
 
 
+def test_four_fifths_of_the_latency_are_faster() -> None:
+    """Only what takes longer than that is the new normal."""
+    steps = Steps(40, maximum=40).known()
+
+    assert steps.windows(2.5, 2.5, 2.5, 2.0) == [40, 24, 14, 10]
+    assert steps.unloaded == "1 s"
+
+
 def test_single_slow_window_is_forgotten() -> None:
     """The next slow one has to be confirmed again, and is measured from there."""
     steps = Steps(40, maximum=40).known(windows=6)
@@ -437,8 +445,10 @@ def test_probe_goes_on_as_long_as_half_the_calls_are_faster() -> None:
     steps = Steps(64)
 
     assert steps.windows(1.0, 1.0, 0.5, 0.25) == [64, 32, 16, 8]
-    assert steps.windows(0.25) == [24]  # 64 * 1.5 * 0.25
+    assert steps.windows(0.25) == [24]  # 64 * 1.5 * 0.25 / 1.0
     assert steps.unloaded == "0.25 s"
+    steps = Steps(64)
+    assert steps.windows(2.0, 2.0, 1.0, 0.5, 0.5) == [64, 32, 16, 8, 24]  # 64 * 1.5 * 0.5 / 2.0
 
 
 def test_probe_that_is_not_reached_says_nothing() -> None:
@@ -519,6 +529,24 @@ def test_drops_that_half_the_calls_did_not_make_fewer_are_put_up_with() -> None:
 
     assert steps.window(drops=40) == 51
     assert steps.window(drops=100) == 46
+
+
+def test_drops_that_became_fewer_by_more_than_half_are_fought_on() -> None:
+    """It helped: from four tenths to 0.16; only where the next half does not help they are put up with."""
+    steps = Steps(100)
+    limits = [steps.window(drops=100)]
+    for _ in range(16):
+        calls = min(100, max(16, 2 * steps.limit.limit))
+        limits.append(steps.window(drops=round(0.155 * calls)))
+
+    assert limits == [90, 81, 72, 65, 59, 53, 47, 43, 38, 34, 31, 28, 25, 22, 22, 11, 22]
+
+
+def test_drops_at_the_least_limit_are_put_up_with_too() -> None:
+    """It cannot shrink any further, and need not stay there for ever."""
+    steps = Steps(20, minimum=15)
+
+    assert [steps.window(drops=12) for _ in range(5)] == [18, 16, 15, 15, 16]
 
 
 def test_most_calls_dropped_are_never_put_up_with() -> None:

@@ -219,8 +219,18 @@ def test_a_function_that_fails_is_logged_and_the_exponential_wait_is_taken(
     assert len(caplog.records) == 3
 
 
+def test_what_a_function_gave_in_place_of_seconds_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Or what it raised: whoever wrote it has to find it."""
+    assert backoff(shape=lambda retry, error: -2.5).delay(0, 0.0) == 1.0
+    assert "backoff gave -2.5 instead of seconds" in caplog.text
+    assert backoff(shape=_raises).delay(0, 0.0) == 1.0
+    assert "backoff failed" in caplog.text
+    assert "the function's own" in caplog.text
+
+
 def test_a_function_may_give_a_timedelta_and_infinity_is_the_cap() -> None:
-    """What can be understood is taken."""
+    """What can be understood is taken, no wait at all included."""
+    assert backoff(shape=lambda retry, error: 0.0).delay(0, 0.0) == 0.0
     assert backoff(shape=lambda retry, error: timedelta(milliseconds=250)).delay(0, 0.0) == 0.25
     assert backoff(shape=lambda retry, error: float("inf")).delay(0, 0.0) == 60.0
 

@@ -54,6 +54,24 @@ def test_urgent_ones_go_first_and_always_find_room() -> None:
     assert places.give_back() == [cancel]
 
 
+def test_places_are_watched_only_while_somebody_waits_or_there_are_too_many() -> None:
+    """Else a call that ends looks at no queue."""
+    places = Places(2, 1)
+    assert not places.watched
+    places.take()
+    places.take()
+    assert not places.watched
+    places.join(Someone(), NORMAL)
+    assert places.watched
+    places.give_back()
+    assert not places.watched
+    assert places.in_use == 2
+    places.resize(1, 1)
+    assert places.watched
+    places.give_back()
+    assert not places.watched
+
+
 def test_newcomers_do_not_overtake_those_who_wait() -> None:
     """A free place belongs to the head of the queue."""
     places, waiting = Places(1, 1), Someone()

@@ -44,7 +44,16 @@ def other(symbol: str) -> str:
 )
 def test_an_entry_fits_the_errors_it_names(errors: object, error: Exception | None, fits: bool) -> None:
     """Types with their subclasses, groups by their leaves, predicates; a raising one means no."""
-    assert OnError(errors, 1).fits(error) is fits  # type: ignore[arg-type]  # of every kind
+    entry = OnError(errors, 1)  # type: ignore[arg-type]  # of every kind
+    assert entry.fits(error) is fits
+    assert (entry.errors, entry.answer) == (errors, 1)
+
+
+def test_a_predicate_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Else nobody would learn why the second source was never asked."""
+    assert not OnError(lambda error: bool(1 / 0), 1).fits(RuntimeError())
+    assert "predicate of an OnError failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -61,16 +70,18 @@ async def answers_later(*args: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("name", "make"),
     [
-        lambda: OnError(answers_later, 1),  # type: ignore[arg-type]  # wrong on purpose
-        lambda: LastGood(max_age=60, key=answers_later),  # type: ignore[arg-type]  # wrong on purpose
-        lambda: LastGood(max_age=60, mark=answers_later),
+        ("errors", lambda: OnError(answers_later, 1)),  # type: ignore[arg-type]  # wrong on purpose
+        ("key", lambda: LastGood(max_age=60, key=answers_later)),  # type: ignore[arg-type]  # wrong on purpose
+        ("mark", lambda: LastGood(max_age=60, mark=answers_later)),
     ],
 )
-def test_what_answers_at_once_is_no_coroutine_function(make: Callable[[], object]) -> None:
+def test_what_answers_at_once_is_no_coroutine_function(name: str, make: Callable[[], object]) -> None:
     """Its coroutine would be true, or the key, or the answer, and never run."""
-    with pytest.raises(TypeError, match="must be a plain function, got <function answers_later"):
+    with pytest.raises(
+        TypeError, match=f"^{name} is .* must be a plain function, got <function answers_later"
+    ):
         make()
 
 

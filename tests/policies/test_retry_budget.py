@@ -68,6 +68,9 @@ def test_what_is_taken_is_what_is_given_back() -> None:
     budget.give_back(1.5)
     assert budget.tokens == 7.5
     assert not budget.take(8.0)
+    budget.give_back()
+    assert budget.tokens == 8.5
+    assert budget.take()
     assert repr(budget) == "<RetryBudget 7.5 of 10>"
 
 
