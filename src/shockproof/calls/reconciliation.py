@@ -5,7 +5,6 @@ What earlier lives left under way: looked up before anything new of the same ser
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
