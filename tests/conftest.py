@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from shockproof.testing import VirtualClock
 
@@ -25,7 +25,12 @@ SKIPS = Path(__file__).with_name("allowed_skips.txt")
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 # Under mutation too; and there a counterexample is enough, however large.
-settings.register_profile("mutation", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
+settings.register_profile(
+    "mutation",
+    settings.get_profile("ci"),
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile(
     "mutation" if "MUTANT_UNDER_TEST" in os.environ else "ci" if os.environ.get("CI") == "true" else "default"
 )
