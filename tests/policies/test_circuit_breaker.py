@@ -41,6 +41,12 @@ def test_the_threshold_itself_opens() -> None:
     assert circuit.last_error == CAUSE
 
 
+def test_a_new_circuit_has_nothing_to_tell() -> None:
+    """No error, no reason for its mode, and no lane before somebody opens it."""
+    circuit = Circuit(threshold=5, timeout=60.0)
+    assert (circuit.last_error, circuit.mode_reason, circuit.lane) == (None, None, None)
+
+
 def test_one_success_resets_the_count() -> None:
     """What counts is failures in a row."""
     circuit = Circuit(threshold=2, timeout=60.0)

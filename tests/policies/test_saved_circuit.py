@@ -64,6 +64,7 @@ def test_a_half_open_circuit_leaves_no_time_although_its_timeout_was_raised() ->
     circuit.admit(70.0)
     circuit.timeout = 600.0
     assert exported(circuit, 70.0).remaining == 0.0
+    assert circuit.open_for(70.0) == 0.0
 
 
 def test_a_pause_is_saved_as_one() -> None:
