@@ -104,7 +104,8 @@ class _AsBlock(_Alone):
         # Any: whatever the task returns. Tasks weakly: those of a loop that was dropped must be collected.
         self._entered: dict[Guard, ref[asyncio.Task[Any]]] = {}
         self._inside: WeakKeyDictionary[asyncio.Task[Any], list[Guard]] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection inside it may collect the task of a dropped loop, and leave its block.
+        self._lock = threading.RLock()
 
     async def __aenter__(self) -> Self:
         guard = await self.guard().__aenter__()
@@ -127,19 +128,26 @@ class _AsBlock(_Alone):
         except RuntimeError:  # the task of a loop that was dropped is collected, and so left
             task = None
         with self._lock:
-            own = None if task is None else self._inside.get(task)
-            guard = own[-1] if own else self._of_another_task()
-            owner = self._entered.pop(guard)()
-            if owner is not None:
-                self._inside[owner].remove(guard)
+            while True:
+                own = None if task is None else self._inside.get(task)
+                guard = own.pop() if own else self._of_another_task()
+                owner = self._entered.pop(guard, None)
+                if owner is not None:  # else it was left while it was looked for: see the lock
+                    break
+            others = self._inside.get(one) if (one := owner()) is not None else None
+            if others and guard in others:
+                others.remove(guard)
         return guard
 
     def _of_another_task(self) -> Guard:
-        ended = [guard for guard, task in self._entered.items() if (one := task()) is None or one.done()]
-        if ended:  # they are alike: each gives back what it took, and ends nobody
-            return ended[-1]
-        if len({id(task()) for task in self._entered.values()}) == 1:
-            return next(reversed(self._entered))
+        entered = self._entered.copy()  # in one step: see the lock
+        owners = {guard: task() for guard, task in entered.items()}
+        for guard, owner in owners.items():
+            # Those of tasks that have ended are alike: each gives back what it took, and ends nobody.
+            if owner is None or owner.done():
+                return guard
+        if len({id(owner) for owner in owners.values()}) == 1:
+            return next(reversed(owners))
         raise RuntimeError(
             "this block was entered in another task, and which one is not known: "
             "use `async with policy.guard():`, which is a block of its own"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -331,6 +332,42 @@ async def test_a_block_of_a_policy_on_a_loop_that_is_dropped_gives_its_place_bac
     await asyncio.to_thread(drops_a_loop)
     gc.collect()
     async with places:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore")  # the loop is dropped on purpose, and says so
+async def test_a_block_may_be_left_by_the_collector_while_another_is_being_left() -> None:
+    """Garbage is collected wherever it is: in the thread that holds the lock, too."""
+    places, kept = Bulkhead(max_concurrent=2), list[object]()
+
+    async def is_in() -> None:
+        async with places:
+            await asyncio.get_running_loop().create_future()
+
+    def drops_a_loop() -> None:
+        loop = asyncio.new_event_loop()
+        kept.append(loop.create_task(is_in()))
+        loop.call_later(0.01, loop.stop)
+        loop.run_forever()
+        loop.close()
+
+    class Collecting(dict[Any, Any]):
+        def pop(self, key: Any, /, *default: Any) -> Any:
+            kept.clear()
+            gc.collect()
+            return super().pop(key, *default)
+
+    async def comes_and_goes() -> None:
+        async with places:
+            pass
+
+    await asyncio.to_thread(drops_a_loop)
+    places._entered = Collecting(places._entered)
+    leaving = threading.Thread(target=lambda: asyncio.run(comes_and_goes()), daemon=True)
+    leaving.start()
+    await asyncio.to_thread(leaving.join, 10.0)
+    assert not leaving.is_alive(), "it waits for itself"
+    async with places, places:
         pass
 
 
