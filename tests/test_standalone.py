@@ -105,7 +105,7 @@ async def test_fallback_answers_with_the_calls_arguments() -> None:
         (Fallback, "needs fallback"),
         (lambda: Retry(timeout=1.0), "Retry knows no 'timeout'"),
         (lambda: CircuitBreaker(max_retries=1), "CircuitBreaker knows no 'max_retries'"),
-        (lambda: Retry(retries=1), "Retry knows no 'retries'; did you mean max_retries"),  # type: ignore[call-arg]
+        (lambda: Retry(retries=1), "Retry knows no 'retries'; did you mean max_retries"),  # type: ignore[call-arg]  # what it refuses is the point
     ],
 )
 def test_an_option_of_another_policy_is_refused(make: Callable[[], object], says: str) -> None:

@@ -103,6 +103,7 @@ class _AsBlock(_Alone):
         super().__init__(*unnamed, name=name, clock=clock, rng=rng, **options)
         # Any: whatever the task returns. Tasks weakly: those of a loop that was dropped must be collected.
         self._entered: dict[Guard, ref[asyncio.Task[Any]]] = {}
+        # Any: as above
         self._inside: WeakKeyDictionary[asyncio.Task[Any], list[Guard]] = WeakKeyDictionary()
         # Reentrant: a garbage collection inside it may collect the task of a dropped loop, and leave its block.
         self._lock = threading.RLock()

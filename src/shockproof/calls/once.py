@@ -150,11 +150,24 @@ class Once(Generic[R]):
     def __repr__(self) -> str:
         return f"<Once {self.key!r} of service {self._plan.state.name!r}>"
 
-    # The arguments cannot be checked by their types: the key is added to them, under a name that no type says.
     @overload
-    async def call(self, fn: Callable[..., Awaitable[R]], /, *args: Any, **kwargs: Any) -> R: ...
+    async def call(
+        self,
+        fn: Callable[
+            ..., Awaitable[R]
+        ],  # Any below: the key is added to them, under a name that no type says
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> R: ...
     @overload
-    async def call(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R: ...
+    async def call(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,  # Any: as above
+        **kwargs: Any,
+    ) -> R: ...
     async def call(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:  # Any: see the overloads

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.health import RECENT_SECONDS, health_report
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.circuit_breaker import Circuit
+from shockproof.vocabulary.clock import SystemClock
 
 LOG: dict[str, Any] = {"state": "ok", "written": 1, "queued": 0, "dropped": 0}
 
@@ -32,7 +35,13 @@ def service(name: str, condition: str) -> ServiceState:
 def report(*conditions: str) -> dict[str, Any]:
     services = [service(f"s{number}", condition) for number, condition in enumerate(conditions)]
     return health_report(
-        services, now=100.0, wall=1_767_225_600.0, recent_errors=3, error_log=LOG, journal={}
+        services,
+        now=100.0,
+        wall=1_767_225_600.0,
+        recent_errors=3,
+        error_log=LOG,
+        journal={},
+        halt=Halt(Path("nowhere"), clock=SystemClock(), submit=lambda job: None, on_change=lambda: None),
     )
 
 
