@@ -211,6 +211,8 @@ async def test_an_unknown_option_is_refused_with_those_that_exist(
         ({"timeout": 0}, ValueError, "timeout must be .*more than 0, got 0"),
         ({"timeout": "1"}, TypeError, "timeout must be .*got '1'"),
         ({"deadline": float("inf")}, ValueError, "deadline must be .*got inf"),
+        ({"deadline": 10**400}, ValueError, "deadline must be .*got 1000"),
+        ({"backoff_factor": 10**400}, ValueError, "backoff_factor must be .*got 1000"),
         ({"deadline": -1.0}, ValueError, "deadline must be .*got -1.0"),
         ({"jitter": "some"}, ValueError, "jitter must be one of .*got 'some'"),
         ({"effect": "write"}, ValueError, "effect must be one of .*'unsafe'.*got 'write'"),

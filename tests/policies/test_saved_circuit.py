@@ -215,6 +215,7 @@ def test_no_clock_step_makes_a_circuit_open_for_longer(
         ({"remaining": -1.0}, "its remaining is -1.0"),
         ({"remaining": math.nan}, "its remaining is nan"),
         ({"remaining": math.inf}, "its remaining is inf"),
+        ({"remaining": 10**400}, f"its remaining is {10**400}"),
         ({"remaining": True}, "its remaining is True"),
         ({"openings": 1.5}, "its openings is 1.5"),
         ({"openings": -1}, "its openings is -1"),

@@ -15,6 +15,7 @@ By hand it may be held open, switched off, or made to watch only: see `Circuit.s
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class SavedCircuit(NamedTuple):
         fields = {name: saved[name] for name in cls._fields if name in saved}
         for name, value in fields.items():
             if type(value) not in _KINDS[name] or (
-                isinstance(value, float | int) and not 0 <= value < math.inf
+                isinstance(value, float | int) and not 0 <= value <= sys.float_info.max
             ):
                 raise ValueError(f"its {name} is {value!r}")
         return cls(**fields)

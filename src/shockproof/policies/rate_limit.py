@@ -24,8 +24,9 @@ _UNITS: Final = {
     **dict.fromkeys(("h", "hour"), 3600.0),
     **dict.fromkeys(("d", "day"), 86400.0),
 }
-_FORM: Final = re.compile(r"\s*(\d+)\s*([a-z_]\w*)?\s*/\s*(\d+(?:\.\d+)?)?\s*([a-z]+)\s*")
-_WINDOW: Final = re.compile(r"\s*(\d+(?:\.\d+)?)?\s*([a-z]+)\s*")
+# Twenty digits are more than anybody counts, and less than what an int or a float cannot be made of.
+_FORM: Final = re.compile(r"\s*(\d{1,20})\s*([a-z_]\w*)?\s*/\s*(\d{1,20}(?:\.\d+)?)?\s*([a-z]+)\s*")
+_WINDOW: Final = re.compile(r"\s*(\d{1,20}(?:\.\d+)?)?\s*([a-z]+)\s*")
 
 WEIGHT: Final = "weight"
 """What a rate counts when it names nothing else."""

@@ -85,7 +85,7 @@ def seconds(name: str, value: object, *, more_than: float | None = None) -> floa
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (more_than is not None and value <= more_than):
+    if not _is_finite(value) or value < 0 or (more_than is not None and value <= more_than):
         raise _refuse(name, value, allowed)
     return float(value)
 
@@ -95,9 +95,16 @@ def at_least(name: str, value: object, minimum: float) -> float:
     allowed = f"a number of at least {minimum:g}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    if not math.isfinite(value) or value < minimum:
+    if not _is_finite(value) or value < minimum:
         raise _refuse(name, value, allowed)
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that is larger than any float
+        return False
 
 
 def whole_number(name: str, value: object, *, minimum: int) -> int:
