@@ -90,6 +90,15 @@ async def test_single_timer_is_exact_too(clock: VirtualClock) -> None:
     assert clock.monotonic() - begun == 0.375
 
 
+async def test_limit_too_short_for_the_clock_is_over_all_the_same(clock: VirtualClock) -> None:
+    """What rounding leaves of a deadline may be less than a virtual clock can move by."""
+    timer = start_single_timer(2.0**-43)  # a quarter of it is lost beside 1000 s
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(60)
+    assert timer.stop()
+
+
 async def test_a_stalled_loop_is_seen_wherever_it_stood_still(clock: VirtualClock) -> None:
     """Also when it runs again just before the time is up."""
     timer = time_limit(1.0).start()

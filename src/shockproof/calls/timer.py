@@ -38,6 +38,9 @@ __all__ = [
     "time_limit",
 ]
 
+_SHORTEST_WAIT: Final = 1e-6
+"""Seconds: rounding may leave less than that of a limit, and a virtual clock would never get over it."""
+
 _AT_ONCE: Final = 32
 """How many calls are cancelled in one turn of the loop: more of them would hold it for milliseconds."""
 
@@ -158,6 +161,8 @@ class LimitQueue:
         self._look_in(seconds * STALL_SHARE)
 
     def _look_in(self, wait: float) -> None:
+        if wait:
+            wait = max(wait, _SHORTEST_WAIT)
         self._next_look = self.clock() + wait
         self._handle = self.loop.call_later(wait, self._look) if wait else self.loop.call_soon(self._look)
 
