@@ -527,12 +527,23 @@ async def test_decision_beats_what_the_disk_says_later(
 
 
 @pytest.mark.asyncio
-async def test_cancelled_first_write_leaves_the_question_to_others(recovery: ErrorRecoveryService) -> None:
+async def test_cancelled_first_write_leaves_the_question_to_others(
+    recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever stops waiting for the disk only stops waiting."""
+    answers = threading.Event()
+    read = SystemFiles.read
+
+    def slow(self: SystemFiles, path: Path, limit: int) -> bytes:
+        answers.wait(10)
+        return read(self, path, limit)
+
+    monkeypatch.setattr(SystemFiles, "read", slow)
     venue = recovery.service("venue", effect="unsafe")
     one, other = (asyncio.ensure_future(venue.call(answer)) for _ in range(2))
     await asyncio.sleep(0)
     one.cancel()
+    answers.set()
     assert await other == "answer"
     assert one.cancelled()
 
