@@ -217,6 +217,16 @@ def test_remainder_is_taken_from_the_limit_that_the_other_side_names() -> None:
     assert windows.used(7.0) == (0,)
 
 
+def test_windows_without_a_rate_let_everything_go_that_is_not_paused() -> None:
+    """A rate may be taken away while calls wait for it; what the other side asked for stays."""
+    windows = RollingWindows(parse_rates("rate_limit", "1/s"))
+    assert isinstance(windows.admit(0.0, 1), Sent)
+    windows.change(0.0, ())
+    assert isinstance(windows.admit(0.0, 5), Sent)
+    windows.pause(0.0, 3.0)
+    assert windows.wait(1.0, 5) == 2.0
+
+
 def test_rates_of_the_same_window_forget_apart() -> None:
     """Two limits on one window are a waste, and no harm."""
     windows = windows_of("10/s")

@@ -399,7 +399,7 @@ class RollingWindows:
                         window.report(min(until, self._now + seconds), window.own + count)
 
     def _wait(self, weight: Weight) -> float:
-        fits_in = max(window.wait(self._now, weight) for window in self._windows)
+        fits_in = max((window.wait(self._now, weight) for window in self._windows), default=0.0)
         return max(fits_in, self._paused_until - self._now)
 
     def _turn_to(self, now: float) -> None:
