@@ -349,6 +349,25 @@ async def test_lookup_that_is_not_async_is_a_mistake(make: Make, recovery: Error
 
 
 @pytest.mark.asyncio
+async def test_lookup_with_a_mistake_in_it_is_logged_with_its_line_and_without_its_text(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It proves nothing each time it is asked: without the line nobody would find out why, and texts hold secrets."""
+    _, venue = make("answer lost", settle=2.0)
+
+    async def find(key: str) -> Any:
+        raise NameError("api_key=hunter2")
+
+    venue.find = find  # type: ignore[method-assign]  # as above
+    once, _ = make(venue=venue)
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+    line = find.__code__.co_firstlineno + 1
+    assert f"which proves nothing: NameError in {__file__}:{line}" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.asyncio
 async def test_attempt_that_times_out_is_looked_up(make: Make) -> None:
     """Our own timer proves nothing either."""
     once, venue = make("hangs", timeout=2.0)

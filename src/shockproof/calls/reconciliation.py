@@ -96,7 +96,9 @@ async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
     except Exception as error:
         if task is not None and task.cancelling() > cancellations:
             raise asyncio.CancelledError from error  # confirm has made an error of the caller's cancellation
-        _log.warning("confirm(%r) failed, which proves nothing: %s", key, type(error).__name__)
+        _log.warning(
+            "confirm(%r) failed, which proves nothing: %s in %s", key, type(error).__name__, _place(error)
+        )
         return UNKNOWN
     if not is_async:
         raise TypeError(
@@ -109,6 +111,14 @@ async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
         f"confirm({key!r}) must give Found(...), NOT_FOUND or UNKNOWN, got {answer!r}: "
         "the order stays pending, since nothing was proven"
     )
+
+
+def _place(error: Exception) -> str:
+    """The line that raised *error*, to find it by: its text may hold what the venue, or a secret, says."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "?" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 class Reconciliation:
