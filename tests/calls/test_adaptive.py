@@ -10,11 +10,39 @@ from typing import Any
 import pytest
 
 from shockproof import ErrorRecoveryService, Handle, RateLimitedError, Retry, RetryBudget, attempts_of
+from shockproof.policies.adaptive_retry import SendRate
 from shockproof.testing import VirtualClock, cancel_at_each_await
 
 pytestmark = pytest.mark.asyncio
 
 Script = Callable[..., Any]
+
+
+class Turns:
+    """Counts what is taken of any send rate and not given back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kept = 0
+        take, give_back, lock = SendRate.take, SendRate.give_back, threading.Lock()
+
+        def counted_take(rate: SendRate, now: float) -> int | None:
+            place = take(rate, now)
+            with lock:
+                self.kept += place is not None
+            return place
+
+        def counted_give_back(rate: SendRate, place: int | None) -> None:
+            give_back(rate, place)
+            with lock:
+                self.kept -= place is not None
+
+        monkeypatch.setattr(SendRate, "take", counted_take)
+        monkeypatch.setattr(SendRate, "give_back", counted_give_back)
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    return Turns(monkeypatch)
 
 
 class TooManyError(Exception):
@@ -279,7 +307,7 @@ async def test_the_circuit_is_asked_again_after_the_wait(
 
 @pytest.mark.parametrize("form", ["call", "guard", "attempts"])
 async def test_cancelled_anywhere_it_keeps_no_turn_and_no_budget(
-    recovery: ErrorRecoveryService, clock: VirtualClock, form: str
+    recovery: ErrorRecoveryService, clock: VirtualClock, form: str, turns: Turns
 ) -> None:
     """At every await of a call that waits for its turn, fails, waits, and is repeated."""
     api = recovery.service("api", adaptive=True, circuit_threshold=None, max_retries=2, base_delay=0.1)
@@ -313,16 +341,16 @@ async def test_cancelled_anywhere_it_keeps_no_turn_and_no_budget(
 
     await clock.sleep(70)
     await throttled(api)
-    waits, taken = 0, adaptive.send_rate._taken
+    waits, taken = 0, turns.kept
     async for run in cancel_at_each_await(call):
         # Turns were taken for what was sent, and tokens for retries that failed; for nothing else.
-        assert adaptive.send_rate._taken - taken == sent, str(run)
+        assert turns.kept - taken == sent, str(run)
         if run.was_cancelled:
             assert budget.tokens == pytest.approx(budget.capacity - spent), str(run)
         waits += run.was_cancelled
         budget.tokens = budget.capacity
         await throttled(api)  # slowed down again, so that the next run waits too
-        taken, sent, spent = adaptive.send_rate._taken, 0, 0.0
+        taken, sent, spent = turns.kept, 0, 0.0
     assert waits > 3
     await clock.sleep(30)
     assert rate_of(api) is not None
@@ -357,7 +385,7 @@ async def test_handles_on_one_service_share_one_rate(recovery: ErrorRecoveryServ
     assert rate_of(other) == rate_of(one) is not None
 
 
-async def test_two_loops_in_two_threads_share_one_rate(tmp_path: Any) -> None:
+async def test_two_loops_in_two_threads_share_one_rate(tmp_path: Any, turns: Turns) -> None:
     """Together they send no faster than the rate, and nobody is lost."""
     clock = VirtualClock()
     recovery = ErrorRecoveryService(tmp_path / "s", tmp_path / "e", clock=clock)
@@ -391,5 +419,5 @@ async def test_two_loops_in_two_threads_share_one_rate(tmp_path: Any) -> None:
         thread.join()
     # The clock stands still: no send is due, and whoever was refused has given its place back.
     assert refused == [200, 200]
-    assert adaptive.send_rate._taken == 0.0
+    assert turns.kept == 0
     await recovery.aclose()

@@ -262,3 +262,30 @@ def test_its_repr_shows_what_holds_now() -> None:
     assert repr(adaptive) == "<AdaptiveRetry <SendRate free, 0/s measured>, <RetryBudget 10 of 10>>"
     throttle(adaptive.send_rate, 1000.0)
     assert repr(adaptive.send_rate) == "<SendRate 1.4/s allowed, 2/s measured>"
+
+
+def test_those_behind_move_up_when_places_are_given_back_in_front_of_them() -> None:
+    """Else the last of six, four of whom left, would wait for a place that no refill ever reaches."""
+    rate = SendRate()
+    rate.answered(1000.0, sent_at=999.9, throttled=True)
+    assert rate.limit is not None
+    second = 1 / rate.limit
+    places = [rate.take(1000.0) for _ in range(6)]
+    assert rate.wait(places[5], 1000.0) == pytest.approx(6 * second)
+    for place in places[:4]:
+        rate.give_back(place)
+    assert rate.wait(places[4], 1000.0) == pytest.approx(1 * second)
+    assert rate.wait(places[5], 1000.0) == pytest.approx(2 * second)
+    assert rate.wait(places[5], 1000.0 + 2 * second) == 0.0
+
+
+def test_those_in_front_do_not_move_up_when_one_behind_them_leaves() -> None:
+    """Who gives up at the end of the line makes nobody else faster, and the next comer takes that place."""
+    rate = SendRate()
+    rate.answered(1000.0, sent_at=999.9, throttled=True)
+    assert rate.limit is not None
+    places = [rate.take(1000.0) for _ in range(3)]
+    before = rate.wait(places[1], 1000.0), rate.wait(places[2], 1000.0)
+    rate.give_back(places[2])
+    assert rate.wait(places[1], 1000.0) == before[0]
+    assert rate.wait(rate.take(1000.0), 1000.0) == before[1]

@@ -21,7 +21,7 @@ class Turn:
 
     __slots__ = ("_place", "_rate", "has_waited")
 
-    def __init__(self, rate: SendRate, place: float | None) -> None:
+    def __init__(self, rate: SendRate, place: int | None) -> None:
         self._rate = rate
         self._place = place
         self.has_waited = False

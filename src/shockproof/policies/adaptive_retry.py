@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_left, insort
 from typing import Final
 
 from shockproof.policies.error_kinds import ErrorKind
@@ -60,6 +61,7 @@ class SendRate:
         "_answers",
         "_bucket_began",
         "_filled",
+        "_given_back",
         "_k",
         "_lock",
         "_rate_then",
@@ -79,12 +81,15 @@ class SendRate:
         self._answers, self._smoothed = 0, 0.0
         self._bucket_began: float | None = None
         self._rate_then = self._k = self._throttled_at = 0.0
-        # Places are counted from the start of time: the one with number n may go when n were filled.
-        self._filled = self._taken = self._refilled_at = 0.0
+        # Places are counted from the start of time: the one with number n may go when n were filled. Those that
+        # were given back are remembered as long as others wait behind them, who have moved up by as many.
+        self._filled = self._refilled_at = 0.0
+        self._taken = 0
+        self._given_back: list[int] = []
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
         self._lock = threading.RLock()
 
-    def take(self, now: float) -> float | None:
+    def take(self, now: float) -> int | None:
         """A place in the order of sending, to be asked about with `wait`; None while the rate is free."""
         with self._lock:
             if self.limit is None:
@@ -93,7 +98,7 @@ class SendRate:
             self._taken += 1
             return self._taken
 
-    def wait(self, place: float | None, now: float) -> float:
+    def wait(self, place: int | None, now: float) -> float:
         """
         Seconds until the *place* may be used, at the rate of now; 0 when it may be used at once.
 
@@ -103,14 +108,15 @@ class SendRate:
             if place is None or self.limit is None:
                 return 0.0
             self._refill(now, self.limit)
-            missing = place - self._filled
+            missing = place - bisect_left(self._given_back, place) - self._filled
             return missing / self.limit if missing > _ROUNDING else 0.0
 
-    def give_back(self, place: float | None) -> None:
-        """What the *place* was for is not sent after all."""
+    def give_back(self, place: int | None) -> None:
+        """What the *place* was for is not sent after all: those behind it move up."""
         if place is not None:
             with self._lock:
-                self._taken -= 1
+                insort(self._given_back, place)
+                self._forget_those_in_front()
 
     def answered(self, now: float, *, sent_at: float, throttled: bool) -> None:
         """What was sent at *sent_at* has been answered, with a throttling answer or any other."""
@@ -131,6 +137,7 @@ class SendRate:
             else:
                 rate = _SCALE * (now - self._throttled_at - self._k) ** 3 + self._rate_then
             if self.limit is None:
+                self._given_back.clear()
                 self._filled, self._refilled_at = self._taken, now
             else:
                 self._refill(now, self.limit)
@@ -151,8 +158,15 @@ class SendRate:
 
     def _refill(self, now: float, limit: float) -> None:
         filled = self._filled + limit * max(0.0, now - self._refilled_at)
-        self._filled = min(filled, self._taken + max(1.0, limit))
+        self._filled = min(filled, self._taken - len(self._given_back) + max(1.0, limit))
         self._refilled_at = now
+        self._forget_those_in_front()
+
+    def _forget_those_in_front(self) -> None:
+        # A place that could have been used by now is one filled place more for all behind it.
+        while self._given_back and self._given_back[0] <= self._filled:
+            del self._given_back[0]
+            self._filled += 1
 
     def __repr__(self) -> str:
         allowed = "free" if self.limit is None else f"{self.limit:.3g}/s allowed"
