@@ -562,3 +562,23 @@ def test_drops_end_what_was_tried_because_of_slow_answers() -> None:
     steps = Steps(20).known(windows=2)
     assert steps.window(drops=20) == 9
     assert steps.windows(1.0, 1.0) == [4, 9]
+
+
+def test_drops_that_become_the_most_are_not_put_up_with_because_many_were() -> None:
+    """A limit that has got used to 45 % of drops would grow to its maximum while 85 % of the calls are dropped."""
+    limit = AdaptiveLimit(AdaptiveConcurrency(initial=100, maximum=200))
+    now = 0.0
+
+    def window(share: float) -> None:
+        nonlocal now
+        calls = int(min(100, max(16, 2 * limit.limit)))
+        for number in range(calls):
+            now += 1.0
+            limit.ended(now, 1.0, dropped=number < round(share * calls), is_full=True)
+
+    for _ in range(25):
+        window(0.45)
+    used_to = limit.limit
+    for _ in range(60):
+        window(0.85)
+    assert limit.limit < used_to / 2

@@ -203,7 +203,7 @@ class AdaptiveLimit:
     def _next(self, now: float) -> float:
         share = self._dropped / (self._answered + self._dropped)
         self._drops = self._drops + 0.4 * (share - self._drops) if self._dropped else 0.0
-        if self._drops > max(_DROPS, 2 * self._tolerated):
+        if self._drops > min(max(_DROPS, 2 * self._tolerated), _MOSTLY):
             return self._after_drops()
         if self._drop_trial is not None and self._limit >= self._drop_trial[0]:
             self._drop_trial = None

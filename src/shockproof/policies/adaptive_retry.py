@@ -44,7 +44,7 @@ class SendRate:
     * at the answer the rate is 0.7 r;
     * t seconds later, at each other answer, it is 0.4 (t - k)**3 + r with k = cbrt(0.3 r / 0.4), so that
       it is back at r after k seconds, lingers there, and then goes on;
-    * it is never more than twice the measured rate, and never less than 0.5 a second.
+    * it is never set to more than twice the measured rate, and never to less than 0.5 a second.
 
     The measured rate counts answers in half seconds, smoothed by 0.8. Sends are taken from a bucket that
     holds what the rate gives in one second, and at least one.
