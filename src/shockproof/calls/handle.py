@@ -86,24 +86,23 @@ class Handle:
         # The same healthy path as in wrap.py: a shared body would cost every call one more frame.
         plan = self.plan
         ticket = plan.circuit.lane
-        if (
-            ticket is None
-            or not plan.is_simple
-            or not (
-                (type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE) or has_coroutine_code(fn)
-            )
-        ):
-            if plan.is_simple and has_coroutine_code(fn):
+        is_coroutine = (
+            type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE
+        ) or has_coroutine_code(fn)
+        if ticket is None or not plan.is_simple or not is_coroutine:
+            if not is_coroutine:
+                check_callable(fn)
+            if plan.state.circuit.closed is None:
+                refusal = plan.refusal()
+                if refusal is not None:
+                    try:
+                        raise refusal
+                    finally:
+                        del refusal  # its traceback holds this frame: no cycle
+            elif is_coroutine and plan.is_simple:
                 way = plan.short_way()
                 if way is not None:
                     return await in_place(plan, fn, args, kwargs, *way)
-            check_callable(fn)
-            refusal = plan.refusal()
-            if refusal is not None:
-                try:
-                    raise refusal
-                finally:
-                    del refusal  # its traceback holds this frame: no cycle
             return await execute(plan, fn, args, kwargs)
         coroutine = fn(*args, **kwargs) if kwargs else fn(*args)
         limit, waits, timer = plan.first_limit, None, None

@@ -50,17 +50,13 @@ _UNKNOWN: Final = ServiceState("unknown", Circuit(threshold=None, timeout=0.0))
 class _ByTheLongWay:
     """A circuit that gives no admission in passing: each call of the plan goes through the executor, also while all is well."""
 
-    __slots__ = ("_circuit",)
+    __slots__ = ()
 
     lane: Final = None
     closed: Final = None
 
-    def __init__(self, circuit: Circuit) -> None:
-        self._circuit = circuit
 
-    def open_for(self, now: float) -> float:
-        """Seconds for which the circuit refuses calls."""
-        return self._circuit.open_for(now)
+_BY_THE_LONG_WAY: Final = _ByTheLongWay()
 
 
 def _hedge_of(options: Mapping[str, Any]) -> HedgeRule | None:  # Any: each option has a type of its own
@@ -168,7 +164,7 @@ class Plan:
         self.stopwatch = runtime.stopwatch
         self.keeps_real_time = type(runtime.clock) is SystemClock
         self.adaptive = state.adapt() if self.options.get("adaptive") else None
-        self.circuit = state.circuit if self.adaptive is None else _ByTheLongWay(state.circuit)
+        self.circuit = state.circuit if self.adaptive is None else _BY_THE_LONG_WAY
         self.is_bound = True
         if self.is_haltable:
             state.will_write()
@@ -293,13 +289,23 @@ class Plan:
 
         A call that has somebody to answer for it, or that reduces risk, is for the executor.
         """
-        if self.is_for_the_executor or not self.state.prepared:
+        state = self.state
+        if self.is_for_the_executor or not state.prepared:
             return None
         now = (
             monotonic() if self.keeps_real_time and not other_times.exist else self.runtime.clock.monotonic()
         )
-        wait = self.circuit.open_for(now)
-        return self.refused(wait) if wait else None
+        circuit = state.circuit
+        since = circuit.plain_since
+        if since is None or self.runtime.listeners.active:
+            wait = circuit.open_for(now)
+            return self.refused(wait) if wait else None
+        retry_after = since + circuit.timeout - now
+        if retry_after <= 0.0:
+            return None
+        state.rejections += 1
+        # Made without its __init__, which only puts names to the arguments: that is a quarter of the price of a refusal.
+        return _new(CircuitOpenError, state.name, "circuit_breaker", retry_after, circuit.last_error)
 
     def refused(self, retry_after: float) -> CircuitOpenError:
         """Count and tell that the circuit refuses a call, and give the error that says so."""
@@ -307,9 +313,7 @@ class Plan:
         if retry_after == math.inf:
             refusal = CircuitOpenError(state.name, forced=state.circuit.mode_reason or "")
         else:
-            # Made without its __init__, which only puts names to the arguments: that is half the price of a refusal.
-            last_error = state.circuit.last_error
-            refusal = _new(CircuitOpenError, state.name, "circuit_breaker", retry_after, last_error)
+            refusal = CircuitOpenError(state.name, "circuit_breaker", retry_after, state.circuit.last_error)
         if self.runtime.listeners.active:
             self.rejected(refusal)
         else:

@@ -204,7 +204,6 @@ class Circuit:
     __slots__ = (
         "_calm_from",
         "_draw",
-        "_is_plain",
         "_lane_is_open",
         "_lock",
         "_open_until",
@@ -223,6 +222,7 @@ class Circuit:
         "on_transition",
         "on_would_open",
         "open_time",
+        "plain_since",
         "probes",
         "rates",
         "shadow_refusals",
@@ -262,8 +262,8 @@ class Circuit:
         self._open_until: float | None = None  # None: as long as `timeout` and `open_time` say by then
         self._restored_for = math.inf
         """Seconds that an earlier process had left of its open time."""
-        self._is_plain = True
-        """Whether the open time is the timeout, and nothing else."""
+        self.plain_since: float | None = None
+        """When it opened, where it is open for its timeout and nothing else: what most refusals ask for."""
         self._openings = 0
         """How often it opened in a row; 0 again when it has stayed closed for long enough."""
         self._calm_from = 0.0
@@ -294,7 +294,7 @@ class Circuit:
                 return self.closed
             begun = False
             if self._round is None and self.mode != "forced-open" and now >= self._admits_from():
-                self._round, begun = HalfOpen(self), True
+                self.plain_since, self._round, begun = None, HalfOpen(self), True
             if self._round is not None:
                 ticket = self._round.admit(now, self.timeout if lease is None else lease)
             if ticket is None and self.mode == "shadow":
@@ -352,7 +352,7 @@ class Circuit:
             until = max(now + min(seconds, _LONGEST_PAUSE), 0.0 if opens else self._admits_from())
             if opens:
                 self._open(now, cause)
-            self._open_until = until
+            self.plain_since, self._open_until = None, until
         if opens:
             self._told("open", now)
 
@@ -404,7 +404,7 @@ class Circuit:
             # Those who read without the lock must see neither an open circuit on the way to another
             # mode, nor the rest of an old open time.
             if mode == "forced-open":
-                self.mode = mode
+                self.plain_since, self.mode = None, mode
                 self.closed = self.lane = self._round = self.last_error = None
             else:
                 self._begin_closed(is_counting=mode != "disabled")
@@ -465,8 +465,6 @@ class Circuit:
     def _admits_from(self) -> float:
         if self._open_until is not None:
             return self._open_until
-        if self._is_plain:
-            return self._opened_at + self.timeout
         return self._opened_at + min(self._restored_for, self._seconds_open())
 
     def _seconds_open(self) -> float:
@@ -479,6 +477,7 @@ class Circuit:
         self._begin_closed(is_counting=self.mode != "disabled")
 
     def _begin_closed(self, *, is_counting: bool) -> None:
+        self.plain_since = None
         self.closed = Closed(self) if is_counting else PASS_THROUGH
         self.lane = self.closed if self._lane_is_open else None
 
@@ -488,13 +487,13 @@ class Circuit:
         self._openings += 1
         self._draw = self._rng.random() if self._rng is not None and self.open_time.jitter else 0.0
         self._open(now, cause)
-        # The open time of most circuits is their timeout, and every refusal asks for it.
-        self._is_plain = self._openings == 1 and not self._draw
+        if self.mode == "normal" and self._openings == 1 and not self._draw:
+            self.plain_since = now
 
     def _open(self, now: float, cause: str | None) -> None:
         # The times first: those who read without the lock would see it half-open for a moment.
         self._opened_at, self._open_until, self._restored_for = now, None, math.inf
-        self._is_plain = False
+        self.plain_since = None
         self.last_error = cause
         self.closed, self.lane, self._round = None, None, None
         if self.mode == "shadow":
