@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from shockproof import CircuitOpenError, ErrorRecoveryService
+from shockproof.integrations.prometheus import ShockproofCollector
 
 ROUNDS = 11
 CALLS = 10_000
@@ -52,6 +53,10 @@ def cases(directory: str) -> dict[str, Case]:
     in_places = places(bare)
     timed_in_places = places.using(timeout=5.0)(bare)
 
+    watched = ErrorRecoveryService(f"{directory}/watched-state", f"{directory}/watched-errors")
+    ShockproofCollector(watched, durations=True)
+    timed_by_collector = watched.service("timed by a collector")
+
     opened = recovery.service("opened", circuit_threshold=1, max_retries=0)
 
     @opened
@@ -68,6 +73,12 @@ def cases(directory: str) -> dict[str, Case]:
         begun = time.perf_counter()
         for _ in range(n):
             await timed.call(bare, 1)
+        return (time.perf_counter() - begun) / n
+
+    async def call_watched(n: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(n):
+            await timed_by_collector.call(bare, 1)
         return (time.perf_counter() - begun) / n
 
     async def call_in_places(n: int) -> float:
@@ -127,6 +138,7 @@ def cases(directory: str) -> dict[str, Case]:
         "the same, with timeout": repeated(timed_in_places),
         "the same through call, without timeout": call_in_places,
         "guard() block of a bulkhead that has room": guard_in_places,
+        "Handle.call, timed by a collector": call_watched,
         "refused by an open circuit, decorated": refusal,
     }
 

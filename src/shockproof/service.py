@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from shockproof.calls.combinations import warn_of_useless
 from shockproof.calls.handle import Handle
+from shockproof.calls.loop_lag import EVERY, LoopLag
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
 from shockproof.calls.periodic import Periodic
 from shockproof.calls.plan import Plan
@@ -441,6 +442,27 @@ class ErrorRecoveryService:
                     reason=reason,
                 )
             )
+
+    def retire_service(self, service_name: str) -> bool:
+        """
+        Forget a service that is not used any more: health, metrics and saved states are rid of it.
+
+        For programs that make services as they go, for each symbol or account. A handle or a decorated
+        function that is still there may call it again: then it is known again, with its circuit and its
+        counts as they were. Its health check rests until it is declared again.
+
+        Returns:
+            Whether there was such a service.
+        """
+        state = self._runtime.retire(service_name)
+        if state is None:
+            return False
+        periodic = self._periodic.pop(_name_of_check(state), None)
+        if periodic is not None:
+            periodic.stop()
+        for key in [key for key in list(self._handles) if key[0] == service_name]:
+            self._handles.pop(key, None)
+        return True
 
     # -- the kill switch ---------------------------------------------------------------------------
 
@@ -982,8 +1004,20 @@ class ErrorRecoveryService:
             self._forget_loop()  # the next call, on whatever loop, starts it
         return periodic
 
+    def _watch_loop(self) -> tuple[LoopLag, Callable[[], None]]:
+        """Measure from now on how late the loop is; what is returned besides stops that."""
+        lag = LoopLag(self._clock)
+        name = f"watch over the loop no. {next(self._numbers)}"
+        periodic = self._add_periodic(name, every=lambda: EVERY, action=lag.beat)
+
+        def stop() -> None:
+            periodic.stop()
+            self._periodic.pop(name, None)
+
+        return lag, stop
+
     def _check_by_itself(self, state: ServiceState) -> None:
-        name = f"health check of {state.name}"
+        name = _name_of_check(state)
         if name in self._periodic:
             return
         # One that hangs must not be the last: it is ended when the next is due, and left behind if need be.
@@ -1013,6 +1047,10 @@ class ErrorRecoveryService:
 
     def __repr__(self) -> str:
         return f"<ErrorRecoveryService {len(self._registry.all())} services, state in {self.state_dir}>"
+
+
+def _name_of_check(state: ServiceState) -> str:
+    return f"health check of {state.name}"
 
 
 def _moment(name: str, value: object) -> datetime | None:

@@ -278,6 +278,30 @@ def test_integrations_page_lists_the_rules_in_their_order(heading: str, module: 
     assert unnamed == []
 
 
+def test_metrics_page_lists_what_prometheus_is_told(tmp_path: Path) -> None:
+    """A metric that is added has a row, with its kind and its labels, and one that is taken away has none."""
+    from shockproof.integrations.prometheus import ShockproofCollector
+
+    service = shockproof.ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    told = {
+        f"{family.name}{'_total' * (family.type == 'counter')}": (family.type, list(family._labelnames))
+        for family in ShockproofCollector(service, durations=True, loop_lag=True).describe()
+    }
+    shown = rows(text("reference/metrics.md"))
+    metrics = {name: cells for name, cells in shown.items() if name.startswith("shockproof")}
+    assert {name: (cells[0], re.findall(r"`(\w+)`", cells[1])) for name, cells in metrics.items()} == told
+    assert {label for _, labels in told.values() for label in labels} <= set(shown)
+
+
+def test_prometheus_page_lists_the_alerts() -> None:
+    """With the severity that each has."""
+    from shockproof.integrations.prometheus import alert_rules
+
+    table = rows(section("how-to/prometheus.md", "Alerts and a dashboard"))
+    rules = dict(re.findall(r"- alert: (\w+)\n(?:.*\n)+?\s+severity: (\w+)", alert_rules()))
+    assert {name: cells[0] for name, cells in table.items()} == rules
+
+
 def test_http_page_lists_what_a_status_means() -> None:
     """The page says what the function answers, for every status there is."""
     from shockproof.integrations.http_status import meaning_of_status

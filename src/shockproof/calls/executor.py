@@ -235,6 +235,7 @@ async def _hedge(
     if call.plan.state.limits is not None:
         admission, held = await call.enter_limits_as_hedge()
     when_sent()
+    call.plan.state.hedges += 1
     return await _sent(call, fn, args, kwargs, admission, held)
 
 

@@ -112,6 +112,7 @@ class OngoingCall:
 
     __slots__ = (
         "_attempts",
+        "_began",
         "_budget",
         "_cost",
         "_deadline_at",
@@ -157,6 +158,10 @@ class OngoingCall:
         self._last_error: Exception | None = None
         self._mark: _RunningRetry | None = None
         self._mark_token: Token[_RunningRetry | None] | None = None
+        self._began: float | None = None
+        """When it began, where somebody wants to know how long calls take; a feed has no such time."""
+        if plan.state.call_timers and not persists:
+            self._began = plan.runtime.clock.monotonic() - elapsed
         self._deadline_at: float | None = None
         if plan.deadline is not None:
             self._deadline_at = plan.runtime.clock.monotonic() - elapsed + plan.deadline
@@ -430,7 +435,8 @@ class OngoingCall:
             plan.state.limits.ended(duration, dropped=False)
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
         if plan.state.stirred or ticket is not plan.state.circuit.closed:
-            plan.state.settle(ticket, plan.runtime.clock.monotonic(), duration)
+            now = plan.runtime.clock.monotonic()
+            plan.state.settle(ticket, now, duration, None if self._began is None else now - self._began)
 
     def after(self, failure: Failure) -> float | None:
         """
@@ -469,9 +475,10 @@ class OngoingCall:
             self._tell(decision, verdict, failure.duration)
         if decision.delay is None:
             self.can_fall_back = verdict.outcome is not Outcome.UNKNOWN
-            self._end(error, decision.reason)
+            self._end(error, decision.reason, verdict.outcome)
             return None
         state.retries += 1
+        state.retries_by_type.add(told[0])
         self._previous_delay = decision.delay
         self._last_error = shown
         return decision.delay
@@ -486,6 +493,7 @@ class OngoingCall:
         error_type, message = describe(shown)
         message = plan.runtime.redact(message)
         state.failures += 1
+        state.failures_by_type.add(error_type)
         kind: ErrorKind = "other"
         if plan.adaptive is not None or plan.retry_budget is not None:
             kind = kind_of(error, verdict.retry_after)
@@ -555,7 +563,6 @@ class OngoingCall:
         is_closed = state.circuit.state(self.plan.runtime.clock.monotonic()) == "closed"
         if not is_closed or budget is None or not budget.take():
             return False
-        state.hedges += 1
         if self.plan.runtime.listeners:
             self.plan.runtime.listeners.publish(
                 CallHedged(
@@ -569,9 +576,7 @@ class OngoingCall:
 
     def give_back_hedge(self) -> None:
         """A hedge that was paid for was not sent after all."""
-        state = self.plan.state
-        budget = self.plan.retry_budget or state.hedge_budget
-        state.hedges -= 1
+        budget = self.plan.retry_budget or self.plan.state.hedge_budget
         if budget is not None:
             budget.give_back()
 
@@ -733,8 +738,14 @@ class OngoingCall:
                 )
             )
 
-    def _end(self, error: Exception | None, reason: str) -> None:
+    def _end(self, error: Exception | None, reason: str, outcome: Outcome = Outcome.FAILURE) -> None:
         plan = self.plan
+        if outcome is Outcome.UNKNOWN:
+            plan.state.unknown_calls += 1
+        else:
+            plan.state.failed_calls += 1
+        if self._began is not None:
+            plan.state.call_ended(outcome, plan.runtime.clock.monotonic() - self._began)
         if not (self.falls_back and self.can_fall_back):
             plan.state.failed_for_good()
         if error is not None:

@@ -266,6 +266,9 @@ class Plan:
         state = self.state  # another thread may bind this plan anew at any moment
         self.runtime.on_first_call()
         state.prepare(is_prepared=True)
+        self.runtime.registry.readmit(
+            state
+        )  # last: whoever retires it meanwhile closes the short way after that
 
     def short_way(self) -> tuple[Ticket, Places] | None:
         """
@@ -323,6 +326,8 @@ class Plan:
     def rejected(self, refusal: CallRejectedError) -> None:
         """Count and tell that a call was refused."""
         self.state.rejections += 1
+        if refusal.policy != "circuit_breaker":
+            self.state.refused(refusal.policy)
         if self.runtime.listeners.active:
             self.runtime.listeners.publish(
                 CallRejected(

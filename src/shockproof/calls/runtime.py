@@ -111,6 +111,12 @@ class Runtime:
                     new.check(plan.weight)
         self.limits(state).change(changes)
 
+    def retire(self, name: str) -> ServiceState | None:
+        """Forget the service *name* until it is used again, and let its idle threads go."""
+        with self._lock:
+            self._threads.pop(name, None)
+        return self.registry.retire(name)
+
     def threads(self, state: ServiceState) -> WorkerThreads:
         """The worker threads of one service, made at first need."""
         with self._lock:

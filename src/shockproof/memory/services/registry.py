@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
+from weakref import WeakValueDictionary
 
 from shockproof.memory.services.halt import Halt
-from shockproof.memory.services.service_state import ServiceState
+from shockproof.memory.services.service_state import CallTimer, ServiceState
 from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates, SavedCircuit
 from shockproof.policies.open_time import OpenTime
@@ -84,6 +85,8 @@ class Registry:
         self._on_would_open = on_would_open
         self._rng = rng
         self._halt = halt
+        self._call_timers: tuple[CallTimer, ...] = ()
+        self._retired: WeakValueDictionary[str, ServiceState] = WeakValueDictionary()
 
     def get(self, name: str) -> ServiceState | None:
         """The state of a service that was seen or declared, or None."""
@@ -97,15 +100,51 @@ class Registry:
         with self._lock:
             state = self._services.get(name)
             if state is None:
-                state = self._services[name] = self._new(name)
+                # A handle may still hold the one that was retired: there is never a second one beside it.
+                state = self._retired.pop(name, None)
+                if state is None:
+                    state = self._new(name)
+                self._services[name] = state
             return state
+
+    def retire(self, name: str) -> ServiceState | None:
+        """Forget *name* until it is used again; its state, or None for a name that is not known."""
+        with self._lock:
+            state = self._services.pop(name, None)
+            if state is not None:
+                self._retired[name] = state
+        if state is not None:
+            state.prepare(is_prepared=False)  # a call through an old handle comes by `readmit` first
+        return state
+
+    def readmit(self, state: ServiceState) -> None:
+        """A service is called; one that was retired is known again."""
+        if self._services.get(state.name) is not state:
+            with self._lock:
+                if self._retired.pop(state.name, None) is state:
+                    self._services[state.name] = state
+
+    def time_calls(self, timer: CallTimer) -> Callable[[], None]:
+        """Tell *timer* how long the calls of all services take; what is returned stops that."""
+
+        def put_in_force(timers: tuple[CallTimer, ...]) -> None:
+            with self._lock:
+                self._call_timers = timers
+                known = [*self._services.values(), *self._retired.values()]
+            for state in known:
+                state.time_calls(timers)
+
+        put_in_force((*self._call_timers, timer))
+        return lambda: put_in_force(tuple(one for one in self._call_timers if one is not timer))
 
     def _new(self, name: str) -> ServiceState:
         circuit = Circuit(threshold=self._threshold, timeout=self._timeout, rng=self._rng)
         state = ServiceState(name, circuit, self._halt)
+        state.time_calls(self._call_timers)
         told = self._on_transition
 
         def on_transition(to: CircuitState, now: float) -> None:
+            state.circuit_changed(to)
             if to == "open":
                 state.circuit_opened()
             elif to == "closed":

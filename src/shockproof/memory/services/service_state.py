@@ -7,18 +7,25 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
+from shockproof.memory.services.counts_by_type import CountsByType
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.stream_health import StreamHealth
 from shockproof.memory.services.waiters import wake_all
 from shockproof.policies.adaptive_retry import AdaptiveRetry
-from shockproof.policies.circuit_breaker import Circuit, Ticket
+from shockproof.policies.circuit_breaker import Circuit, CircuitState, Ticket
 from shockproof.policies.retry_budget import RetryBudget
+from shockproof.vocabulary.outcomes import Outcome
 from shockproof.vocabulary.statuses import CircuitMode, ServiceStatus
 
-__all__ = ["ServiceState"]
+__all__ = ["CallTimer", "ServiceState"]
+
+CallTimer = Callable[[str, Outcome, float], None]
+"""Told how each call of a service ended, and after how many seconds, right where it ends; it must not raise."""
+
+Stirred = bool | Literal["only timed"]
 
 
 class ServiceState:
@@ -37,16 +44,20 @@ class ServiceState:
     __slots__ = (
         "__weakref__",
         "_lock",
+        "_state_told",
         "_streams",
         "abandoned_attempts",
         "abandoned_threads",
         "adaptive",
         "call_ages",
+        "call_timers",
         "check_every",
         "circuit",
         "critical",
         "declared_at",
+        "failed_calls",
         "failures",
+        "failures_by_type",
         "fallbacks",
         "faults",
         "halt",
@@ -59,14 +70,18 @@ class ServiceState:
         "overdue",
         "prepared",
         "probe_lease",
+        "refused_by",
         "rejections",
         "retries",
+        "retries_by_type",
         "retry_budget",
         "set_by_hand",
         "status",
         "stirred",
         "successes",
         "timeouts",
+        "transitions",
+        "unknown_calls",
         "waiting",
         "waiting_for_the_circuit",
     )
@@ -96,15 +111,29 @@ class ServiceState:
         """What its adaptive handles share; None as long as there are none."""
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
-        self.stirred = False
+        self.stirred: Stirred = False
         self.successes = 0
         self.failures = 0
+        """Attempts that failed."""
+        self.failures_by_type = CountsByType()
+        self.failed_calls = 0
+        """Calls that ended with a failed attempt, whatever a fallback made of that."""
+        self.unknown_calls = 0
+        """Calls of which nobody knows what they did."""
         self.retries = 0
+        self.retries_by_type = CountsByType()
         self.timeouts = 0
         self.overdue = 0
         self.fallbacks = 0
         self.hedges = 0
         self.rejections = 0
+        self.refused_by: dict[str, int] = {}
+        """Rejections by policy, without those by the circuit: they are the rest."""
+        self.transitions: dict[tuple[CircuitState, CircuitState], int] = {}
+        """How often the circuit went from one state to another."""
+        self._state_told: CircuitState = "closed"
+        self.call_timers: tuple[CallTimer, ...] = ()
+        """Empty as long as nobody wants to know how long calls take."""
         self.abandoned_attempts = 0
         self.abandoned_threads = 0
         self.set_by_hand: dict[str, object] = {}
@@ -161,19 +190,48 @@ class ServiceState:
         return self.adaptive.budget
 
     @property
-    def counts_successes(self) -> bool:
-        """Whether every success is news: a window counts it, or a budget lives on it."""
-        return self.circuit.rates.are_on or self.retry_budget is not None
+    def _calm(self) -> Stirred:
+        """What `stirred` is while nothing is wrong: whether every success is news, or its duration."""
+        if (
+            self.circuit.rates.are_on or self.retry_budget is not None
+        ):  # a window counts it, a budget lives on it
+            return True
+        return "only timed" if self.call_timers else False
 
-    def settle(self, ticket: Ticket, now: float, duration: float = 0.0) -> None:
-        """A call succeeded, after *duration* seconds, while something needed attention."""
+    def settle(self, ticket: Ticket, now: float, duration: float = 0.0, whole: float | None = None) -> None:
+        """
+        A call succeeded, after *duration* seconds, while something needed attention.
+
+        *whole*: seconds from its beginning, with the attempts and waits before this one; None: the same.
+        """
+        if self.stirred == "only timed" and self.call_timers and ticket is self.circuit.closed:
+            self.call_ended(Outcome.SUCCESS, duration if whole is None else whole)
+            return
         # A late answer of an earlier period resets nothing of this one: the flag stays for whoever can.
         if ticket is self.circuit.closed:
-            self.stirred = self.counts_successes
+            self.stirred = self._calm
         self.status = ServiceStatus.OPERATIONAL
         if self.retry_budget is not None and not self.retry_budget.is_full:
             self.retry_budget.succeeded()
         ticket.succeeded(now, duration)
+        if self.call_timers:
+            self.call_ended(Outcome.SUCCESS, duration if whole is None else whole)
+
+    def call_ended(self, outcome: Outcome, seconds: float) -> None:
+        """Tell those who want to know how long a call took."""
+        for timer in self.call_timers:
+            timer(self.name, outcome, seconds)
+
+    def time_calls(self, timers: tuple[CallTimer, ...]) -> None:
+        """From now on *timers* are told how long calls take; empty: nobody is."""
+        self.call_timers = timers
+        if timers:
+            self.stirred = True
+
+    def refused(self, policy: str) -> None:
+        """A policy other than the circuit refused a call."""
+        with self._lock:
+            self.refused_by[policy] = self.refused_by.get(policy, 0) + 1
 
     def answered_by_fallback(self) -> None:
         """A fallback answered in place of the service."""
@@ -186,6 +244,14 @@ class ServiceState:
         """No other attempt follows and no fallback answered."""
         self.status = ServiceStatus.UNAVAILABLE
         self.stirred = True
+
+    def circuit_changed(self, to: CircuitState) -> None:
+        """Count a change of the circuit's state."""
+        with self._lock:
+            way = (self._state_told, to)
+            if to != self._state_told:
+                self.transitions[way] = self.transitions.get(way, 0) + 1
+                self._state_told = to
 
     def circuit_opened(self) -> None:
         """From now on calls are refused; a fallback that answers makes it DEGRADED again."""
@@ -215,7 +281,7 @@ class ServiceState:
 
     def reset(self, now: float) -> None:
         """Close the circuit and forget the last verdict."""
-        self.stirred = self.counts_successes
+        self.stirred = self._calm
         self.circuit.reset(now)
         self.status = ServiceStatus.OPERATIONAL
 
@@ -227,9 +293,11 @@ class ServiceState:
         if previous is None:
             return None
         if mode == "forced-open":
+            self.circuit_changed("open")
             self.circuit_opened()
         else:
-            self.stirred = self.counts_successes
+            self.circuit_changed("closed")
+            self.stirred = self._calm
             self.status = ServiceStatus.OPERATIONAL
             self.circuit_closed()
         return previous

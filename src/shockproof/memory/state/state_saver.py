@@ -57,6 +57,8 @@ class _Saving(NamedTuple):
 
     ticket: int
     captured: CapturedState
+    at: float
+    """Wall time of the capture, in seconds since 1970 UTC."""
 
 
 class StateSaver:
@@ -85,6 +87,8 @@ class StateSaver:
         """Something came up during the write that should not wait for the next interval."""
         self._waiters: list[tuple[int, Future[None]]] = []
         self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+        self.saved_at: float | None = None
+        """Wall time of the state that is on the disk, in seconds since 1970 UTC; None: it is not known of one."""
 
     def __repr__(self) -> str:
         state = "writing" if self._writing is not None else "pending" if self._pending else "saved"
@@ -124,7 +128,8 @@ class StateSaver:
             TypeError: a section is not what its name says.
         """
         ticket = next(self._tickets)
-        captured = await capture_state(sections, secrets=self._files.secrets, timestamp=self._clock.time())
+        at = self._clock.time()
+        captured = await capture_state(sections, secrets=self._files.secrets, timestamp=at)
         if captured.left_out:
             warnings.warn(
                 f"secrets were left out of the saved state, for there is no key to encrypt them with: "
@@ -134,7 +139,7 @@ class StateSaver:
             )
         with self._lock:
             if ticket > self._saved_ticket and (self._pending is None or self._pending.ticket < ticket):
-                self._pending = _Saving(ticket, captured)
+                self._pending = _Saving(ticket, captured, at)
             now = self._clock.monotonic()
             wait = self._schedule.wait(now, force=force)
             if wait > 0:
@@ -180,7 +185,10 @@ class StateSaver:
         Raises:
             StateVersionError, OSError: see there.
         """
-        return await wait_on_this_loop(self._submit(self._files.load))
+        restored: RestoredState = await wait_on_this_loop(self._submit(self._files.load))
+        if restored.state is not None and self.saved_at is None:
+            self.saved_at = restored.state.timestamp.timestamp()
+        return restored
 
     def after_fork(self) -> None:
         """In a child process: forget the writes in flight and what is pending. They are the parent's."""
@@ -266,6 +274,7 @@ class StateSaver:
     def _succeeded(self, saving: _Saving) -> None:
         with self._lock:
             self._saved_ticket = saving.ticket
+            self.saved_at = saving.at
             if self._pending is saving:
                 self._pending = None
             ready = self._take_waiters(saving.ticket)

@@ -1,0 +1,43 @@
+"""
+How often something happened, by the type of the error it happened with.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+__all__ = ["MOST_TYPES", "OTHER_TYPES", "CountsByType"]
+
+MOST_TYPES: Final = 50
+"""Types that are told apart: a program that makes classes as it runs must not fill memory or a metrics store."""
+
+OTHER_TYPES: Final = "other"
+"""What stands for all types beyond them."""
+
+
+class CountsByType:
+    """Counts for each name of a type, at most `MOST_TYPES` of them; safe to share between threads."""
+
+    __slots__ = ("_counts", "_lock")
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        # Reentrant: a garbage collection inside it may end a call of a dead loop.
+        self._lock = threading.RLock()
+
+    def add(self, type_name: str) -> None:
+        """It happened once more."""
+        with self._lock:
+            counts = self._counts
+            if type_name not in counts and len(counts) >= MOST_TYPES:
+                type_name = OTHER_TYPES
+            counts[type_name] = counts.get(type_name, 0) + 1
+
+    def to_dict(self) -> dict[str, int]:
+        """The counts so far, by type, in the order of first sight."""
+        with self._lock:
+            return dict(self._counts)
+
+    def __repr__(self) -> str:
+        return f"<CountsByType {self.to_dict()}>"

@@ -1,0 +1,426 @@
+"""What a scrape tells of a recovery service, and that calls know nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from shockproof import (
+    CircuitOpenError,
+    ErrorRecoveryService,
+    RateLimitedError,
+    RetryBudget,
+)
+from shockproof.integrations.prometheus import ShockproofCollector, alert_rules, grafana_dashboard
+from shockproof.memory.services.counts_by_type import MOST_TYPES, OTHER_TYPES
+from shockproof.testing import VirtualClock
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Scraped:
+    """One recovery service on virtual time, and a registry that scrapes it."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.clock = VirtualClock()
+        self.recovery = ErrorRecoveryService(folder / "state", folder / "errors", clock=self.clock)
+        self.registry = CollectorRegistry()
+        self.collector = ShockproofCollector(self.recovery, **options)
+        self.registry.register(self.collector)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+    def all(self, name: str, label: str, **labels: str) -> dict[str, float]:
+        """The values of one metric by one of its labels, where the others are as given."""
+        return {
+            sample.labels[label]: sample.value
+            for family in self.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        }
+
+    def run(self, main: Callable[[], Any]) -> None:
+        async def to_the_end() -> None:
+            await main()
+            await self.recovery.aclose()
+
+        self.clock.run(to_the_end())
+
+
+async def fine() -> str:
+    return "fine"
+
+
+async def failing(error: Exception | None = None) -> None:
+    raise error or ConnectionError("reset")
+
+
+async def ends_with(error: type[BaseException], call: Any) -> None:
+    with pytest.raises(error):
+        await call
+
+
+def test_each_call_is_counted_once_by_how_it_ended(tmp_path: Path) -> None:
+    """Whatever was repeated, refused or stood in for: the outcomes add up to the calls."""
+    scraped = Scraped(tmp_path)
+    broker = scraped.recovery.service("broker", max_retries=1, base_delay=1.0, circuit_threshold=5)
+
+    async def main() -> None:
+        for _ in range(3):
+            await broker.call(fine)  # 3 successes
+        answers = iter([ConnectionError("reset"), None])
+
+        async def second_try() -> None:
+            error = next(answers)
+            if error is not None:
+                raise error
+
+        await broker.call(second_try)  # a success, with a retry
+        await ends_with(ConnectionError, broker.call(failing))  # a failure, with a retry
+        assert await broker.using(fallback="cached").call(failing) == "cached"  # a failure, stood in for
+        await broker.call(fine)
+        await ends_with(TimeoutError, broker.using(effect="unsafe", timeout=1.0).call(asyncio.sleep, 9))
+        await ends_with(ConnectionError, broker.using(max_retries=9).call(failing))  # opens it
+        await ends_with(CircuitOpenError, broker.call(fine))  # rejected
+        assert await broker.using(fallback="cached").call(fine) == "cached"  # rejected, stood in for
+        task = asyncio.create_task(scraped.recovery.service("news").call(asyncio.sleep, 9))
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.wait([task])
+
+    scraped.run(main)
+    assert scraped.all("shockproof_calls_total", "outcome", service="broker") == {
+        "success": 5,
+        "failure": 3,
+        "unknown": 1,
+        "rejected": 2,
+    }
+    # The caller's own cancellation counts nowhere.
+    assert sum(scraped.all("shockproof_calls_total", "outcome", service="news").values()) == 0
+    assert scraped.value("shockproof_fallbacks_total", service="broker") == 2
+    assert scraped.value("shockproof_timeouts_total", service="broker") == 1
+    assert scraped.all("shockproof_failures_total", "error_type", service="broker") == {
+        "ConnectionError": 9,
+        "AttemptTimeoutError": 1,
+    }
+    assert scraped.all("shockproof_retries_total", "error_type", service="broker") == {"ConnectionError": 6}
+    assert scraped.all("shockproof_rejections_total", "policy", service="broker") == {"circuit_breaker": 2}
+
+
+def test_a_rejection_is_counted_under_the_policy_that_refused(tmp_path: Path) -> None:
+    """Whoever raises a limit has to know which."""
+    scraped = Scraped(tmp_path)
+    broker = scraped.recovery.service("broker", rate_limit="1/min", max_wait=0.0, max_retries=0)
+
+    async def main() -> None:
+        await broker.call(fine)
+        await ends_with(RateLimitedError, broker.call(fine))
+        scraped.recovery.set_circuit_mode("broker", "forced-open")
+        await ends_with(CircuitOpenError, broker.call(fine))
+        await ends_with(CircuitOpenError, broker.call(fine))
+
+    scraped.run(main)
+    assert scraped.all("shockproof_rejections_total", "policy", service="broker") == {
+        "circuit_breaker": 2,
+        "rate_limit": 1,
+    }
+    assert scraped.value("shockproof_calls_total", service="broker", outcome="rejected") == 3
+
+
+def test_a_circuit_shows_its_state_its_mode_and_how_it_changed(tmp_path: Path) -> None:
+    """One gauge a state, 1 for the one it is in; half-open by the time alone."""
+    scraped = Scraped(tmp_path)
+    broker = scraped.recovery.service("broker", max_retries=0, circuit_threshold=1, circuit_timeout=60.0)
+    seen: list[tuple[dict[str, float], float | None]] = []
+
+    def look() -> None:
+        states = scraped.all("shockproof_breaker_state", "state", service="broker")
+        seen.append((states, scraped.value("shockproof_breaker_open_for_seconds", service="broker")))
+
+    async def main() -> None:
+        await broker.call(fine)
+        look()
+        await ends_with(ConnectionError, broker.call(failing))
+        scraped.clock.advance(20.0)
+        look()
+        scraped.clock.advance(40.0)
+        look()
+        await ends_with(ConnectionError, broker.call(failing))
+        scraped.clock.advance(60.0)
+        await broker.call(fine)
+        scraped.recovery.set_circuit_mode("broker", "forced-open", "maintenance")
+        look()
+        scraped.recovery.set_circuit_mode("broker", "normal")
+
+    scraped.run(main)
+    assert seen == [
+        ({"closed": 1, "open": 0, "half-open": 0}, 0.0),
+        ({"closed": 0, "open": 1, "half-open": 0}, 40.0),
+        ({"closed": 0, "open": 0, "half-open": 1}, 0.0),
+        ({"closed": 0, "open": 1, "half-open": 0}, None),
+    ]
+    assert scraped.value("shockproof_breaker_mode", service="broker", mode="normal") == 1
+    ways = {
+        (sample.labels["from_state"], sample.labels["to_state"]): sample.value
+        for family in scraped.registry.collect()
+        for sample in family.samples
+        if sample.name == "shockproof_breaker_transitions_total"
+    }
+    assert ways == {
+        ("closed", "open"): 2,
+        ("open", "half-open"): 2,
+        ("half-open", "open"): 1,
+        ("half-open", "closed"): 1,
+        ("open", "closed"): 1,
+    }
+
+
+def test_error_types_are_bounded(tmp_path: Path) -> None:
+    """A program that makes classes as it runs fills no metrics store."""
+    scraped = Scraped(tmp_path)
+    broker = scraped.recovery.service("broker", max_retries=0, circuit_threshold=None)
+
+    async def main() -> None:
+        for number in range(MOST_TYPES + 7):
+            error = type(f"Error{number}", (Exception,), {})
+            await ends_with(Exception, broker.call(failing, error()))
+
+    scraped.run(main)
+    counted = scraped.all("shockproof_failures_total", "error_type", service="broker")
+    assert len(counted) == MOST_TYPES + 1
+    assert counted[OTHER_TYPES] == 7
+
+
+def test_limits_budgets_feeds_and_the_disk_are_there_as_they_are_now(tmp_path: Path) -> None:
+    """What is absent from a service has no series; what is there is read at the scrape."""
+    scraped = Scraped(tmp_path)
+    recovery = scraped.recovery
+    broker = recovery.service(
+        "broker",
+        max_concurrent=2,
+        max_queue=5,
+        rate_limit="100/s",
+        retry_budget=RetryBudget(capacity=4.0),
+        critical=True,
+        max_retries=1,
+    )
+    recovery.service("plain")
+
+    async def ticks() -> Any:
+        yield 1
+        await asyncio.sleep(3600)
+
+    async def main() -> None:
+        await ends_with(ConnectionError, broker.call(failing))
+        calls = [asyncio.create_task(broker.call(asyncio.sleep, 9)) for _ in range(5)]
+        async with recovery.service("plain").stream(ticks) as feed:
+            await anext(feed)
+            await asyncio.sleep(3)
+            value = scraped.value
+            assert value("shockproof_bulkhead_in_flight", service="broker") == 2
+            assert value("shockproof_bulkhead_limit", service="broker") == 2
+            assert value("shockproof_queued", service="broker") == 3
+            assert value("shockproof_rate_limit_limit", service="broker", rate="100 weight/1s") == 100
+            assert value("shockproof_retry_budget_ratio", service="broker") == 0.75
+            assert value("shockproof_critical", service="broker") == 1
+            assert value("shockproof_streams", service="plain", phase="live") == 1
+            assert value("shockproof_stream_item_age_seconds", service="plain") == pytest.approx(3.0)
+            for name in ("bulkhead_in_flight", "queued", "retry_budget_ratio"):
+                assert value(f"shockproof_{name}", service="plain") is None
+        await asyncio.gather(*calls)
+        assert value("shockproof_bulkhead_in_flight", service="broker") == 0
+        assert value("shockproof_streams", service="plain", phase="live") is None
+        assert value("shockproof_state_saved_timestamp_seconds") is None
+        await recovery.save_state()
+        assert value("shockproof_state_saved_timestamp_seconds") == scraped.clock.time()
+        assert value("shockproof_halted") == 0
+        await recovery.halt("enough")
+        assert value("shockproof_halted") == 1
+
+    scraped.run(main)
+    assert scraped.value("shockproof_error_log_written_total") == 2
+    assert scraped.value("shockproof_error_log_state", state="ok") == 1
+
+
+def test_the_age_of_a_state_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """What was restored is as old as it was."""
+    first = Scraped(tmp_path)
+    first.run(first.recovery.save_state)
+    second = Scraped(tmp_path)
+    second.run(second.recovery.restore_state)
+    saved_at = second.value("shockproof_state_saved_timestamp_seconds")
+    assert saved_at == pytest.approx(first.clock.time(), abs=1e-5)
+
+
+def test_a_retired_service_has_no_series_until_it_is_called_again(tmp_path: Path) -> None:
+    """Thousands of symbols come and go; a handle that is still there goes on with its own counts."""
+    scraped = Scraped(tmp_path, durations=True)
+    recovery = scraped.recovery
+    symbol = recovery.service("AAPL", health_check=fine)
+    decorated = symbol(fine)
+
+    async def main() -> None:
+        await recovery.retry_with_backoff(fine, service_name="MSFT")
+        await decorated()
+        assert recovery.retire_service("MSFT")
+        assert recovery.retire_service("AAPL")
+        assert not recovery.retire_service("AAPL")
+        text = {line for family in scraped.registry.collect() for line in map(str, family.samples)}
+        assert not [line for line in text if "AAPL" in line or "MSFT" in line]
+        assert recovery.get_health_status()["services"] == {}
+        await decorated()
+        gc.collect()
+        await recovery.retry_with_backoff(fine, service_name="MSFT")
+        assert symbol.plan.state is recovery.service("AAPL").plan.state
+
+    scraped.run(main)
+    assert scraped.value("shockproof_calls_total", service="AAPL", outcome="success") == 2
+    # Nobody held that one: it begins anew, which Prometheus takes for a restart.
+    assert scraped.value("shockproof_calls_total", service="MSFT", outcome="success") == 1
+
+
+def test_durations_are_of_whole_calls(tmp_path: Path) -> None:
+    """What the caller waited for: attempts, the waits between them, and the wait for a place."""
+    scraped = Scraped(tmp_path, durations=True, buckets=(1.0, 5.0))
+    broker = scraped.recovery.service("broker", max_retries=1, base_delay=2.0, max_concurrent=1, max_queue=1)
+    decorated = broker(asyncio.sleep)
+
+    async def main() -> None:
+        await broker.call(asyncio.sleep, 0.5)  # 0.5
+        await decorated(0.5)  # 0.5
+        async with broker.guard():
+            await asyncio.sleep(0.25)  # 0.25
+        await ends_with(ConnectionError, broker.call(failing))  # 2.0, a failure
+        await asyncio.gather(broker.call(asyncio.sleep, 4.0), broker.call(asyncio.sleep, 4.0))  # 4.0, 8.0
+        await ends_with(TimeoutError, broker.using(effect="unsafe", timeout=3.0).call(asyncio.sleep, 9))
+
+    scraped.run(main)
+    name = "shockproof_call_duration_seconds"
+    assert scraped.all(f"{name}_bucket", "le", outcome="success") == {"1.0": 3, "5.0": 4, "+Inf": 5}
+    assert scraped.value(f"{name}_sum", service="broker", outcome="success") == pytest.approx(13.25)
+    assert scraped.all(f"{name}_bucket", "le", outcome="failure") == {"1.0": 0, "5.0": 1, "+Inf": 1}
+    assert scraped.value(f"{name}_sum", service="broker", outcome="failure") == pytest.approx(2.0)
+    assert scraped.value(f"{name}_sum", service="broker", outcome="unknown") == pytest.approx(3.0)
+
+
+def test_a_closed_collector_times_no_calls(tmp_path: Path) -> None:
+    """And the services are as they were before: a success is no news to anybody."""
+    scraped = Scraped(tmp_path, durations=True, loop_lag=True)
+    broker = scraped.recovery.service("broker")
+
+    async def main() -> None:
+        await broker.call(fine)
+        await broker.call(fine)
+        assert broker.plan.state.stirred
+        scraped.collector.close()
+        await broker.call(fine)
+        assert not broker.plan.state.stirred
+
+    scraped.run(main)
+    assert scraped.value("shockproof_call_duration_seconds_count", service="broker", outcome="success") == 2
+    assert not scraped.recovery._periodic
+
+
+def test_a_healthy_call_does_not_know_that_it_is_scraped(tmp_path: Path) -> None:
+    """It goes the short way, no success is news, and no event is built."""
+    scraped = Scraped(tmp_path)
+    broker = scraped.recovery.service("broker")
+
+    async def main() -> None:
+        await broker.call(fine)
+        scraped.value("shockproof_halted")
+        assert broker.plan.circuit.lane is not None
+        assert not broker.plan.state.stirred
+        assert not scraped.recovery._listeners
+
+    scraped.run(main)
+
+
+def test_scrapes_from_another_thread_while_services_come_and_go(tmp_path: Path) -> None:
+    """Every scrape is whole, and no call is disturbed."""
+    scraped = Scraped(tmp_path, durations=True, loop_lag=True)
+    ended = threading.Event()
+    troubles: list[Exception] = []
+
+    def scrape() -> None:
+        try:
+            while not ended.is_set():
+                for family in scraped.registry.collect():
+                    assert all(sample.value >= 0 for sample in family.samples)
+        except Exception as trouble:  # noqa: BLE001 - whatever it is, it fails the test
+            troubles.append(trouble)
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+
+    async def main() -> None:
+        for number in range(300):
+            name = f"service {number % 20}"
+            await scraped.recovery.retry_with_backoff(fine, service_name=name)
+            if number % 7 == 0:
+                call = scraped.recovery.retry_with_backoff(failing, service_name=f"{name}b", max_retries=0)
+                await ends_with(ConnectionError, call)
+            if number % 3 == 0:
+                scraped.recovery.retire_service(name)
+
+    try:
+        scraped.run(main)
+    finally:
+        ended.set()
+        scraper.join()
+    assert not troubles
+
+
+def test_a_registry_refuses_a_second_collector(tmp_path: Path) -> None:
+    """Two services of one name in one page of metrics would be taken for one."""
+    scraped = Scraped(tmp_path)
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        scraped.registry.register(ShockproofCollector(scraped.recovery))
+
+
+@pytest.mark.parametrize("buckets", [(), (0.0, 1.0), (2.0, 1.0), (1.0, float("inf"))])
+def test_buckets_that_are_none_are_refused(tmp_path: Path, buckets: tuple[float, ...]) -> None:
+    """With what they must be."""
+    with pytest.raises(ValueError, match=r"buckets must be seconds above 0 in ascending order"):
+        Scraped(tmp_path, durations=True, buckets=buckets)
+    with pytest.raises(TypeError, match="buckets must be seconds"):
+        Scraped(tmp_path, durations=True, buckets=["soon"])
+
+
+def test_dashboard_and_rules_name_metrics_that_exist(tmp_path: Path) -> None:
+    """Whoever renames a metric renames it there, too."""
+    scraped = Scraped(tmp_path, durations=True, loop_lag=True)
+    known = set()
+    for family in scraped.collector.describe():
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
+        known |= {family.name + suffix for suffix in suffixes.get(family.type, [""])}
+    for text in (grafana_dashboard(), alert_rules()):
+        expressions = re.findall(r'"(?:expr|query|definition)": "(.*)"', text) or [text]
+        named = {name for one in expressions for name in re.findall(r"\bshockproof_\w+", one)}
+        assert len(named) > 10
+        assert named <= known
+
+
+def test_dashboard_has_panels_that_do_not_overlap() -> None:
+    """Each has a place of its own, an id of its own, and words for those who see it first."""
+    board = json.loads(grafana_dashboard())
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken
+        taken |= cells
+        assert panel["type"] == "row" or panel["description"]
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
