@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shockproof.demo.book import Book, Order, OrderState, Report
+from shockproof.demo.book import Book, Order, OrderState, Report, name_of, new_client_id, symbol_of
 
 QUANTITY = Decimal(100)
 
@@ -69,25 +69,32 @@ def test_positions_come_from_fills_of_all_states(book: Book) -> None:
     assert book.position("EUR/USDT") == -70
 
 
-def test_a_restart_finds_every_order_once_and_as_it_was(book: Book) -> None:
-    """What is under way and what is settled are two lists, and together the whole book."""
+def test_a_restart_finds_every_settled_order_as_it_was(book: Book) -> None:
+    """What is under way is the journal's."""
     book.add(an_order("sp-0002-cd", type="limit", price=Decimal("1.0861"), state=OrderState.OPEN))
-    book.add(
-        an_order("sp-0003-ef", state=OrderState.FILLED, executed=QUANTITY, executed_quote=Decimal("108.6"))
+    filled = an_order(
+        "sp-0003-ef",
+        state=OrderState.FILLED,
+        executed=QUANTITY,
+        executed_quote=Decimal("108.6"),
+        valid_until=1.5,
     )
-    book.orders["sp-0001-ab"].sends, book.orders["sp-0001-ab"].settled_after = 1, 1234.5
-
-    under_way, settled = book.to_state()
-    restored = Book.from_state(under_way, settled)
-
-    assert [entry["client_id"] for entry in under_way] == ["sp-0001-ab", "sp-0002-cd"]
-    assert {entry["operation"] for entry in under_way} == {"order"}
-    assert restored.orders == {order.client_id: order for order in [*book.in_state(OrderState.FILLED), *book]}
+    book.add(filled)
+    assert Book.from_state(book.to_state()).orders == {"sp-0003-ef": filled}
 
 
-def test_operations_of_others_are_not_taken_for_orders() -> None:
-    """The list of active operations belongs to the whole program."""
-    assert len(Book.from_state([{"operation": "rebalance", "client_id": "x"}], [])) == 0
+def test_an_order_is_the_same_after_its_way_through_the_journal() -> None:
+    """Whatever it is begun with, the next life goes on with."""
+    order = an_order(type="limit", price=Decimal("1.0861"), valid_until=12.5)
+    assert Order.from_dict(order.to_dict()) == order
+
+
+def test_an_orders_id_says_which_symbol_it_is_for() -> None:
+    """After a crash the id is all there is to look it up by."""
+    client_id = new_client_id(7, "GBP/USDT")
+    assert symbol_of(client_id) == "GBP/USDT"
+    assert name_of(client_id) == "sp-0007-GBP"
+    assert new_client_id(7, "GBP/USDT") != client_id
 
 
 def test_counts_name_only_what_there_is(book: Book) -> None:

@@ -11,7 +11,7 @@ from shockproof.demo.book import Book
 from shockproof.demo.plain_view import PlainView, status_line
 from shockproof.demo.scoreboard import COUNTS, Scoreboard
 from shockproof.demo.summary import Summary
-from shockproof.demo.verdict import ErrorLines, Verdict
+from shockproof.demo.verdict import ErrorLines, LedgerVerdict, Verdict
 
 
 def a_snapshot(life: int = 1, *, count: int = 0, written: int = 0, **changes: Any) -> dict[str, Any]:
@@ -30,7 +30,6 @@ def a_snapshot(life: int = 1, *, count: int = 0, written: int = 0, **changes: An
         "worst_lag": 0.002,
         "worst_lag_while_disk_slow": 0.0,
         "orders": {"filled": count},
-        "looked_up": count,
         "priced_by": {"venue": count},
         "ticks": count,
         "disk_delays": count,
@@ -50,7 +49,7 @@ def test_counts_of_a_life_that_was_killed_are_kept(board: Scoreboard) -> None:
     board.life_ended(was_killed=True)
     assert board.sum_of("retries") == 5
     board.report(a_snapshot(2, count=2, written=3))
-    assert (board.sum_of("retries"), board.total("looked_up"), board.dropped) == (7, 7, 7)
+    assert (board.sum_of("retries"), board.total("ticks"), board.dropped) == (7, 7, 7)
     assert board.priced_by() == {"venue": 7}
     assert board.written == 10
     assert {life.number: (life.written, life.was_killed) for life in board.lives.values()} == {1: (7, True)}
@@ -114,17 +113,34 @@ def test_an_unknown_report_is_passed_over(board: Scoreboard) -> None:
     assert board.report({"kind": "whatever"}) is None
 
 
-def a_summary(board: Scoreboard, *verdicts: Verdict) -> Summary:
-    return Summary.make(board, Book(), ErrorLines({1: 3}), {"outage": 4}, 1, verdicts)
+def a_summary(board: Scoreboard, by_ledger: LedgerVerdict | None = None) -> Summary:
+    by_ledger = LedgerVerdict("fine") if by_ledger is None else by_ledger
+    return Summary.make(board, Book(), ErrorLines({1: 3}), {"outage": 4}, 1, by_ledger, Verdict("compared"))
 
 
 def test_one_difference_is_enough_to_disagree(board: Scoreboard) -> None:
     """And it stands in the summary, in full."""
-    summary = a_summary(board, Verdict("fine"), Verdict("compared", ("sp-1: booked twice",)))
+    summary = a_summary(board, LedgerVerdict("compared", ("sp-1: booked twice",), doubled=1))
     assert not summary.agrees
     assert any("sp-1: booked twice" in text for text, _ in summary.lines())
     assert "does not add up" in summary.conclusion()
     assert summary.to_dict()["agrees"] is False
+    assert dict(summary.rows())["orders"] == "none; 1 doubled, 0 lost"
+
+
+def test_the_summary_tells_how_unknown_outcomes_were_settled(board: Scoreboard) -> None:
+    """Each order once, by what settled it last, over all lives; and those that nobody knows."""
+    for order, how in [
+        ("sp-1", "unknown"),
+        ("sp-1", "look-up"),
+        ("sp-2", "unknown"),
+        ("sp-3", "unknown"),
+        ("sp-3", "unknown"),
+        ("sp-3", "reconcile"),
+    ]:
+        board.report({"kind": "outcome", "order": order, "how": how})
+    row = dict(a_summary(board).rows())["unknown outcomes"]
+    assert row == "3: 1 settled by look-up, 1 by reconcile after a restart, 1 still unknown"
 
 
 def test_the_summary_adds_what_the_traders_side_did_to_itself(board: Scoreboard) -> None:

@@ -80,7 +80,6 @@ def test_what_never_was_booked_is_in_the_book_only(state: OrderState) -> None:
         (a_ledger(an_entry(quote="12")), a_book(an_order(OrderState.FILLED)), "executed money 11"),
         (a_ledger(an_entry("CANCELED")), a_book(an_order(OrderState.FILLED)), "CANCELED in the ledger"),
         (a_ledger(an_entry()), a_book(an_order(OrderState.PENDING)), "sp-1: still pending in the book"),
-        (a_ledger(an_entry("NEW")), a_book(an_order(OrderState.OPEN)), "sp-1: still open in the book"),
         (a_ledger(agrees=False), a_book(), "its own balances disagree"),
     ],
 )
@@ -93,15 +92,36 @@ def test_each_kind_of_difference_is_found_and_named(
     assert difference in verdict.differences[0]
 
 
+def test_doubled_and_lost_orders_are_counted() -> None:
+    """Two of one id, one that the book does not know, and one that the ledger does not."""
+    ledger = a_ledger(an_entry(), an_entry(), an_entry(client_id="sp-2"))
+    book = a_book(an_order(OrderState.FILLED), an_order(OrderState.FILLED, client_id="sp-3"))
+    verdict = compare_ledger(ledger, book)
+    assert (verdict.doubled, verdict.lost) == (1, 2)
+
+
 def test_after_a_session_cut_short_pending_orders_are_no_difference() -> None:
-    """They are in the state, and the next start looks them up, wherever they really are."""
-    book = a_book(an_order(OrderState.PENDING), an_order(OrderState.OPEN, client_id="sp-2"))
-    ledger = a_ledger(an_entry(), an_entry("PARTIALLY_FILLED", client_id="sp-2"))
-    assert compare_ledger(ledger, book, may_be_pending=True).agrees
+    """They are in the journal, and the next start reconciles them, wherever they really are."""
+    verdict = compare_ledger(a_ledger(an_entry()), a_book(), ["sp-1", "sp-2"], may_be_pending=True)
+    assert verdict.agrees
+    assert verdict.pending == 2
 
 
-def test_even_then_an_order_that_the_book_does_not_know_is_a_difference() -> None:
-    """Nothing may be sent before it is in the book."""
+def test_after_a_whole_session_pending_orders_are_a_difference() -> None:
+    """Everything has to come to an end."""
+    verdict = compare_ledger(a_ledger(an_entry()), a_book(), ["sp-1", "sp-2"])
+    assert verdict.differences == ("sp-1: still pending", "sp-2: still pending")
+
+
+def test_what_the_book_has_settled_is_not_pending() -> None:
+    """A death between the saved book and the end in the journal leaves an order in both."""
+    verdict = compare_ledger(a_ledger(an_entry()), a_book(an_order(OrderState.FILLED)), ["sp-1"])
+    assert verdict.agrees
+    assert verdict.pending == 0
+
+
+def test_even_then_an_order_that_nobody_knows_is_a_difference() -> None:
+    """Nothing may be sent before it is in the journal."""
     assert not compare_ledger(a_ledger(an_entry()), a_book(), may_be_pending=True).agrees
 
 

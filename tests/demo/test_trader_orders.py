@@ -13,8 +13,8 @@ aiohttp = pytest.importorskip("aiohttp", reason="the demo extra is not installed
 ccxt = pytest.importorskip("ccxt", reason="the demo extra is not installed: no ccxt")
 
 from shockproof import ErrorRecoveryService, StateNotSavedError  # noqa: E402  after the importorskip
-from shockproof.demo.book import Book, Order, OrderState  # noqa: E402  after the importorskip
-from shockproof.demo.order_desk import OrderDesk  # noqa: E402  after the importorskip
+from shockproof.demo.book import OPERATION, Book, OrderState  # noqa: E402  after the importorskip
+from shockproof.demo.order_desk import ORDERS, OrderDesk  # noqa: E402  after the importorskip
 from shockproof.demo.strategy import Wish  # noqa: E402  after the importorskip
 from shockproof.demo.timing import Timing  # noqa: E402  after the importorskip
 from shockproof.testing import VirtualClock  # noqa: E402  after the importorskip
@@ -34,12 +34,12 @@ class Venue:
     last_response_headers: dict[str, str] | None = None
 
     def __init__(self, *steps: Step) -> None:
+        self.has = {"fetchOrders": True}
         self.steps = list(steps)
         self.booked: dict[str, dict[str, Any]] = {}
         self.sends: list[str] = []
         self.look_ups = 0
         self.cannot_look_up = 0
-        self.hides_from_single_look_ups = False
         self.cancels = 0
         self.refuses_cancels = False
 
@@ -75,8 +75,8 @@ class Venue:
 
     async def fetch_order(self, _id: str, symbol: str, params: dict[str, str]) -> dict[str, Any]:
         self._may_look()
-        found = self.booked.get(params["origClientOrderId"])
-        if found is None or self.hides_from_single_look_ups:
+        found = self.booked.get(params["clientOrderId"])
+        if found is None:
             raise ccxt.OrderNotFound("-2013")
         return found
 
@@ -86,7 +86,7 @@ class Venue:
 
     async def cancel_order(self, _id: str, symbol: str, params: dict[str, str]) -> dict[str, Any]:
         self.cancels += 1
-        order = self.booked[params["origClientOrderId"]]
+        order = self.booked[params["clientOrderId"]]
         if self.refuses_cancels:
             order["info"] |= {"status": "FILLED", "executedQty": "100", "cummulativeQuoteQty": "100"}
             raise ccxt.OrderNotFound("-2011")
@@ -111,26 +111,50 @@ class Desk:
     """A desk at a venue, with what it saved and said."""
 
     def __init__(self, recovery: ErrorRecoveryService, clock: VirtualClock, venue: Venue) -> None:
+        self.recovery = recovery
         self.venue = venue
         self.book = Book()
-        self.saved: list[list[dict[str, Any]]] = []
-        self.saving: Callable[[], Any] | None = None
+        self.saved: list[dict[str, Any]] = []
+        self.cannot_save = False
         self.said: list[str] = []
+        self.outcomes: list[str] = []
         self.desk = OrderDesk(
             recovery,
             venue,  # type: ignore[arg-type]  # as much of ccxt's client as is used
+            venue,  # type: ignore[arg-type]  # as above
             self.book,
             save=self.save,
             tell=self.said.append,
+            outcome=lambda _order, how: self.outcomes.append(how),
             timing=TIMING,
             clock=clock,
         )
 
     async def save(self) -> None:
-        if self.saving is not None:
-            await self.saving()
-        under_way, settled = self.book.to_state()
-        self.saved.append([*under_way, *settled])
+        if self.cannot_save:
+            raise StateNotSavedError("disk full")
+        self.saved = self.book.to_state()
+
+    async def pending(self) -> list[tuple[str, str]]:
+        """What the journal has under way."""
+        state = await self.recovery.restore_state()
+        return [] if state is None else [(one["operation"], one["key"]) for one in state.active_operations]
+
+    async def dies(self) -> str:
+        """Carry an order out, and be cancelled with it in flight; its id."""
+        sent = asyncio.Event()
+
+        async def never(_venue: Venue, _client_id: str) -> Any:
+            sent.set()
+            await asyncio.Event().wait()
+
+        self.venue.steps.insert(0, never)
+        task = asyncio.create_task(self.desk.carry_out(MARKET))
+        await sent.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return self.venue.sends[-1]
 
 
 @pytest.fixture
@@ -139,25 +163,21 @@ def at(recovery: ErrorRecoveryService, clock: VirtualClock) -> Callable[[Venue],
     return lambda venue: Desk(recovery, clock, venue)
 
 
-async def test_an_order_is_durable_before_it_is_sent(
-    at: Callable[[Venue], Desk], clock: VirtualClock
+async def test_an_order_is_durable_before_it_is_sent_and_until_the_book_is(
+    at: Callable[[Venue], Desk],
 ) -> None:
-    """When the request leaves, the book on disk has it as pending, and until when it may be booked."""
-    durable: list[tuple[str, float]] = []
-    intended_at = clock.time()
+    """When the request leaves, the journal has it; it forgets the order once the saved book has its end."""
+    durable: list[tuple[str, str]] = []
 
-    def look(venue: Venue, client_id: str) -> Any:
-        durable.extend(
-            (entry["state"], entry["settled_after"])
-            for entry in desk.saved[-1]
-            if entry["client_id"] == client_id
-        )
+    async def look(venue: Venue, client_id: str) -> Any:
+        durable.extend(await desk.pending())
         return venue.book(client_id)
 
     desk = at(Venue(look))
     order = await desk.desk.carry_out(MARKET)
-    assert durable == [("pending", intended_at + TIMING.until_settled)]
-    assert order.state is OrderState.FILLED
+    assert durable == [(OPERATION, order.client_id), (f"{ORDERS}.once", order.client_id)]
+    assert [(entry["client_id"], entry["state"]) for entry in desk.saved] == [(order.client_id, "filled")]
+    assert await desk.pending() == []
 
 
 @pytest.mark.parametrize(
@@ -173,11 +193,12 @@ async def test_an_order_is_durable_before_it_is_sent(
 async def test_an_unknown_answer_to_a_booked_order_is_looked_up_and_not_sent_again(
     at: Callable[[Venue], Desk], error: Exception
 ) -> None:
-    """The order is found at the venue; one send, one order."""
+    """The order is found at the venue; one send, one order, and the session hears of it."""
     desk = at(Venue(fails(error, after_booking="FILLED")))
     order = await desk.desk.carry_out(MARKET)
     assert (order.state, order.executed) == (OrderState.FILLED, 100)
     assert len(desk.venue.sends) == 1
+    assert desk.outcomes == ["unknown", "look-up"]
 
 
 async def test_a_late_answer_is_an_unknown_one(at: Callable[[Venue], Desk]) -> None:
@@ -193,9 +214,7 @@ async def test_a_late_answer_is_an_unknown_one(at: Callable[[Venue], Desk]) -> N
     assert len(desk.venue.sends) == 1
 
 
-async def test_not_found_counts_only_when_asked_after_the_settle_window(
-    at: Callable[[Venue], Desk], clock: VirtualClock
-) -> None:
+async def test_not_found_counts_only_when_asked_after_the_settle_window(at: Callable[[Venue], Desk]) -> None:
     """An order that is booked a moment after its 504 is not sent a second time."""
     loop = asyncio.get_running_loop()
 
@@ -215,33 +234,37 @@ async def test_an_order_proven_absent_is_sent_again_under_the_same_id(at: Callab
     order = await desk.desk.carry_out(MARKET)
     assert order.state is OrderState.FILLED
     assert desk.venue.sends == [order.client_id] * 2
-    assert order.sends == 2
 
 
-async def test_an_order_lost_twice_is_given_up(at: Callable[[Venue], Desk]) -> None:
-    """Two sends are enough; the book says that the venue has never seen it."""
-    desk = at(Venue(*[fails(ccxt.ExchangeNotAvailable("cut"))] * 2))
+async def test_an_order_lost_again_and_again_is_given_up(at: Callable[[Venue], Desk]) -> None:
+    """Three sends are enough; the book says that the venue does not have it."""
+    desk = at(Venue(*[fails(ccxt.ExchangeNotAvailable("cut"))] * 9))
     order = await desk.desk.carry_out(MARKET)
     assert order.state is OrderState.NOT_SENT
-    assert len(desk.venue.sends) == 2
+    assert len(desk.venue.sends) == 3
     assert desk.venue.booked == {}
+    assert await desk.pending() == []
 
 
-async def test_a_look_up_that_fails_is_no_proof_of_absence(at: Callable[[Venue], Desk]) -> None:
-    """An outage of the look-ups outlasts the settle window, and the order is still found afterwards."""
+@pytest.mark.parametrize("failures", [6, 60])
+async def test_a_look_up_that_fails_is_no_proof_of_absence(
+    at: Callable[[Venue], Desk], failures: int
+) -> None:
+    """However long the venue cannot be asked, the order is found afterwards, and not sent again."""
     desk = at(Venue(fails(ccxt.RequestTimeout("504"), after_booking="FILLED")))
-    desk.venue.cannot_look_up = 12
+    desk.venue.cannot_look_up = failures
     order = await desk.desk.carry_out(MARKET)
     assert order.state is OrderState.FILLED
     assert len(desk.venue.sends) == 1
+    assert desk.venue.look_ups == failures + 1
 
 
-async def test_the_list_of_all_orders_is_a_second_opinion(at: Callable[[Venue], Desk]) -> None:
-    """An order that the single look-up does not find is found in the list."""
-    desk = at(Venue(fails(ccxt.RequestTimeout("504"), after_booking="FILLED")))
-    desk.venue.hides_from_single_look_ups = True
+async def test_an_order_that_is_found_absent_too_late_is_not_sent_again(at: Callable[[Venue], Desk]) -> None:
+    """Its price is old by then."""
+    desk = at(Venue(fails(ccxt.RequestTimeout("504"))))
+    desk.venue.cannot_look_up = 60
     order = await desk.desk.carry_out(MARKET)
-    assert order.state is OrderState.FILLED
+    assert order.state is OrderState.NOT_SENT
     assert len(desk.venue.sends) == 1
 
 
@@ -254,7 +277,7 @@ async def test_a_refused_order_is_neither_repeated_nor_looked_up(
     order = await desk.desk.carry_out(MARKET)
     assert order.state is OrderState.REJECTED
     assert (len(desk.venue.sends), desk.venue.look_ups) == (1, 0)
-    assert recovery.get_service_status("trading").value == "operational"
+    assert recovery.get_service_status(ORDERS).value == "operational"
 
 
 async def test_a_duplicate_answer_is_looked_up_and_not_taken_for_a_refusal(
@@ -272,20 +295,20 @@ async def test_what_provably_did_not_happen_is_repeated_at_once(at: Callable[[Ve
     desk = at(Venue(fails(ccxt.DDoSProtection("429"))))
     order = await desk.desk.carry_out(MARKET)
     assert order.state is OrderState.FILLED
-    assert (len(desk.venue.sends), desk.venue.look_ups) == (2, 0)
+    assert (len(desk.venue.sends), desk.venue.look_ups, desk.outcomes) == (2, 0, [])
 
 
 async def test_at_an_open_circuit_the_order_does_not_leave_the_house(
     at: Callable[[Venue], Desk], recovery: ErrorRecoveryService
 ) -> None:
     """Nothing was sent, so there is nothing to look up."""
-    failing = recovery.service("trading", max_retries=0)
+    failing = recovery.service(ORDERS, max_retries=0)
 
     async def fail() -> None:
         raise ConnectionError("down")
 
     desk = at(Venue())
-    while not recovery.is_circuit_open("trading"):
+    while not recovery.is_circuit_open(ORDERS):
         with pytest.raises(ConnectionError):
             await failing.call(fail)
     order = await desk.desk.carry_out(MARKET)
@@ -293,44 +316,31 @@ async def test_at_an_open_circuit_the_order_does_not_leave_the_house(
     assert (desk.venue.sends, desk.venue.look_ups) == ([], 0)
 
 
-async def test_without_a_durable_intent_nothing_is_sent(at: Callable[[Venue], Desk]) -> None:
+async def test_without_a_journal_nothing_is_sent(
+    at: Callable[[Venue], Desk], recovery: ErrorRecoveryService
+) -> None:
     """A disk that refuses stops the order, not the trader."""
-
-    async def refuse() -> None:
-        raise StateNotSavedError("disk full")
-
+    recovery.state_dir.mkdir(parents=True)
+    (recovery.state_dir / "journal").write_text("no directory")
     desk = at(Venue())
-    desk.saving = refuse
     order = await desk.desk.carry_out(MARKET)
     assert order.state is OrderState.NOT_SENT
     assert desk.venue.sends == []
 
 
-async def test_an_intent_that_took_too_long_to_save_is_not_sent(at: Callable[[Venue], Desk]) -> None:
-    """What is on disk bounds the moment of the send; and the price is old by then."""
-    desk = at(Venue())
-    desk.saving = lambda: asyncio.sleep(TIMING.send_within + 0.01)
-    order = await desk.desk.carry_out(MARKET)
-    assert order.state is OrderState.NOT_SENT
-    assert desk.venue.sends == []
+async def test_an_order_whose_end_cannot_be_saved_ends_in_the_next_life(at: Callable[[Venue], Desk]) -> None:
+    """The journal has it until the saved book does; its end is known without asking the venue again."""
+    before = at(Venue())
+    before.cannot_save = True
+    order = await before.desk.carry_out(MARKET)
+    assert await before.pending() == [(OPERATION, order.client_id)]
 
-
-async def test_cancelled_in_flight_the_order_stays_pending(at: Callable[[Venue], Desk]) -> None:
-    """The trader's own cancellation proves nothing about the venue."""
-
-    async def never(venue: Venue, client_id: str) -> Any:
-        venue.book(client_id)
-        sent.set()
-        await asyncio.Event().wait()
-
-    sent = asyncio.Event()
-    desk = at(Venue(never))
-    task = asyncio.create_task(desk.desk.carry_out(MARKET))
-    await sent.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert [order.state for order in desk.book] == [OrderState.PENDING]
+    after = at(before.venue)
+    await after.desk.reconcile()
+    await after.desk.go_on_with(order.client_id)
+    assert [(entry["client_id"], entry["state"]) for entry in after.saved] == [(order.client_id, "filled")]
+    assert (len(after.venue.sends), after.venue.look_ups) == (1, 0)
+    assert await after.pending() == []
 
 
 async def test_a_limit_order_that_rests_is_cancelled_after_a_while(
@@ -352,67 +362,84 @@ async def test_an_order_filled_before_its_cancel_ends_as_filled(at: Callable[[Ve
     assert (order.state, order.executed) == (OrderState.FILLED, 100)
 
 
-async def test_a_closing_desk_cancels_what_rests_at_once(
+async def test_a_closing_desk_cancels_what_rests_at_once_and_sends_nothing(
     at: Callable[[Venue], Desk], clock: VirtualClock
 ) -> None:
-    """At the end of a session nobody waits for a fill."""
+    """At the end of a session nobody waits for a fill, and what comes too late stays at home."""
+
+    async def closes(venue: Venue, client_id: str) -> Any:
+        desk.desk.close()
+        return venue.book(client_id, "NEW")
+
     begun = clock.monotonic()
-    desk = at(Venue(rests))
-    desk.desk.close()
-    order = await desk.desk.carry_out(LIMIT)
-    assert order.state is OrderState.CANCELED
+    desk = at(Venue(closes))
+    assert (await desk.desk.carry_out(LIMIT)).state is OrderState.CANCELED
     assert clock.monotonic() == begun
+    assert (await desk.desk.carry_out(LIMIT)).state is OrderState.NOT_SENT
+    assert len(desk.venue.sends) == 1
 
 
-def left_behind(clock: VirtualClock) -> Order:
-    """An order whose intent an earlier life made durable just before it died."""
-    order = Order("sp-0001-ab", "EUR/USDT", "buy", "market", Decimal(100), sends=1)
-    order.settled_after = clock.time() + TIMING.until_settled
-    return order
-
-
-async def test_an_earlier_lifes_order_is_found_and_not_sent(
-    at: Callable[[Venue], Desk], clock: VirtualClock
-) -> None:
-    """It had been booked before the trader died."""
+async def test_cancelled_in_flight_the_order_stays_pending(at: Callable[[Venue], Desk]) -> None:
+    """The trader's own cancellation proves nothing about the venue."""
     desk = at(Venue())
-    desk.book.add(order := left_behind(clock))
-    desk.venue.book(order.client_id)
-    await desk.desk.take_over(order)
-    assert order.state is OrderState.FILLED
-    assert desk.venue.sends == []
+    client_id = await desk.dies()
+    assert [order.state for order in desk.book] == [OrderState.PENDING]
+    assert {key for _, key in await desk.pending()} == {client_id}
 
 
-async def test_an_earlier_lifes_order_still_on_its_way_is_waited_for(
-    at: Callable[[Venue], Desk], clock: VirtualClock
-) -> None:
+async def test_an_earlier_lifes_order_is_found_and_not_sent(at: Callable[[Venue], Desk]) -> None:
+    """It had been booked before the trader died; the book is made whole from the journal and the venue."""
+    before = at(Venue())
+    client_id = await before.dies()
+    before.venue.book(client_id)
+
+    after = at(before.venue)
+    await after.desk.reconcile()
+    await after.desk.go_on_with(client_id)
+    order = after.book.orders[client_id]
+    assert (order.state, order.executed, order.symbol) == (OrderState.FILLED, 100, "EUR/USDT")
+    assert len(after.venue.sends) == 1
+    assert after.outcomes == ["unknown", "reconcile"]
+    assert await after.pending() == []
+
+
+async def test_an_earlier_lifes_order_still_on_its_way_is_waited_for(at: Callable[[Venue], Desk]) -> None:
     """Until the last moment at which it can be booked, "not found" proves nothing."""
-    desk = at(Venue())
-    desk.book.add(order := left_behind(clock))
-    asyncio.get_running_loop().call_later(TIMING.until_settled - 0.05, desk.venue.book, order.client_id)
-    await desk.desk.take_over(order)
-    assert order.state is OrderState.FILLED
+    before = at(Venue())
+    client_id = await before.dies()
+    asyncio.get_running_loop().call_later(TIMING.settle - 0.05, before.venue.book, client_id)
+
+    after = at(before.venue)
+    await after.desk.reconcile()
+    await after.desk.go_on_with(client_id)
+    assert after.book.orders[client_id].state is OrderState.FILLED
+    assert len(after.venue.sends) == 1
 
 
-async def test_an_earlier_lifes_order_that_was_never_sent_is_not_sent_now(
-    at: Callable[[Venue], Desk], clock: VirtualClock
+@pytest.mark.parametrize(("pause", "state"), [(0.0, OrderState.FILLED), (60.0, OrderState.NOT_SENT)])
+async def test_an_earlier_lifes_order_that_never_arrived_is_sent_only_while_it_is_wanted(
+    at: Callable[[Venue], Desk], clock: VirtualClock, pause: float, state: OrderState
 ) -> None:
-    """Its price is that of another life."""
-    desk = at(Venue())
-    desk.book.add(order := left_behind(clock))
-    await desk.desk.take_over(order)
-    assert order.state is OrderState.NOT_SENT
-    assert desk.venue.sends == []
+    """Proven absent, it goes on as if nothing had been; but not at the price of long ago."""
+    before = at(Venue())
+    client_id = await before.dies()
+    await clock.sleep(pause)
+
+    after = at(before.venue)
+    await after.desk.reconcile()
+    await after.desk.go_on_with(client_id)
+    assert after.book.orders[client_id].state is state
+    assert after.venue.sends == [client_id] * (2 if state is OrderState.FILLED else 1)
+    assert await after.pending() == []
 
 
-async def test_a_clock_set_back_does_not_make_the_wait_endless(
-    at: Callable[[Venue], Desk], clock: VirtualClock
-) -> None:
-    """The wait for certainty is never longer than it would be for an order intended now."""
-    desk = at(Venue())
-    desk.book.add(order := left_behind(clock))
-    clock.step_wall(-86_400)
-    begun = clock.monotonic()
-    await desk.desk.take_over(order)
-    assert order.state is OrderState.NOT_SENT
-    assert clock.monotonic() - begun < 2 * TIMING.until_settled
+async def test_reconciling_waits_for_a_venue_that_is_away(at: Callable[[Venue], Desk]) -> None:
+    """It comes back with certainty, however long the look-ups fail."""
+    before = at(Venue())
+    client_id = await before.dies()
+    before.venue.book(client_id)
+    before.venue.cannot_look_up = 60
+
+    after = at(before.venue)
+    await after.desk.reconcile()
+    assert after.outcomes == ["unknown", "reconcile"]

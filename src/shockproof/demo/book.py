@@ -3,11 +3,12 @@ The trader's own account of its orders: what it wanted, what it sent, and what b
 
 Plain data and rules, without a clock and without I/O. An order enters the book before it is sent, and
 stays *pending* until somebody knows better; only the venue's own words, or the proof that the venue
-has never seen it, take it out of that state.
+does not have it, take it out of that state.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,20 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
 
-__all__ = ["Book", "Order", "OrderState", "Report", "Side"]
+__all__ = [
+    "OPERATION",
+    "Book",
+    "Order",
+    "OrderState",
+    "Report",
+    "Side",
+    "name_of",
+    "new_client_id",
+    "symbol_of",
+]
+
+OPERATION = "order"
+"""What the journal calls an order that is under way; its key is the client order id."""
 
 Side = Literal["buy", "sell"]
 
@@ -31,7 +45,7 @@ class OrderState(StrEnum):
     REJECTED = "rejected"
     """The venue said no."""
     NOT_SENT = "not sent"
-    """Given up, and proven: the venue has never seen it."""
+    """Given up, and proven: the venue does not have it."""
 
     @property
     def is_settled(self) -> bool:
@@ -79,6 +93,25 @@ _STATE_OF = {
 }
 
 
+def new_client_id(number: int, symbol: str) -> str:
+    """
+    An id that no other order has: ``sp-0007-EUR-5f1c09ab``.
+
+    It says which symbol it is for, so that the order can be looked up by its id alone, as after a crash.
+    """
+    return f"sp-{number:04d}-{symbol.partition('/')[0]}-{secrets.token_hex(4)}"
+
+
+def symbol_of(client_id: str) -> str:
+    """The symbol of an order by its id; everything is traded for USDT."""
+    return f"{client_id.split('-')[2]}/USDT"
+
+
+def name_of(client_id: str) -> str:
+    """Short, for people: the client id without the part that makes it unique."""
+    return client_id.rpartition("-")[0] or client_id
+
+
 @dataclass(slots=True)
 class Order:
     """One order; quantities in the base currency, money in the quote currency."""
@@ -90,17 +123,16 @@ class Order:
     quantity: Decimal
     price: Decimal | None = None
     """The limit; None for a market order."""
+    valid_until: float = 0.0
+    """Wall time; later its price is old, and it is not sent any more."""
     state: OrderState = OrderState.PENDING
-    sends: int = 0
-    settled_after: float = 0.0
-    """Wall time. A look-up that *began* later and found nothing proves that there is nothing."""
     executed: Decimal = Decimal(0)
     executed_quote: Decimal = Decimal(0)
 
     @property
     def name(self) -> str:
-        """Short, for people: the client id without the part that makes it unique."""
-        return self.client_id.rpartition("-")[0] or self.client_id
+        """Short, for people."""
+        return name_of(self.client_id)
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON
         return {
@@ -110,9 +142,8 @@ class Order:
             "type": self.type,
             "quantity": str(self.quantity),
             "price": None if self.price is None else str(self.price),
+            "valid_until": self.valid_until,
             "state": self.state.value,
-            "sends": self.sends,
-            "settled_after": self.settled_after,
             "executed": str(self.executed),
             "executed_quote": str(self.executed_quote),
         }
@@ -126,9 +157,8 @@ class Order:
             type=data["type"],
             quantity=Decimal(data["quantity"]),
             price=None if data["price"] is None else Decimal(data["price"]),
+            valid_until=float(data["valid_until"]),
             state=OrderState(data["state"]),
-            sends=int(data["sends"]),
-            settled_after=float(data["settled_after"]),
             executed=Decimal(data["executed"]),
             executed_quote=Decimal(data["executed_quote"]),
         )
@@ -139,9 +169,9 @@ class Book:
     """
     All orders by client id.
 
-    ``to_state`` and ``from_state`` are the two ends of a restart. Everything is in one saved state,
-    so that an order is never in two places or in none; what a SIGKILL takes is at most what happened
-    after the last save, and that is *pending* on disk, to be looked up.
+    ``to_state`` and ``from_state`` are the two ends of a restart, for the orders that are settled. What is under
+    way stands in the journal, each order as an operation that ends only when the saved book has its end: so
+    none is ever in no place.
     """
 
     orders: dict[str, Order] = field(default_factory=dict[str, Order])
@@ -168,7 +198,7 @@ class Book:
         self._close(client_id, OrderState.REJECTED)
 
     def note_not_sent(self, client_id: str) -> None:
-        """It is proven that the venue has never seen it."""
+        """It is proven that the venue does not have it."""
         self._close(client_id, OrderState.NOT_SENT)
 
     def _close(self, client_id: str, state: OrderState) -> None:
@@ -201,28 +231,16 @@ class Book:
 
     # -- a restart ---------------------------------------------------------------------------------
 
-    def to_state(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # Any: JSON
-        """What is under way (for ``active_operations``), and what is settled."""
-        under_way = [
-            {"operation": "order", "status": order.state.value, **order.to_dict()}
-            for order in self
-            if not order.state.is_settled
-        ]
-        return under_way, [order.to_dict() for order in self if order.state.is_settled]
+    def to_state(self) -> list[dict[str, Any]]:  # Any: JSON
+        """What is settled."""
+        return [order.to_dict() for order in self if order.state.is_settled]
 
     @classmethod
-    def from_state(
-        cls,
-        active_operations: Iterable[Mapping[str, Any]],  # Any: JSON
-        settled: Iterable[Mapping[str, Any]],  # Any: JSON
-    ) -> Book:
-        """The book that `to_state` gave."""
+    def from_state(cls, settled: Iterable[Mapping[str, Any]]) -> Book:  # Any: JSON
+        """The book of the orders that `to_state` gave."""
         book = cls()
         for data in settled:
             book.add(Order.from_dict(data))
-        for data in active_operations:
-            if data.get("operation") == "order":
-                book.add(Order.from_dict(data))
         return book
 
 

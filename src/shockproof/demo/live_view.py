@@ -226,10 +226,10 @@ def _orders(board: Scoreboard, width: int) -> RenderableType:
             Text("█" * max(1, round(counts[state] / total * room)), style=style),
         )
     others = {state: count for state, count in counts.items() if state not in shown}
-    looked_up = board.total("looked_up")
+    settled = board.settled("look-up", "reconcile")
     equity = board.snapshot.get("equity")
     last = [f"{count} {state}" for state, count in others.items()]
-    last += [f"{looked_up} looked up"] if looked_up else []
+    last += [f"{settled} of {len(board.outcomes)} unknown settled"] if board.outcomes else []
     last += [f"worth {equity:,.0f} USDT"] if equity else []
     return Group(grid, Text(", ".join(last), style="dim", no_wrap=True, overflow="ellipsis"))
 

@@ -1,44 +1,49 @@
 """
 Orders, from the wish to the last fill, with every step safe to die after.
 
-1. The order gets its client id, and the book with it is made durable: before anything is sent.
-2. It is sent, as an *unsafe* call: repeated only when the error proves that nothing happened.
-3. If nobody knows what became of it, it is looked up, until it is found or proven absent.
-4. Only an order that is proven absent may be sent again, under the same id.
-
-A restart begins at 3 with whatever the book does not know.
+* The whole way is one durable *operation*: on the disk before anything is sent, ended when the book on the disk has
+  the order's end. What a life leaves behind is what its journal has pending.
+* The order is sent *once*: under one id, and never again before the venue is proven not to have it. Where nobody
+  knows, ``confirm`` asks the venue.
+* A restart calls *reconcile*, and goes on with each operation where it was.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
-
-import ccxt
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 from shockproof import (
+    UNKNOWN,
     CallRejectedError,
     ErrorRecoveryService,
-    Outcome,
+    Found,
+    JournalUnavailableError,
+    OperationCompletedError,
+    OutcomeUnknownError,
     StateNotSavedError,
-    attempts_of,
 )
-from shockproof.demo.book import Book, Order, OrderState, Report
-from shockproof.integrations.ccxt import classify_for, meaning_of
+from shockproof.demo.book import OPERATION, Book, Order, OrderState, Report, name_of, new_client_id, symbol_of
+from shockproof.integrations.ccxt import classify_for, find_order, meaning_of
 from shockproof.integrations.outcome_table import Meaning
 from shockproof.vocabulary.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from ccxt.async_support import binance
+    from ccxt.base.types import Order as CcxtOrder
 
     from shockproof.demo.strategy import Wish
     from shockproof.demo.timing import Timing
+    from shockproof.vocabulary.look_up import LookUp
 
-__all__ = ["OrderDesk"]
+__all__ = ["ORDERS", "OrderDesk"]
 
-_MOST_SENDS = 2
+ORDERS = "binance.orders"
+"""The service of everything that changes something at the venue, as ``protect`` names it."""
+
+_BINANCE_TAKES = r"[0-9A-Za-z_-]{1,36}"
 
 
 class OrderDesk:
@@ -47,10 +52,12 @@ class OrderDesk:
 
     Args:
         recovery: guards the calls.
-        exchange: ccxt's client.
+        exchange: ccxt's client: what is sent once is sent with it.
+        venue: the same, protected: for cancels and look-ups.
         book: where the orders are written down.
         save: makes the book durable; raises StateNotSavedError.
         tell: told in words what happened that is worth knowing.
+        outcome: told of each order whose outcome is ``"unknown"``, and then how it was settled.
         timing: the time limits.
         clock: where time comes from; the service's.
     """
@@ -59,182 +66,132 @@ class OrderDesk:
         self,
         recovery: ErrorRecoveryService,
         exchange: binance,
+        venue: binance,
         book: Book,
         *,
         save: Callable[[], Awaitable[object]],
         tell: Callable[[str], None],
+        outcome: Callable[[str, Literal["unknown", "look-up", "reconcile"]], None],
         timing: Timing,
         clock: Clock | None = None,
     ) -> None:
         self._recovery = recovery
         self._exchange = exchange
+        self._venue = venue
         self._book = book
         self._save = save
         self._tell = tell
+        self._outcome = outcome
         self._timing = timing
         self._clock = SystemClock() if clock is None else clock
         self._closing = asyncio.Event()
-        self.looked_up = 0
-        """Orders whose outcome was unknown and was found out."""
-        classify = classify_for(exchange)
+        self._unknown: set[str] = set()
         self._orders = recovery.service(
-            "trading",
-            effect="unsafe",
+            ORDERS,
+            classify=classify_for(exchange),
             timeout=timing.timeout,
-            deadline=timing.deadline,
             max_retries=2,
             base_delay=0.1,
-            classify=classify,
-            circuit_threshold=4,
-            circuit_timeout=timing.circuit_timeout,
-        )
-        # Cancelling twice does no harm, and it must get through when nothing else may.
-        self._cancels = self._orders.using(effect="idempotent", risk_reducing=True)
-        self._look_ups = recovery.service(
-            "order_lookup",
-            timeout=timing.timeout,
-            max_retries=1,
-            base_delay=0.1,
-            classify=classify,
-            circuit_threshold=4,
-            circuit_timeout=timing.circuit_timeout / 2,
         )
 
     async def carry_out(self, wish: Wish) -> Order:
         """Make an order of a wish, and see it through to its end."""
         order = Order(
-            client_id=f"sp-{len(self._book) + 1:04d}-{secrets.token_hex(4)}",
+            client_id=new_client_id(len(self._book) + 1, wish.symbol),
             symbol=wish.symbol,
             side=wish.side,
             type="market" if wish.price is None else "limit",
             quantity=wish.quantity,
             price=wish.price,
+            valid_until=self._clock.time() + self._timing.valid_for,
         )
         self._book.add(order)
-        wanted_until = self._clock.monotonic() + 4 * self._timing.timeout
-        with self._recovery.context(order=order.client_id, symbol=order.symbol):
-            await self._send(order)
-            if order.state is OrderState.PENDING:
-                await self._find_out(order)
-            while order.state is OrderState.PENDING:  # proven absent
-                if (
-                    order.sends >= _MOST_SENDS
-                    or self._clock.monotonic() > wanted_until
-                    or self._closing.is_set()
-                ):
-                    self._book.note_not_sent(order.client_id)
-                    self._tell(f"{order.name} never reached the venue: given up")
-                    break
-                self._tell(f"{order.name} never reached the venue: sent again, under the same id")
-                await self._send(order)
-                if order.state is OrderState.PENDING:
-                    await self._find_out(order)
-            await self._see_through(order)
+        await self._carry_out(order.client_id, order.to_dict())
         return order
 
-    async def take_over(self, order: Order) -> None:
-        """See an order through that an earlier life left behind: look it up first, never send it again."""
-        with self._recovery.context(order=order.client_id, symbol=order.symbol):
-            await self.reconcile(order)
-            await self._see_through(order)
+    async def go_on_with(self, client_id: str) -> None:
+        """See an order through that an earlier life left behind, from wherever it was."""
+        await self._carry_out(client_id, {})
 
-    async def reconcile(self, order: Order) -> None:
-        """Find out about an order that an earlier life left pending."""
-        if order.state is not OrderState.PENDING:
-            return
-        # Should the clock have been set back meanwhile: the wait is never longer than it can have to be.
-        order.settled_after = min(order.settled_after, self._clock.time() + self._timing.until_settled)
-        await self._find_out(order)
-        if order.state is OrderState.PENDING:
-            # Its price is that of another life: better none than a stale one.
-            self._book.note_not_sent(order.client_id)
-            self._tell(f"{order.name} was never sent: the trader died just before")
+    async def reconcile(self) -> None:
+        """Find out what became of the orders that an earlier life was sending when it died."""
+        self._orders.once(confirm=self._confirm, settle=self._timing.settle)  # this is how they are looked up
+        while True:
+            settled = await self._recovery.reconcile()
+            for one in settled:
+                if one.outcome is not UNKNOWN:
+                    self._settled(one.key, "reconcile")
+                    is_there = isinstance(one.outcome, Found)
+                    self._tell(
+                        f"{name_of(one.key)} reconciled: {'found' if is_there else 'not'} at the venue"
+                    )
+            if all(one.outcome is not UNKNOWN for one in settled):
+                return
+            await self._clock.sleep(self._timing.timeout / 2)  # the venue is away
 
     def close(self) -> None:
-        """No more waiting: what stands in the venue's book is cancelled now."""
+        """No more waiting: nothing is sent any more, and what stands in the venue's book is cancelled now."""
         self._closing.set()
 
-    # -- sending --------------------------------------------------------------------------------------
+    # -- an order's way -------------------------------------------------------------------------------
 
-    async def _send(self, order: Order) -> None:
-        """Once it is durable that we are going to: send the order. What is not known leaves it pending."""
-        intended_at = self._clock.time()
-        order.sends += 1
-        order.settled_after = intended_at + self._timing.until_settled  # holds even if we die right now
+    async def _carry_out(self, client_id: str, details: dict[str, Any]) -> None:  # Any: JSON
         try:
-            await self._save()
+            async with self._recovery.operation(OPERATION, key=client_id, **details) as operation:
+                if client_id not in self._book.orders:
+                    self._book.add(Order.from_dict(operation.details))
+                order = self._book.orders[client_id]
+                with self._recovery.context(order=client_id, symbol=order.symbol):
+                    await self._place(order)
+                    await self._see_through(order)
+                # First the book on the disk has its end, then the journal forgets the order.
+                await self._save()
+        except JournalUnavailableError as error:
+            # Either it did not begin and nothing was sent, or it has ended and does so again in the next life.
+            self._give_up(client_id, f"not journalled: {error}")
         except StateNotSavedError as error:
-            self._book.note_not_sent(order.client_id)
-            self._tell(f"{order.name} was not sent: {error}")
-            return
-        if not 0 <= self._clock.time() - intended_at <= self._timing.send_within:
-            # Too late to be covered by what is on disk, and for a price of then.
-            self._book.note_not_sent(order.client_id)
-            self._tell(f"{order.name} was not sent: the disk was too slow, its price is old")
-            return
-        try:
-            answer = await self._orders.call(
-                self._exchange.create_order,
-                order.symbol,
-                order.type,
-                order.side,
-                float(order.quantity),
-                None if order.price is None else float(order.price),
-                {"newClientOrderId": order.client_id},
-            )
-        except CallRejectedError:
-            self._book.note_not_sent(order.client_id)  # an open circuit: it did not leave the house
-        except Exception as error:  # noqa: BLE001 - each kind has its consequence, and the last is: look
-            self._failed(order, error)
-        else:
-            self._book.note(Report.from_ccxt(answer))
+            self._tell(f"{name_of(client_id)} has ended, and stays pending on the disk: {error}")
 
-    def _failed(self, order: Order, error: Exception) -> None:
-        attempts = attempts_of(error)
-        if meaning_of(error) is Meaning.REFUSED:
-            self._book.note_rejected(order.client_id)
-            self._tell(f"{order.name} rejected: {type(error).__name__}")
-        elif attempts and attempts[-1].outcome is not Outcome.UNKNOWN:
-            self._book.note_not_sent(order.client_id)  # every attempt proved that nothing happened
-        else:
-            order.settled_after = self._clock.time() + self._timing.settle
-            self._tell(f"{order.name} unknown ({type(error).__name__}): looking it up")
-
-    # -- finding out ----------------------------------------------------------------------------------
-
-    async def _find_out(self, order: Order) -> None:
-        """Look the order up until it is found; still pending afterwards: proven absent."""
-        pause = 0.05
-        while True:
-            proves_absence = self._clock.time() > order.settled_after  # asked before the look-up begins
+    async def _place(self, order: Order) -> None:
+        """Send it once; when this returns, it is known what became of it."""
+        once = self._orders.once(
+            order.client_id,
+            confirm=self._confirm,
+            settle=self._timing.settle,
+            key_pattern=_BINANCE_TAKES,
+            valid_until=datetime.fromtimestamp(order.valid_until, UTC),
+            still_wanted=lambda: not self._closing.is_set(),
+        )
+        while order.state is OrderState.PENDING:
             try:
-                report = await self._look_up(order)
-            except Exception:  # noqa: BLE001 - a look-up that failed says nothing, whatever the failure
-                proves_absence, report = False, None
-            if report is not None:
-                self._book.note(report)
-                self._tell(f"{order.name} found at the venue: {report.state}")
-            if report is not None or proves_absence:
-                self.looked_up += 1
-                return
-            await self._clock.sleep(pause)
-            pause = min(2 * pause, 0.5)
-
-    async def _look_up(self, order: Order) -> Report | None:
-        """What the venue knows: asked for this order, and if that finds nothing, for all of them."""
-        wanted = {"origClientOrderId": order.client_id}
-        try:
-            return Report.from_ccxt(
-                await self._look_ups.call(self._exchange.fetch_order, "", order.symbol, wanted)
-            )
-        except ccxt.OrderNotFound:
-            pass
-        for found in await self._look_ups.call(self._exchange.fetch_orders, order.symbol):
-            if found["clientOrderId"] == order.client_id:
-                return Report.from_ccxt(found)
-        return None
-
-    # -- an order that stands in the venue's book ---------------------------------------------------------
+                answer = await once.call(
+                    self._exchange.create_order,
+                    order.symbol,
+                    order.type,
+                    order.side,
+                    float(order.quantity),
+                    None if order.price is None else float(order.price),
+                    {"newClientOrderId": once.key},
+                )
+            except OutcomeUnknownError:
+                self._tell(f"{order.name} stays unknown, as the look-ups fail, too: asked again")
+                await self._clock.sleep(self._timing.timeout / 2)
+            except OperationCompletedError as known:  # an earlier life learned of it, or reconcile() did
+                if isinstance(known.result, dict):
+                    self._book.note(Report.from_ccxt(known.result))
+                else:
+                    await self._look(order)
+            except (CallRejectedError, JournalUnavailableError) as error:
+                self._give_up(order.client_id, str(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is: it is certain that nothing was placed
+                if meaning_of(error) is Meaning.REFUSED:
+                    self._book.note_rejected(order.client_id)
+                    self._tell(f"{order.name} rejected: {type(error).__name__}")
+                else:
+                    self._give_up(order.client_id, type(error).__name__)
+            else:
+                self._book.note(Report.from_ccxt(answer))
+        self._settled(order.client_id, "look-up")
 
     async def _see_through(self, order: Order) -> None:
         """Give an open order some time to be filled, then cancel it; its end is what the venue says."""
@@ -245,19 +202,34 @@ class OrderDesk:
             except TimeoutError:
                 pass
             try:
-                async with self._cancels.guard():
-                    answer = await self._exchange.cancel_order(
-                        "", order.symbol, {"origClientOrderId": order.client_id}
-                    )
+                answer = await self._venue.cancel_order("", order.symbol, {"clientOrderId": order.client_id})
                 self._book.note(Report.from_ccxt(answer))
             except Exception:  # noqa: BLE001 - filled before, lost, or refused: the look-up tells
-                await self._find_out_more(order)
+                await self._look(order)
 
-    async def _find_out_more(self, order: Order) -> None:
-        try:
-            report = await self._look_up(order)
-        except Exception:  # noqa: BLE001 - as in _find_out; the caller comes again
-            report = None
-        if report is not None:
-            self._book.note(report)
+    def _give_up(self, client_id: str, why: str) -> None:
+        order = self._book.orders.get(client_id)
+        if order is not None and order.state is OrderState.PENDING:
+            self._book.note_not_sent(client_id)
+            self._tell(f"{name_of(client_id)} is not at the venue, and given up ({why})")
+
+    # -- finding out ----------------------------------------------------------------------------------
+
+    async def _look(self, order: Order) -> None:
+        """Note what the venue says of an order that it has; the caller comes again."""
+        found = await find_order(self._venue, order.client_id, order.symbol)
+        if isinstance(found, Found):
+            self._book.note(Report.from_ccxt(found.value))
         await self._clock.sleep(0.2)
+
+    async def _confirm(self, client_id: str) -> LookUp[CcxtOrder]:
+        if client_id not in self._unknown:
+            self._unknown.add(client_id)
+            self._outcome(client_id, "unknown")
+            self._tell(f"{name_of(client_id)} unknown: looking it up")
+        return await find_order(self._venue, client_id, symbol_of(client_id))
+
+    def _settled(self, client_id: str, by: Literal["look-up", "reconcile"]) -> None:
+        if client_id in self._unknown:
+            self._unknown.discard(client_id)
+            self._outcome(client_id, by)

@@ -60,6 +60,8 @@ class Scoreboard:
         """The last errors, oldest first."""
         self.lives: dict[int, Life] = {}
         self.restored: list[dict[str, Any]] = []  # Any: the trader's JSON
+        self.outcomes: dict[str, str] = {}
+        """Of each order whose outcome was ever unknown, how it was settled; or ``"unknown"``."""
         self.worst_lag = 0.0
         self.worst_lag_while_disk_slow = 0.0
         self._earlier: dict[str, dict[str, int]] = {}
@@ -82,6 +84,8 @@ class Scoreboard:
                 self._take(line)
             case "end":
                 self.lives[line["life"]] = Life(line["life"], line["error_log"]["written"], was_killed=False)
+            case "outcome":
+                self.outcomes[line["order"]] = line["how"]
             case "circuit":
                 return self._circuit(line)
             case "note":
@@ -101,7 +105,7 @@ class Scoreboard:
             sums = self._earlier.setdefault(name, dict.fromkeys(COUNTS, 0))
             for count in COUNTS:
                 sums[count] += service[count]
-        for name in ("looked_up", "disk_delays", "ticks"):
+        for name in ("disk_delays", "ticks"):
             self._earlier_sums[name] = self._earlier_sums.get(name, 0) + self.snapshot[name]
         self._earlier_sums["dropped"] = self.dropped
         for name, count in self.snapshot["priced_by"].items():
@@ -111,7 +115,7 @@ class Scoreboard:
                 name: service | dict.fromkeys(COUNTS, 0)
                 for name, service in self.snapshot["services"].items()
             },
-            **dict.fromkeys(("looked_up", "disk_delays", "ticks"), 0),
+            **dict.fromkeys(("disk_delays", "ticks"), 0),
             "priced_by": {},
             "error_log": self.snapshot["error_log"] | {"written": 0, "queued": 0, "dropped": 0},
         }
@@ -166,8 +170,12 @@ class Scoreboard:
         return sum(row.counts[count] for row in self.services().values())
 
     def total(self, name: str) -> int:
-        """``looked_up``, ``disk_delays`` or ``ticks`` over all lives."""
+        """``disk_delays`` or ``ticks`` over all lives."""
         return self._earlier_sums.get(name, 0) + int(self.snapshot.get(name, 0))
+
+    def settled(self, *ways: str) -> int:
+        """How many orders of unknown outcome were settled, by these *ways*: ``look-up``, ``reconcile``."""
+        return sum(how in ways for how in self.outcomes.values())
 
     @property
     def dropped(self) -> int:

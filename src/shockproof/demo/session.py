@@ -5,15 +5,13 @@ One session from its beginning to the verdict: the venue, the trader with its li
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from shockproof import ErrorRecoveryService
-from shockproof.demo.book import Book
+from shockproof.demo.book import OPERATION, Book, name_of
 from shockproof.demo.options import Options
 from shockproof.demo.scoreboard import Happening, Scoreboard
 from shockproof.demo.summary import Summary
@@ -21,12 +19,16 @@ from shockproof.demo.timing import Timing
 from shockproof.demo.trader_process import TRADER, TraderProcess
 from shockproof.demo.venue.fault_plan import FaultKind, FaultPlan
 from shockproof.demo.venue.process import VenueProcess
-from shockproof.demo.verdict import Verdict, compare_ledger, compare_log, count_lines
+from shockproof.demo.verdict import compare_ledger, compare_log, count_lines
 
 __all__ = ["Session", "SessionError", "View"]
 
 _REFRESH = 0.1
 _MOST_UNPLANNED_DEATHS = 3
+_MOST_WITHOUT_ORDERS = 0.2
+"""Part of the session that a SIGKILL waits for an order."""
+_MOST_OVERTIME = 30.0
+"""Seconds behind the end of the session, or its own start, that a trader gets for seeing its orders through."""
 _PATIENCE = 8.0
 """Seconds that a trader gets for its end when it was asked to stop."""
 
@@ -55,7 +57,8 @@ class Session:
         options: what was asked for.
         directory: where state and error log are kept while it runs.
         view: shows it.
-        kills: seconds of the session at which the trader is killed; None: as the fault plan says.
+        kills: seconds of the session behind which the trader is killed, with its next order in flight; None: as
+            the fault plan says.
         trader: the command that starts the trader, without its arguments.
     """
 
@@ -128,8 +131,8 @@ class Session:
                 self.board.phase = "comparing ledger and book"
                 if not venue.is_running:
                     raise SessionError("the venue ended before the session did")
-                self.ledger = await _fetch(f"{venue.admin_url}/ledger")
-                self.faults = await _fetch(f"{venue.admin_url}/faults/log")
+                self.ledger = await venue.ledger()
+                self.faults = await venue.fault_log()
             return await self._reckon()
         finally:
             watching.cancel()
@@ -146,7 +149,7 @@ class Session:
             self._trader = trader = await TraderProcess.start(self._trader_command(venue), self._report)
             if self._stopping.is_set():  # meanwhile
                 trader.stop()
-            code = await self._one_life(trader)
+            code = await self._one_life(venue, trader)
             # A planned death was announced; any other signal comes from somebody else.
             self.board.life_ended(was_killed=code < 0)
             if code == 0 or (trader.was_killed and self._stopping.is_set()):
@@ -161,7 +164,7 @@ class Session:
                     raise SessionError(f"the trader was ended by signal {-code} again and again")
             self.board.phase = "starting the trader again"
 
-    async def _one_life(self, trader: TraderProcess) -> int:
+    async def _one_life(self, venue: VenueProcess, trader: TraderProcess) -> int:
         """Kill it when the plan says so, or see it to its end; its exit code."""
         ending = asyncio.ensure_future(trader.wait())
         try:
@@ -170,11 +173,15 @@ class Session:
                 if ending.done() or self.was_stopped:
                     break
                 self._kills.pop(0)
-                trader.kill()
-                self._say("SIGKILL: the trader is dead, in the middle of whatever it was doing", "weather")
-                return await ending
-            limit = None if self._begun is None else self._begun + self.options.seconds - time.time()
-            patience = (self.options.seconds if limit is None else limit) + 4 * self.timing.until_settled
+                await self._kill(venue, trader, ending)
+                if trader.was_killed:
+                    return await ending
+            left = (
+                self.options.seconds
+                if self._begun is None
+                else self._begun + self.options.seconds - time.time()
+            )
+            patience = max(0.0, left) + _MOST_OVERTIME
             stopped = asyncio.ensure_future(self._stopping.wait())
             await asyncio.wait({ending, stopped}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
@@ -189,6 +196,40 @@ class Session:
         finally:
             if not ending.done():
                 ending.cancel()
+
+    async def _kill(self, venue: VenueProcess, trader: TraderProcess, ending: asyncio.Future[int]) -> None:
+        """
+        SIGKILL, as soon as the venue has booked an order of which the trader does not know it; without one, when
+        there has been none for a while.
+        """
+        await venue.fall_silent_behind_the_next_order()
+        in_flight = asyncio.ensure_future(venue.order_in_flight())
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        try:
+            moments: set[asyncio.Future[Any]] = {
+                in_flight,
+                stopped,
+                ending,
+            }  # Any: each has a result of its own
+            await asyncio.wait(
+                moments,
+                timeout=_MOST_WITHOUT_ORDERS * self.options.seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if ending.done() or self.was_stopped:
+                return
+            trader.kill()
+            await asyncio.wait({ending})
+            if in_flight.done():
+                what = f"{name_of(in_flight.result())} in flight: the venue has booked it, and not answered"
+            else:
+                what = "nothing in flight"
+            self._say(f"SIGKILL: the trader is dead, with {what}", "weather")
+        finally:
+            stopped.cancel()
+            await venue.speak_again()
+            in_flight.cancel()
+            await asyncio.wait({in_flight})
 
     async def _until(self, moment: float, ending: asyncio.Future[int]) -> None:
         while not ending.done() and not self.was_stopped:
@@ -253,17 +294,14 @@ class Session:
         recovery = ErrorRecoveryService(self.state_dir, self.error_log_dir)
         state = await recovery.restore_state()  # what is on disk, not what the trader says is
         await recovery.aclose()
-        verdicts: list[Verdict] = []
-        if state is None:
-            if self.ledger["orders"]:
-                verdicts.append(Verdict("no state on disk", ("orders in the ledger, and no state on disk",)))
-            book = Book()
-        else:
-            book = Book.from_state(state.active_operations, state.cached_data["settled_orders"])
-        verdicts.append(compare_ledger(self.ledger, book, may_be_pending=self.was_stopped))
+        book, pending = Book(), list[str]()
+        if state is not None:
+            book = Book.from_state(state.cached_data["settled_orders"])
+            pending = [one["key"] for one in state.active_operations if one["operation"] == OPERATION]
+        by_ledger = compare_ledger(self.ledger, book, pending, may_be_pending=self.was_stopped)
         lines = count_lines(await asyncio.to_thread(_read_lines, self.error_log_dir))
-        verdicts.append(compare_log(lines, self.board.lives.values()))
-        return Summary.make(self.board, book, lines, self.faults["counts"], self.deaths, verdicts)
+        by_log = compare_log(lines, self.board.lives.values())
+        return Summary.make(self.board, book, lines, self.faults["counts"], self.deaths, by_ledger, by_log)
 
 
 FAULTS_IN_WORDS = {
@@ -280,15 +318,6 @@ FAULTS_IN_WORDS = {
     "reference_outage": "the second price source is away, too",
     "slow_disk": "the trader's own disk is slow",
 }
-
-
-async def _fetch(url: str) -> dict[str, Any]:  # Any: the venue's JSON
-    def fetch() -> dict[str, Any]:  # Any: the venue's JSON
-        with urllib.request.urlopen(url, timeout=5.0) as answer:  # noqa: S310 - an address of our own making
-            found: dict[str, Any] = json.load(answer)  # Any: the venue's JSON
-            return found
-
-    return await asyncio.to_thread(fetch)
 
 
 def _read_lines(directory: Path) -> list[bytes]:

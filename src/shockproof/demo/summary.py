@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from shockproof.demo.book import Book
 from shockproof.demo.scoreboard import Scoreboard
-from shockproof.demo.verdict import ErrorLines, Verdict
+from shockproof.demo.verdict import ErrorLines, LedgerVerdict, Verdict
 
 __all__ = ["Summary"]
 
@@ -34,7 +34,11 @@ class Summary:
     deaths: int
     states_restored: int
     pending_at_restore: int
-    outcomes_looked_up: int
+    unknown_outcomes: int
+    settled_by_look_up: int
+    settled_by_reconcile: int
+    orders_doubled: int
+    orders_lost: int
     worst_loop_lag_ms: float
     worst_loop_lag_while_disk_slow_ms: float
     disk_delays: int
@@ -51,7 +55,8 @@ class Summary:
         lines: ErrorLines,
         faults: Mapping[str, int],
         deaths: int,
-        verdicts: Sequence[Verdict],
+        by_ledger: LedgerVerdict,
+        by_log: Verdict,
     ) -> Summary:
         injected = dict(sorted(faults.items()))
         if board.total("disk_delays"):
@@ -72,14 +77,18 @@ class Summary:
             deaths=deaths,
             states_restored=len(board.restored),
             pending_at_restore=sum(line["pending"] for line in board.restored),
-            outcomes_looked_up=board.total("looked_up"),
+            unknown_outcomes=len(board.outcomes),
+            settled_by_look_up=board.settled("look-up"),
+            settled_by_reconcile=board.settled("reconcile"),
+            orders_doubled=by_ledger.doubled,
+            orders_lost=by_ledger.lost,
             worst_loop_lag_ms=round(1000 * board.worst_lag, 1),
             worst_loop_lag_while_disk_slow_ms=round(1000 * board.worst_lag_while_disk_slow, 1),
             disk_delays=board.total("disk_delays"),
-            orders=book.counts(),
+            orders=book.counts() | ({"pending": by_ledger.pending} if by_ledger.pending else {}),
             priced_by=board.priced_by(),
             faults_injected=injected,
-            verdicts=tuple(verdicts),
+            verdicts=(by_ledger, by_log),
         )
 
     @property
@@ -107,13 +116,23 @@ class Summary:
             ("retries", str(self.retries)),
             ("fallbacks", f"{self.fallbacks} answers; prices from {_counts(self.priced_by)}"),
             ("circuit trips", str(self.circuit_trips)),
-            ("orders", _counts(self.orders)),
-            ("unknown outcomes", f"{self.outcomes_looked_up} looked up"),
+            ("orders", f"{_counts(self.orders)}; {self.orders_doubled} doubled, {self.orders_lost} lost"),
+            ("unknown outcomes", self._unknown_outcomes()),
             ("errors logged", f"{self.errors_logged}, {self.records_dropped} dropped"),
             ("state restored", restored),
             ("worst loop lag", lag),
             ("faults injected", _counts(self.faults_injected)),
         ]
+
+    def _unknown_outcomes(self) -> str:
+        if not self.unknown_outcomes:
+            return "none"
+        text = (
+            f"{self.unknown_outcomes}: {self.settled_by_look_up} settled by look-up, "
+            f"{self.settled_by_reconcile} by reconcile after a restart"
+        )
+        left = self.unknown_outcomes - self.settled_by_look_up - self.settled_by_reconcile
+        return text + (f", {left} still unknown" if left else "")
 
     def lines(self) -> list[tuple[str, str]]:
         """The whole summary as lines of text, each with its tone: plain, good or bad."""
@@ -140,7 +159,7 @@ class Summary:
             return "Something does not add up: see above."
         pending = self.orders.get("pending", 0)
         if pending:
-            return f"Nothing contradicts the ledger; {_number(pending, 'order')} would be looked up at the next start."
+            return f"Nothing contradicts the ledger; {_number(pending, 'order')} would be reconciled at the next start."
         return "The venue's ledger and the trader's book agree, and no error record is missing."
 
 

@@ -8,13 +8,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from shockproof import CircuitClosed, CircuitHalfOpened, CircuitOpened, ErrorRecoveryService, Event
-from shockproof.demo.book import Book, OrderState
+from shockproof.demo.book import Book
 from shockproof.demo.latency import Latency
 from shockproof.demo.loop_lag import LoopLag
 from shockproof.demo.reports import Reports
 
 if TYPE_CHECKING:
-    from shockproof.demo.order_desk import OrderDesk
     from shockproof.demo.price_feed import PriceFeed
     from shockproof.demo.slow_disk import SlowDisk
 
@@ -41,16 +40,19 @@ class Telemetry:
         """A line for people."""
         self._reports.send("note", text=text)
 
-    def up(self, life: int, begun: float, book: Book, *, restored: bool) -> None:
-        """A life of the trader begins."""
-        pending = len(book.in_state(OrderState.PENDING))
+    def outcome(self, order: str, how: str) -> None:
+        """The outcome of an order is unknown, or was: how it was found out."""
+        self._reports.send("outcome", order=order, how=how)
+
+    def up(self, life: int, begun: float, book: Book, *, pending: int, restored: bool) -> None:
+        """A life of the trader begins, with that many orders *pending* in the journal."""
         self._reports.send(
             "up",
             life=life,
             pid=os.getpid(),
             begun=begun,
             restored=restored,
-            orders=len(book),
+            orders=len(book) + pending,
             pending=pending,
         )
 
@@ -59,16 +61,16 @@ class Telemetry:
         log = self._recovery.get_health_status()["error_log"]
         self._reports.send("end", life=life, error_log=log, orders=book.counts())
 
-    async def run(self, life: int, book: Book, desk: OrderDesk, feed: PriceFeed, disk: SlowDisk) -> None:
+    async def run(self, life: int, book: Book, feed: PriceFeed, disk: SlowDisk) -> None:
         """Send snapshots until cancelled, and the last one then."""
         try:
             while True:
-                self._snapshot(life, book, desk, feed, disk)
+                self._snapshot(life, book, feed, disk)
                 await asyncio.sleep(_BETWEEN_SNAPSHOTS)
         finally:
-            self._snapshot(life, book, desk, feed, disk)
+            self._snapshot(life, book, feed, disk)
 
-    def _snapshot(self, life: int, book: Book, desk: OrderDesk, feed: PriceFeed, disk: SlowDisk) -> None:
+    def _snapshot(self, life: int, book: Book, feed: PriceFeed, disk: SlowDisk) -> None:
         health = self._recovery.get_health_status()
         errors = self._recovery.get_error_summary()["recent_errors"]
         self._reports.send(
@@ -81,7 +83,6 @@ class Telemetry:
             worst_lag=self.lag.worst,
             worst_lag_while_disk_slow=disk.worst_lag,
             orders=book.counts(),
-            looked_up=desk.looked_up,
             priced_by=dict(self.priced_by),
             ticks=feed.ticks,
             disk_delays=disk.delayed,

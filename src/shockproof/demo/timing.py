@@ -15,10 +15,9 @@ class Timing:
     """
     Seconds throughout, all in proportion to one: how long the trader waits for an answer.
 
-    The chain that makes "not found" a proof: the intent is on disk at some moment; the request leaves
-    at most `send_within` later, or never; repeated attempts end within `deadline`; the venue refuses
-    a request that reaches it more than `receive_window` after it was signed. So `until_settled` after
-    the intent nothing can be booked any more, even if the trader died in between.
+    What makes "not found" a proof: an attempt ends within `timeout`, and the journal knows when it began; the
+    venue refuses a request that reaches it more than `receive_window` after it was signed. So `settle` after the
+    end of the last attempt nothing can be booked any more, even if the trader died in between.
     """
 
     timeout: float
@@ -29,14 +28,9 @@ class Timing:
         return cls(timeout=min(1.5, max(0.5, seconds / 20)))
 
     @property
-    def send_within(self) -> float:
-        """The longest time from the intent to the request: later its price is old."""
-        return 0.75 * self.timeout
-
-    @property
-    def deadline(self) -> float:
-        """For all attempts of one order together."""
-        return 1.2 * self.timeout
+    def valid_for(self) -> float:
+        """How long an order is wanted: later its price is old."""
+        return 4 * self.timeout
 
     @property
     def receive_window(self) -> float:
@@ -45,13 +39,13 @@ class Timing:
 
     @property
     def settle(self) -> float:
-        """After the last request has ended: the wait before "not found" is believed."""
+        """After the last attempt has ended: the wait before "not found" is believed."""
         return self.receive_window + _CLOCK_MARGIN
 
     @property
     def until_settled(self) -> float:
-        """The same, counted from the intent, whatever happened since."""
-        return self.send_within + self.deadline + self.settle
+        """From the wish to certainty, with a venue that answers."""
+        return self.valid_for + self.timeout + self.settle
 
     @property
     def circuit_timeout(self) -> float:

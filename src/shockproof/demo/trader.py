@@ -3,8 +3,8 @@ A trader: an asyncio program that uses ccxt's own client through shockproof.
 
 ``python -m shockproof.demo.trader --help`` tells its arguments. The demo runs it in a process of its own,
 so that it can be killed. It reports in JSON lines on standard output, ends in order at ``stop`` or the
-end of its standard input, and may die at any instant: the next one restores the state, looks up what
-was pending, and goes on.
+end of its standard input, and may die at any instant: the next one restores the state, reconciles what
+was under way, and goes on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from shockproof import ErrorRecoveryService, ServiceStatus, set_error_recovery_service
-from shockproof.demo.book import Book, Order, OrderState
-from shockproof.demo.order_desk import OrderDesk
+from shockproof.demo.book import OPERATION, Book, OrderState
+from shockproof.demo.order_desk import ORDERS, OrderDesk
 from shockproof.demo.price_feed import PriceFeed
 from shockproof.demo.quotes import Quote, QuoteCache, price_source
 from shockproof.demo.reports import Reports
@@ -36,6 +36,7 @@ from shockproof.demo.telemetry import Telemetry
 from shockproof.demo.timing import Timing
 from shockproof.demo.venue.client import connect_ccxt
 from shockproof.demo.venue.fault_plan import FaultKind, FaultPlan
+from shockproof.integrations.ccxt import protect
 
 if TYPE_CHECKING:
     from ccxt.async_support import binance
@@ -74,7 +75,7 @@ class Trader:
         self.timing = Timing.for_session(assignment.seconds)
         self.begun = assignment.begun if assignment.begun is not None else time.time()
         # Before the service: it has to find the writer with the slow thread in it.
-        self.disk = SlowDisk(assignment.state_dir, assignment.error_log_dir)
+        self.disk = SlowDisk(assignment.state_dir, assignment.state_dir / "journal", assignment.error_log_dir)
         self.recovery = ErrorRecoveryService(
             assignment.state_dir,
             assignment.error_log_dir,
@@ -88,6 +89,8 @@ class Trader:
         self.telemetry = Telemetry(self.recovery, reports)
         self.tell = self.telemetry.tell
         self.book = Book()
+        self.left_behind: list[str] = []
+        """Client ids of the orders that were under way when the earlier life ended."""
         self.cache = QuoteCache(max_age=4 * self.timing.timeout)
         self.strategy = Rebalancing(assignment.seed)
         self.life = 1
@@ -118,16 +121,46 @@ class Trader:
     async def _restore(self) -> None:
         state = await self.recovery.restore_state()
         if state is not None:
-            self.book = Book.from_state(state.active_operations, state.cached_data["settled_orders"])
+            self.book = Book.from_state(state.cached_data["settled_orders"])
+            self.left_behind = [
+                pending["key"] for pending in state.active_operations if pending["operation"] == OPERATION
+            ]
             self.cache.restore(state.cached_data["quotes"])
             self.life = state.cached_data["life"] + 1
             self.begun = state.configuration["session_begun"]
-        self.telemetry.up(self.life, self.begun, self.book, restored=state is not None)
+        self.telemetry.up(
+            self.life, self.begun, self.book, pending=len(self.left_behind), restored=state is not None
+        )
         await self.save()
 
     async def _live(self, exchange: binance, http: aiohttp.ClientSession) -> None:
         recovery, timing, urls = self.recovery, self.timing, self.assignment
-        desk = OrderDesk(recovery, exchange, self.book, save=self.save, tell=self.tell, timing=timing)
+        venue = protect(
+            exchange,
+            recovery,
+            orders={
+                "timeout": timing.timeout,
+                "circuit_threshold": 4,
+                "circuit_timeout": timing.circuit_timeout,
+            },
+            # What looks up has a circuit of its own, and tries again sooner.
+            reads={
+                "timeout": timing.timeout,
+                "max_retries": 1,
+                "circuit_threshold": 4,
+                "circuit_timeout": timing.circuit_timeout / 2,
+            },
+        )
+        desk = OrderDesk(
+            recovery,
+            exchange,
+            venue,
+            self.book,
+            save=self.save,
+            tell=self.tell,
+            outcome=self.telemetry.outcome,
+            timing=timing,
+        )
         feed = PriceFeed(recovery, http, urls.stream_url, SYMBOLS, self.cache, timing)
         fetch_quote = price_source(recovery, exchange, http, urls.reference_url, self.cache, timing)
         stop_saving = recovery.track_state(self.state, every=1.0)
@@ -139,14 +172,13 @@ class Trader:
                     self._watch_balance(exchange),
                     self._suffer(),
                     self.telemetry.lag.run(),
-                    self.telemetry.run(self.life, self.book, desk, feed, self.disk),
+                    self.telemetry.run(self.life, self.book, feed, self.disk),
                 )
             ]
-            await self._unless_stopped(self._load_markets(exchange))
-            left_behind = self.book.in_state(OrderState.PENDING, OrderState.OPEN)
-            orders = {tasks.create_task(desk.take_over(order)) for order in left_behind}
             # Nothing new before it is known what became of the old.
-            await self._unless_stopped(self._none_pending(left_behind))
+            await self._unless_stopped(self._begin(venue, desk))
+            orders = {tasks.create_task(desk.go_on_with(client_id)) for client_id in self.left_behind}
+            await self._unless_stopped(self._none_pending())
             await self._trade(fetch_quote, desk, tasks, orders)
             desk.close()
             await self._see_through(orders)
@@ -155,28 +187,35 @@ class Trader:
         stop_saving()
         await self.save()
 
-    async def _load_markets(self, exchange: binance) -> None:
+    async def _begin(self, venue: binance, desk: OrderDesk) -> None:
         while True:
             try:
-                await self.recovery.retry_with_backoff(exchange.load_markets, service_name="venue_setup")
+                await venue.load_markets()
             except Exception as error:  # noqa: BLE001 - a program that starts in an outage waits for its end
                 self.tell(f"no markets yet ({type(error).__name__})")
                 await asyncio.sleep(self.timing.timeout / 2)
             else:
-                return
+                break
+        await desk.reconcile()
 
-    async def _none_pending(self, orders: list[Order]) -> None:
-        while any(order.state is OrderState.PENDING for order in orders):  # noqa: ASYNC110 - once in a life
+    async def _none_pending(self) -> None:
+        def is_pending(client_id: str) -> bool:
+            order = self.book.orders.get(client_id)
+            return order is None or order.state is OrderState.PENDING
+
+        while any(is_pending(client_id) for client_id in self.left_behind):  # noqa: ASYNC110 - once in a life
             await asyncio.sleep(0.05)
-        if orders:
-            self.tell(f"all {len(orders)} orders of the earlier life are accounted for; trading goes on")
+        if self.left_behind:
+            self.tell(
+                f"all {len(self.left_behind)} orders of the earlier life are accounted for; trading goes on"
+            )
 
     async def _trade(
         self,
         fetch_quote: Callable[[str], Awaitable[Quote]],
         desk: OrderDesk,
         tasks: asyncio.TaskGroup,
-        orders: set[asyncio.Task[Any]],  # Any: an order, or None for one that was taken over
+        orders: set[asyncio.Task[Any]],  # Any: an order, or None for one of the earlier life
     ) -> None:
         seconds = self.assignment.seconds
         ends_at = self.begun + seconds - min(0.13 * seconds, 8.0)  # the rest is for seeing orders through
@@ -202,9 +241,9 @@ class Trader:
 
     def _venue_takes_orders(self) -> bool:
         """Not at an open circuit; at a half-open one, one order at a time."""
-        if self.recovery.is_circuit_open("trading"):
+        if self.recovery.is_circuit_open(ORDERS):
             return False
-        is_probing = self.recovery.get_service_status("trading") is ServiceStatus.DEGRADED
+        is_probing = self.recovery.get_service_status(ORDERS) is ServiceStatus.DEGRADED
         return not (is_probing and self.book.in_state(OrderState.PENDING))
 
     async def _see_through(self, orders: set[asyncio.Task[Any]]) -> None:  # Any: as in _trade
@@ -212,10 +251,11 @@ class Trader:
         if not orders:
             return
         self.tell(f"no new orders; seeing the last {len(orders)} through")
-        patience = self.begun + self.assignment.seconds - time.time() + 2 * self.timing.until_settled
+        # A life that began late gets its time, too.
+        patience = max(0.0, self.begun + self.assignment.seconds - time.time()) + self.timing.until_settled
         if self.stopping.is_set():
             patience = min(patience, _HURRY)
-        _, late = await asyncio.wait(set(orders), timeout=max(patience, 0.5))
+        _, late = await asyncio.wait(set(orders), timeout=patience)
         for task in late:
             task.cancel()
 
@@ -257,13 +297,11 @@ class Trader:
     # -- what survives ---------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:  # Any: JSON
-        """What the next life needs, as `save_state` takes it."""
-        under_way, settled = self.book.to_state()
+        """What the next life needs, as `save_state` takes it; the orders under way stand in the journal."""
         return {
-            "active_operations": under_way,
             "cached_data": {
                 "life": self.life,
-                "settled_orders": settled,
+                "settled_orders": self.book.to_state(),
                 "quotes": self.cache.to_state(),
             },
             "configuration": {"session_begun": self.begun, "symbols": list(SYMBOLS)},

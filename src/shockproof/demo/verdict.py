@@ -8,14 +8,14 @@ Pure: it is handed what others fetched and read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from shockproof.demo.book import Book, OrderState
 
-__all__ = ["ErrorLines", "Life", "Verdict", "compare_ledger", "compare_log", "count_lines"]
+__all__ = ["ErrorLines", "LedgerVerdict", "Life", "Verdict", "compare_ledger", "compare_log", "count_lines"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,58 +30,71 @@ class Verdict:
         return not self.differences
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerVerdict(Verdict):
+    """The same of the orders."""
+
+    doubled: int = 0
+    """Orders that the venue booked more than once."""
+    lost: int = 0
+    """Orders that one side has and the other does not."""
+    pending: int = 0
+    """Orders of which the trader says that it does not know their end yet."""
+
+
 def compare_ledger(
     ledger: Mapping[str, Any],  # Any: the ledger's JSON
     book: Book,
+    pending: Collection[str] = (),
     *,
     may_be_pending: bool = False,
-) -> Verdict:
+) -> LedgerVerdict:
     """
     The venue's ledger, order by order, with the trader's book.
 
-    With *may_be_pending*, after a session that was cut short, the book may say of an order that it
-    does not know its end yet: then it only must not claim anything false.
+    *pending* are the ids of orders that are still under way by the trader's journal. With *may_be_pending*,
+    after a session that was cut short, that is no difference: wherever they are, the next start finds out.
     """
     differences: list[str] = []
     booked: dict[str, Mapping[str, Any]] = {}  # Any: JSON
+    doubled: set[str] = set()
+    lost: set[str] = set()
+    # The book is saved before the journal forgets an order.
+    pending = [client_id for client_id in pending if client_id not in book.orders]
     for entry in ledger["orders"]:
         client_id = entry["client_order_id"]
         if client_id in booked:
+            doubled.add(client_id)
             differences.append(f"{client_id}: booked more than once")
         booked[client_id] = entry
-        if client_id not in book.orders:
+        if client_id not in book.orders and client_id not in pending:
+            lost.add(client_id)
             differences.append(f"{client_id}: in the ledger ({entry['status']}), and not in the book")
     for client_id, count in ledger["duplicates"].items():
-        if count > 1 and f"{client_id}: booked more than once" not in differences:
+        if count > 1 and client_id not in doubled:
+            doubled.add(client_id)
             differences.append(f"{client_id}: booked {count} times")
     if not ledger["agrees"]:
         differences.append("the venue's ledger and its own balances disagree")
-    unsettled = 0
+    if not may_be_pending:
+        differences += [f"{client_id}: still pending" for client_id in pending]
     for order in book:
         entry_or_none = booked.get(order.client_id)
         if not order.state.is_settled:
-            unsettled += 1
-            if not may_be_pending:
-                differences.append(f"{order.client_id}: still {order.state.value} in the book")
-                continue
-        if order.state is OrderState.PENDING:
-            continue
-        if entry_or_none is None:
-            if order.state.is_at_venue:
-                differences.append(
-                    f"{order.client_id}: {order.state.value} in the book, and not in the ledger"
-                )
-        elif not order.state.is_at_venue:
-            differences.append(f"{order.client_id}: {order.state.value} in the book, and in the ledger")
-        else:
+            differences.append(f"{order.client_id}: still {order.state.value} in the book")
+        elif (entry_or_none is not None) is not order.state.is_at_venue:
+            lost.add(order.client_id)
+            where = "not in the ledger" if entry_or_none is None else "in the ledger"
+            differences.append(f"{order.client_id}: {order.state.value} in the book, and {where}")
+        elif entry_or_none is not None:
             differences += _unequal(
                 order.client_id, order.state, order.executed, order.executed_quote, entry_or_none
             )
     fills = sum(len(entry["fills"]) for entry in booked.values())
     compared = f"{len(booked)} orders with {fills} fills in the ledger, {len(book)} orders in the book"
-    if unsettled and may_be_pending:
-        compared += f", {unsettled} of them still to be looked up"
-    return Verdict(compared, tuple(differences))
+    if pending:
+        compared += f", {len(pending)} still under way"
+    return LedgerVerdict(compared, tuple(differences), len(doubled), len(lost), len(pending))
 
 
 def _unequal(
@@ -91,8 +104,6 @@ def _unequal(
     executed_quote: Decimal,
     entry: Mapping[str, Any],  # Any: JSON
 ) -> list[str]:
-    if state is OrderState.OPEN:
-        return []  # only after a session that was cut short: fills may have come since
     differences: list[str] = []
     if state.value.upper() != entry["status"]:
         differences.append(f"{client_id}: {state.value} in the book, {entry['status']} in the ledger")

@@ -30,6 +30,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from ccxt.async_support import Exchange
+    from ccxt.base.types import Order
 
     from shockproof.calls.options import ServiceOptions
     from shockproof.policies.classification import Classify
@@ -252,9 +253,7 @@ def _switch_off_retries(exchange: Exchange) -> None:
                 holder[name] = 0
 
 
-async def find_order(
-    exchange: Exchange, key: str, symbol: str
-) -> LookUp[dict[str, Any]]:  # Any: ccxt's unified order
+async def find_order(exchange: Exchange, key: str, symbol: str) -> LookUp[Order]:
     """
     Look up the order of *symbol* whose client order id is *key*.
 
@@ -276,10 +275,10 @@ async def find_order(
     return Found(order) if order["clientOrderId"] == key else UNKNOWN
 
 
-async def _list_orders(exchange: Exchange, symbol: str) -> list[dict[str, Any]]:  # Any: as above
+async def _list_orders(exchange: Exchange, symbol: str) -> list[Order]:
     if exchange.has["fetchOrders"]:
         return list(await exchange.fetch_orders(symbol))
-    found: list[dict[str, Any]] = []  # Any: as above
+    found: list[Order] = []
     lists: tuple[tuple[str, Callable[..., Any]], ...] = (  # Any: ccxt's own arguments
         ("fetchOpenOrders", exchange.fetch_open_orders),
         ("fetchClosedOrders", exchange.fetch_closed_orders),

@@ -14,7 +14,7 @@ __all__ = ["admin_app"]
 
 
 def admin_app(exchange: Exchange, rest: RestInterface) -> web.Application:
-    """``/ledger``, ``/faults``, ``/faults/log``, ``/session`` and ``POST /session/begin``."""
+    """``/ledger``, ``/faults``, ``/faults/log``, ``/session``, ``POST /session/begin`` and ``/silence``."""
 
     async def ledger(_request: web.Request) -> web.Response:
         return web.json_response(exchange.ledger_report())
@@ -53,10 +53,27 @@ def admin_app(exchange: Exchange, rest: RestInterface) -> web.Application:
         exchange.clock.begin()
         return await session(request)
 
+    async def arm_silence(_request: web.Request) -> web.Response:
+        exchange.silence.arm()
+        return web.json_response({})
+
+    async def silence(_request: web.Request) -> web.Response:
+        try:
+            return web.json_response({"client_order_id": await exchange.silence.fell()})
+        except RuntimeError as error:
+            raise web.HTTPConflict(text=str(error)) from None
+
+    async def end_silence(_request: web.Request) -> web.Response:
+        exchange.silence.end()
+        return web.json_response({})
+
     app = web.Application()
     app.router.add_get("/ledger", ledger)
     app.router.add_get("/faults", faults)
     app.router.add_get("/faults/log", fault_log)
     app.router.add_get("/session", session)
     app.router.add_post("/session/begin", begin)
+    app.router.add_post("/silence", arm_silence)
+    app.router.add_get("/silence", silence)
+    app.router.add_delete("/silence", end_silence)
     return app

@@ -12,6 +12,7 @@ from shockproof.demo.venue.ledger import Ledger, plain
 from shockproof.demo.venue.liquidity import Liquidity
 from shockproof.demo.venue.market_statistics import MarketStatistics
 from shockproof.demo.venue.matching import MatchingEngine
+from shockproof.demo.venue.silence import Silence
 from shockproof.demo.venue.spot_api import SpotApi
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Exchange:
         self.clock = clock
         self.wall = wall
         self.faults = FaultInjector(plan)
+        self.silence = Silence()
         self.engine = MatchingEngine(INSTRUMENTS, first_order_id=1_000_001)
         self.statistics = MarketStatistics(on_trade)
         self.ledger = Ledger(

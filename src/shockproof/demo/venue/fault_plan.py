@@ -58,7 +58,7 @@ class FaultKind(StrEnum):
     SLOW_DISK = "slow_disk"
     """The trader's disk is slow: carried out by the trader."""
     KILL = "kill"
-    """A moment at which whoever runs the trader kills it and starts it again."""
+    """Behind that moment, whoever runs the trader kills it with its next order in flight, and starts it again."""
 
     @property
     def is_venues(self) -> bool:

@@ -57,15 +57,32 @@ class VenueProcess:
         """How far the session has come, and what is in force."""
         return await self._ask("/session")
 
-    async def _ask(self, path: str) -> dict[str, Any]:  # Any: parsed JSON
+    async def fall_silent_behind_the_next_order(self) -> None:
+        """The next order is booked, and from then on nothing is answered; until `speak_again`, for at most 10 s."""
+        await self._ask("/silence", "POST")
+
+    async def order_in_flight(self) -> str:
+        """Wait for that order; its client order id."""
+        return str((await self._ask("/silence", within=None))["client_order_id"])
+
+    async def speak_again(self) -> None:
+        """Answer everything again."""
+        await self._ask("/silence", "DELETE")
+
+    async def _ask(
+        self, path: str, method: str = "GET", *, within: float | None = 10.0
+    ) -> dict[str, Any]:  # Any: parsed JSON
         import aiohttp
 
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10.0)) as session,
-            session.get(self.admin_url + path, raise_for_status=True) as answer,
-        ):
-            body: dict[str, Any] = await answer.json()  # Any: as above
-            return body
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=within)) as session,
+                session.request(method, self.admin_url + path, raise_for_status=True) as answer,
+            ):
+                body: dict[str, Any] = await answer.json()  # Any: as above
+                return body
+        except aiohttp.ClientError as error:
+            raise ConnectionError(f"the venue does not answer: {type(error).__name__}") from error
 
     @classmethod
     @asynccontextmanager

@@ -116,9 +116,18 @@ class RestInterface:
             elapsed = self._exchange.clock.elapsed()
             fault = self._exchange.faults.decide(route.endpoint, elapsed)
             body = (await request.read()).decode("utf-8", "replace")
+            silence = self._exchange.silence
+            if silence.is_armed and route.endpoint is Endpoint.PLACE_ORDER:
+                fault = None
             if fault is None:
-                return self._honest(self._execute(route, request, body))
-            return await self._misbehave(fault, route, request, body)
+                answer = self._execute(route, request, body)
+                if silence.is_armed and route.endpoint is Endpoint.PLACE_ORDER and answer.is_success:
+                    silence.fall(self._client_order_id(self._parameters(request, body)) or "")
+                response = self._honest(answer)
+            else:
+                response = await self._misbehave(fault, route, request, body)
+            await silence.pass_by()
+            return response
 
         return handle
 
