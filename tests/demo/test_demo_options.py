@@ -74,7 +74,7 @@ def test_a_missing_extra_is_named_with_the_way_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without the packages the demo says which, and how to get them."""
-    monkeypatch.setattr(command_line, "_DEMO_NEEDS", ("asyncio", "no_such_package"))
+    monkeypatch.setattr("shockproof.command_line.demo._NEEDS", ("asyncio", "no_such_package"))
     assert command_line.main(["demo", "--seconds", "9"]) == 2
     assert capsys.readouterr().err == (
         'shockproof demo: no_such_package not installed: pip install "shockproof[demo]"\n'

@@ -78,6 +78,10 @@ class OperationTable:
         """Those that began and did not end, oldest first."""
         return self._pending.values()
 
+    def completed(self) -> Collection[OperationEntry]:
+        """Those that have ended and are still remembered, in the order of their ends."""
+        return self._completed.values()
+
     def __len__(self) -> int:
         return len(self._pending) + len(self._completed)
 
@@ -126,6 +130,8 @@ class OperationTable:
             "result": body.get("result"),
             "ended": body.get("at"),
         }
+        if "resolved" in body:
+            after["resolved"] = body["resolved"]  # by hand: by whom, and what that one knows
         for gone in ("progress", "interrupted", "details"):
             after.pop(gone, None)
         return after

@@ -52,6 +52,8 @@ class SegmentContent(NamedTuple):
     """What follows the last record of the unbroken chain, if it is no zeros."""
     damage: str | None = None
     """What is wrong with data that was acknowledged as durable; a torn tail is nothing wrong."""
+    chain_end: int = HEAD_BYTES
+    """Where the unbroken chain of records ends, in bytes from the beginning of the file."""
 
 
 def name_of(number: int) -> str:
@@ -108,7 +110,7 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
         offset, previous = record.end, record.checksum
     tail = data[offset:].rstrip(b"\0")
     if not tail:
-        return SegmentContent(number, tuple(records))
+        return SegmentContent(number, tuple(records), chain_end=offset)
     later = _records_in(data, offset, offset + len(tail), seed)
     missing = records[-1].sequence + 1 if records else later[0].sequence - 1 if later else 0
     damaged = any(record.durable >= missing for record in later)
@@ -117,6 +119,7 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
         (*records, *later),
         tail,
         f"record {missing} is damaged, and it had been acknowledged as durable" if damaged else None,
+        offset,
     )
 
 

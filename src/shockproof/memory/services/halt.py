@@ -25,7 +25,7 @@ from shockproof.memory.services.waiters import wake_all
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StateNotSavedError
 
-__all__ = ["FILE_NAME", "Halt", "Mark"]
+__all__ = ["FILE_NAME", "Halt", "Mark", "mark_of"]
 
 FILE_NAME: Final = "halted.json"
 
@@ -175,7 +175,7 @@ class Halt:
     def _read(self) -> None:
         mark: Mark | None
         try:
-            mark = _mark_of(self._layer.read(self._directory / FILE_NAME, _MOST_BYTES), self._clock.time())
+            mark = mark_of(self._layer.read(self._directory / FILE_NAME, _MOST_BYTES), self._clock.time())
         except (FileNotFoundError, NotADirectoryError):
             mark = None
         except OSError as error:
@@ -248,7 +248,8 @@ def _content(mark: Mark) -> bytes:
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
-def _mark_of(content: bytes, now: float) -> Mark:
+def mark_of(content: bytes, now: float) -> Mark:
+    """What a mark on the disk says; *now* stands in for a time that cannot be read."""
     # That the file is there is what counts: whatever stands in it, it is halted.
     try:
         fields = json.loads(content)

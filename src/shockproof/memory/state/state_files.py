@@ -15,6 +15,8 @@ version, sequence or checksum and are read too.
 from __future__ import annotations
 
 import contextlib
+import copy
+import errno
 import importlib
 import logging
 import os
@@ -22,12 +24,19 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from shockproof.memory.disk import writer
 from shockproof.memory.disk.durable_file import Replacement, replace_durably
 from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, SystemFiles
-from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError, thaw
+from shockproof.memory.state.codec import (
+    Frozen,
+    MalformedValueError,
+    UnknownTypeError,
+    UnsavableValueError,
+    freeze,
+    thaw,
+)
 from shockproof.memory.state.pieces import giving_way, json_pieces, pickle_pieces
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import ENVELOPE, CapturedState, StateSecrets
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
 
     from shockproof.vocabulary.models import SystemState
 
-__all__ = ["FORMAT_VERSION", "DamagedFile", "RestoredState", "StateFiles"]
+__all__ = ["FORMAT_VERSION", "DamagedFile", "RestoredState", "StateFiles", "SurveyedFile"]
 
 FORMAT_VERSION = 1
 """The version of the files' form that this program writes, and the newest that it reads."""
@@ -75,12 +84,31 @@ class RestoredState(NamedTuple):
     damaged: tuple[DamagedFile, ...] = ()
 
 
+class SurveyedFile(NamedTuple):
+    """One of the state files as it was found, for people."""
+
+    path: Path
+    verdict: Literal["valid", "damaged", "unreadable", "newer"]
+    """``newer``: a newer program wrote it."""
+    reason: str | None
+    """What is wrong with it; of a valid one, what this program lacks to restore it."""
+    sequence: int | None
+    """Which save it was; None for a file of the original program, and one that is not valid."""
+    timestamp: datetime | None
+    """When it was saved; None for one that is not valid."""
+    size: int | None
+    content: dict[str, Frozen] | None
+    """What is in a valid one, in the form in which values stand in the file."""
+
+
 class _Candidate(NamedTuple):
     """A file that passed every check that needs no decoding of values."""
 
     name: str
     sequence: int | None
-    fields: Callable[[], dict[str, Any]]  # Any: the user's values
+    is_tagged: bool
+    """Whether its values are frozen ones; those of the original program are plain."""
+    content: Callable[[], dict[str, Any]]  # Any: the user's values, or frozen ones
 
 
 class _DamagedError(Exception):
@@ -178,6 +206,54 @@ class StateFiles:
         except FileNotFoundError:
             return RestoredState(None)
 
+    def survey(self) -> tuple[SurveyedFile, ...]:
+        """
+        Every file that is there, what it holds and what is wrong with it, the one that `load` would take first.
+
+        For people who look, maybe while a program saves: moves nothing, and takes no lock. Each file is whole
+        for itself, and two of them may be of two saves. Needs none of the user's classes and no key.
+
+        Raises:
+            OSError: the directory cannot be read; one that is not there holds nothing.
+        """
+        _import_what_it_takes(to_restore=True)
+        names = set(self._layer.list_directory(self.directory)) if self.directory.exists() else set[str]()
+        found = [self._surveyed_file(*one) for one in self._examiners() if one[0] in names]
+        valid = [file for file in found if file.verdict == "valid"]
+        if any(file.sequence is None for file in valid):
+            valid.sort(key=lambda file: _age(file.path.name, file.sequence, file.timestamp), reverse=True)
+        else:
+            valid.sort(key=lambda file: file.sequence or 0, reverse=True)
+        return (*valid, *(file for file in found if file.verdict != "valid"))
+
+    def _surveyed_file(self, name: str, examine: Callable[[str, bytes], _Candidate]) -> SurveyedFile:
+        path, size = self.directory / name, None
+
+        def unusable(verdict: Literal["damaged", "unreadable", "newer"], error: Exception) -> SurveyedFile:
+            return SurveyedFile(path, verdict, str(error), None, None, size, None)
+
+        try:
+            size = path.stat().st_size
+            candidate = self._examine(name, examine)
+            if candidate is None:
+                raise FileNotFoundError(errno.ENOENT, "it was there a moment ago")
+            sections = copy.deepcopy(_content_of(candidate))  # building uses its values up
+            lacking = None
+            try:
+                timestamp = self._build(candidate).timestamp
+            except StateVersionError as error:
+                lacking = str(error.__cause__ or error)
+                timestamp = datetime.fromisoformat(sections["timestamp"])
+            if not candidate.is_tagged:
+                sections = _frozen_original(sections)
+        except (_DamagedError, ValueError) as error:
+            return unusable("damaged", error)
+        except StateVersionError as error:
+            return unusable("newer", error)
+        except (OSError, UnsavableValueError) as error:
+            return unusable("unreadable", error)
+        return SurveyedFile(path, "valid", lacking, candidate.sequence, timestamp, size, sections)
+
     # ---- reading
 
     def _load(self) -> RestoredState:
@@ -206,7 +282,6 @@ class StateFiles:
         self, candidates: list[_Candidate], damaged: dict[str, str]
     ) -> tuple[_Candidate | None, SystemState | None]:
         # The original program knows no numbers, and may have been at work after us: the times decide.
-        # Of two from the same moment its pickle is the richer one: its JSON turned all else into text.
         built: list[tuple[_Candidate, SystemState]] = []
         for candidate in candidates:
             try:
@@ -215,15 +290,7 @@ class StateFiles:
                 damaged[candidate.name] = str(error)
         if not built:
             return None, None
-        # One that has become the previous generation is older than our first save, whatever the clock says.
-        return max(
-            built,
-            key=lambda pair: (
-                pair[0].name != PREVIOUS_NAME or pair[0].sequence is not None,
-                pair[1].timestamp,
-                pair[0].name == PICKLE_NAME,
-            ),
-        )
+        return max(built, key=lambda pair: _age(pair[0].name, pair[0].sequence, pair[1].timestamp))
 
     def _look(self) -> tuple[list[_Candidate], dict[str, str], dict[str, OSError]]:
         """The files that look valid, the damaged ones and those that cannot be read. Moves nothing."""
@@ -287,25 +354,30 @@ class StateFiles:
             if is_ours and (content.get("checksum") is not None or _is_digest(content)):
                 raise _DamagedError(f"its checksum is not where it was written{_EDITED}")
             return self._candidate(name, content, is_tagged=is_ours)
-        return _Candidate(name, head[1], lambda: self._candidate(name, _parse(data), is_tagged=True).fields())
+        return _Candidate(
+            name,
+            head[1],
+            is_tagged=True,
+            content=lambda: self._candidate(name, _parse(data), is_tagged=True).content(),
+        )
 
     def _examine_pickle(self, name: str, data: bytes) -> _Candidate:
         trailer = _PICKLE_TRAILER.search(data, max(0, len(data) - _HEAD))
         if trailer is None:
-            return _Candidate(name, None, lambda: _original_fields(data))
+            return _Candidate(name, None, is_tagged=False, content=lambda: _original_fields(data))
         if _sha256(data[: trailer.start(3)]).hexdigest() != trailer[3].decode():
             raise _DamagedError("its checksum does not match")
         self._refuse_newer(name, int(trailer[1]))
 
-        def fields() -> dict[str, Any]:  # Any: the user's values
+        def sections() -> dict[str, Frozen]:
             from shockproof.memory.state.safe_pickle import read_pickle
 
             content = read_pickle(data)
             if not isinstance(content, dict):
                 raise _DamagedError("it holds no state")
-            return self._candidate(name, content, is_tagged=True).fields()
+            return self._candidate(name, content, is_tagged=True).content()
 
-        return _Candidate(name, int(trailer[2]), fields)
+        return _Candidate(name, int(trailer[2]), is_tagged=True, content=sections)
 
     def _candidate(
         self, name: str, content: dict[str, Any], *, is_tagged: bool
@@ -316,29 +388,23 @@ class StateFiles:
         if sequence is not None and (type(sequence) is not int or sequence < 0):
             raise _DamagedError(f"its sequence number is {sequence!r}")
 
-        def fields() -> dict[str, Any]:  # Any: the user's values
-            plain = {key: value for key, value in content.items() if not (is_tagged and key in ENVELOPE)}
-            if not is_tagged:
-                return plain
-            return {key: thaw(value, open_secret=self.secrets.open) for key, value in plain.items()}
-
-        return _Candidate(name, sequence, fields)
+        sections = {key: value for key, value in content.items() if not (is_tagged and key in ENVELOPE)}
+        return _Candidate(name, sequence, is_tagged, lambda: sections)
 
     def _build(self, candidate: _Candidate) -> SystemState:
         import pydantic
 
-        from shockproof.memory.state.safe_pickle import RefusedPickleError
         from shockproof.vocabulary.models import SystemState
 
         try:
-            fields = candidate.fields()
+            fields = _content_of(candidate)
+            if candidate.is_tagged:
+                fields = {key: thaw(value, open_secret=self.secrets.open) for key, value in fields.items()}
             if "timestamp" not in fields:
                 raise _DamagedError("it holds no timestamp")
             return SystemState.from_dict(fields)
         except MalformedValueError as error:
             raise _DamagedError(str(error)) from None
-        except RefusedPickleError as error:
-            raise _DamagedError(f"as a pickle, it {error}") from None
         except UnknownTypeError as error:
             raise StateVersionError(
                 f"state file {self.directory / candidate.name} cannot be restored: {error}. Nothing was moved"
@@ -485,6 +551,37 @@ def _parse(data: bytes) -> dict[str, Any]:  # Any: as read
     if not isinstance(content, dict):
         raise _DamagedError("it is no JSON object")
     return content
+
+
+def _age(name: str, sequence: int | None, timestamp: datetime | None) -> tuple[bool, datetime, bool]:
+    """What to compare where a file of the original program is among them, which has no number."""
+    return (
+        # One that has become the previous generation is older than our first save, whatever the clock says.
+        name != PREVIOUS_NAME or sequence is not None,
+        timestamp or datetime.min.replace(tzinfo=UTC),
+        # Of two from the same moment its pickle is the richer one: its JSON turned all else into text.
+        name == PICKLE_NAME,
+    )
+
+
+def _frozen_original(fields: dict[str, Any]) -> dict[str, Frozen]:  # Any: the user's values
+    fields = dict(fields)
+    statuses: dict[str, object] = fields.pop("service_statuses", {})
+    moment = fields.pop("timestamp")
+    return {
+        "timestamp": moment.isoformat() if isinstance(moment, datetime) else moment,
+        "service_statuses": {name: getattr(status, "value", status) for name, status in statuses.items()},
+        **{name: freeze(value, name=name) for name, value in fields.items()},
+    }
+
+
+def _content_of(candidate: _Candidate) -> dict[str, Any]:  # Any: the user's values, or frozen ones
+    from shockproof.memory.state.safe_pickle import RefusedPickleError
+
+    try:
+        return candidate.content()
+    except RefusedPickleError as error:
+        raise _DamagedError(f"as a pickle, it {error}") from None
 
 
 def _original_fields(data: bytes) -> dict[str, Any]:  # Any: the user's values

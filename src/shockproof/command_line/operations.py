@@ -1,0 +1,404 @@
+"""``shockproof operations``: what the journal of a program has pending, and how a person settles it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import json
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from shockproof.command_line.journal_owner import owner_of, process_name
+from shockproof.command_line.options import add_json, add_state_dir, journal_dir
+from shockproof.command_line.outcome import CommandError, ExitCode
+from shockproof.command_line.screen import Screen, ago, local_time
+from shockproof.command_line.shown_values import as_text, for_people, without_secrets
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal import Journal, Session
+from shockproof.memory.journal.journal_files import Recovered, read_journal
+from shockproof.memory.journal.operation_table import Name, OperationEntry
+from shockproof.memory.journal.record import Kind, decode_body
+from shockproof.memory.journal.sending import is_sending, sent_at, service_of
+from shockproof.memory.state.codec import freeze
+from shockproof.vocabulary.errors import JournalLockedError
+
+__all__ = ["RESOLUTIONS_NAME", "add_options"]
+
+RESOLUTIONS_NAME: Final = "resolved.jsonl"
+"""In the journal's directory: who settled what by hand, a line each, never deleted."""
+
+_OUTCOMES: Final = {
+    "found": "it is there: the order is at the venue, the job was done",
+    "absent": "it is certain that it is not there: it may begin, or be sent, again",
+    "manual": "a person has dealt with it in another way: it is over",
+}
+_FRESH: Final = 60.0
+"""Seconds; what was sent more recently may still be on its way."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    shown = actions.add_parser(
+        "list",
+        help="what began and did not end",
+        description="What began and did not end, the oldest first. Changes nothing, also while the program runs.",
+    )
+    shown.add_argument("--all", action="store_true", help="also what ended, as far as it is remembered")
+    shown.add_argument("--exit-code", action="store_true", help="exit code 1 if anything is pending")
+    add_state_dir(shown)
+    add_json(shown)
+    shown.set_defaults(run=_list)
+
+    one = actions.add_parser(
+        "show",
+        help="everything that is known of one",
+        description="Everything that is known of one operation. Changes nothing, also while the program runs.",
+    )
+    _add_which(one)
+    add_state_dir(one)
+    add_json(one)
+    one.set_defaults(run=_show)
+
+    resolve = actions.add_parser(
+        "resolve",
+        help="say what became of one",
+        description="Tells the journal what became of an operation, so that it is not pending any more. The program "
+        "that owns the journal must not run. Who said it, when and why is kept in journal/resolved.jsonl.",
+    )
+    _add_which(resolve)
+    resolve.add_argument(
+        "--outcome",
+        required=True,
+        choices=tuple(_OUTCOMES),
+        help="; ".join(f"{name}: {meaning}" for name, meaning in _OUTCOMES.items()),
+    )
+    resolve.add_argument("--note", metavar="TEXT", default="", help="how it is known; kept with the outcome")
+    resolve.add_argument("--by", metavar="NAME", help="who says so (default: the user at this machine)")
+    resolve.add_argument(
+        "--result",
+        type=_json_value,
+        metavar="JSON",
+        help="what the program finds as the result when it asks for this key again; with --outcome found",
+    )
+    resolve.add_argument("--yes", action="store_true", help="do not ask")
+    add_state_dir(resolve)
+    add_json(resolve)
+    resolve.set_defaults(run=_resolve)
+
+
+def _add_which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("which", metavar="KEY", help="the key; of one without a key, the operation's name")
+    parser.add_argument(
+        "--operation", metavar="NAME", help="where several have this key: the operation's name"
+    )
+
+
+def _json_value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be JSON, got {text!r} ({error})") from None
+
+
+# ---- looking
+
+
+def _list(given: argparse.Namespace, screen: Screen) -> int:
+    journal = journal_dir(given.state_dir)
+    recovered = _read(journal, screen)
+    table = recovered.table
+    entries = [*table.completed(), *table.pending()] if given.all else list(table.pending())
+    if given.json:
+        screen.json([_described(entry) for entry in entries])
+    else:
+        now = time.time()
+        screen.table(
+            ("KEY", "OPERATION", "KIND", "STATUS", "SINCE", "BEGUN", "LAST WORDS"),
+            [_row(entry, now) for entry in entries],
+            styles=[None if entry.is_completed else "yellow" for entry in entries],
+        )
+        pending = len(table.pending())
+        screen.line(f"{pending} pending in {journal}; its owner: {owner_of(journal)}", "dim")
+    return ExitCode.WRONG if given.exit_code and table.pending() else ExitCode.FINE
+
+
+def _row(entry: OperationEntry, now: float) -> tuple[str, ...]:
+    body = entry.body
+    at = _number(body.get("ended")) or _number(body.get("sent_at")) or _number(body.get("at"))
+    resolved = body.get("resolved")
+    last_words = body.get("interrupted")
+    if isinstance(resolved, dict):
+        last_words = f"{resolved.get('outcome')}, says {resolved.get('by')}"
+    return (
+        entry.name.key or "-",
+        entry.name.operation,
+        _kind(entry),
+        "completed" if entry.is_completed else "pending",
+        "" if at is None else f"{ago(now - at)} ago",
+        str(body.get("begun", "")),
+        as_text(without_secrets(last_words or "")),
+    )
+
+
+def _show(given: argparse.Namespace, screen: Screen) -> int:
+    journal = journal_dir(given.state_dir)
+    recovered = _read(journal, screen)
+    entry = _chosen(recovered, given)
+    story = _story(recovered, entry.name)
+    if given.json:
+        records = [{**record, "at": _iso(record["at"])} for record in story]
+        screen.json({**_described(entry), "records": records})
+        return ExitCode.FINE
+    body = entry.body
+    screen.fields(
+        [
+            ("key", entry.name.key or "-"),
+            ("operation", entry.name.operation),
+            ("kind", _kind(entry)),
+            ("service", service_of(entry) if is_sending(entry) else ""),
+            ("status", "completed" if entry.is_completed else "pending"),
+            ("begun", f"{body.get('begun', '?')} times, first {local_time(_number(body.get('at')))}"),
+            ("last sent", local_time(sent_at(entry) or None)),
+            ("ended", local_time(_number(body.get("ended")))),
+            *(
+                (name, as_text(for_people(_secretless(body, name))))
+                for name in _USERS_VALUES
+                if body.get(name)
+            ),
+            ("journal", f"{journal}; its owner: {owner_of(journal)}"),
+        ]
+    )
+    screen.line()
+    for record in story:
+        screen.line(f"{record['sequence']:>8}  {record['kind']:<11} {local_time(record['at'])}")
+    if not entry.is_completed:
+        screen.line()
+        screen.line(
+            "Look it up at the venue by its key, then: " if is_sending(entry) else "See what it did, then: "
+        )
+        screen.line(f"  shockproof operations resolve {_words(entry)} --outcome found|absent|manual", "cyan")
+    return ExitCode.FINE
+
+
+_USERS_VALUES: Final = ("details", "progress", "interrupted", "result", "resolved")
+
+
+def _secretless(body: dict[str, Any], name: str) -> Any:  # Any: frozen values
+    return without_secrets({name: body.get(name)})[name]
+
+
+def _described(entry: OperationEntry) -> dict[str, object]:
+    """An operation for programs: values in the form in which they stand in the journal, without secrets."""
+    body = entry.body
+    return {
+        "key": entry.name.key,
+        "operation": entry.name.operation,
+        "kind": _kind(entry),
+        "service": service_of(entry) if is_sending(entry) else body.get("service"),
+        "status": "completed" if entry.is_completed else "pending",
+        "begun": body.get("begun"),
+        "at": _iso(body.get("at")),
+        "sent_at": _iso(body.get("sent_at")),
+        "ended": _iso(body.get("ended")),
+        **{name: _secretless(body, name) for name in _USERS_VALUES if name in body},
+    }
+
+
+def _story(recovered: Recovered, name: Name) -> list[dict[str, Any]]:  # Any: numbers and texts
+    """What the newest segment tells of it, in order: what came before that is summed up in its first record."""
+    told: list[dict[str, Any]] = []  # Any: as above
+    for record in recovered.segments[-1].records if recovered.segments else ():
+        body = decode_body(record.body)
+        if body is not None and (body.get("operation"), body.get("key")) == name:
+            at = _number(body.get("ended")) or _number(body.get("at"))
+            told.append({"sequence": record.sequence, "kind": kind_name(record.kind), "at": at})
+    return told
+
+
+def kind_name(kind: int) -> str:
+    """What a record tells, in a word; a number for what only a newer program knows."""
+    try:
+        return Kind(kind).name.lower()
+    except ValueError:
+        return str(kind)
+
+
+def _kind(entry: OperationEntry) -> str:
+    return "order" if is_sending(entry) else "operation"
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _iso(value: object) -> str | None:
+    at = _number(value)
+    try:
+        return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _words(entry: OperationEntry) -> str:
+    import shlex
+
+    if entry.name.key is None:
+        return shlex.quote(entry.name.operation)
+    return f"{shlex.quote(entry.name.key)} --operation {shlex.quote(entry.name.operation)}"
+
+
+def _read(journal: Path, screen: Screen) -> Recovered:
+    recovered = read_journal(SystemFiles(), journal)
+    if recovered.damage is not None:
+        screen.warn(
+            f"the journal is damaged ({recovered.damage}): an operation may be missing, or pending that had "
+            "ended; see shockproof journal verify"
+        )
+    return recovered
+
+
+def _chosen(recovered: Recovered, given: argparse.Namespace, *, pending_only: bool = False) -> OperationEntry:
+    table = recovered.table
+    everything = [*table.pending()] if pending_only else [*table.pending(), *table.completed()]
+    found = [
+        entry
+        for entry in everything
+        if (entry.name.operation if entry.name.key is None else entry.name.key) == given.which
+        and given.operation in {None, entry.name.operation}
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(entry.name.operation for entry in found)
+        raise CommandError(f"several have the key {given.which!r}: choose one with --operation ({names})")
+    for entry in table.completed():
+        if entry.name.key == given.which and given.operation in {None, entry.name.operation}:
+            raise CommandError(
+                f"{given.which!r} of {entry.name.operation} is not pending: it has ended", ExitCode.NOT_THERE
+            )
+    raise CommandError(
+        f"nothing is pending with the key {given.which!r}; shockproof operations list shows what is",
+        ExitCode.NOT_THERE,
+    )
+
+
+# ---- settling
+
+
+def _resolve(given: argparse.Namespace, screen: Screen) -> int:
+    if given.result is not None and given.outcome != "found":
+        raise CommandError(f"--result goes with --outcome found, and not with {given.outcome}")
+    journal = journal_dir(given.state_dir)
+    entry = _chosen(_read(journal, screen), given, pending_only=True)
+    _refuse_if_owned(journal)
+    shown = _described(entry)
+    if not given.json:
+        now = time.time()
+        screen.table(
+            ("KEY", "OPERATION", "KIND", "STATUS", "SINCE", "BEGUN", "LAST WORDS"), [_row(entry, now)]
+        )
+        since = now - sent_at(entry)
+        if given.outcome == "absent" and is_sending(entry) and since < _FRESH:
+            screen.line(
+                f"It was sent {ago(since)} ago, and may still arrive: a later look at the venue proves more.",
+                "yellow",
+            )
+    question = f"Record {given.outcome!r} ({_OUTCOMES[given.outcome]})?"
+    if not screen.confirm(question, is_yes=given.yes):
+        raise CommandError("nothing was changed")
+    resolution = {
+        "outcome": given.outcome,
+        "by": given.by or _this_person(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "note": given.note,
+    }
+    trace: dict[str, object] = {
+        "operation": entry.name.operation,
+        "key": entry.name.key,
+        **resolution,
+        "was": shown,
+    }
+    try:
+        asyncio.run(_record(journal, entry, resolution, given.result, trace))
+    except JournalLockedError as error:
+        raise _owned(error.pid) from None
+    if given.json:
+        screen.json({"operation": entry.name.operation, "key": entry.name.key, **resolution})
+    else:
+        screen.line(f"Recorded: {given.outcome}, says {resolution['by']}.", "green")
+    return ExitCode.FINE
+
+
+async def _record(
+    directory: Path,
+    entry: OperationEntry,
+    resolution: dict[str, str],
+    result: object,
+    trace: dict[str, object],
+) -> None:
+    journal = Journal(directory)
+    frozen = freeze(result, name="result", refusal="nothing was recorded")
+
+    def act(session: Session) -> None:
+        known = session.table.get(entry.name)
+        if known is None or known.body != entry.body:
+            raise CommandError(
+                f"{entry.name.key or entry.name.operation!r} was changed in the meantime: look again",
+                ExitCode.OWNED,
+            )
+        _append(directory / RESOLUTIONS_NAME, trace)
+        session.require(
+            Kind.END,
+            {
+                "operation": entry.name.operation,
+                "key": entry.name.key,
+                "status": "abandoned" if resolution["outcome"] == "absent" else "completed",
+                "at": time.time(),
+                "result": frozen,
+                "resolved": resolution,
+            },
+            even_without_space=True,
+        )
+
+    try:
+        await journal.ask(act)
+    finally:
+        await journal.aclose()
+
+
+def _append(path: Path, line: dict[str, object]) -> None:
+    """Before the journal is told: what is settled by hand has left its trace, whatever happens then."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(handle, (json.dumps(line, ensure_ascii=True, default=str) + "\n").encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refuse_if_owned(journal: Path) -> None:
+    owner = owner_of(journal)
+    if owner.is_owned:
+        raise _owned(owner.pid)
+
+
+def _owned(pid: int | None) -> CommandError:
+    who = "another process" if pid is None else f"process {pid}{process_name(pid)}"
+    return CommandError(
+        f"{who} owns the journal: stop it first, or let it settle this by itself with reconcile()",
+        ExitCode.OWNED,
+    )
+
+
+def _this_person() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        name = f"user {os.getuid()}" if hasattr(os, "getuid") else "somebody"
+    return f"{name}@{platform.node()}"

@@ -1,0 +1,111 @@
+"""Options that several commands have, and what their values mean."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from shockproof.command_line.outcome import CommandError, ExitCode
+
+__all__ = [
+    "add_error_log_dir",
+    "add_json",
+    "add_state_dir",
+    "byte_count",
+    "day_count",
+    "existing",
+    "journal_dir",
+    "moment",
+]
+
+_STATE_DIR: Final = "data/state"
+_ERROR_LOG_DIR: Final = "data/errors"
+_UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGO: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s?(s|min|m|h|d|w)(?: ago)?")
+_BYTES: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)\s?([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+def add_state_dir(parser: argparse.ArgumentParser) -> None:
+    """``--state-dir``, with the default of the service."""
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        default=Path(_STATE_DIR),
+        metavar="DIR",
+        help="the state_dir of the program (default: %(default)s)",
+    )
+
+
+def add_error_log_dir(parser: argparse.ArgumentParser) -> None:
+    """``--error-log-dir``, with the default of the service."""
+    parser.add_argument(
+        "--error-log-dir",
+        type=Path,
+        default=Path(_ERROR_LOG_DIR),
+        metavar="DIR",
+        help="the error_log_dir of the program (default: %(default)s)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "one JSON document") -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help=f"print {what}, for scripts")
+
+
+def existing(directory: Path, option: str) -> Path:
+    """
+    *directory*, if it is one.
+
+    Raises:
+        CommandError: it is not there.
+    """
+    if not directory.is_dir():
+        what = "no directory" if directory.exists() else "not there"
+        raise CommandError(f"{directory} is {what}: name the program's with {option} DIR", ExitCode.NOT_THERE)
+    return directory
+
+
+def journal_dir(state_dir: Path) -> Path:
+    """Where the journal of a state directory is."""
+    return existing(state_dir, "--state-dir") / "journal"
+
+
+def moment(text: str) -> datetime:
+    """
+    A moment as a person writes it: ``2026-11-25``, ``2026-11-25T14:30``, with an offset or in local time;
+    ``today``, ``yesterday``; or how long ago, ``90s``, ``15min``, ``2h``, ``7d``.
+    """
+    now = datetime.now().astimezone()
+    words = text.strip().lower()
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    if words in {"now", "today", "yesterday"}:
+        naive = {"today": today, "yesterday": today - timedelta(days=1)}.get(words)
+        return now if naive is None else naive.astimezone()
+    past = _AGO.fullmatch(words)
+    try:
+        if past is not None:
+            return now - timedelta(seconds=float(past[1]) * _UNITS[past[2]])
+        # The offset is that of the moment, and not of now.
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"must be a moment such as 2026-11-25, 2026-11-25T14:30, yesterday or 2h (ago), got {text!r}"
+        ) from None
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes: ``500000``, ``100M``, ``2GiB`` (powers of 1024)."""
+    found = _BYTES.fullmatch(text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"must be a size such as 500000, 100M or 2G, got {text!r}")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " "))
+
+
+def day_count(text: str) -> int:
+    """A whole number of days."""
+    if not re.fullmatch(r"[0-9]{1,6}", text.strip()):
+        raise argparse.ArgumentTypeError(f"must be a whole number of days, got {text!r}")
+    return int(text)

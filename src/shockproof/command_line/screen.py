@@ -1,0 +1,126 @@
+"""
+What commands print: to people in lines and tables, to programs as JSON.
+
+Colours only on a terminal. What others wrote (a venue's error text) is printed without its control
+characters, which could do anything to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+from shockproof.command_line.outcome import CommandError
+
+__all__ = ["Screen", "ago", "local_time", "printable", "size_text"]
+
+_STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+class Screen:
+    """The terminal, file or pipe that a command prints to."""
+
+    def __init__(self) -> None:
+        self._out: TextIO = sys.stdout
+        self._has_colours = (
+            self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        )
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is looking."""
+        return self._out.isatty()
+
+    def paint(self, text: str, style: str) -> str:
+        """*text* in that style, where there are colours."""
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self._has_colours else text
+
+    def line(self, text: str = "", style: str | None = None) -> None:
+        """One line for people."""
+        text = printable(text)
+        print(text if style is None else self.paint(text, style), file=self._out)
+
+    def warn(self, text: str) -> None:
+        """A line beside the result: on stderr, so that scripts do not read it as one."""
+        print(f"shockproof: {printable(text)}", file=sys.stderr)
+
+    def json(self, value: object, *, indent: int | None = 2) -> None:
+        """One JSON document; with ``indent=None`` on one line."""
+        print(json.dumps(value, indent=indent, ensure_ascii=True, default=str), file=self._out)
+
+    def fields(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Names and values, one below the other."""
+        shown = [(name, value) for name, value in rows if value]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            print(f"{self.paint(name.ljust(width), 'dim')}  {printable(value)}", file=self._out)
+
+    def table(
+        self, heads: Sequence[str], rows: Sequence[Sequence[str]], *, styles: Sequence[str | None] = ()
+    ) -> None:
+        """Columns below their heads; on a terminal the last one is cut at its edge. *styles*: of each row."""
+        shown = [[printable(cell) for cell in row] for row in rows]
+        widths = [max(len(row[column]) for row in [heads, *shown]) for column in range(len(heads))]
+        edge = shutil.get_terminal_size().columns if self.is_terminal else None
+        for number, row in enumerate([heads, *shown]):
+            text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            if edge is not None and len(text) > edge:
+                text = text[: edge - 1] + "…"
+            style = "dim" if number == 0 else (styles[number - 1] if number <= len(styles) else None)
+            print(text if style is None else self.paint(text, style), file=self._out)
+
+    def confirm(self, question: str, *, is_yes: bool) -> bool:
+        """
+        Whether the person at the terminal agrees; *is_yes*: it was said on the command line.
+
+        Raises:
+            CommandError: nobody is there who could be asked.
+        """
+        if is_yes:
+            return True
+        if not sys.stdin.isatty():
+            raise CommandError("there is no terminal to ask at: add --yes to do it")
+        print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def printable(text: str) -> str:
+    """*text* with control characters written out, on one line."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def local_time(moment: datetime | float | None) -> str:
+    """A moment as people here write it, with its offset; "" for None."""
+    if moment is None:
+        return ""
+    if not isinstance(moment, datetime):
+        try:
+            moment = datetime.fromtimestamp(moment, UTC)
+        except (OverflowError, ValueError, OSError):
+            return f"{moment!r} s after 1970"
+    return moment.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def ago(seconds: float) -> str:
+    """How long that is, roughly: "12 s", "3 min", "5 h", "2 days"."""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{max(0, int(seconds // size))} {unit}"
+    return f"{int(seconds // 86_400)} days"
+
+
+def size_text(size: int) -> str:
+    """A number of bytes, for people."""
+    amount: Any = size  # Any: int first, float once divided
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

@@ -1,0 +1,238 @@
+"""``shockproof state``: what a program has saved, whether its files are sound, and the files themselves."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from shockproof.command_line.options import add_json, add_state_dir, existing
+from shockproof.command_line.outcome import CommandError, ExitCode
+from shockproof.command_line.screen import Screen, ago, local_time, size_text
+from shockproof.command_line.shown_values import as_text, for_people, without_secrets
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.services.halt import FILE_NAME as HALTED_NAME
+from shockproof.memory.services.halt import Mark, mark_of
+from shockproof.memory.state.state_files import DAMAGED_DIRECTORY, StateFiles, SurveyedFile
+
+__all__ = ["add_options", "files_set_aside", "halted_mark"]
+
+_MOST_MARK_BYTES: Final = 1 << 20
+_MOST_ENTRIES: Final = 20
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    show = actions.add_parser(
+        "show",
+        help="what the program saved last",
+        description="What the program saved last: the file that restore_state() would take. Changes nothing, also "
+        "while the program runs.",
+    )
+    show.add_argument(
+        "section", nargs="?", metavar="SECTION", help="only this one, such as cached_data or cached_data.AAPL"
+    )
+    add_state_dir(show)
+    add_json(show)
+    show.set_defaults(run=_show)
+
+    verify = actions.add_parser(
+        "verify",
+        help="whether its files are sound",
+        description="Checks each state file. Changes nothing; a damaged file stays where it is. Exit code 1: one of "
+        "them is damaged or cannot be read.",
+    )
+    add_state_dir(verify)
+    add_json(verify)
+    verify.set_defaults(run=_verify)
+
+    dump = actions.add_parser(
+        "dump",
+        help="a state file as one JSON document",
+        description="A state file as one JSON document, also the pickle. Values that JSON lacks are objects with the "
+        "key $. Secrets are left out.",
+    )
+    dump.add_argument(
+        "--file", metavar="NAME", help="such as system_state.pkl (default: what restore_state() would take)"
+    )
+    add_state_dir(dump)
+    dump.set_defaults(run=_dump)
+
+
+def halted_mark(state_dir: Path) -> Mark | None:
+    """
+    Since when and why the program is halted; None when it is not.
+
+    Raises:
+        OSError: it cannot be read, and so the program counts as halted.
+    """
+    try:
+        return mark_of(SystemFiles().read(state_dir / HALTED_NAME, _MOST_MARK_BYTES), time.time())
+    except FileNotFoundError:
+        return None
+
+
+def files_set_aside(directory: Path) -> list[str]:
+    """The names of what was set aside as damaged."""
+    try:
+        return sorted(SystemFiles().list_directory(directory / DAMAGED_DIRECTORY))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _survey(given: argparse.Namespace) -> tuple[SurveyedFile, ...]:
+    return StateFiles(existing(given.state_dir, "--state-dir")).survey()
+
+
+def _newest(files: Sequence[SurveyedFile], directory: Path, screen: Screen) -> SurveyedFile:
+    for file in files:
+        if file.verdict != "valid":
+            screen.warn(f"{file.path.name} is {file.verdict}: {file.reason}")
+    if files and files[0].verdict == "valid":
+        return files[0]
+    what = "no state file is valid" if files else "no state was saved"
+    raise CommandError(f"{what} in {directory}", ExitCode.WRONG if files else ExitCode.NOT_THERE)
+
+
+def _save(file: SurveyedFile) -> str:
+    return "by the original program" if file.sequence is None else f"save {file.sequence}"
+
+
+# ---- show
+
+
+def _show(given: argparse.Namespace, screen: Screen) -> int:
+    file = _newest(_survey(given), given.state_dir, screen)
+    content = without_secrets(file.content)
+    if given.section is not None:
+        value = _section(content, given.section)
+        screen.json(value if given.json else for_people(value))
+        return ExitCode.FINE
+    mark = halted_mark(given.state_dir)
+    if given.json:
+        halted = None if mark is None else {"reason": mark.reason, "since": local_time(mark.since)}
+        screen.json({"file": file.path.name, "sequence": file.sequence, "halted": halted, **content})
+        return ExitCode.FINE
+    _show_to_people(file, content, mark, screen)
+    return ExitCode.FINE
+
+
+def _show_to_people(
+    file: SurveyedFile, content: dict[str, Any], mark: Mark | None, screen: Screen
+) -> None:  # Any: frozen values
+    if mark is not None:
+        screen.line(f"HALTED since {local_time(mark.since)}: {mark.reason}", "red")
+    age = "" if file.timestamp is None else ago(time.time() - file.timestamp.timestamp())
+    screen.fields(
+        [("file", f"{file.path}, {_save(file)}"), ("saved", f"{local_time(file.timestamp)}, {age} ago")]
+    )
+    shown = for_people({name: value for name, value in content.items() if name != "timestamp"})
+    for name, section in shown.items():
+        screen.line()
+        if not isinstance(section, dict | list):
+            screen.line(f"{name}: {as_text(section)}")
+            continue
+        screen.line(f"{name} ({len(section)})", "bold")
+        if isinstance(section, dict):
+            screen.fields(
+                [(f"  {key}", as_text(value)) for key, value in list(section.items())[:_MOST_ENTRIES]]
+            )
+        else:
+            for value in section[:_MOST_ENTRIES]:
+                screen.line(f"  {as_text(value)}")
+        if len(section) > _MOST_ENTRIES:
+            screen.line(f"  and {len(section) - _MOST_ENTRIES:,} more: shockproof state show {name}", "dim")
+
+
+def _section(content: Any, path: str) -> Any:  # Any: frozen values
+    value = content
+    for name in path.split("."):
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            raise CommandError(
+                f"there is no {path!r} in it: nothing has the name {name!r}", ExitCode.NOT_THERE
+            )
+    return value
+
+
+# ---- verify
+
+
+def _verify(given: argparse.Namespace, screen: Screen) -> int:
+    files = _survey(given)
+    if not files:
+        raise CommandError(f"no state was saved in {given.state_dir}", ExitCode.NOT_THERE)
+    is_wrong = any(file.verdict != "valid" for file in files)
+    aside = files_set_aside(given.state_dir)
+    if given.json:
+        rows = [
+            {
+                "file": file.path.name,
+                "verdict": file.verdict,
+                "reason": file.reason,
+                "sequence": file.sequence,
+                "timestamp": None if file.timestamp is None else file.timestamp.isoformat(),
+                "size": file.size,
+                "is_restored": number == 0 and file.verdict == "valid",
+            }
+            for number, file in enumerate(files)
+        ]
+        screen.json({"files": rows, "set_aside": aside})
+    else:
+        screen.table(
+            ("FILE", "VERDICT", "SAVE", "SAVED", "SIZE", "WHAT IT MEANS"),
+            [_row(file, is_first=number == 0) for number, file in enumerate(files)],
+            styles=["green" if file.verdict == "valid" else "red" for file in files],
+        )
+        if aside:
+            screen.line(
+                f"{len(aside)} damaged before and set aside in {given.state_dir / DAMAGED_DIRECTORY}", "dim"
+            )
+    return ExitCode.WRONG if is_wrong else ExitCode.FINE
+
+
+def _row(file: SurveyedFile, *, is_first: bool) -> tuple[str, ...]:
+    if file.verdict == "damaged":
+        meaning = f"{file.reason}; the program will set it aside and take another"
+    elif file.verdict != "valid":
+        meaning = file.reason or ""
+    elif file.reason is not None:
+        meaning = f"sound, and needs the program's own classes: {file.reason}"
+    else:
+        meaning = "the program would restore this one" if is_first else "sound"
+    return (
+        file.path.name,
+        file.verdict,
+        "-" if file.verdict != "valid" else _save(file).removeprefix("save "),
+        local_time(file.timestamp),
+        "" if file.size is None else size_text(file.size),
+        meaning,
+    )
+
+
+# ---- dump
+
+
+def _dump(given: argparse.Namespace, screen: Screen) -> int:
+    files = _survey(given)
+    if given.file is None:
+        file = _newest(files, given.state_dir, screen)
+    else:
+        found = [file for file in files if file.path.name == given.file]
+        if not found:
+            names = ", ".join(file.path.name for file in files) or "none"
+            raise CommandError(
+                f"{given.file!r} is no state file of {given.state_dir}; there are: {names}",
+                ExitCode.NOT_THERE,
+            )
+        file = found[0]
+        if file.content is None:
+            raise CommandError(f"{file.path} is {file.verdict}: {file.reason}", ExitCode.WRONG)
+    screen.json({"file": file.path.name, "sequence": file.sequence, **without_secrets(file.content)})
+    return ExitCode.FINE

@@ -1,0 +1,173 @@
+"""The files of a saved state, seen from outside: sound, damaged, of the original program."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]  # the fixture's result
+
+ORIGINAL = Path(__file__).parents[1] / "data" / "original-state"
+
+
+def contents(directory: Path) -> dict[Path, tuple[bytes, int]]:
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    """What the original program saved."""
+    return Path(shutil.copytree(ORIGINAL, tmp_path / "original"))
+
+
+def test_the_last_save_is_shown_to_people(shockproof: Run, killed: Path) -> None:
+    """Values that JSON lacks are short texts; the program's classes are not needed."""
+    shown = shockproof("state", "show", "--state-dir", killed / "state")
+    assert shown.code == 0
+    assert "system_state.json, save 2" in shown.out
+    assert '{"price": "150.25", "quote": {"type": "__main__:Quote", "bid": "1.0"}}' in shown.out
+    assert "api_key  ***" in shown.out
+
+
+def test_one_value_can_be_asked_for(shockproof: Run, killed: Path) -> None:
+    """A script gets it with its type, a person without."""
+    words = ("state", "show", "cached_data.AAPL.price", "--state-dir", killed / "state")
+    assert shockproof(*words).json == "150.25"
+    assert shockproof(*words, "--json").json == {"$": "decimal", "v": "150.25"}
+    assert shockproof("state", "show", "active_operations.0.symbol", *words[3:]).json == "AAPL"
+    missing = shockproof("state", "show", "cached_data.MSFT", *words[3:])
+    assert (missing.code, "nothing has the name 'MSFT'" in missing.err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    "words", [("show",), ("show", "--json"), ("verify",), ("verify", "--json"), ("dump",)], ids=" ".join
+)
+def test_looking_changes_no_file_and_shows_no_secret(
+    shockproof: Run, killed: Path, words: tuple[str, ...]
+) -> None:
+    """Damaged files stay where they are, too: only the program sets them aside."""
+    (killed / "state" / "system_state.json").write_bytes(b"{")
+    before = contents(killed)
+    shown = shockproof("state", *words, "--state-dir", killed / "state")
+    assert shown.code in {0, 1}
+    assert "hunter2" not in shown.out + shown.err
+    assert contents(killed) == before
+
+
+def test_sound_files_are_told_as_sound(shockproof: Run, killed: Path) -> None:
+    """Also where they hold objects of classes that only the program has: that is no damage."""
+    verified = shockproof("state", "verify", "--json", "--state-dir", killed / "state")
+    assert verified.code == 0
+    files = {file["file"]: file for file in verified.json["files"]}
+    assert {name: (file["verdict"], file["sequence"]) for name, file in files.items()} == {
+        "system_state.json": ("valid", 2),
+        "system_state.pkl": ("valid", 2),
+        "system_state.prev.json": ("valid", 1),
+    }
+    assert "'__main__:Quote', which is not registered here" in files["system_state.json"]["reason"]
+    assert files["system_state.json"]["is_restored"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda data: data.replace(b"150.25", b"150.26"), "its checksum does not match"),
+        (lambda data: data[: len(data) // 2], "it is no valid JSON (line "),
+        (lambda data: b"[]", "it is no JSON object"),
+    ],
+    ids=["one digit", "cut in half", "something else"],
+)
+def test_damage_is_told_with_what_is_restored_instead(
+    shockproof: Run, killed: Path, spoil: Callable[[bytes], bytes], said: str
+) -> None:
+    """What is wrong, where, and which file the program will take."""
+    state = killed / "state"
+    file = state / "system_state.json"
+    file.write_bytes(spoil(file.read_bytes()))
+    verified = shockproof("state", "verify", "--state-dir", state)
+    assert verified.code == 1
+    rows = {line.split()[0]: line for line in verified.out.splitlines()}
+    assert said in rows["system_state.json"]
+    assert "will set it aside and take another" in rows["system_state.json"]
+    (restored,) = [
+        row["file"]
+        for row in shockproof("state", "verify", "--json", "--state-dir", state).json["files"]
+        if row["is_restored"]
+    ]
+    assert restored == "system_state.pkl"
+    shown = shockproof("state", "show", "cached_data.AAPL.price", "--state-dir", state)
+    assert (shown.code, shown.json) == (0, "150.25")
+    assert "system_state.json is damaged" in shown.err
+
+
+def test_a_state_of_which_nothing_is_left_is_told_by_the_exit_code(shockproof: Run, killed: Path) -> None:
+    """1: there is something, and it is all damaged; 3: nothing was ever saved."""
+    state = killed / "state"
+    for name in ("system_state.json", "system_state.pkl", "system_state.prev.json"):
+        (state / name).write_bytes(b"?")
+    lost = shockproof("state", "show", "--state-dir", state)
+    assert lost.code == 1
+    assert lost.err.splitlines()[-1] == f"shockproof state: no state file is valid in {state}"
+    (killed / "empty").mkdir()
+    assert shockproof("state", "show", "--state-dir", killed / "empty").code == 3
+    assert shockproof("state", "verify", "--state-dir", killed / "empty").code == 3
+
+
+def test_a_newer_programs_file_is_told_from_a_damaged_one(shockproof: Run, killed: Path) -> None:
+    """It is not broken, and the way out is the newer program."""
+    file = killed / "state" / "system_state.json"
+    lines = file.read_text().replace('"format_version": 1', '"format_version": 9').splitlines()
+    lines[-2] = '  "checksum": null'
+    file.write_text("\n".join(lines))
+    (row,) = [
+        row
+        for row in shockproof("state", "verify", "--json", "--state-dir", killed / "state").json["files"]
+        if row["file"] == "system_state.json"
+    ]
+    assert (row["verdict"], "format version 9" in row["reason"]) == ("newer", True)
+
+
+def test_a_halt_is_the_first_thing_said(shockproof: Run, killed: Path) -> None:
+    """Who looks at a bot that does not trade reads why."""
+    mark = '{"format_version": 1, "reason": "fat finger", "since": "2026-11-25T10:00:00+00:00"}'
+    (killed / "state" / "halted.json").write_text(mark)
+    shown = shockproof("state", "show", "--state-dir", killed / "state")
+    assert shown.out.startswith("HALTED since 2026-11-25")
+    assert "fat finger" in shown.out.splitlines()[0]
+    halted = shockproof("state", "show", "--json", "--state-dir", killed / "state").json["halted"]
+    assert halted["reason"] == "fat finger"
+
+
+def test_each_file_can_be_dumped(shockproof: Run, killed: Path) -> None:
+    """The pickle too, which nobody can read otherwise; both hold the same."""
+    words = ("state", "dump", "--state-dir", killed / "state", "--file")
+    as_json = shockproof(*words, "system_state.json").json
+    as_pickle = shockproof(*words, "system_state.pkl").json
+    assert as_json.pop("file") != as_pickle.pop("file")
+    assert as_json == as_pickle
+    assert as_json["cached_data"]["AAPL"]["price"] == {"$": "decimal", "v": "150.25"}
+    assert shockproof(*words, "system_state.prev.json").json["cached_data"] == {"generation": 1}
+    missing = shockproof(*words, "state.json")
+    assert (missing.code, "there are: system_state.json" in missing.err) == (3, True)
+
+
+@pytest.mark.parametrize("name", ["system_state.json", "system_state.pkl"])
+def test_files_of_the_original_program_are_read(shockproof: Run, original: Path, name: str) -> None:
+    """They have no version, no number and no checksum; a pickle of its classes is read without them."""
+    before = contents(original)
+    dumped = shockproof("state", "dump", "--state-dir", original, "--file", name)
+    assert dumped.code == 0
+    assert dumped.json["service_statuses"] == {"market_data": "degraded", "trading": "operational"}
+    assert dumped.json["cached_data"] == {"AAPL": {"price": 150.0}}
+    assert dumped.json["sequence"] is None
+    verified = shockproof("state", "verify", "--state-dir", original)
+    assert verified.code == 0
+    assert "by the original program" in verified.out
+    assert "AAPL" in shockproof("state", "show", "--state-dir", original).out
+    assert contents(original) == before
