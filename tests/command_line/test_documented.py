@@ -27,7 +27,8 @@ COMMANDS = sorted(
 def test_a_command_of_the_docs_is_understood(command: str) -> None:
     """Every command and option that a page shows exists."""
     parser, _ = parsers()
-    _, rest = parser.parse_known_args(shlex.split(command.partition("  #")[0].partition(" |")[0])[1:])
+    words = re.split(r" +#| \| | > ", command)[0]
+    _, rest = parser.parse_known_args(shlex.split(words)[1:])
     assert rest == []
 
 

@@ -25,7 +25,7 @@ from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind, decode_body
 from shockproof.memory.journal.sending import is_sending, sent_at, service_of
 from shockproof.memory.state.codec import freeze
-from shockproof.vocabulary.errors import JournalLockedError
+from shockproof.vocabulary.errors import JournalLockedError, ShockproofError
 
 __all__ = ["RESOLUTIONS_NAME", "add_options"]
 
@@ -93,10 +93,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_which(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("which", metavar="KEY", help="the key; of one without a key, the operation's name")
+    which = parser.add_argument(
+        "which", metavar="KEY", help="the key; of one without a key, the operation's name"
+    )
+    setattr(which, "completer", _pending_keys)  # noqa: B010  argcomplete looks for it; argparse has no such attribute
     parser.add_argument(
         "--operation", metavar="NAME", help="where several have this key: the operation's name"
     )
+
+
+def _pending_keys(parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """For a shell that completes: errors are nobody's business there."""
+    try:
+        table = read_journal(SystemFiles(), parsed_args.state_dir / "journal").table
+    except (OSError, ShockproofError):
+        return []
+    return [entry.name.key or entry.name.operation for entry in table.pending()]
 
 
 def _json_value(text: str) -> object:

@@ -19,6 +19,10 @@ _COMMANDS: Final = {
     "operations": "list, show and settle what began and did not end",
     "state": "show, verify and dump what was saved",
     "journal": "verify and dump the operation journal",
+    "errors": "the error log, filtered, followed, summed up",
+    "clean": "delete or compress old error files",
+    "doctor": "check whether everything around the program is as it should be",
+    "completion": "the script that makes your shell complete",
     "demo": "a trading session against a venue that misbehaves",
 }
 """Each is a module of this package; its options are made only when it is the one that is asked for."""
@@ -38,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     3: what was asked for is not there. 4: another process owns the journal. 128 + N: ended by signal N (Ctrl-C: 130).
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could follow
+        from shockproof.command_line.completion import answer
+
+        answer(lambda: parsers()[0])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every character

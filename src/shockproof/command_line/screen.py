@@ -53,6 +53,14 @@ class Screen:
         """One JSON document; with ``indent=None`` on one line."""
         print(json.dumps(value, indent=indent, ensure_ascii=True, default=str), file=self._out)
 
+    def raw(self, text: str) -> None:
+        """A text as it is."""
+        self._out.write(text)
+
+    def flush(self) -> None:
+        """Let a reader have what was printed so far."""
+        self._out.flush()
+
     def fields(self, rows: Iterable[tuple[str, str]]) -> None:
         """Names and values, one below the other."""
         shown = [(name, value) for name, value in rows if value]

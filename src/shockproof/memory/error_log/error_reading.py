@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _Source: TypeAlias = io.BufferedReader | gzip.GzipFile
 
-__all__ = ["ErrorReading", "Wanted"]
+__all__ = ["ErrorReading", "Wanted", "lines_of", "record_in"]
 
 _LINES_PER_SLICE: Final = 200
 _LONGEST_LINE: Final = 4 * 2**20
@@ -81,6 +81,10 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
     ) -> None:
         self.skipped = 0
         """Lines so far that are no records: torn by a crash, or somebody else's."""
+        self.bytes_to_read = 0
+        """The size of all files that are looked at; 0 before the first record."""
+        self.bytes_read = 0
+        """So far; a compressed file counts when it is done."""
         self._first: Callable[[], Awaitable[object]] | None = first
         self._writer = writer
         self._slices = self._read(directory, wanted)
@@ -117,9 +121,14 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
 
         pace = Pace()
         found: list[ErrorRecord] = []
-        for file in wanted.files(directory):
-            for number, line in enumerate(_lines_of(file), 1):
+        files = wanted.files(directory)
+        self.bytes_to_read = sum(file.size for file in files)
+        done = 0
+        for file in files:
+            for number, line in enumerate(lines_of(file), 1):
                 record = _record_in(line, ErrorRecord)
+                if file.is_plain:
+                    self.bytes_read += len(line)
                 if record is not None and wanted.includes(record):
                     found.append(record)
                 elif record is None and line.strip():
@@ -128,7 +137,17 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
                 if number % _LINES_PER_SLICE == 0:
                     yield found
                     found = []
+            done += file.size
+            self.bytes_read = done
         yield found
+
+
+def record_in(line: bytes) -> ErrorRecord | None:
+    """The record that a line of an error file holds; None when it is none. Imports pydantic at first."""
+    with background.imports:
+        from shockproof.vocabulary.models import ErrorRecord
+
+    return _record_in(line, ErrorRecord)
 
 
 def _record_in(line: bytes, model: type[ErrorRecord]) -> ErrorRecord | None:
@@ -139,7 +158,8 @@ def _record_in(line: bytes, model: type[ErrorRecord]) -> ErrorRecord | None:
         return None
 
 
-def _lines_of(file: ErrorFile) -> Iterator[bytes]:
+def lines_of(file: ErrorFile) -> Iterator[bytes]:
+    """The lines of an error file, also of one that was compressed or deleted a moment ago."""
     packed = file.path.with_name(file.path.name + ".gz")
     try:
         opened = _open(file.path)

@@ -63,16 +63,22 @@ class Retention:
 
     def steps(self, today: date) -> Generator[bool, None, None]:
         """The work in steps of some milliseconds; every one yields True."""
-        for file in self._too_old(today):
+        for file in self.too_old(today):
             with contextlib.suppress(FileNotFoundError):
                 file.path.unlink()
             yield True
-        if self.compress:
-            for file in error_files(self.directory, last=today - timedelta(days=2), follow_links=False):
-                if file.is_plain:
-                    yield from _compress(file.path)
+        for file in self.to_compress(today):
+            yield from _compress(file.path)
 
-    def _too_old(self, today: date) -> list[ErrorFile]:
+    def to_compress(self, today: date) -> list[ErrorFile]:
+        """The files that are there and would be compressed."""
+        if not self.compress:
+            return []
+        files = error_files(self.directory, last=today - timedelta(days=2), follow_links=False)
+        return [file for file in files if file.is_plain]
+
+    def too_old(self, today: date) -> list[ErrorFile]:
+        """The files that are there and would be deleted."""
         closed = error_files(self.directory, last=today - timedelta(days=1), follow_links=False)
         old: list[ErrorFile] = []
         if self.keep_days is not None:
@@ -99,7 +105,8 @@ def _compress(plain: Path) -> Generator[bool, None, None]:
     between adding and deleting is recognised by the last member's checksum and length.
     """
     packed = plain.with_name(plain.name + ".gz")
-    temporary = plain.with_name(plain.name + ".gz.tmp")
+    # Of this process: another one, or a person, may be at the same file.
+    temporary = plain.with_name(f"{plain.name}.gz.{os.getpid()}.tmp")
     checksum, size = 0, 0
     with plain.open("rb") as source:
         while block := source.read(_SLICE):
