@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shockproof import BulkheadFullError, CircuitOpenError, ErrorRecoveryService, Handle
+from shockproof import AdaptiveConcurrency, BulkheadFullError, CircuitOpenError, ErrorRecoveryService, Handle
 from shockproof.testing import VirtualClock, VirtualTimeLoop
 
 Work = Callable[[], Awaitable[None]]
@@ -45,6 +45,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "with timeout": {"max_concurrent": 1, "max_queue": 4, "rate_limit": "1/s", "timeout": 0.25},
     "with max_wait": {"max_concurrent": 1, "max_queue": 4, "max_wait": 0.75},
     "in own task": {"max_concurrent": 1, "max_queue": 4, "timeout": 0.25, "grace": 0.5},
+    "places that find themselves": {
+        "max_concurrent": AdaptiveConcurrency(initial=1, maximum=2),
+        "max_queue": 4,
+        "timeout": 0.5,
+    },
     "half-open": {"max_concurrent": 1, "max_queue": 4, "circuit_threshold": 1, "circuit_timeout": 0.25},
 }
 
@@ -111,13 +116,17 @@ def often_switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.parametrize("rate", [None, "100000/min"])
+@pytest.mark.parametrize(
+    ("places", "rate"),
+    [(3, None), (3, "100000/min"), (AdaptiveConcurrency(initial=2, maximum=3), None)],
+    ids=["places", "places and rate", "places that find themselves"],
+)
 def test_two_loops_in_two_threads_share_places_and_rate(
-    tmp_path: Path, often_switching: None, rate: str | None
+    tmp_path: Path, often_switching: None, places: int | AdaptiveConcurrency, rate: str | None
 ) -> None:
     """Never more in flight than places, whichever loop they are on, and each wakes the other's."""
     recovery = ErrorRecoveryService(tmp_path / "s", tmp_path / "e")
-    venue = recovery.service("venue", max_concurrent=3, max_queue=1000, rate_limit=rate, max_retries=0)
+    venue = recovery.service("venue", max_concurrent=places, max_queue=1000, rate_limit=rate, max_retries=0)
     lock, inside, most, made = threading.Lock(), 0, 0, 0
 
     async def work() -> None:

@@ -6,13 +6,14 @@ import asyncio
 import gc
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shockproof import CircuitOpenError, ErrorRecoveryService
+from shockproof import CircuitOpenError, ErrorRecoveryService, RetryBudget
 from shockproof.testing import VirtualClock, VirtualTimeLoop
 
 pytestmark = pytest.mark.usefixtures("_eager_switching")
@@ -300,6 +301,100 @@ def test_loops_in_two_threads_each_watch_their_own_calls(tmp_path: Path) -> None
     assert counts["successes"] == 100
     ages = recovery._registry.get_or_create("venue").call_ages
     assert all(queue.in_flight == {} for queue in ages._queues.values())
+
+
+def test_limits_of_loops_in_two_threads_each_end_their_own_calls(tmp_path: Path) -> None:
+    """At their own time, whatever the other does; both share the one limit of so many seconds."""
+    clocks = [VirtualClock(), VirtualClock()]
+    recovery = service(tmp_path, clock=clocks[0])
+    venue = recovery.service("venue", circuit_threshold=None, max_retries=0, timeout=5.0)
+    barrier = threading.Barrier(2)
+    found = list[list[tuple[str, float]]]()
+
+    def run(clock: VirtualClock) -> None:
+        ends = list[tuple[str, float]]()
+
+        async def call(number: int) -> None:
+            began = clock.monotonic()
+            try:
+                await venue.call(clock.sleep, (2.0, 100.0, 100.0)[number % 3])
+            except TimeoutError:
+                ends.append(("late", clock.monotonic() - began))
+            except asyncio.CancelledError:
+                ends.append(("cancelled", clock.monotonic() - began))
+                raise
+            else:
+                ends.append(("answered", clock.monotonic() - began))
+
+        async def main() -> None:
+            barrier.wait()
+            tasks = list[asyncio.Task[None]]()
+            for number in range(150):
+                tasks.append(asyncio.create_task(call(number)))
+                await clock.sleep(0.125)
+                if number % 3 == 2:
+                    tasks[-1].cancel()
+            await asyncio.wait(tasks)
+
+        loop = VirtualTimeLoop(clock)
+        loop.run_until_complete(main())
+        loop.close()
+        found.append(ends)
+
+    threads = [threading.Thread(target=run, args=(clock,)) for clock in clocks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    one = {("answered", 2.0): 50, ("late", 5.0): 50, ("cancelled", 0.125): 50}
+    assert [Counter(ends) for ends in found] == [one, one]
+    assert recovery.get_health_status()["services"]["venue"]["timeouts"] == 100
+
+
+def test_retries_of_loops_in_two_threads_are_paid_from_one_budget(tmp_path: Path) -> None:
+    """What is gone is what failed retries have cost: a success and a cancellation give theirs back."""
+    recovery = service(tmp_path, max_retries=1, circuit_threshold=None)
+    budget = RetryBudget(capacity=100.0, per_success=0.0)
+    api = recovery.service("api", retry_budget=budget)
+
+    async def main(number: int) -> tuple[int, int]:
+        failed = refused = 0
+
+        async def fetch(kind: int, sent: list[int], hangs: asyncio.Future[None]) -> str:
+            nonlocal failed
+            sent.append(1)
+            await asyncio.sleep(0)
+            if len(sent) == 1:
+                raise ConnectionError("at first")
+            if kind == 2:
+                hangs.set_result(None)
+                await asyncio.sleep(3600)
+            if kind == 1:
+                failed += 1
+                raise ConnectionError("again")
+            return "answer"
+
+        async def call(kind: int) -> None:
+            nonlocal refused
+            sent: list[int] = []
+            hangs: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(api.call(fetch, kind, sent, hangs))
+            await asyncio.wait({task, hangs}, return_when=asyncio.FIRST_COMPLETED)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            refused += len(sent) == 1
+
+        for step in range(60):
+            await asyncio.gather(*(call(kind) for kind in (0, 1, 2)))
+            assert budget.tokens <= budget.capacity, f"round {step} of loop {number}"
+        return failed, refused
+
+    results = in_threads(2, main)
+    failed = sum(one[0] for one in results if isinstance(one, tuple))
+    refused = sum(one[1] for one in results if isinstance(one, tuple))
+    assert budget.tokens == budget.capacity - failed
+    assert failed > 50
+    assert refused > 0
 
 
 def test_queues_of_loops_that_have_ended_are_forgotten(tmp_path: Path) -> None:

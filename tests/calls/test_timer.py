@@ -19,7 +19,8 @@ from shockproof import (
     Handle,
     attempts_of,
 )
-from shockproof.testing import VirtualClock
+from shockproof.calls.timer import BLOCKS, LimitQueue
+from shockproof.testing import VirtualClock, cancel_at_each_await
 
 pytestmark = pytest.mark.asyncio
 
@@ -573,3 +574,66 @@ async def test_a_refused_call_starts_no_timer(
             await api.call(clock.sleep, 50)
     await clock.sleep(10)
     assert cancelling() == 0
+
+
+# -- cancelled anywhere ------------------------------------------------------------------------------
+
+
+def in_force() -> list[LimitQueue]:
+    """The limits that would end somebody on this loop, if time passed."""
+    loop: Any = asyncio.get_running_loop()
+    looks = [
+        getattr(handle._callback, "__self__", None) for handle in loop._scheduled if not handle.cancelled()
+    ]
+    queues = [queue for queue in looks if isinstance(queue, LimitQueue)]
+    return [queue for queue in queues if queue.is_single or queue.waiting or queue.fired]
+
+
+@every_form
+@pytest.mark.parametrize("calls", [0.5, 60.0], ids=["in time", "late"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 1.0},
+        {"deadline": 2.0},
+        {"timeout": 1.0, "deadline": 2.0},
+        {"timeout": 1.0, "grace": 0.5},
+        {"timeout": 1.0, "grace": 0.5, "deadline": 2.5},
+    ],
+    ids=str,
+)
+async def test_a_cancellation_at_each_await_leaves_no_limit_behind(
+    recovery: ErrorRecoveryService, run: Run, options: dict[str, Any], calls: float
+) -> None:
+    """It comes out as the only one, and no timer is left that would end what the task does next."""
+    api = recovery.service("api", circuit_threshold=None, max_retries=1, base_delay=0.25, **options)
+    before = set(BLOCKS)
+    cleaned_up = 0
+
+    async def fetch() -> str:
+        await asyncio.sleep(0)
+        await asyncio.sleep(calls)
+        return "answer"
+
+    async def call() -> str:
+        nonlocal cleaned_up
+        try:
+            answer: str = await run(api, fetch)
+        except asyncio.CancelledError:
+            assert cancelling() == 1
+            cleaned_up += 1
+            raise
+        except (AttemptTimeoutError, DeadlineExceededError):
+            assert cancelling() == 0
+            return "late"
+        return answer
+
+    cancelled, found = 0, None
+    async for one in cancel_at_each_await(call):
+        assert one.delay == 0.0, str(one)
+        assert in_force() == [], str(one)
+        assert set(BLOCKS) == before, str(one)
+        cancelled += one.was_cancelled
+        found = one.result
+    assert found == ("answer" if calls < 1 else "late")
+    assert 3 < cancelled == cleaned_up
