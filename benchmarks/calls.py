@@ -1,164 +1,483 @@
 """
-What a call through shockproof costs, as ratios to a bare await of the same coroutine.
+What a call costs: by hand, with shockproof, and with other libraries.
 
-    ./run sh python benchmarks/calls.py
+    ./run sh python benchmarks/calls.py             # the table, on a terminal
+    ./run sh python benchmarks/calls.py --ours      # without the other libraries: half a minute
+    ./run sh python benchmarks/calls.py --write     # all, into docs/explanation/cost-of-a-call.md
 
-All cases run interleaved in one process; each figure is the median over the rounds of the ratio to
-the bare await of the same round. It cannot tell what a disk or another thread does to the loop.
+Every contender of a row runs once in each round, all in one process; a figure is the median over the rounds of the
+ratio to the bare await (where a row says so: to something else) of the same round. What is measured is the processor time of
+the loop's thread, so that other programs on the machine do not count; what another thread does for a call is not in it.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
+import importlib.metadata
+import os
 import platform
+import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from shockproof import CircuitOpenError, ErrorRecoveryService
+from cost import by_hand
+from cost.ours import Call, Case, Ours
+
+from shockproof import CircuitOpenError, ErrorRecoveryService, Handle
 from shockproof.integrations.prometheus import ShockproofCollector
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "cost-of-a-call.md"
+BEGIN, END = "<!-- cost: begin -->", "<!-- cost: end -->"
 ROUNDS = 11
-CALLS = 10_000
-
-Case = Callable[[int], Awaitable[float]]
+SAMPLE = 0.02
+"""Seconds of processor time that one contender gets in a round, about."""
 
 
 async def bare(x: int) -> int:
     return x
 
 
-def repeated(function: Callable[[int], Awaitable[object]]) -> Case:
-    async def case(n: int) -> float:
-        begun = time.perf_counter()
+async def suspended(x: int) -> int:
+    await asyncio.sleep(0)
+    return x
+
+
+def repeated(call: Call, errors: tuple[type[Exception], ...] = ()) -> Case:
+    async def case(n: int) -> None:
         for _ in range(n):
-            await function(1)
-        return (time.perf_counter() - begun) / n
+            await call(1)
 
-    return case
-
-
-def cases(directory: str) -> dict[str, Case]:
-    recovery = ErrorRecoveryService(f"{directory}/state", f"{directory}/errors")
-    plain = recovery.service("plain")
-    timed = plain.using(timeout=5.0, deadline=20.0)
-    with_fallback = plain.using(fallback=lambda x: x)
-    timed_decorated = timed(bare)
-    decorated = with_fallback(bare)
-
-    places = recovery.service("places", max_concurrent=100)
-    in_places = places(bare)
-    timed_in_places = places.using(timeout=5.0)(bare)
-
-    watched = ErrorRecoveryService(f"{directory}/watched-state", f"{directory}/watched-errors")
-    ShockproofCollector(watched, durations=True)
-    timed_by_collector = watched.service("timed by a collector")
-
-    opened = recovery.service("opened", circuit_threshold=1, max_retries=0)
-
-    @opened
-    async def refused(x: int) -> int:
-        raise OSError(x)
-
-    async def call(n: int) -> float:
-        begun = time.perf_counter()
-        for _ in range(n):
-            await plain.call(bare, 1)
-        return (time.perf_counter() - begun) / n
-
-    async def call_timed(n: int) -> float:
-        begun = time.perf_counter()
-        for _ in range(n):
-            await timed.call(bare, 1)
-        return (time.perf_counter() - begun) / n
-
-    async def call_watched(n: int) -> float:
-        begun = time.perf_counter()
-        for _ in range(n):
-            await timed_by_collector.call(bare, 1)
-        return (time.perf_counter() - begun) / n
-
-    async def call_in_places(n: int) -> float:
-        begun = time.perf_counter()
-        for _ in range(n):
-            await places.call(bare, 1)
-        return (time.perf_counter() - begun) / n
-
-    async def guard_in_places(n: int) -> float:
-        begun = time.perf_counter()
-        for _ in range(n):
-            async with places.guard():
-                await bare(1)
-        return (time.perf_counter() - begun) / n
-
-    async def guard(n: int) -> float:
-        begun = time.perf_counter()
-        for _ in range(n):
-            async with plain.guard():
-                await bare(1)
-        return (time.perf_counter() - begun) / n
-
-    async def attempts(n: int) -> float:
-        begun = time.perf_counter()
-        for _ in range(n):
-            async for attempt in plain.attempts():
-                async with attempt:
-                    await bare(1)
-        return (time.perf_counter() - begun) / n
-
-    async def refusal(n: int) -> float:
-        try:
-            await refused(1)
-        except (OSError, CircuitOpenError):
-            pass
-        begun = time.perf_counter()
+    async def catching(n: int) -> None:
         for _ in range(n):
             try:
-                await refused(1)
-            except CircuitOpenError:
+                await call(1)
+            except errors:
                 pass
-        return (time.perf_counter() - begun) / n
 
-    async def one_extra_frame(x: int) -> int:
-        return await bare(x)
-
-    return {
-        "bare await": repeated(bare),
-        "one extra coroutine": repeated(one_extra_frame),
-        "decorated: retry, breaker, fallback, health": repeated(decorated),
-        "the same through call": call,
-        "decorated, with timeout and deadline": repeated(timed_decorated),
-        "the same through call, with timeout and deadline": call_timed,
-        "guard() block": guard,
-        "attempts() block": attempts,
-        "decorated, with a bulkhead that has room": repeated(in_places),
-        "the same, with timeout": repeated(timed_in_places),
-        "the same through call, without timeout": call_in_places,
-        "guard() block of a bulkhead that has room": guard_in_places,
-        "Handle.call, timed by a collector": call_watched,
-        "refused by an open circuit, decorated": refusal,
-    }
+    return catching if errors else case
 
 
-async def main() -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        table = cases(directory)
-        ratios: dict[str, list[float]] = {name: [] for name in table}
-        for case in table.values():
-            await case(1_000)
+@dataclass
+class Row:
+    """One case: what it is, whom it is compared with, and what we aim at."""
+
+    name: str
+    ours: Case
+    aim: float | None
+    by_hand: Case | None = None
+    rivals: dict[str, Case] = field(default_factory=dict[str, Case])
+    base: Case = field(default_factory=lambda: repeated(bare))
+
+
+@dataclass
+class Figures:
+    """The medians of a row."""
+
+    row: Row
+    ours: float
+    by_hand: float | None
+    rivals: dict[str, float]
+
+    @property
+    def best_rival(self) -> str:
+        if not self.rivals:
+            return "-"
+        name = min(self.rivals, key=self.rivals.__getitem__)
+        return f"{self.rivals[name]:.1f} ({name})"
+
+
+async def seconds(case: Case, n: int) -> float:
+    begun = time.thread_time()
+    await case(n)
+    return (time.thread_time() - begun) / n
+
+
+async def measure(row: Row) -> Figures:
+    contenders = {"ours": row.ours, **({"by hand": row.by_hand} if row.by_hand else {}), **row.rivals}
+    n = {}
+    for name, case in {"base": row.base, **contenders}.items():
+        await case(100)  # specialise, fill the caches
+        n[name] = max(50, min(20_000, int(SAMPLE / max(await seconds(case, 200), 1e-8))))
+    ratios: dict[str, list[float]] = {name: [] for name in contenders}
+    order = list(contenders)
+    for _ in range(ROUNDS):
+        random.shuffle(order)
+        base = await seconds(row.base, n["base"])
+        for name in order:
+            ratios[name].append(await seconds(contenders[name], n[name]) / base)
+    medians = {name: statistics.median(values) for name, values in ratios.items()}
+    return Figures(row, medians.pop("ours"), medians.pop("by hand", None), medians)
+
+
+class FailsFirst:
+    """Every other call fails."""
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    async def __call__(self, x: int) -> int:
+        self.fails = not self.fails
+        if self.fails:
+            raise OSError(x)
+        return x
+
+
+def fails_first() -> Call:
+    one = FailsFirst()
+
+    async def call(x: int) -> int:
+        return await one(x)
+
+    return call
+
+
+async def retried_by_hand(n: int) -> None:
+    call = fails_first()
+    for _ in range(n):
+        try:
+            await call(1)
+        except OSError:
+            await call(1)
+
+
+async def rows(ours: Ours, watched: Handle, *, with_rivals: bool) -> list[Row]:
+    await ours.open()
+
+    def rivals(kind: str, function: Call = bare, errors: tuple[type[Exception], ...] = ()) -> dict[str, Case]:
+        if not with_rivals:
+            return {}
+        from cost import rivals as others
+
+        wraps: dict[str, Callable[[Call], Call]] = getattr(others, kind)
+        return {name: repeated(wrap(function), errors) for name, wrap in wraps.items()}
+
+    async def fails(x: int) -> int:
+        raise OSError(x)
+
+    suspending = Ours(ours.recovery, suspended)
+    table = [
+        Row(
+            "healthy: retry, breaker, fallback, health, counters; decorated",
+            repeated(ours.decorated),
+            3.0,
+            repeated(by_hand.one_coroutine(bare)),
+            rivals("HEALTHY"),
+        ),
+        Row("the same through `call`", ours.called(ours.plain), 4.2),
+        Row("the same through `call`, its durations kept for Prometheus", ours.called(watched), None),
+        Row(
+            "the same with timeout and deadline, handed on to calls inside; decorated",
+            repeated(ours.timed_decorated),
+            4.5,
+            repeated(by_hand.with_timeout(bare)),
+            rivals("STACKS"),
+        ),
+        Row("the same through `call`", ours.called(ours.timed), None),
+        Row(
+            "the same, decorated, around a call with one real suspension (ratio to that call)",
+            repeated(suspending.timed_decorated),
+            None,
+            repeated(by_hand.with_timeout(suspended)),
+            rivals("STACKS", suspended),
+            base=repeated(suspended),
+        ),
+        Row("`guard()` block", ours.guarded(ours.plain), 10.0),
+        Row("`guard()` block with timeout", ours.guarded(ours.timed), 13.0),
+        Row("`attempts()` block", ours.attempts, 22.0),
+        Row(
+            "bulkhead with room; decorated",
+            repeated(ours.in_places),
+            5.0,
+            repeated(by_hand.with_places(bare)),
+            rivals("PLACES"),
+        ),
+        Row("the same with timeout", repeated(ours.timed_in_places), None),
+        Row("the same as a `guard()` block", ours.guarded(ours.places), None),
+        Row(
+            "open circuit, the fallback answers",
+            repeated(ours.stood_in),
+            12.0,
+            repeated(by_hand.standing_in(bare)),
+            rivals("STANDING_IN", fails),
+        ),
+        Row(
+            "refused by an open circuit; decorated",
+            repeated(ours.refused, (CircuitOpenError,)),
+            8.0,
+            repeated(by_hand.refusing(bare), (by_hand.RefusedError,)),
+            rivals("REFUSING", fails, (Exception,)),
+        ),
+        Row("the same through `call`", ours.refused_through_call, 8.5),
+        Row(
+            "one failure, then success; recorded, and queued for the disk (ratio to the same by hand)",
+            repeated(ours.repeating(fails_first())),
+            12.0,
+            None,
+            rivals("REPEATING", fails_first()),
+            base=retried_by_hand,
+        ),
+    ]
+    if with_rivals:
+        from cost import rivals as others
+
+        def block(case: Callable[[int, Call], Awaitable[None]]) -> Case:
+            return lambda n: case(n, bare)
+
+        table[6].rivals["hyx, breaker"] = block(others.hyx_breaker_block)
+        table[7].rivals["hyx, timeout"] = block(others.hyx_timeout_block)
+        table[8].rivals["tenacity"] = block(others.tenacity_attempts)
+    return table
+
+
+# -- what is no ratio to a bare await ------------------------------------------------------------------------------
+
+
+async def in_flight(recovery: ErrorRecoveryService) -> str:
+    """10,000 calls that sleep 10 ms at once, as a ratio to bare tasks."""
+
+    async def nap(x: int) -> int:
+        await asyncio.sleep(0.01)
+        return x
+
+    guarded = recovery.service("in flight", timeout=5.0, deadline=20.0, fallback=0)(nap)
+
+    async def all_of(call: Call) -> float:
+        begun = time.thread_time()
+        async with asyncio.TaskGroup() as group:
+            for number in range(10_000):
+                group.create_task(call(number))  # type: ignore[arg-type]  # both are coroutine functions
+        return time.thread_time() - begun
+
+    await all_of(nap)
+    await all_of(guarded)
+    ratios = []
+    for _ in range(7):
         gc.collect()
-        gc.disable()
-        for _ in range(ROUNDS):
-            seconds = {name: await case(CALLS) for name, case in table.items()}
-            for name, value in seconds.items():
-                ratios[name].append(value / seconds["bare await"])
-        print(f"CPython {platform.python_version()}, {ROUNDS} rounds of {CALLS:,} calls, {sys.platform}")
-        for name, values in ratios.items():
-            print(f"{name:50} {statistics.median(values):6.2f} x bare")
+        base = await all_of(nap)
+        gc.collect()
+        ratios.append(await all_of(guarded) / base)
+    return f"{statistics.median(ratios):.2f} x bare tasks"
+
+
+async def gap_at_time_out(recovery: ErrorRecoveryService) -> str:
+    """The longest time the loop stands still while 10,000 calls time out at the same moment."""
+
+    async def hang(x: int) -> int:
+        await asyncio.Event().wait()
+        return x
+
+    async def longest_gap(*, timing_out: bool) -> float:
+        # A threshold that is not reached: else the first five would keep the others from being called.
+        service = recovery.service("gaps", circuit_threshold=10**9)
+        call = service.using(timeout=0.4, max_retries=0)(hang) if timing_out else hang
+        tasks = [asyncio.ensure_future(call(number)) for number in range(10_000)]  # type: ignore[arg-type]  # as above
+        await asyncio.sleep(0)
+        gc.collect()
+        gaps, last = [0.0], time.perf_counter()
+        for _ in range(600):
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - last - 0.001)
+            last = now
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return max(gaps)
+
+    alone = [await longest_gap(timing_out=False) for _ in range(5)]
+    ours = [await longest_gap(timing_out=True) for _ in range(5)]
+    return f"{1000 * statistics.median(ours):.1f} ms (the ticker with 10,000 idle tasks: {1000 * statistics.median(alone):.1f} ms)"
+
+
+def kept_by_a_refusal(ours: Ours) -> str:
+    """Bytes that stay after a refusal was caught."""
+
+    async def refusals() -> float:
+        case = repeated(ours.refused, (CircuitOpenError,))
+        await case(1_000)
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        await case(5_000)
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        return kept / 5_000
+
+    return f"{asyncio.run(refusals()):.2f} B"
+
+
+async def many_services(recovery: ErrorRecoveryService) -> tuple[str, str, str]:
+    """Memory and time of 100,000 services, and the cost of a call among them against one."""
+    few = [recovery.service("alone")(bare)]
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    handles = [recovery.service(f"one of many {number}") for number in range(10_000)]
+    bytes_each = (tracemalloc.get_traced_memory()[0] - before) / len(handles)
+    tracemalloc.stop()
+    begun = time.thread_time()
+    handles += [recovery.service(f"one of many {number}") for number in range(10_000, 100_000)]
+    creation = (time.thread_time() - begun) / 90_000
+    begun = time.thread_time()
+    many = [handle(bare) for handle in handles]
+    decoration = (time.thread_time() - begun) / len(many)
+    for call in many:
+        await call(1)
+
+    async def cost(calls: list[Call]) -> float:
+        chosen = random.choices(calls, k=20_000)
+        begun = time.thread_time()
+        for call in chosen:
+            await call(1)
+        return time.thread_time() - begun
+
+    ratios = []
+    for _ in range(ROUNDS):
+        one = await cost(few)
+        ratios.append(await cost(many) / one)
+    return (
+        f"{bytes_each:,.0f} B, {1e6 * creation:.1f} us",
+        f"{1e6 * decoration:.1f} us",
+        f"{statistics.median(ratios):.2f} x one service",
+    )
+
+
+def import_time(module: str) -> str:
+    """Milliseconds of processor time that importing it takes beyond asyncio, its bytecode cached."""
+    code = f"import time\nimport asyncio\nbegun = time.process_time()\nimport {module}\nprint(time.process_time() - begun)"
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        command = [sys.executable, "-X", f"pycache_prefix={cache}", "-c", code]
+
+        def run() -> float:
+            answer = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)  # noqa: S603 - this interpreter
+            return float(answer.stdout)
+
+        run()  # writes the bytecode
+        return f"{1000 * statistics.median(run() for _ in range(9)):.1f} ms"
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+def markdown(figures: list[Figures], others: list[tuple[str, str, str]], *, with_rivals: bool) -> str:
+    lines = [
+        (
+            f"{platform.python_implementation()} {platform.python_version()}, {platform.system()} {platform.machine()}, "
+            f"{os.cpu_count()} CPUs; {ROUNDS} rounds."
+        )
+    ]
+    if with_rivals:
+        from cost import rivals
+
+        lines[0] += (
+            " "
+            + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in rivals.DISTRIBUTIONS)
+            + "."
+        )
+    lines += [
+        "",
+        "| case | by hand | best of the others | shockproof | aim |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for one in figures:
+        hand = "-" if one.by_hand is None else f"{one.by_hand:.1f}"
+        aim = "-" if one.row.aim is None else f"{one.row.aim:g}"
+        lines.append(f"| {one.row.name} | {hand} | {one.best_rival} | {one.ours:.1f} | {aim} |")
+    lines += ["", "| case | shockproof | aim |", "| --- | ---: | ---: |"]
+    lines += [f"| {name} | {figure} | {aim} |" for name, figure, aim in others]
+    detailed = [one for one in figures if len(one.rivals) > 1]
+    if detailed:
+        lines += ["", "All of the others, row by row:", ""]
+        for one in detailed:
+            told = ", ".join(
+                f"{name} {value:.1f}" for name, value in sorted(one.rivals.items(), key=lambda item: item[1])
+            )
+            lines.append(f"* {one.row.name}: {told}.")
+    return "\n".join(lines)
+
+
+async def ratios(*, with_rivals: bool) -> tuple[list[Figures], list[tuple[str, str, str]]]:
+    with tempfile.TemporaryDirectory() as directory:
+        async with ErrorRecoveryService(f"{directory}/state", f"{directory}/errors") as recovery:
+            ours = Ours(recovery, bare)
+            other = ErrorRecoveryService(f"{directory}/other state", f"{directory}/other errors")
+            ShockproofCollector(other, durations=True)
+            table = await rows(ours, other.service("watched"), with_rivals=with_rivals)
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            figures = [await measure(row) for row in table]
+            gc.enable()
+            await ours.check_that_timers_are_armed()
+            others = [
+                (
+                    "10,000 calls in flight, each sleeping 10 ms, full stack with timeout",
+                    await in_flight(recovery),
+                    "1.2",
+                ),
+                (
+                    "10,000 calls that time out at the same moment: longest gap of the loop",
+                    await gap_at_time_out(recovery),
+                    "5 ms",
+                ),
+            ]
+            services, decoration, many = await many_services(recovery)
+            others += [
+                ("a service: bytes, time to make it", services, "1 KiB, 6 us"),
+                ("decorating a function", decoration, "30 us"),
+                ("a call among 100,000 services, in random order", many, "2"),
+            ]
+    return figures, others
+
+
+def refusals_kept() -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        ours = Ours(ErrorRecoveryService(f"{directory}/state", f"{directory}/errors"), bare)
+        asyncio.run(ours.open())
+        return kept_by_a_refusal(ours)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What a call costs.")
+    parser.add_argument("--ours", action="store_true", help="without the other libraries")
+    parser.add_argument("--write", action="store_true", help=f"rewrite the tables of {PAGE.name}")
+    given = parser.parse_args()
+    if given.write and given.ours:
+        parser.error("--write needs the other libraries: leave --ours out")
+    with_rivals = not given.ours
+    figures, others = asyncio.run(ratios(with_rivals=with_rivals))
+    others += [
+        ("memory kept by a refusal that was caught", refusals_kept(), "0 B"),
+        ("`import shockproof`, beyond asyncio", import_time("shockproof"), "12 ms"),
+        (
+            "the same, and `ErrorRecoveryService`",
+            import_time("shockproof; shockproof.ErrorRecoveryService"),
+            "-",
+        ),
+    ]
+    if with_rivals:
+        others += [
+            (f"`import {name}`, beyond asyncio", import_time(name), "-") for name in ("nopanic", "resilix")
+        ]
+    text = markdown(figures, others, with_rivals=with_rivals)
+    print(text)
+    if given.write:
+        page = PAGE.read_text(encoding="utf-8")
+        before, rest = page.split(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(main())

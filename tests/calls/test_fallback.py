@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -390,3 +391,88 @@ async def test_an_answer_that_classify_judges_is_remembered_only_when_it_is_a_su
     assert len(memory) == 0
     assert await market.call(script("open")) == "open"
     assert len(memory) == 1
+
+
+# -- behind an open circuit, in passing ----------------------------------------------------------------
+
+
+async def _opened(recovery: ErrorRecoveryService, script: Script, **options: Any) -> Any:  # Any: a Handle
+    """A service whose circuit has just opened."""
+    api = recovery.service("api", max_retries=0, circuit_threshold=1, **options)
+    with pytest.raises(OSError, match="down"):
+        await api.call(script(OSError("down")))
+    return api
+
+
+@pytest.mark.parametrize("decorated", [True, False])
+async def test_a_stand_in_that_fails_behind_an_open_circuit_has_the_refusal_as_its_cause(
+    recovery: ErrorRecoveryService, script: Script, *, decorated: bool
+) -> None:
+    """Whoever sees its error sees why it was asked; the service is down, and both are counted and recorded."""
+
+    async def stand_in(x: int) -> int:
+        if x == 1:
+            return -1
+        raise ValueError(f"nothing cached for {x}")
+
+    async def fetch(x: int) -> int:
+        return x
+
+    api = (await _opened(recovery, script)).using(fallback=stand_in)
+    assert await (api(fetch)(1) if decorated else api.call(fetch, 1)) == -1
+    assert api.status is ServiceStatus.DEGRADED
+    with pytest.raises(ValueError, match="nothing cached for 7") as failed:
+        await (api(fetch)(7) if decorated else api.call(fetch, 7))
+
+    cause = failed.value.__cause__
+    assert isinstance(cause, CircuitOpenError)
+    assert cause.last_error == "OSError: down"
+    assert cause.retry_after == pytest.approx(60.0)
+    assert api.status is ServiceStatus.UNAVAILABLE
+    assert recovery.get_error_summary()["errors_by_type"] == {"OSError": 1, "ValueError": 1}
+
+
+@pytest.mark.parametrize("decorated", [True, False])
+async def test_a_stand_in_that_answers_behind_an_open_circuit_makes_it_degraded_and_is_counted(
+    recovery: ErrorRecoveryService, script: Script, *, decorated: bool
+) -> None:
+    """It gets the arguments that it can bind, call for call, and none where it cannot."""
+    asked: list[object] = []
+
+    async def stand_in(x: int = 0) -> int:
+        asked.append(x)
+        return -x
+
+    async def fetch(*args: int) -> int:
+        return args[0]
+
+    api = (await _opened(recovery, script)).using(fallback=stand_in)
+    call = api(fetch) if decorated else partial(api.call, fetch)
+    assert [await call(1), await call(2), await call(3, 4), await call(5)] == [-1, -2, 0, -5]
+    assert asked == [1, 2, 0, 5]
+    assert api.status is ServiceStatus.DEGRADED
+    state = api.plan.state
+    assert (state.rejections, state.fallbacks) == (4, 4)
+
+
+async def test_a_stand_in_behind_an_open_circuit_can_be_cancelled(
+    recovery: ErrorRecoveryService, script: Script
+) -> None:
+    """At once; nothing answered, so nothing is counted as an answer."""
+    asked = asyncio.Event()
+
+    async def stand_in(x: int) -> int:
+        asked.set()
+        await asyncio.Event().wait()
+        return x
+
+    async def fetch(x: int) -> int:
+        return x
+
+    api = (await _opened(recovery, script)).using(fallback=stand_in)
+    task = asyncio.ensure_future(api(fetch)(7))
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert api.plan.state.fallbacks == 0

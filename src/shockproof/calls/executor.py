@@ -22,17 +22,18 @@ from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
+from shockproof.calls.stand_in import StandIn
 from shockproof.calls.threads import NotStartedError, never_began
 from shockproof.calls.timer import Timer, running_task
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Admission, Ticket
 from shockproof.policies.fallback import LastGood, Stale
-from shockproof.vocabulary.errors import CallRejectedError
+from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
 from shockproof.vocabulary.events import FallbackAnswered
 from shockproof.vocabulary.outcomes import Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
-__all__ = ["elapsed", "execute", "failure_of", "hides_cancellation", "in_place"]
+__all__ = ["elapsed", "execute", "failure_of", "hides_cancellation", "in_place", "substitute"]
 
 
 def failure_of(
@@ -321,6 +322,36 @@ def elapsed(plan: Plan, started: float, timer: Timer | None) -> float:
     return max(0.0, plan.stopwatch() - started) if timer is None else timer.elapsed()
 
 
+async def substitute(
+    plan: Plan,
+    stand_in: StandIn,
+    args: tuple[Any, ...],  # Any: the call's arguments
+    kwargs: dict[str, Any],  # Any: the call's arguments
+) -> Any:  # Any: what the stand-in returns
+    """
+    What the only fallback answers in place of an open circuit.
+
+    Raises:
+        Exception: its own, with the refusal as the cause.
+    """
+    try:
+        if stand_in.fn is None:
+            result = stand_in.value
+        else:
+            fitting, named = stand_in.arguments(args, kwargs)
+            result = await stand_in.fn(*fitting, **named)
+    except Exception as error:
+        if hides_cancellation(error):
+            raise
+        _stand_in_failed(plan, stand_in, error)
+        plan.state.failed_for_good()
+        circuit = plan.state.circuit
+        left = circuit.open_for(plan.runtime.clock.monotonic())
+        raise error from CircuitOpenError(plan.state.name, "circuit_breaker", left, circuit.last_error)
+    plan.state.answered_by_fallback()
+    return result
+
+
 async def _stand_in(
     call: OngoingCall,
     fn: Callable[..., Any],  # Any: the user's function
@@ -354,15 +385,7 @@ async def _stand_in(
                 if hides_cancellation(error):
                     raise
                 last = error.take() if isinstance(error, NotStartedError) else error
-                if not isinstance(last, CallRejectedError):  # it did not run, so it did not fail
-                    plan.runtime.recorder.record(
-                        last,
-                        severity=ErrorSeverity.CRITICAL if state.critical else ErrorSeverity.HIGH,
-                        service_name=state.name,
-                        function_name=fallback.name,
-                        retry_count=0,
-                        now=plan.runtime.clock.monotonic(),
-                    )
+                _stand_in_failed(plan, fallback, last)
                 continue
             state.answered_by_fallback()
             if plan.runtime.listeners:
@@ -385,6 +408,19 @@ async def _stand_in(
         raise last from primary
     finally:
         last = primary = None  # the traceback holds this frame: no cycle
+
+
+def _stand_in_failed(plan: Plan, stand_in: StandIn, error: Exception) -> None:
+    if isinstance(error, CallRejectedError):  # it did not run, so it did not fail
+        return
+    plan.runtime.recorder.record(
+        error,
+        severity=ErrorSeverity.CRITICAL if plan.state.critical else ErrorSeverity.HIGH,
+        service_name=plan.state.name,
+        function_name=stand_in.name,
+        retry_count=0,
+        now=plan.runtime.clock.monotonic(),
+    )
 
 
 def _last_good(

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable, has_coroutine_code
 from shockproof.calls.combinations import add_layer, check_layers, warn_of_useless
-from shockproof.calls.executor import execute, failure_of, in_place
+from shockproof.calls.executor import execute, failure_of, in_place, substitute
 from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.once import Once
 from shockproof.calls.options import HandleOptions, LimitOptions, check_options
@@ -93,6 +93,9 @@ class Handle:
             if not is_coroutine:
                 check_callable(fn)
             if plan.state.circuit.closed is None:
+                stand_in = plan.substitute()
+                if stand_in is not None:
+                    return await substitute(plan, stand_in, args, kwargs)
                 refusal = plan.refusal()
                 if refusal is not None:
                     try:

@@ -17,10 +17,11 @@ from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
-from shockproof.calls.timer import BLOCKS, Block, LimitQueue, Timer
+from shockproof.calls.timer import BLOCKS, Block, LimitQueue, Timer, limits_exist
 from shockproof.calls.who_waits import frames_of, task_that_waits_for
 
 __all__ = [
+    "TIMED_WRAPPER_FILE",
     "WRAPPER_FILE",
     "Limit",
     "begin_block",
@@ -34,6 +35,8 @@ __all__ = [
 
 WRAPPER_FILE: Final = "<shockproof wrapper "
 """How the file names of generated wrappers begin."""
+TIMED_WRAPPER_FILE: Final = f"{WRAPPER_FILE}with a timer "
+"""And of those that wait for something under a limit."""
 
 Limit = tuple[LimitQueue, object]
 """A queue, and what the call waits in it as."""
@@ -43,8 +46,8 @@ F = TypeVar("F", bound=Callable[..., Any])  # Any: any function
 _carried: ContextVar[tuple[Limit, ...]] = ContextVar("shockproof_limits_around", default=())
 
 # By its name most of a stack is told apart at once: the hash of a code object takes longer than all the rest.
-_holders: Final = dict[str, list[CodeType]]()
 _WRAPPERS_NAME: Final = "call"
+_holders: Final[dict[str, list[CodeType]]] = {_WRAPPERS_NAME: []}
 
 
 def holds_timer(function: F) -> F:
@@ -59,6 +62,8 @@ def holds_timer(function: F) -> F:
 
 def time_left_around() -> float | None:
     """Seconds until the first limit around the running code ends it, 0 when one just has; None without any."""
+    if not limits_exist():
+        return None
     left = [queue.left(key) for queue, key in limits_around()]
     return min((seconds for seconds in left if seconds is not None), default=None)
 
@@ -73,10 +78,11 @@ def limits_around() -> tuple[Limit, ...]:
 def _on_the_stack(task: asyncio.Task[Any] | None) -> Iterator[Limit]:  # Any: whatever the task returns
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        limit = _limit_of(frame)
-        # An eagerly started task runs on top of the one that started it, which is not around it.
-        if limit is not None and limit[0].is_of(limit[1], task):
-            yield limit
+        if frame.f_code.co_name in _holders:  # most are not, and calling for each would cost a microsecond
+            limit = _limit_of(frame)
+            # An eagerly started task runs on top of the one that started it, which is not around it.
+            if limit is not None and limit[0].is_of(limit[1], task):
+                yield limit
         frame = frame.f_back
 
 
@@ -92,14 +98,14 @@ def _of_those_who_wait(task: asyncio.Task[Any] | None) -> Iterator[Limit]:  # An
 
 def _limit_of(frame: FrameType) -> Limit | None:
     code = frame.f_code
-    if code.co_name not in _holders and code.co_name != _WRAPPERS_NAME:
+    if code.co_name not in _holders:
         return None
     if any(code is holder for holder in _holders.get(code.co_name, ())):
         timer, queue, coroutine = _locals_of(frame, "timer", "queue", "coroutine")
         if timer is not None:
             return timer.limit  # type: ignore[no-any-return]  # a Timer
         return None if queue is None else (queue, coroutine)
-    if code.co_name == _WRAPPERS_NAME and code.co_filename.startswith(WRAPPER_FILE):
+    if code.co_name == _WRAPPERS_NAME and code.co_filename.startswith(TIMED_WRAPPER_FILE):
         queue, coroutine = _locals_of(frame, "queue_", "coroutine_")
         return None if queue is None else (queue, coroutine)
     return None

@@ -70,6 +70,10 @@ class _Flight(Classifier):
         self.is_open, self.was_judged = True, False
 
     @property
+    def asks_the_user(self) -> bool:
+        return self._rules.asks_the_user
+
+    @property
     def looks_at_results(self) -> bool:
         return self._rules.looks_at_results
 

@@ -44,10 +44,15 @@ __all__ = ["Failure", "OngoingCall", "UnwantedResultError", "timeout_error"]
 
 _KEPT_ATTEMPTS: Final = 10_000
 """Failed attempts that are remembered; an endless retry has more."""
+_AT_ONCE: Final = 8
+"""Attempts without a wait between them after which the event loop has its turn; a turn costs half of a failed attempt."""
 
 
 _LONGEST_PAUSE: Final = 86_400.0
 """Seconds: who persists asks again at least once a day, whatever a header says."""
+
+
+_NOBODY_ASKS: Final = CallInfo("", "", 1, "read")
 
 
 class UnwantedResultError(Exception):
@@ -73,6 +78,10 @@ class Failure:
         self.judged: Verdict | None = None
         """What the classification says, once it was asked: never twice."""
         self.stalled = False
+
+
+_Told = tuple[int, str, str, float, float, float | None, Outcome, bool]
+"""The fields of an `Attempt`, which is made only when somebody will see it: that takes longer than most of the rest."""
 
 
 class _RunningRetry:
@@ -150,7 +159,7 @@ class OngoingCall:
         self.can_fall_back = False
         """Whether the call ended in a way that a stand-in may answer for."""
         self._failed = 0
-        self._attempts: deque[Attempt] = deque(maxlen=_KEPT_ATTEMPTS)
+        self._attempts: deque[_Told] = deque(maxlen=_KEPT_ATTEMPTS)
         self._budget: RetryBudget | None = None
         """What has paid for the retry that is due or in flight."""
         self._cost = 1.0
@@ -240,7 +249,8 @@ class OngoingCall:
         """
         plan, state = self.plan, self.plan.state
         if delay <= 0:
-            await asyncio.sleep(0)  # a retry loop without waits must not starve the event loop
+            if self._failed % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # a retry loop without waits must not starve the event loop
             return
         if plan.risk_reducing:
             await plan.runtime.clock.sleep(delay)
@@ -515,18 +525,8 @@ class OngoingCall:
         *,
         is_hedge: bool = False,
     ) -> None:
-        self._attempts.append(
-            Attempt(
-                number=self.number,
-                error_type=told[0],
-                error_message=told[1],
-                started_at=self.plan.runtime.clock.time() - failure.duration,
-                duration=failure.duration,
-                delay=delay,
-                outcome=verdict.outcome,
-                is_hedge=is_hedge,
-            )
-        )
+        started_at, duration = self.plan.runtime.clock.time() - failure.duration, failure.duration
+        self._attempts.append((self.number, *told, started_at, duration, delay, verdict.outcome, is_hedge))
 
     def _tell_load(self, failure: Failure, verdict: Verdict) -> None:
         """A failure that says that there was too much to do; our own loop standing still says nothing."""
@@ -544,7 +544,9 @@ class OngoingCall:
         if verdict is None:
             assert failure.error is not None
             try:
-                verdict = failure.judged = self.plan.classifier.of_error(failure.error, self.info())
+                classifier = self.plan.classifier
+                info = self.info() if classifier.asks_the_user else _NOBODY_ASKS
+                verdict = failure.judged = classifier.of_error(failure.error, info)
             except BaseException:  # the user's code wants to end the program: no verdict
                 failure.ticket.released()
                 raise
@@ -714,7 +716,7 @@ class OngoingCall:
 
     def _tell(self, decision: Decision, verdict: Verdict, duration: float) -> None:
         publish, name = self.plan.runtime.listeners.publish, self.plan.state.name
-        at, last = self.plan.runtime.clock.time(), self._attempts[-1]
+        at, last = self.plan.runtime.clock.time(), Attempt(*self._attempts[-1])
         publish(
             AttemptFailed(
                 service_name=name,
@@ -749,9 +751,9 @@ class OngoingCall:
         if not (self.falls_back and self.can_fall_back):
             plan.state.failed_for_good()
         if error is not None:
-            attach(error, plan.state.name, self._attempts, reason)
+            attach(error, plan.state.name, [Attempt(*told) for told in self._attempts], reason)
         if plan.runtime.listeners:
-            last = self._attempts[-1]
+            last = Attempt(*self._attempts[-1])
             plan.runtime.listeners.publish(
                 CallFailed(
                     service_name=plan.state.name,

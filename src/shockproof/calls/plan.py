@@ -15,7 +15,7 @@ from shockproof.calls.callables import is_async, name_of
 from shockproof.calls.combinations import Layer, refuse_harmful
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.runtime import Runtime
-from shockproof.calls.stand_in import chain_of
+from shockproof.calls.stand_in import StandIn, chain_of
 from shockproof.calls.threads import NotStartedError
 from shockproof.calls.timer import time_limit
 from shockproof.memory.services.service_state import ServiceState
@@ -100,6 +100,7 @@ class Plan:
         "retry",
         "risk_reducing",
         "runtime",
+        "stand_in",
         "state",
         "stopwatch",
         "timeout",
@@ -130,6 +131,10 @@ class Plan:
         self.rank = rank_of(options.get("priority", "normal"), risk_reducing=self.risk_reducing)
         """How early its turn comes where calls wait; the lower, the earlier."""
         self.is_for_the_executor = bool(self.fallbacks) or self.risk_reducing
+        only = self.fallbacks[0] if len(self.fallbacks) == 1 else None
+        is_read = self.effect == "read" and not self.risk_reducing
+        self.stand_in = only if is_read and only is not None and only.answers_at_once else None
+        """The fallback that can answer for an open circuit in passing; None where there is more to ask."""
         """Whether an open circuit is not the last word."""
         self.is_haltable = self.effect != "read" and not self.risk_reducing
         """Whether the kill switch refuses it."""
@@ -309,6 +314,20 @@ class Plan:
         state.rejections += 1
         # Made without its __init__, which only puts names to the arguments: that is a quarter of the price of a refusal.
         return _new(CircuitOpenError, state.name, "circuit_breaker", retry_after, circuit.last_error)
+
+    def substitute(self) -> StandIn | None:
+        """The fallback that answers in place of an open circuit, the refusal counted; None when there is more to ask."""
+        state, stand_in = self.state, self.stand_in
+        since = state.circuit.plain_since
+        if stand_in is None or since is None or not state.prepared or self.runtime.listeners.active:
+            return None
+        now = (
+            monotonic() if self.keeps_real_time and not other_times.exist else self.runtime.clock.monotonic()
+        )
+        if since + state.circuit.timeout <= now:
+            return None
+        state.rejections += 1
+        return stand_in
 
     def refused(self, retry_after: float) -> CircuitOpenError:
         """Count and tell that the circuit refuses a call, and give the error that says so."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from shockproof.calls.callables import check_callable, name_of
+from shockproof.calls.callables import check_callable, has_coroutine_code, name_of
 from shockproof.policies.fallback import LastGood, OnError
 
 __all__ = ["StandIn", "chain_of"]
@@ -20,7 +20,7 @@ class StandIn:
     value.
     """
 
-    __slots__ = ("_only_on", "_signature", "fn", "last_good", "name", "value")
+    __slots__ = ("_fitting", "_only_on", "_signature", "answers_at_once", "fn", "last_good", "name", "value")
 
     def __init__(self, entry: object) -> None:
         if isinstance(entry, type) and issubclass(entry, LastGood | OnError):
@@ -32,12 +32,20 @@ class StandIn:
         self.value = stand_in
         self.fn: Callable[..., Any] | None = None  # Any: any signature
         self._signature: inspect.Signature | None = None
+        self._fitting: dict[tuple[int, tuple[str, ...]], bool] = {}
+        """Whether a call with so many arguments and these names fits: asking the signature takes microseconds."""
         self.name = "value" if self.last_good is None else "LastGood"
         if inspect.iscoroutine(stand_in) or callable(stand_in):
             check_callable(stand_in)
         if callable(stand_in):
             self.fn = stand_in
             self.name = name_of(stand_in)
+        self.answers_at_once = (
+            self._only_on is None
+            and self.last_good is None
+            and (self.fn is None or has_coroutine_code(self.fn))
+        )
+        """Whether it is for every error, and there is no more to it than to await a coroutine, if anything."""
 
     @property
     def always_answers(self) -> bool:
@@ -55,16 +63,29 @@ class StandIn:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # Any: the call's arguments
         """The call's arguments, or none if they do not fit."""
         assert self.fn is not None
-        if self._signature is None:  # only now: a healthy call with a stand-in never needs it
-            try:
+        shape = (len(args), tuple(kwargs))
+        fits = self._fitting.get(shape)
+        if fits is None:
+            fits = self._binds(args, kwargs)
+            if len(self._fitting) < _MOST_SHAPES:
+                self._fitting[shape] = fits
+        return (args, kwargs) if fits else ((), {})
+
+    def _binds(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:  # Any: the call's arguments
+        assert self.fn is not None
+        try:
+            if self._signature is None:  # only now: a healthy call with a stand-in never needs it
                 self._signature = inspect.signature(self.fn)
-            except (TypeError, ValueError):  # some built-ins have none
-                return args, kwargs
+        except (TypeError, ValueError):  # some built-ins have none
+            return True
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError:
-            return (), {}
-        return args, kwargs
+            return False
+        return True
+
+
+_MOST_SHAPES: Final = 100
 
 
 def chain_of(fallback: object) -> tuple[StandIn, ...]:

@@ -31,6 +31,7 @@ __all__ = [
     "Timer",
     "Waits",
     "clock_of",
+    "limits_exist",
     "no_task",
     "running_task",
     "start_single_timer",
@@ -338,9 +339,19 @@ def start_single_timer(seconds: float) -> Timer:
     Raises:
         RuntimeError: no asyncio task is running here.
     """
+    global _single_ones_exist
+    _single_ones_exist = True
     loop = asyncio.get_running_loop()
     queue = LimitQueue(loop, seconds)
     return Timer(queue, _task_on(loop), queue.clock())
+
+
+def limits_exist() -> bool:
+    """Whether anything in this process may be under a limit of ours at all."""
+    return _single_ones_exist or len(_limits) > 0
+
+
+_single_ones_exist = False
 
 
 def running_task() -> asyncio.Task[Any] | None:  # Any: whatever the task returns

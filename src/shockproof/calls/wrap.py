@@ -18,9 +18,9 @@ from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
 from shockproof.calls.callables import check_callable, is_async, name_of
-from shockproof.calls.executor import execute, failure_of
+from shockproof.calls.executor import execute, failure_of, substitute
 from shockproof.calls.limits import attend
-from shockproof.calls.limits_around import WRAPPER_FILE
+from shockproof.calls.limits_around import TIMED_WRAPPER_FILE, WRAPPER_FILE
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import CURRENT_TASK, HERE, Timer
 
@@ -34,14 +34,20 @@ _FORWARDING: Final = inspect.Signature(
 )
 
 _LONG: Final = """\
+{instead}
+        return await execute_(plan_, fn_, {args}, {kwargs})
+"""
+_REFUSAL: Final = """\
         refusal_ = plan_.refusal()
         if refusal_ is not None:
             try:
                 raise refusal_
             finally:
-                del refusal_  # its traceback holds this frame: no cycle
-        return await execute_(plan_, fn_, {args}, {kwargs})
-"""
+                del refusal_  # its traceback holds this frame: no cycle"""
+_SUBSTITUTE: Final = """\
+        stand_in_ = plan_.substitute()
+        if stand_in_ is not None:
+            return await substitute_(plan_, stand_in_, {args}, {kwargs})"""
 _ENTRY: Final = f"""\
 async def call({{parameters}}):
     ticket_ = circuit_.lane
@@ -114,7 +120,13 @@ async def call({parameters}):
 
 
 def source(
-    signature: inspect.Signature, *, is_short: bool, is_timed: bool, is_fixed: bool, is_limited: bool = False
+    signature: inspect.Signature,
+    *,
+    is_short: bool,
+    is_timed: bool,
+    is_fixed: bool,
+    is_limited: bool = False,
+    has_stand_in: bool = False,
 ) -> str:
     """
     The text of a wrapper for a function with this *signature*.
@@ -122,6 +134,7 @@ def source(
     *is_short*: the healthy path is all there is to a success. *is_timed*: there is a time limit.
     *is_fixed*: the service of the plan never changes, so that what is its own is read directly.
     *is_limited*: the service has limits already; else its calls take the long way from when it has.
+    *has_stand_in*: there is a fallback that can answer for an open circuit in passing.
     """
     positional: list[str] = []
     named: list[str] = []
@@ -154,6 +167,7 @@ def source(
         "elapsed": "queue_.clock() - started_" if is_timed else "stopwatch_() - started_",
         "stop": _STOP_TIMED if is_timed else "",
     }
+    fields["instead"] = (_SUBSTITUTE if has_stand_in else _REFUSAL).format(**fields)
     if not is_short:
         text = _LONG_WAY.format(**fields)
     elif is_limited:
@@ -190,12 +204,14 @@ def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any
         is_short=plan.is_simple and is_async(fn),
         is_timed=plan.limit is not None,
         is_fixed=plan.is_fixed,
+        has_stand_in=plan.stand_in is not None,
     )
     names: dict[str, object] = {
         "plan_": plan,
         "fn_": fn,
         "execute_": execute,
         "failure_of_": failure_of,
+        "substitute_": substitute,
         "timer_": Timer,
     }
     if plan.first_limit is not None:
@@ -209,7 +225,7 @@ def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any
         names |= {"limits_": plan.state.limits, "attend_": attend}
     if plan.is_fixed:
         names |= {"circuit_": plan.circuit, "state_": plan.state, "stopwatch_": plan.stopwatch}
-    call = FunctionType(_compiled(text), names, "call")
+    call = FunctionType(_compiled(text, is_timed=plan.limit is not None), names, "call")
     _set_defaults(call, signature)
     _dress(call, fn)
     return call
@@ -240,8 +256,8 @@ def _set_defaults(call: FunctionType, signature: inspect.Signature) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(text: str) -> CodeType:
-    filename = f"{WRAPPER_FILE}{len(linecache.cache)}>"
+def _compiled(text: str, *, is_timed: bool) -> CodeType:
+    filename = f"{TIMED_WRAPPER_FILE if is_timed else WRAPPER_FILE}{len(linecache.cache)}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     module = compile(text, filename, "exec")
     return next(constant for constant in module.co_consts if isinstance(constant, CodeType))

@@ -24,6 +24,10 @@ _log = logging.getLogger("shockproof")
 # For a call that is one request these prove that the request never left.
 _NOTHING_HAPPENED = (ConnectionRefusedError, socket.gaierror)
 
+_NEUTRAL = Verdict(Outcome.NEUTRAL)
+_FAILED = Verdict(Outcome.FAILURE, effect="unknown")
+_FAILED_BEFORE_IT_LEFT = Verdict(Outcome.FAILURE, effect="none")
+
 
 class Classifier:
     """
@@ -41,6 +45,11 @@ class Classifier:
         self._effect: CallEffect = effect
         self._classify = classify
         self._unwanted = retry_if_result
+
+    @property
+    def asks_the_user(self) -> bool:
+        """Whether there is a ``classify``: nobody else looks at the `CallInfo`."""
+        return self._classify is not None
 
     @property
     def looks_at_results(self) -> bool:
@@ -93,9 +102,16 @@ class Classifier:
         return None
 
     def _by_rule(self, error: Exception) -> Verdict:
+        if not isinstance(error, BaseExceptionGroup):
+            if isinstance(error, CallRejectedError):
+                return _NEUTRAL
+            retry_after, nothing_happened = asked_to_wait(error), isinstance(error, _NOTHING_HAPPENED)
+            if retry_after is None:  # nearly all of them
+                return _FAILED_BEFORE_IT_LEFT if nothing_happened else _FAILED
+            return Verdict(Outcome.FAILURE, retry_after, effect="none" if nothing_happened else "unknown")
         ends = list(leaves(error))
         if all(isinstance(leaf, CallRejectedError) for leaf in ends):
-            return Verdict(Outcome.NEUTRAL)
+            return _NEUTRAL
         nothing_happened = all(isinstance(leaf, (*_NOTHING_HAPPENED, CallRejectedError)) for leaf in ends)
         return Verdict(
             Outcome.FAILURE, asked_to_wait(error), effect="none" if nothing_happened else "unknown"

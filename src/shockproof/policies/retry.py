@@ -60,6 +60,8 @@ class RetryRule:
         failure never hides the call's.
         """
         try:
+            if not isinstance(error, BaseExceptionGroup):
+                return bool(self._wants(error))
             return all(isinstance(leaf, Exception) and self._wants(leaf) for leaf in leaves(error))
         except Exception:  # noqa: BLE001 - a predicate is foreign code; its failure is its own
             return False

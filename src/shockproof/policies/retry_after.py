@@ -9,6 +9,7 @@ A response itself will do, too.
 
 from __future__ import annotations
 
+import builtins
 import math
 import re
 import time
@@ -19,12 +20,17 @@ from shockproof.policies.rate_limit_headers import Left, read_headers
 
 __all__ = ["asked_to_wait"]
 
+_BUILT_IN: Final = frozenset(
+    kind for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, Exception)
+)
 _BAN: Final = re.compile(r"\bbanned until (\d{13})\b")
 
 
 def asked_to_wait(error: object) -> float | None:
     """Seconds the other side asked for, or None; whatever cannot be understood is None."""
     try:
+        if type(error) in _BUILT_IN and not error.__dict__:  # it has a text, and nothing else
+            return _ban(error)
         said = _seconds(getattr(error, "retry_after", None))
         if said is not None:
             return said

@@ -237,8 +237,7 @@ class ServiceState:
         """A fallback answered in place of the service."""
         self.status = ServiceStatus.DEGRADED
         self.stirred = True
-        with self._lock:
-            self.fallbacks += 1
+        self.fallbacks += 1
 
     def failed_for_good(self) -> None:
         """No other attempt follows and no fallback answered."""

@@ -1,0 +1,1 @@
+"""What a call costs: by hand, with shockproof, and with other libraries."""
