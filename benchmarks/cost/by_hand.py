@@ -37,7 +37,7 @@ def one_coroutine(function: Call) -> Call:
         for _ in range(4):
             try:
                 result = await function(x)
-            except Exception as failure:  # noqa: BLE001
+            except Exception as failure:  # noqa: BLE001 - whatever it is, it is tried again
                 counts.failures += 1
                 error = failure
             else:
@@ -59,7 +59,7 @@ def with_timeout(function: Call) -> Call:
             try:
                 async with asyncio.timeout(5.0):
                     result = await function(x)
-            except Exception as failure:  # noqa: BLE001
+            except Exception as failure:  # noqa: BLE001 - whatever it is, it is tried again
                 counts.failures += 1
                 error = failure
             else:
