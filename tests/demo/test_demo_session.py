@@ -91,12 +91,17 @@ def test_the_demo_ends_by_itself_and_everything_agrees(tmp_path: Path) -> None:
     assert summary["faults_injected"]["outage"] > 0
     on_disk = sum(len(path.read_text().splitlines()) for path in (output / "errors").glob("errors_*.jsonl"))
     assert on_disk == summary["errors_logged"] > 0
+    assert lines[-1] == f"With pictures: {output / 'report.html'}"
+    page = (output / "report.html").read_text()
+    assert f'aria-label="{on_disk} errors over time' in page
+    assert "The venue&#x27;s ledger and the trader&#x27;s book agree" in page
 
 
-def test_ctrl_c_ends_it_in_order_and_leaves_no_process_behind() -> None:
-    """A summary, exit code 130, and neither venue nor trader outlives it."""
+def test_ctrl_c_ends_it_in_order_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    """A summary, exit code 130, and neither venue nor trader outlives it; all that stays is the report."""
     demo = subprocess.Popen(
         [*DEMO, "--seconds", "30", "--faults", "none"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,6 +122,8 @@ def test_ctrl_c_ends_it_in_order_and_leaves_no_process_behind() -> None:
     assert "Stopped by SIGINT" in rest
     assert "ledger and the trader's book agree" in rest
     assert [pid for pid in pids if not is_gone(pid)] == []
+    (report,) = tmp_path.iterdir()
+    assert rest.splitlines()[-1] == f"With pictures: {report}"
 
 
 @pytest.mark.asyncio

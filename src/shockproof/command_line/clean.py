@@ -9,9 +9,10 @@ from typing import Final
 from shockproof.command_line.options import add_error_log_dir, add_json, byte_count, day_count, existing
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.progress import progress
-from shockproof.command_line.screen import Screen, size_text
+from shockproof.command_line.screen import Screen
 from shockproof.memory.error_log.error_files import ErrorFile, error_files
 from shockproof.memory.error_log.error_retention import Retention
+from shockproof.views.words import size_text
 
 __all__ = ["add_options"]
 

@@ -19,12 +19,14 @@ from typing import Final, Literal, NamedTuple
 from shockproof.command_line.journal_owner import owner_of
 from shockproof.command_line.options import add_error_log_dir, add_json, add_state_dir
 from shockproof.command_line.outcome import ExitCode
-from shockproof.command_line.screen import Screen, ago, local_time, size_text
-from shockproof.command_line.state import files_set_aside, halted_mark
+from shockproof.command_line.screen import Screen
+from shockproof.command_line.state import files_set_aside
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import RESERVE_NAME, read_journal
+from shockproof.memory.services.halt import read_mark
 from shockproof.memory.state.state_files import StateFiles
 from shockproof.settings import resolve
+from shockproof.views.words import ago, local_time, size_text
 from shockproof.vocabulary.errors import ShockproofError
 
 __all__ = ["add_options"]
@@ -335,7 +337,7 @@ def _journal(state_dir: Path) -> Iterator[Finding]:
 
 def _halt(state_dir: Path) -> Iterator[Finding]:
     try:
-        mark = halted_mark(state_dir)
+        mark = read_mark(state_dir, now=time.time())
     except OSError as error:
         yield Finding(
             "halt", "problem", f"whether it is halted cannot be read: {error.strerror}", "it counts as halted"

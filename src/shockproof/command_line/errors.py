@@ -6,17 +6,19 @@ import argparse
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from shockproof.command_line.following import Following
 from shockproof.command_line.options import add_error_log_dir, add_json, existing, moment
 from shockproof.command_line.outcome import CommandError, ExitCode
-from shockproof.command_line.progress import Advance, progress
-from shockproof.command_line.screen import Screen, local_time
+from shockproof.command_line.progress import progress
+from shockproof.command_line.reading import nothing_first, with_progress
+from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.writer import writer_for
 from shockproof.memory.error_log.error_reading import ErrorReading, Wanted
 from shockproof.memory.error_log.redaction import Redactor
+from shockproof.views.words import local_time
 from shockproof.vocabulary.statuses import ErrorSeverity
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ _STYLES: Final = {"critical": "red", "high": "red", "medium": "yellow", "low": "
 _LOOK_EVERY: Final = 0.5
 _LAST_BEFORE_FOLLOWING: Final = 10
 _WIDEST_BAR: Final = 30
-_PROGRESS_EVERY: Final = 500
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -89,17 +90,17 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
 
 
 async def _read(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> int:
-    reading = ErrorReading(given.error_log_dir, wanted, writer_for(given.error_log_dir), first=_at_once)
+    reading = ErrorReading(given.error_log_dir, wanted, writer_for(given.error_log_dir), first=nothing_first)
     if given.summary:
         summary = Summary()
         with progress("reading") as advance:
-            async for record in _with_progress(reading, advance):
+            async for record in with_progress(reading, advance):
                 summary.add(record)
         summary.show(screen, as_json=given.json, skipped=reading.skipped)
     elif given.last is not None:
         last: deque[ErrorRecord] = deque(maxlen=given.last)
         with progress("reading") as advance:
-            async for record in _with_progress(reading, advance):
+            async for record in with_progress(reading, advance):
                 last.append(record)
         _show(last, given, screen)
     else:
@@ -108,19 +109,6 @@ async def _read(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> in
     if reading.skipped:
         screen.warn(f"{reading.skipped} lines are no records: torn by a crash, or somebody else's")
     return ExitCode.FINE
-
-
-async def _with_progress(reading: ErrorReading, advance: Advance) -> AsyncIterator[ErrorRecord]:
-    number = 0
-    async for record in reading:
-        number += 1
-        if number % _PROGRESS_EVERY == 0:
-            advance(reading.bytes_read, reading.bytes_to_read)
-        yield record
-
-
-async def _at_once() -> None:
-    """Nothing of this process has to be written first."""
 
 
 # ---- to follow

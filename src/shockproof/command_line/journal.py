@@ -12,13 +12,14 @@ from shockproof.command_line.journal_owner import Owner, owner_of
 from shockproof.command_line.operations import RESOLUTIONS_NAME, kind_name
 from shockproof.command_line.options import add_json, add_state_dir, journal_dir
 from shockproof.command_line.outcome import CommandError, ExitCode
-from shockproof.command_line.screen import Screen, local_time, size_text
-from shockproof.command_line.shown_values import as_text, for_people, without_secrets
+from shockproof.command_line.screen import Screen
 from shockproof.command_line.state import files_set_aside
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import RESERVE_NAME, Recovered, read_journal
 from shockproof.memory.journal.record import Record, decode_body, size_of
 from shockproof.memory.journal.segment import SegmentContent, name_of
+from shockproof.views.shown_values import as_text, for_people, without_secrets
+from shockproof.views.words import local_time, size_text
 
 __all__ = ["add_options"]
 

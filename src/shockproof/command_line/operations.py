@@ -16,8 +16,7 @@ from typing import Any, Final
 from shockproof.command_line.journal_owner import owner_of, process_name
 from shockproof.command_line.options import add_json, add_state_dir, journal_dir
 from shockproof.command_line.outcome import CommandError, ExitCode
-from shockproof.command_line.screen import Screen, ago, local_time
-from shockproof.command_line.shown_values import as_text, for_people, without_secrets
+from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal import Journal, Session
 from shockproof.memory.journal.journal_files import Recovered, read_journal
@@ -25,6 +24,8 @@ from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind, decode_body
 from shockproof.memory.journal.sending import is_sending, sent_at, service_of
 from shockproof.memory.state.codec import freeze
+from shockproof.views.shown_values import as_text, for_people, without_secrets
+from shockproof.views.words import ago, local_time
 from shockproof.vocabulary.errors import JournalLockedError, ShockproofError
 
 __all__ = ["RESOLUTIONS_NAME", "add_options"]

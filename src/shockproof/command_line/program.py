@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "state": "show, verify and dump what was saved",
     "journal": "verify and dump the operation journal",
     "errors": "the error log, filtered, followed, summed up",
+    "report": "an HTML file with pictures, of errors, state and what is pending",
     "clean": "delete or compress old error files",
     "doctor": "check whether everything around the program is as it should be",
     "completion": "the script that makes your shell complete",
@@ -103,7 +104,7 @@ def parsers(*, only: str | None = None) -> tuple[argparse.ArgumentParser, dict[s
 
 
 def _in_one_line(error: Exception) -> str:
-    from shockproof.command_line.screen import printable
+    from shockproof.views.words import printable
     from shockproof.vocabulary.errors import ShockproofError
 
     if isinstance(error, CommandError | ShockproofError):

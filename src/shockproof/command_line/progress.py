@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Generator
 
-__all__ = ["progress"]
+__all__ = ["Advance", "progress"]
 
 Advance = Callable[[float, float], None]
 """Tells how much is done, of how much."""

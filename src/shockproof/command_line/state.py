@@ -10,16 +10,15 @@ from typing import Any, Final
 
 from shockproof.command_line.options import add_json, add_state_dir, existing
 from shockproof.command_line.outcome import CommandError, ExitCode
-from shockproof.command_line.screen import Screen, ago, local_time, size_text
-from shockproof.command_line.shown_values import as_text, for_people, without_secrets
+from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.file_layer import SystemFiles
-from shockproof.memory.services.halt import FILE_NAME as HALTED_NAME
-from shockproof.memory.services.halt import Mark, mark_of
+from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.state_files import DAMAGED_DIRECTORY, StateFiles, SurveyedFile
+from shockproof.views.shown_values import as_text, for_people, without_secrets
+from shockproof.views.words import ago, local_time, size_text
 
-__all__ = ["add_options", "files_set_aside", "halted_mark"]
+__all__ = ["add_options", "files_set_aside"]
 
-_MOST_MARK_BYTES: Final = 1 << 20
 _MOST_ENTRIES: Final = 20
 
 
@@ -62,19 +61,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     dump.set_defaults(run=_dump)
 
 
-def halted_mark(state_dir: Path) -> Mark | None:
-    """
-    Since when and why the program is halted; None when it is not.
-
-    Raises:
-        OSError: it cannot be read, and so the program counts as halted.
-    """
-    try:
-        return mark_of(SystemFiles().read(state_dir / HALTED_NAME, _MOST_MARK_BYTES), time.time())
-    except FileNotFoundError:
-        return None
-
-
 def files_set_aside(directory: Path) -> list[str]:
     """The names of what was set aside as damaged."""
     try:
@@ -111,7 +97,7 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
         value = _section(content, given.section)
         screen.json(value if given.json else for_people(value))
         return ExitCode.FINE
-    mark = halted_mark(given.state_dir)
+    mark = read_mark(given.state_dir, now=time.time())
     if given.json:
         halted = None if mark is None else {"reason": mark.reason, "since": local_time(mark.since)}
         screen.json({"file": file.path.name, "sequence": file.sequence, "halted": halted, **content})

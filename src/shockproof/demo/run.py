@@ -16,6 +16,7 @@ from typing import Protocol
 
 from shockproof.demo.options import Options
 from shockproof.demo.plain_view import PlainView
+from shockproof.demo.report import write_report
 from shockproof.demo.scoreboard import Happening, Scoreboard
 from shockproof.demo.session import Session, SessionError
 from shockproof.demo.summary import Summary
@@ -42,7 +43,7 @@ def run(options: Options) -> int:
     screen.line(title, "title")
     screen.line("A venue on this machine misbehaves by plan; a ccxt trader goes on through shockproof.")
     with _directory(options.output) as directory:
-        code = asyncio.run(_run(options, directory, screen))
+        code = asyncio.run(_run(options, directory, screen, title))
     _let_go_of_stdout()
     return code
 
@@ -63,7 +64,7 @@ def _screen(title: str, options: Options) -> _Screen:
     return LiveView(title, plan)
 
 
-async def _run(options: Options, directory: Path, screen: _Screen) -> int:
+async def _run(options: Options, directory: Path, screen: _Screen, title: str) -> int:
     session = Session(options, directory, screen)
     received: list[signal.Signals] = []
 
@@ -86,6 +87,10 @@ async def _run(options: Options, directory: Path, screen: _Screen) -> int:
     if options.output is not None:
         _keep(options.output, session, summary)
         screen.line(f"State, error log, ledger, faults and summary are in {options.output}")
+    try:
+        screen.line(f"With pictures: {await write_report(title, session, summary, options.output)}")
+    except OSError as error:
+        screen.line(f"The report was not written: {error}", "bad")
     if not summary.agrees:
         return 1
     return 128 + received[0] if received else 0

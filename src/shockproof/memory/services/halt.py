@@ -25,7 +25,7 @@ from shockproof.memory.services.waiters import wake_all
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StateNotSavedError
 
-__all__ = ["FILE_NAME", "Halt", "Mark", "mark_of"]
+__all__ = ["FILE_NAME", "Halt", "Mark", "read_mark"]
 
 FILE_NAME: Final = "halted.json"
 
@@ -175,7 +175,7 @@ class Halt:
     def _read(self) -> None:
         mark: Mark | None
         try:
-            mark = mark_of(self._layer.read(self._directory / FILE_NAME, _MOST_BYTES), self._clock.time())
+            mark = _mark_of(self._layer.read(self._directory / FILE_NAME, _MOST_BYTES), self._clock.time())
         except (FileNotFoundError, NotADirectoryError):
             mark = None
         except OSError as error:
@@ -242,14 +242,26 @@ class Halt:
             pass  # no directory, and so no mark
 
 
+def read_mark(directory: Path, *, now: float) -> Mark | None:
+    """
+    What is on the disk, for who only looks; None: not halted. *now* stands in for a time that cannot be read.
+
+    Raises:
+        OSError: it cannot be read, and so counts as halted.
+    """
+    try:
+        return _mark_of(SystemFiles().read(directory / FILE_NAME, _MOST_BYTES), now)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _content(mark: Mark) -> bytes:
     since = datetime.fromtimestamp(mark.since, UTC).isoformat()
     fields = {"format_version": _FORMAT_VERSION, "reason": mark.reason, "since": since}
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
-def mark_of(content: bytes, now: float) -> Mark:
-    """What a mark on the disk says; *now* stands in for a time that cannot be read."""
+def _mark_of(content: bytes, now: float) -> Mark:
     # That the file is there is what counts: whatever stands in it, it is halted.
     try:
         fields = json.loads(content)

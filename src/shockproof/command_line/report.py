@@ -1,0 +1,75 @@
+"""``shockproof report``: one HTML file with pictures."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from datetime import datetime
+from pathlib import Path
+
+from shockproof.command_line.options import add_error_log_dir, add_state_dir, existing, moment
+from shockproof.command_line.outcome import CommandError, ExitCode
+from shockproof.command_line.progress import progress
+from shockproof.command_line.reading import nothing_first, with_progress
+from shockproof.command_line.screen import Screen
+from shockproof.memory.disk.writer import writer_for
+from shockproof.memory.error_log.error_reading import ErrorReading, Wanted
+from shockproof.views.error_counts import ErrorCounts
+from shockproof.views.report import look_at, report, write_whole
+
+__all__ = ["add_options"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.description = (
+        "Writes one HTML file with pictures: the errors of a time, and what is saved and pending now. It loads nothing "
+        "from anywhere and runs no script. Changes nothing but that file, also while the program runs."
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("shockproof-report.html"),
+        metavar="FILE",
+        help="where to write it (default: %(default)s)",
+    )
+    parser.add_argument("--title", default="shockproof report", metavar="TEXT", help="its heading")
+    parser.add_argument(
+        "--since", type=moment, metavar="WHEN", help="errors from 2026-11-25, yesterday, 2h (ago) on"
+    )
+    parser.add_argument("--until", type=moment, metavar="WHEN", help="the same; exclusive")
+    parser.add_argument("--service", metavar="NAME", help="only errors of this service")
+    add_state_dir(parser)
+    add_error_log_dir(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace, screen: Screen) -> int:
+    if not given.state_dir.is_dir():
+        existing(given.error_log_dir, "--error-log-dir")  # one of them has to be there
+    if given.since is not None and given.until is not None and given.since >= given.until:
+        raise CommandError(
+            f"--since {given.since} is not before --until {given.until}: nothing is between them"
+        )
+    now = datetime.now().astimezone()
+    page = report(
+        asyncio.run(_counted(given)),
+        look_at(given.state_dir, now=now.timestamp()),
+        title=given.title,
+        now=now,
+        since=given.since,
+        until=given.until,
+    )
+    write_whole(given.output, page)
+    screen.line(f"The report is {given.output.absolute()}")
+    return ExitCode.FINE
+
+
+async def _counted(given: argparse.Namespace) -> ErrorCounts:
+    wanted = Wanted.of(since=given.since, until=given.until, service_name=given.service, min_severity=None)
+    reading = ErrorReading(given.error_log_dir, wanted, writer_for(given.error_log_dir), first=nothing_first)
+    counts = ErrorCounts()
+    with progress("reading") as advance:
+        async for record in with_progress(reading, advance):
+            counts.add(record)
+    return counts

@@ -1,0 +1,3 @@
+"""
+What is on the disk, made readable for people: for the command line, and as a page.
+"""

@@ -1,0 +1,431 @@
+"""
+A report: one HTML file with pictures, of an error log and what is beside it on the disk.
+
+It loads nothing from anywhere, runs no script, follows the reader's choice of dark and light, and is readable on a phone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.error_log.redaction import Redactor
+from shockproof.memory.journal.journal_files import read_journal
+from shockproof.memory.journal.operation_table import OperationEntry
+from shockproof.memory.services.halt import Mark, read_mark
+from shockproof.memory.state.state_files import StateFiles, SurveyedFile
+from shockproof.views.error_counts import SEVERITIES, ErrorCounts, Timeline
+from shockproof.views.pictures import bar, stacked_bars, strip
+from shockproof.views.shown_values import as_text, for_people, without_secrets
+from shockproof.views.words import ago, local_time, printable
+from shockproof.vocabulary.errors import ShockproofError
+
+__all__ = ["OnDisk", "look_at", "report", "write_whole"]
+
+_MOST_ROWS: Final = 20
+_MOST_OPERATIONS: Final = 100
+_MOST_TRACE: Final = 6_000
+_GOOD: Final = frozenset({"operational"})
+_BAD: Final = frozenset({"unavailable"})
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """What is in a state directory at one moment."""
+
+    state_files: tuple[SurveyedFile, ...] = ()
+    pending: tuple[OperationEntry, ...] = ()
+    mark: Mark | None = None
+    complaints: tuple[str, ...] = field(default=())
+    """What is damaged, or could not be read."""
+
+
+def look_at(state_dir: Path, *, now: float) -> OnDisk:
+    """Everything there, changing nothing and taking no lock; blocks."""
+    complaints: list[str] = []
+    files: tuple[SurveyedFile, ...] = ()
+    pending: tuple[OperationEntry, ...] = ()
+    mark: Mark | None = None
+    try:
+        files = StateFiles(state_dir).survey()
+        complaints += [
+            f"{file.path.name} is {file.verdict}: {file.reason}" for file in files if file.verdict != "valid"
+        ]
+        mark = read_mark(state_dir, now=now)
+    except OSError as error:
+        complaints.append(f"{state_dir}: {error.strerror}")
+    try:
+        recovered = read_journal(SystemFiles(), state_dir / "journal")
+        pending = tuple(recovered.table.pending())
+        if recovered.damage is not None:
+            complaints.append(f"the journal is damaged: {recovered.damage}")
+    except NotADirectoryError:
+        pass  # told above
+    except (OSError, ShockproofError) as error:
+        complaints.append(f"the journal cannot be read: {error}")
+    return OnDisk(files, pending, mark, tuple(complaints))
+
+
+def report(
+    counts: ErrorCounts,
+    on_disk: OnDisk,
+    *,
+    title: str,
+    now: datetime,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    words: Sequence[str] = (),
+    summary: Sequence[tuple[str, str]] = (),
+) -> str:
+    """
+    The page. *words* and *summary*, names and values, stand above what is read from the disk.
+
+    Secrets are ``***``, and whatever others wrote is text and never markup.
+    """
+    sections = [
+        _head(counts, on_disk, title, now, since, until, words),
+        _summary(summary),
+        _over_time(counts, since, until),
+        _about(counts),
+        _repeated(counts),
+        _services(on_disk),
+        _pending(on_disk, now),
+        _latest(counts),
+    ]
+    return _PAGE.format(title=_text(title), style=_STYLE, body="\n".join(filter(None, sections)))
+
+
+def write_whole(path: Path, page: str) -> None:
+    """
+    Write the page so that there is a whole one or none.
+
+    Raises:
+        OSError: the disk refuses; what was there before is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise type(error)(
+            error.errno, error.strerror, str(path)
+        ) from error  # nobody knows the temporary name
+
+
+# ---- the sections
+
+
+def _head(
+    counts: ErrorCounts,
+    on_disk: OnDisk,
+    title: str,
+    now: datetime,
+    since: datetime | None,
+    until: datetime | None,
+    words: Sequence[str],
+) -> str:
+    begin, end = since or counts.first, until or counts.last
+    period = "no errors" if begin is None else f"{local_time(begin)} to {local_time(end or now)}"
+    serious = counts.by_severity["high"] + counts.by_severity["critical"]
+    shown = [
+        ("errors", f"{counts.total:,}"),
+        ("high and critical", f"{serious:,}"),
+        ("services with errors", f"{len(counts.by_service):,}"),
+        ("pending operations", f"{len(on_disk.pending):,}"),
+    ]
+    tiles = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in shown)
+    notices = (
+        [f"Halted since {local_time(on_disk.mark.since)}: {on_disk.mark.reason}"] if on_disk.mark else []
+    )
+    notices += on_disk.complaints
+    return (
+        f"<header><h1>{_text(title)}</h1><p>{_text(period)}; made {_text(local_time(now))}</p></header>\n"
+        + "".join(f'<p class="notice" role="alert">{_text(notice)}</p>' for notice in notices)
+        + f'<dl class="tiles">{tiles}</dl>\n'
+        + "".join(f"<p>{_text(line)}</p>" for line in words)
+    )
+
+
+def _summary(rows: Sequence[tuple[str, str]]) -> str:
+    if not rows:
+        return ""
+    return _section(
+        "Summary", _table(("figure", "value"), [(_text(name), _text(value)) for name, value in rows])
+    )
+
+
+def _over_time(counts: ErrorCounts, since: datetime | None, until: datetime | None) -> str:
+    timeline = counts.timeline(since=since, until=until)
+    if timeline is None:
+        return _section("Errors over time", "<p>None.</p>")
+    labels = _labels(timeline)
+    most = max(map(sum, zip(*timeline.by_severity.values(), strict=True)))
+    step = _step_text(timeline.step)
+    axis = f'<p class="axis"><span>{_text(labels[0])}</span><span>{_text(labels[-1])}</span></p>'
+    legend = "".join(
+        f'<span><i class="{name}"></i>{name} {counts.by_severity[name]:,}</span>'
+        for name in reversed(SEVERITIES)
+        if counts.by_severity[name]
+    )
+    picture = stacked_bars(
+        timeline.by_severity,
+        labels,
+        title=f"{counts.total} errors over time; the most in {step} were {most}",
+    )
+    darkest = max(max(values) for values in timeline.by_service.values())
+    rows = [
+        (
+            _text(service),
+            strip(values, labels, title=f"{service}: {sum(values)} errors over time", most=darkest),
+            f"{sum(values):,}",
+        )
+        for service, values in list(timeline.by_service.items())[:_MOST_ROWS]
+    ]
+    return _section(
+        "Errors over time",
+        f'<p class="legend">{legend}</p>{picture}{axis}'
+        f'<p class="small">Each bar is {step}; the highest is {most:,}.</p>'
+        + _table(("service", "when", "errors"), rows, wide=1, numbers=(2,)),
+    )
+
+
+def _about(counts: ErrorCounts) -> str:
+    if not counts.total:
+        return ""
+    tables = [
+        _table(
+            (what, "", "errors"),
+            [(_text(name), bar(count, counter.most_common(1)[0][1]), f"{count:,}") for name, count in top],
+            wide=1,
+            numbers=(2,),
+        )
+        for what, counter in (("type", counts.by_type), ("severity", counts.by_severity))
+        if (top := counter.most_common(_MOST_ROWS))
+    ]
+    return _section("What they are", "".join(tables))
+
+
+def _repeated(counts: ErrorCounts) -> str:
+    redactor = Redactor()
+    rows = [
+        (
+            f"{one.times:,}",
+            _text(one.service_name),
+            _text(f"{one.error_type}: {redactor.text(one.message)}"[:500]),
+            _text(local_time(one.last)),
+        )
+        for one in counts.most_repeated(_MOST_ROWS)
+    ]
+    if not rows:
+        return ""
+    return _section(
+        "Said most often",
+        _table(("times", "service", "error, but for its numbers", "last"), rows, numbers=(0,)),
+    )
+
+
+def _services(on_disk: OnDisk) -> str:
+    newest = next((file for file in on_disk.state_files if file.content is not None), None)
+    if newest is None or newest.content is None:
+        return _section("Saved state", "<p>None.</p>")
+    content: dict[str, Any] = for_people(without_secrets(newest.content))  # Any: frozen values
+    save = "by the original program" if newest.sequence is None else f"save {newest.sequence}"
+    statuses: Mapping[str, object] = content.get("service_statuses") or {}
+    circuits: Mapping[str, object] = content.get("circuit_breakers") or {}
+    rows = [
+        (_text(name), _status(str(status)), _text(as_text(circuits.get(name, ""))))
+        for name, status in statuses.items()
+    ]
+    parts = [f"<p>{_text(newest.path.name)}, {_text(save)}, {_text(local_time(newest.timestamp))}</p>"]
+    if rows:
+        parts.append(_table(("service", "status", "open circuit"), rows))
+    for name, section in content.items():
+        if name in {"timestamp", "service_statuses", "circuit_breakers"} or not section:
+            continue
+        parts.append(
+            f"<details><summary>{_text(name)} ({_size(section)})</summary>{_values(section)}</details>"
+        )
+    return _section("Saved state", "".join(parts))
+
+
+def _pending(on_disk: OnDisk, now: datetime) -> str:
+    if not on_disk.pending:
+        return ""
+    rows = [
+        (
+            _text(entry.name.key or "-"),
+            _text(entry.name.operation),
+            _text(_since(entry, now.timestamp())),
+            _text(as_text(without_secrets(entry.body.get("interrupted") or ""))),
+        )
+        for entry in on_disk.pending[:_MOST_OPERATIONS]
+    ]
+    return _section(
+        "Pending operations",
+        _table(("key", "operation", "begun", "stopped by"), rows)
+        + "<p><code>shockproof operations</code> shows and settles them.</p>",
+    )
+
+
+def _since(entry: OperationEntry, now: float) -> str:
+    at = entry.body.get("sent_at", entry.body.get("at"))
+    return f"{ago(now - at)} ago" if isinstance(at, int | float) else ""
+
+
+def _latest(counts: ErrorCounts) -> str:
+    if not counts.latest:
+        return ""
+    redactor = Redactor()
+    shown: list[str] = []
+    for record in reversed(counts.latest):
+        fields: Any = redactor.value(record.to_dict())  # Any: the record's fields
+        head = f"{local_time(record.timestamp)} {fields['service_name']}.{fields['function_name']}"
+        said = f"{fields['error_type']}: {fields['error_message']}"
+        more = (fields["stack_trace"] or "")[-_MOST_TRACE:]
+        if fields["context"]:
+            more += f"\n{as_text(fields['context'])}"
+        shown.append(
+            f'<details class="{record.severity.value}"><summary><span class="small">{_text(head)}</span> '
+            f"{_text(said[:300])}</summary><pre>{_lines(more) or 'no stack trace'}</pre></details>"
+        )
+    return _section(f"The last {len(shown)}", "".join(shown))
+
+
+# ---- their parts
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{_text(title)}</h2>{body}</section>"
+
+
+def _table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    wide: int | None = None,
+    numbers: Sequence[int] = (),
+) -> str:
+    """Cells are markup already; *wide* is the column that takes the room, *numbers* those of numbers."""
+
+    def of(column: int) -> str:
+        return ' class="wide"' if column == wide else ' class="number"' if column in numbers else ""
+
+    head = "".join(f'<th scope="col"{of(column)}>{_text(name)}</th>' for column, name in enumerate(heads))
+    body = "".join(
+        "<tr>" + "".join(f"<td{of(column)}>{cell}</td>" for column, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _values(section: object) -> str:
+    if isinstance(section, Mapping):
+        rows = [(_text(str(name)), _text(as_text(value))) for name, value in section.items()]
+        return _table(("name", "value"), rows[:_MOST_OPERATIONS])
+    if isinstance(section, list):
+        return _table(("value",), [(_text(as_text(value)),) for value in section[:_MOST_OPERATIONS]])
+    return f"<p>{_text(as_text(section))}</p>"
+
+
+def _size(section: object) -> str:
+    return f"{len(section):,}" if isinstance(section, Mapping | list) else "1"
+
+
+def _status(status: str) -> str:
+    kind = "good" if status in _GOOD else "bad" if status in _BAD else "middling"
+    return f'<span class="{kind}">{_text(status)}</span>'
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
+
+
+def _lines(text: str) -> str:
+    return "\n".join(_text(line) for line in text.splitlines())
+
+
+def _labels(timeline: Timeline) -> list[str]:
+    length = len(next(iter(timeline.by_severity.values())))
+    form: Callable[[datetime], str] = lambda moment: f"{moment:%Y-%m-%d %H:%M:%S}"  # noqa: E731  one of two forms
+    if timeline.step >= 60:
+        form = lambda moment: f"{moment:%Y-%m-%d %H:%M}"  # noqa: E731  the other one
+    return [
+        form(datetime.fromtimestamp(timeline.begin + place * timeline.step).astimezone())
+        for place in range(length)
+    ]
+
+
+def _step_text(step: int) -> str:
+    span = timedelta(seconds=step)
+    if span >= timedelta(days=1):
+        return "a day" if span.days == 1 else f"{span.days} days"
+    if step >= 3600:
+        return "an hour" if step == 3600 else f"{step // 3600} hours"
+    if step >= 60:
+        return "a minute" if step == 60 else f"{step // 60} minutes"
+    return "a second" if step == 1 else f"{step} seconds"
+
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --text: #1c2024; --dim: #5f6772; --page: #fbfbfc; --card: #fff; --line: #dfe3e8;
+  --low: #7d8794; --medium: #c98a00; --high: #d1495b; --critical: #8c1c3a; --accent: #2f6fb2; --good: #1c7c4a; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e9ed; --dim: #9aa4b0; --page: #14171b; --card: #1c2025;
+  --line: #333a43; --low: #8a94a1; --medium: #e0a93a; --high: #f0717f; --critical: #ff4d7d; --accent: #6fa8dc;
+  --good: #5cc48d; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { margin: .5rem 0 0; font-size: 1.5rem; } h2 { margin: 0 0 .75rem; font-size: 1.125rem; }
+header p, .small, .axis { color: var(--dim); font-size: .875rem; } header p { margin: 0 0 1rem; }
+section { margin: 1rem 0; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
+.notice { padding: .5rem .75rem; border-left: .25rem solid var(--high); background: var(--card); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; margin: 1rem 0; }
+.tiles div { padding: .75rem; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
+dt { color: var(--dim); font-size: .875rem; } dd { margin: 0; font-size: 1.25rem; font-weight: 600; }
+svg { display: block; width: 100%; fill: var(--accent); }
+.bars { height: 10rem; border-bottom: 1px solid var(--line); } .strip { height: 1.25rem; min-width: 8rem; }
+.strip { background: var(--page); } .bar { height: .75rem; min-width: 6rem; } .bars .nothing { fill: transparent; }
+.axis { display: flex; justify-content: space-between; margin: .25rem 0; }
+.legend { display: flex; flex-wrap: wrap; gap: 1rem; margin: 0 0 .5rem; }
+.legend i { display: inline-block; width: .75rem; height: .75rem; margin-right: .4rem; border-radius: .15rem; }
+rect.low { fill: var(--low); } rect.medium { fill: var(--medium); } rect.high { fill: var(--high); }
+rect.critical { fill: var(--critical); }
+i.low { background: var(--low); } i.medium { background: var(--medium); } i.high { background: var(--high); }
+i.critical { background: var(--critical); }
+.table { overflow-x: auto; } .table + .table { margin-top: 1rem; } table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
+th { color: var(--dim); font-weight: 500; text-align: left; }
+th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: middle;
+  overflow-wrap: anywhere; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .wide { width: 50%; }
+.good { color: var(--good); } .bad { color: var(--high); } .middling { color: var(--medium); }
+details { padding: .35rem .5rem; border-left: .2rem solid var(--line); margin: .25rem 0; }
+details.high { border-color: var(--high); } details.critical { border-color: var(--critical); }
+details.medium { border-color: var(--medium); } summary { cursor: pointer; overflow-wrap: anywhere; }
+pre { overflow-x: auto; font-size: .8125rem; }
+@media print { body { max-width: none; } section { break-inside: avoid; } }
+"""
+
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

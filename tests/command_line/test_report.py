@@ -1,0 +1,72 @@
+"""The report of what a killed program left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Any]  # the fixture's result
+
+ORIGINAL = Path(__file__).parents[1] / "data"
+
+
+def test_state_and_pending_operations_are_in_it(shockproof: Run, killed: Path) -> None:
+    """And no secret, and no change of any file but the page."""
+    before = {path: path.stat().st_mtime_ns for path in killed.rglob("*")}
+    output = killed.parent / "report.html"
+    place = ("--state-dir", killed / "state", "--error-log-dir", killed / "errors")
+    made = shockproof("report", "--output", output, "--title", "After the crash", *place)
+    assert (made.code, made.out) == (0, f"The report is {output}\n")
+    page = output.read_text()
+    assert "<h1>After the crash</h1>" in page
+    assert "bot-5" in page
+    assert "150.25" in page
+    assert "hunter2" not in page
+    assert {path: path.stat().st_mtime_ns for path in killed.rglob("*")} == before
+
+
+def test_what_the_original_program_wrote_is_in_it(shockproof: Run, tmp_path: Path) -> None:
+    """Its errors and its state."""
+    shutil.copytree(ORIGINAL / "original-errors", tmp_path / "errors")
+    shutil.copytree(ORIGINAL / "original-state", tmp_path / "state")
+    output = tmp_path / "report.html"
+    place = ("--state-dir", tmp_path / "state", "--error-log-dir", tmp_path / "errors")
+    assert shockproof("report", "--output", output, *place).code == 0
+    page = output.read_text()
+    assert "Always fails" in page
+    assert "market_data" in page
+    assert "by the original program" in page
+
+
+def test_only_the_asked_time_is_in_it(shockproof: Run, tmp_path: Path) -> None:
+    """Errors of another day are not counted."""
+    shutil.copytree(ORIGINAL / "original-errors", tmp_path / "errors")
+    output = tmp_path / "report.html"
+    place = ("--state-dir", tmp_path, "--error-log-dir", tmp_path / "errors", "--output", output)
+    assert shockproof("report", "--since", "2026-02-14", "--until", "2026-02-15", *place).code == 0
+    assert "Always fails" not in output.read_text()
+    refused = shockproof("report", "--since", "2026-02-15", "--until", "2026-02-14", *place)
+    assert (refused.code, "nothing is between them" in refused.err) == (2, True)
+
+
+def test_a_page_that_cannot_be_written_is_one_line(shockproof: Run, tmp_path: Path) -> None:
+    """With the file's name."""
+    refused = shockproof("report", "--state-dir", tmp_path, "--output", tmp_path / "no" / "report.html")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "No such file or directory" in refused.err
+
+
+def test_where_nothing_is_there_is_no_report(shockproof: Run, tmp_path: Path) -> None:
+    """A wrong directory must not look like a day without errors."""
+    place = (
+        "--state-dir",
+        tmp_path / "a",
+        "--error-log-dir",
+        tmp_path / "b",
+        "--output",
+        tmp_path / "r.html",
+    )
+    assert shockproof("report", *place).code == 3
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,142 @@
+"""The report: whole, safe to open, and true."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from shockproof.views.error_counts import ErrorCounts
+from shockproof.views.report import OnDisk, look_at, report, write_whole
+from shockproof.vocabulary.models import ErrorRecord
+from shockproof.vocabulary.statuses import ErrorSeverity
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+MARKUP = '<script>alert("1")</script>\x1b[31m & <b>'
+EVIL = f"{MARKUP} password=hunter2"
+
+
+class Reader(HTMLParser):
+    """What a browser would see: every tag closed, its texts, what it would load."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.events: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [
+            value or "" for name, value in attrs if name in {"src", "href", "srcset", "data", "action"}
+        ]
+        self.events += [name for name, _ in attrs if name.startswith("on")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def records(number: int) -> list[ErrorRecord]:
+    return [
+        ErrorRecord(
+            timestamp=NOW - timedelta(minutes=number - place),
+            error_type=f"Error<{place % 3}>",
+            error_message=f"{place} {EVIL}",
+            severity=list(ErrorSeverity)[place % 4],
+            service_name=f"service <{place % 5}>",
+            function_name="fetch",
+            stack_trace=f"Traceback (most recent call last):\n  {EVIL}",
+            context={"api_key": "hunter2", EVIL: EVIL},
+        )
+        for place in range(number)
+    ]
+
+
+def page_of(number: int, on_disk: OnDisk | None = None, **more: object) -> str:
+    counts = ErrorCounts()
+    for record in records(number):
+        counts.add(record)
+    return report(counts, on_disk or OnDisk(), title=f"Night {MARKUP}", now=NOW, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [0, 1, 200])
+def test_the_page_is_whole_and_loads_nothing(number: int) -> None:
+    """No script, no link, no picture from elsewhere; what others wrote is text; and the browser is told so too."""
+    page = page_of(number, words=[MARKUP], summary=[(MARKUP, MARKUP)])
+    reader = Reader(page)
+    assert "script" not in reader.tags
+    assert (reader.loads, reader.events) == ([], [])
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page
+    assert not re.search(r"url\(|@import|//\w", page)
+    assert "\x1b" not in page
+    assert "hunter2" not in page
+
+
+def test_pictures_are_drawn_to_scale_and_say_what_they_show() -> None:
+    """The bars add up to the errors; each picture has a name for who does not see it."""
+    page = page_of(100)
+    pictures = [ET.fromstring(text) for text in re.findall(r"<svg .*?</svg>", page, re.DOTALL)]
+    (bars,) = [picture for picture in pictures if picture.get("class") == "bars"]
+    assert "100 errors over time" in (bars.get("aria-label") or "")
+    said = [title.text or "" for title in bars.iter("title")]
+    assert (
+        sum(
+            int(number) for text in said for number in re.findall(r"(\d+) (?:low|medium|high|critical)", text)
+        )
+        == 100
+    )
+    assert max(
+        100 - float(shape.get("y") or 0) for shape in bars.iter("rect") if shape.get("class") != "nothing"
+    ) == pytest.approx(100)
+    for picture in pictures:
+        assert picture.get("aria-hidden") == "true" or picture.get("aria-label")
+
+
+def test_a_screen_reader_finds_headings_and_table_heads() -> None:
+    """Every section has its heading, every column its head."""
+    page = page_of(10)
+    assert page.count("<section>") == page.count("<h2>")
+    assert page.count("<table>") == page.count("<thead>")
+    assert 'lang="en"' in page
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+
+
+def test_what_is_missing_or_damaged_is_said(tmp_path: Path) -> None:
+    """A page without a word about a lost state would look like all was well."""
+    (tmp_path / "system_state.json").write_bytes(b"{")
+    (tmp_path / "halted.json").write_text('{"reason": "fat finger", "since": "2026-11-25T10:00:00+00:00"}')
+    page = page_of(0, look_at(tmp_path, now=NOW.timestamp()))
+    assert "system_state.json is damaged: it is no valid JSON" in page
+    assert "fat finger" in page
+    assert page.count('role="alert"') == 2
+
+
+def test_a_page_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no half of a new one beside it."""
+    path = tmp_path / "report.html"
+    write_whole(path, "first")
+
+    def refuse(self: Path, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, "second")
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"report.html": "first"}
