@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shockproof.command_line.clean import today_anywhere
 
 Run = Callable[..., Any]  # the fixture's result
 
@@ -95,6 +97,23 @@ def test_what_is_today_somewhere_stays_even_if_nothing_is_kept(shockproof: Run, 
     )
     assert name(0) in names(log)
     assert name(5) not in names(log)
+
+
+@pytest.mark.parametrize(("hour", "day"), [(0, 24), (11, 24), (12, 25), (23, 25)])
+def test_a_day_ends_when_it_has_ended_everywhere(hour: int, day: int) -> None:
+    """At eleven in London it is still yesterday on Baker Island."""
+    assert today_anywhere(datetime(2026, 11, 25, hour, 59, tzinfo=UTC)) == date(2026, 11, day)
+
+
+def test_another_users_log_is_not_compressed(
+    shockproof: Run, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program could not read what root has made."""
+    before = names(log)
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    refused = shockproof("clean", "--compress", "--yes", "--error-log-dir", log)
+    assert (refused.code, "run this as that user" in refused.err) == (2, True)
+    assert names(log) == before
 
 
 def test_compressed_days_are_still_read(shockproof: Run, tmp_path: Path) -> None:

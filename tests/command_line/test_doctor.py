@@ -161,6 +161,21 @@ def test_damage_and_a_halt_are_told(shockproof: Run, killed: Path) -> None:
     assert "shockproof journal verify" in shown
 
 
+def test_what_may_not_be_read_hides_nothing_else(
+    shockproof: Run, killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look that fails is a finding, and the others go on."""
+
+    def refuse(directory: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(directory))
+
+    monkeypatch.setattr(doctor, "files_set_aside", refuse)
+    code, found = findings(shockproof, killed)
+    assert code == 1
+    assert ("problem", f"{killed / 'state'}: Permission denied") in found["disk"]
+    assert found["halt"] == [("ok", "not halted")]
+
+
 def test_a_package_that_is_too_old_or_missing_is_named(
     shockproof: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,9 @@ def test_a_script_learns_from_the_exit_code_whether_anything_is_pending(
     """A start-up script stops without reading any text."""
     assert shockproof("operations", "list", "--exit-code", "--state-dir", killed / "state").code == 1
     (killed / "nothing").mkdir()
-    assert shockproof("operations", "list", "--exit-code", "--state-dir", killed / "nothing").code == 0
+    nothing = shockproof("operations", "list", "--exit-code", "--state-dir", killed / "nothing")
+    assert (nothing.code, nothing.out.count("\n")) == (0, 1)
+    assert nothing.out.startswith("0 pending in ")
 
 
 def test_json_holds_all_that_is_known(shockproof: Run, killed: Path) -> None:
@@ -233,6 +235,18 @@ def test_a_running_program_is_looked_at_and_left_alone(shockproof: Run, running:
     assert (refused.code, refused.out) == (4, "")
     assert f"process {pid}" in refused.err
     assert contents(state_dir) == before
+
+
+def test_another_users_journal_is_not_written_to(
+    shockproof: Run, killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment of root's would be one that the program cannot read."""
+    before = contents(killed)
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    words = ("operations", "resolve", "bot-5", "--outcome", "found", "--yes", "--state-dir", killed / "state")
+    refused = shockproof(*words)
+    assert (refused.code, "run this as that user" in refused.err) == (2, True)
+    assert contents(killed) == before
 
 
 def test_the_lock_itself_protects_where_the_owner_cannot_be_seen(

@@ -6,7 +6,14 @@ import argparse
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from shockproof.command_line.options import add_error_log_dir, add_json, byte_count, day_count, existing
+from shockproof.command_line.options import (
+    add_error_log_dir,
+    add_json,
+    byte_count,
+    day_count,
+    existing,
+    require_owner,
+)
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.progress import progress
 from shockproof.command_line.screen import Screen
@@ -14,7 +21,7 @@ from shockproof.memory.error_log.error_files import ErrorFile, error_files
 from shockproof.memory.error_log.error_retention import Retention
 from shockproof.views.words import size_text
 
-__all__ = ["add_options"]
+__all__ = ["add_options", "today_anywhere"]
 
 _FURTHEST_WEST: Final = timedelta(hours=12)
 
@@ -56,7 +63,7 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
     retention = Retention(
         directory, keep_days=given.keep_days, keep_bytes=given.keep_size, compress=given.compress
     )
-    today = _today()
+    today = today_anywhere(datetime.now(UTC))
     going = retention.too_old(today)
     packed = [file for file in retention.to_compress(today) if file not in going]
     before = sum(file.size for file in error_files(directory, follow_links=False))
@@ -64,6 +71,8 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
         _show(going, packed, screen)
     is_done = False
     if (going or packed) and not given.dry_run:
+        if packed:
+            require_owner(directory)
         gone = f"{len(going)} deleted for ever, {len(packed)} compressed"
         if not screen.confirm(f"Do it ({gone})?", is_yes=given.yes):
             raise CommandError("nothing was changed")
@@ -85,9 +94,9 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
     return ExitCode.FINE
 
 
-def _today() -> date:
-    # The program may keep the days of another zone: what is today anywhere is today here.
-    return (datetime.now(UTC) - _FURTHEST_WEST).date()
+def today_anywhere(now: datetime) -> date:
+    """The day that has not ended anywhere on Earth: the program may keep the days of another zone."""
+    return (now.astimezone(UTC) - _FURTHEST_WEST).date()
 
 
 def _show(going: list[ErrorFile], packed: list[ErrorFile], screen: Screen) -> None:

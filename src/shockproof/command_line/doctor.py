@@ -80,7 +80,10 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
     )
     findings: list[Finding] = []
     for look in looks:
-        findings += look()
+        try:
+            findings += look()
+        except OSError as error:
+            findings.append(Finding("disk", "problem", f"{error.filename or 'the disk'}: {error.strerror}"))
     if given.json:
         screen.json([finding._asdict() for finding in findings])
     else:

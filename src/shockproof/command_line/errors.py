@@ -32,6 +32,9 @@ _LOOK_EVERY: Final = 0.5
 _LAST_BEFORE_FOLLOWING: Final = 10
 _WIDEST_BAR: Final = 30
 
+_redactor = Redactor()
+"""For what the original program wrote, which redacted nothing."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
@@ -130,10 +133,8 @@ def _follow(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> int:
 
 
 def _show(records: Iterable[ErrorRecord], given: argparse.Namespace, screen: Screen) -> None:
-    redactor = Redactor()
     for record in records:
-        # What the original program wrote was never redacted.
-        shown: Any = redactor.value(record.to_dict())  # Any: the fields
+        shown: Any = _redactor.value(record.to_dict())  # Any: the fields
         if given.json:
             screen.json(shown, indent=None)
             continue

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shockproof.command_line.journal_owner import owner_of, process_name
-from shockproof.command_line.options import add_json, add_state_dir, journal_dir
+from shockproof.command_line.options import add_json, add_state_dir, journal_dir, require_owner
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.file_layer import SystemFiles
@@ -309,6 +309,7 @@ def _resolve(given: argparse.Namespace, screen: Screen) -> int:
         raise CommandError(f"--result goes with --outcome found, and not with {given.outcome}")
     journal = journal_dir(given.state_dir)
     entry = _chosen(_read(journal, screen), given, pending_only=True)
+    require_owner(journal)
     _refuse_if_owned(journal)
     shown = _described(entry)
     if not given.json:
@@ -387,7 +388,8 @@ async def _record(
 
 def _append(path: Path, line: dict[str, object]) -> None:
     """Before the journal is told: what is settled by hand has left its trace, whatever happens then."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(path, flags, 0o600)
     try:
         os.write(handle, (json.dumps(line, ensure_ascii=True, default=str) + "\n").encode())
         os.fsync(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "existing",
     "journal_dir",
     "moment",
+    "require_owner",
 ]
 
 _STATE_DIR: Final = "data/state"
@@ -71,6 +73,32 @@ def existing(directory: Path, option: str) -> Path:
 def journal_dir(state_dir: Path) -> Path:
     """Where the journal of a state directory is."""
     return existing(state_dir, "--state-dir") / "journal"
+
+
+def require_owner(directory: Path) -> None:
+    """
+    See that what is written into *directory* will be the program's, too.
+
+    Raises:
+        CommandError: it belongs to another user, who could not read what this one makes there.
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    owner = directory.stat().st_uid
+    if owner != os.geteuid():
+        raise CommandError(
+            f"{directory} belongs to user {_user_name(owner)}, who could not read what is written now: run this as "
+            f"that user (sudo -u {_user_name(owner)} shockproof ...)"
+        )
+
+
+def _user_name(number: int) -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):
+        return f"#{number}"
 
 
 def moment(text: str) -> datetime:

@@ -71,7 +71,13 @@ class Screen:
     def table(
         self, heads: Sequence[str], rows: Sequence[Sequence[str]], *, styles: Sequence[str | None] = ()
     ) -> None:
-        """Columns below their heads; on a terminal the last one is cut at its edge. *styles*: of each row."""
+        """
+        Columns below their heads, if there is a row; on a terminal the last one is cut at its edge.
+
+        *styles* are those of the rows.
+        """
+        if not rows:
+            return
         shown = [[printable(cell) for cell in row] for row in rows]
         widths = [max(len(row[column]) for row in [heads, *shown]) for column in range(len(heads))]
         edge = shutil.get_terminal_size().columns if self.is_terminal else None
