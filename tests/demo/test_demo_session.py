@@ -24,6 +24,7 @@ from shockproof.demo.options import Options
 from shockproof.demo.scoreboard import Happening, Scoreboard
 from shockproof.demo.session import Session
 from shockproof.demo.summary import Summary
+from shockproof.testing import VirtualClock
 
 DEMO = [sys.executable, "-m", "shockproof", "demo"]
 DYING = str(Path(__file__).with_name("dying_trader.py"))
@@ -164,6 +165,55 @@ async def test_sigkills_with_an_order_in_flight_leave_book_and_ledger_in_agreeme
     assert (summary.orders_doubled, summary.orders_lost) == (0, 0)
     assert len([line for line in view.lines if "in flight: the venue has booked it" in line]) == 2
     assert summary.settled_by_reconcile >= 2
+
+
+class QuietVenue:
+    """A venue that no order comes to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def fall_silent_behind_the_next_order(self) -> None:
+        self.asked.append("silence")
+
+    async def order_in_flight(self) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def speak_again(self) -> None:
+        self.asked.append("speak")
+
+
+class IdleTrader:
+    """A trader's process that only ends."""
+
+    def __init__(self) -> None:
+        self.ending: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def kill(self) -> None:
+        self.ending.set_result(-signal.SIGKILL)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_sigkill_waits_for_an_order_but_not_for_ever(
+    tmp_path: Path, clock: VirtualClock, *, ends: bool
+) -> None:
+    """Without an order it comes all the same; a trader that ends in order meanwhile is not killed."""
+    view, venue, trader = Watching(), QuietVenue(), IdleTrader()
+    session = Session(Options(seconds=30.0), tmp_path, view)
+    begun = clock.monotonic()
+    if ends:
+        asyncio.get_running_loop().call_later(1.0, trader.ending.set_result, 0)
+    await session._kill(
+        venue,  # type: ignore[arg-type]  # as much of it as is asked
+        trader,  # type: ignore[arg-type]  # as above
+        trader.ending,
+    )
+    assert trader.ending.result() == (0 if ends else -signal.SIGKILL)
+    assert clock.monotonic() - begun == pytest.approx(1.0 if ends else 6.0)
+    assert view.lines == ([] if ends else ["SIGKILL: the trader is dead, with nothing in flight"])
+    assert venue.asked == ["silence", "speak"]
 
 
 @pytest.mark.asyncio

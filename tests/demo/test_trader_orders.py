@@ -325,12 +325,21 @@ async def test_without_a_journal_nothing_is_sent(
     desk = at(Venue())
     order = await desk.desk.carry_out(MARKET)
     assert order.state is OrderState.NOT_SENT
+    await desk.desk.go_on_with("sp-0007-EUR-5f1c09ab")  # nor does it hurt that an earlier order cannot go on
     assert desk.venue.sends == []
 
 
-async def test_an_order_whose_end_cannot_be_saved_ends_in_the_next_life(at: Callable[[Venue], Desk]) -> None:
-    """The journal has it until the saved book does; its end is known without asking the venue again."""
-    before = at(Venue())
+@pytest.mark.parametrize(("extra", "look_ups"), [({}, 0), ({"odd": object()}, 1)], ids=["kept", "not kept"])
+async def test_an_order_whose_end_cannot_be_saved_ends_in_the_next_life(
+    at: Callable[[Venue], Desk], extra: dict[str, object], look_ups: int
+) -> None:
+    """The journal has it until the saved book does, with the venue's answer; one that it could not keep is asked for."""
+
+    def answers(venue: Venue, client_id: str) -> Any:
+        answer = venue.book(client_id)
+        return {**answer, **extra}
+
+    before = at(Venue(answers))
     before.cannot_save = True
     order = await before.desk.carry_out(MARKET)
     assert await before.pending() == [(OPERATION, order.client_id)]
@@ -339,7 +348,7 @@ async def test_an_order_whose_end_cannot_be_saved_ends_in_the_next_life(at: Call
     await after.desk.reconcile()
     await after.desk.go_on_with(order.client_id)
     assert [(entry["client_id"], entry["state"]) for entry in after.saved] == [(order.client_id, "filled")]
-    assert (len(after.venue.sends), after.venue.look_ups) == (1, 0)
+    assert (len(after.venue.sends), after.venue.look_ups) == (1, look_ups)
     assert await after.pending() == []
 
 
