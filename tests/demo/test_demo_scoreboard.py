@@ -140,7 +140,7 @@ def test_the_summary_tells_how_unknown_outcomes_were_settled(board: Scoreboard) 
     ]:
         board.report({"kind": "outcome", "order": order, "how": how})
     row = dict(a_summary(board).rows())["unknown outcomes"]
-    assert row == "3: 1 settled by look-up, 1 by reconcile after a restart, 1 still unknown"
+    assert row == "3: 1 settled by look-up, 1 by reconcile, 1 still unknown"
 
 
 def test_the_summary_adds_what_the_traders_side_did_to_itself(board: Scoreboard) -> None:

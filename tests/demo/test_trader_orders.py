@@ -34,7 +34,7 @@ class Venue:
     last_response_headers: dict[str, str] | None = None
 
     def __init__(self, *steps: Step) -> None:
-        self.has = {"fetchOrders": True}
+        self.id, self.has = "binance", {"fetchOrders": True}
         self.steps = list(steps)
         self.booked: dict[str, dict[str, Any]] = {}
         self.sends: list[str] = []
@@ -246,9 +246,9 @@ async def test_an_order_lost_again_and_again_is_given_up(at: Callable[[Venue], D
     assert await desk.pending() == []
 
 
-@pytest.mark.parametrize("failures", [6, 60])
+@pytest.mark.parametrize(("failures", "settled_by"), [(6, "look-up"), (60, "reconcile")])
 async def test_a_look_up_that_fails_is_no_proof_of_absence(
-    at: Callable[[Venue], Desk], failures: int
+    at: Callable[[Venue], Desk], failures: int, settled_by: str
 ) -> None:
     """However long the venue cannot be asked, the order is found afterwards, and not sent again."""
     desk = at(Venue(fails(ccxt.RequestTimeout("504"), after_booking="FILLED")))
@@ -257,6 +257,23 @@ async def test_a_look_up_that_fails_is_no_proof_of_absence(
     assert order.state is OrderState.FILLED
     assert len(desk.venue.sends) == 1
     assert desk.venue.look_ups == failures + 1
+    assert desk.outcomes == ["unknown", settled_by]
+
+
+async def test_a_halt_does_not_make_an_unknown_order_one_that_is_not_there(
+    at: Callable[[Venue], Desk], recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """What is refused while everything is halted says nothing of what was sent before."""
+
+    async def halts(venue: Venue, client_id: str) -> Any:
+        venue.book(client_id)
+        await recovery.halt("test")
+        raise ccxt.RequestTimeout("504")
+
+    desk = at(Venue(halts))
+    desk.venue.cannot_look_up = 60
+    order = await desk.desk.carry_out(MARKET)
+    assert order.state is OrderState.FILLED
 
 
 async def test_an_order_that_is_found_absent_too_late_is_not_sent_again(at: Callable[[Venue], Desk]) -> None:
@@ -440,6 +457,30 @@ async def test_an_earlier_lifes_order_that_never_arrived_is_sent_only_while_it_i
     assert after.book.orders[client_id].state is state
     assert after.venue.sends == [client_id] * (2 if state is OrderState.FILLED else 1)
     assert await after.pending() == []
+
+
+async def test_while_halted_nothing_is_sent_and_what_was_sent_stays_pending(
+    at: Callable[[Venue], Desk], recovery: ErrorRecoveryService
+) -> None:
+    """A refused order of an earlier life may be there all the same: it goes on when it may."""
+    before = at(Venue())
+    client_id = await before.dies()
+    before.venue.book(client_id)
+    await recovery.halt("test")
+
+    halted = at(before.venue)
+    await halted.desk.reconcile()
+    await halted.desk.go_on_with(client_id)
+    order = await halted.desk.carry_out(MARKET)
+    assert {order.state for order in halted.book} == {OrderState.PENDING}
+    assert halted.venue.sends == [client_id]
+    assert await halted.pending() == [(OPERATION, client_id), (OPERATION, order.client_id)]
+
+    await recovery.resume()
+    after = at(before.venue)
+    await after.desk.go_on_with(client_id)
+    assert after.book.orders[client_id].state is OrderState.FILLED
+    assert after.venue.sends == [client_id]
 
 
 async def test_reconciling_waits_for_a_venue_that_is_away(at: Callable[[Venue], Desk]) -> None:

@@ -192,7 +192,8 @@ class Once(Generic[R]):
             OperationCompletedError: it was sent in an earlier call, and is there.
             OperationBusyError: it is being sent at another place.
             JournalUnavailableError, JournalLockedError: it could not be journalled; it was not sent.
-            HaltedError: `ErrorRecoveryService.halt` is in force; it was not sent.
+            HaltedError: `ErrorRecoveryService.halt` is in force; it was not sent. Nobody asked what came of an earlier
+                call with this key: `ErrorRecoveryService.reconcile` does.
             CallRejectedError: it is not wanted any more (``policy`` is ``"valid_until"`` or ``"still_wanted"``), or a limit
                 or the open circuit refused it; it was not sent.
             Exception: *fn*'s own error; it is certain that nothing happened.

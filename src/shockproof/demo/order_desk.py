@@ -20,6 +20,8 @@ from shockproof import (
     CallRejectedError,
     ErrorRecoveryService,
     Found,
+    HaltedError,
+    JournalLockedError,
     JournalUnavailableError,
     OperationCompletedError,
     OutcomeUnknownError,
@@ -44,6 +46,8 @@ ORDERS = "binance.orders"
 """The service of everything that changes something at the venue, as ``protect`` names it."""
 
 _BINANCE_TAKES = r"[0-9A-Za-z_-]{1,36}"
+_SAY_NOTHING = (HaltedError, JournalUnavailableError, JournalLockedError)
+"""They refuse a call before anybody has asked what became of an earlier one with the same id."""
 
 
 class OrderDesk:
@@ -110,21 +114,22 @@ class OrderDesk:
         return order
 
     async def go_on_with(self, client_id: str) -> None:
-        """See an order through that an earlier life left behind, from wherever it was."""
+        """See an order through that an earlier life left behind, from wherever it was; `reconcile` first."""
         await self._carry_out(client_id, {})
 
     async def reconcile(self) -> None:
-        """Find out what became of the orders that an earlier life was sending when it died."""
+        """Find out what became of the orders that nobody knows of, as those that were in flight when the trader died."""
         self._orders.once(confirm=self._confirm, settle=self._timing.settle)  # this is how they are looked up
         while True:
             settled = await self._recovery.reconcile()
             for one in settled:
-                if one.outcome is not UNKNOWN:
-                    self._settled(one.key, "reconcile")
-                    is_there = isinstance(one.outcome, Found)
-                    self._tell(
-                        f"{name_of(one.key)} reconciled: {'found' if is_there else 'not'} at the venue"
-                    )
+                if one.outcome is UNKNOWN:
+                    continue
+                if isinstance(one.outcome, Found) and one.key in self._book.orders:
+                    self._book.note(Report.from_ccxt(one.outcome.value))
+                self._settled(one.key, "reconcile")
+                is_there = isinstance(one.outcome, Found)
+                self._tell(f"{name_of(one.key)} reconciled: {'found' if is_there else 'not'} at the venue")
             if all(one.outcome is not UNKNOWN for one in settled):
                 return
             await self._clock.sleep(self._timing.timeout / 2)  # the venue is away
@@ -136,8 +141,10 @@ class OrderDesk:
     # -- an order's way -------------------------------------------------------------------------------
 
     async def _carry_out(self, client_id: str, details: dict[str, Any]) -> None:  # Any: JSON
+        has_begun = False
         try:
             async with self._recovery.operation(OPERATION, key=client_id, **details) as operation:
+                has_begun = True
                 if client_id not in self._book.orders:
                     self._book.add(Order.from_dict(operation.details))
                 order = self._book.orders[client_id]
@@ -146,11 +153,11 @@ class OrderDesk:
                     await self._see_through(order)
                 # First the book on the disk has its end, then the journal forgets the order.
                 await self._save()
-        except JournalUnavailableError as error:
-            # Either it did not begin and nothing was sent, or it has ended and does so again in the next life.
-            self._give_up(client_id, f"not journalled: {error}")
-        except StateNotSavedError as error:
-            self._tell(f"{name_of(client_id)} has ended, and stays pending on the disk: {error}")
+        except (*_SAY_NOTHING, StateNotSavedError) as error:
+            if has_begun or not details:
+                self._tell(f"{name_of(client_id)} stays pending until the next start: {error}")
+            else:
+                self._give_up(client_id, f"not journalled: {error}")
 
     async def _place(self, order: Order) -> None:
         """Send it once; when this returns, it is known what became of it."""
@@ -175,13 +182,15 @@ class OrderDesk:
                 )
             except OutcomeUnknownError:
                 self._tell(f"{order.name} stays unknown, as the look-ups fail, too: asked again")
-                await self._clock.sleep(self._timing.timeout / 2)
+                await self.reconcile()
             except OperationCompletedError as known:  # an earlier life learned of it, or reconcile() did
                 if isinstance(known.result, dict):
                     self._book.note(Report.from_ccxt(known.result))
                 else:
                     await self._look(order)
-            except (CallRejectedError, JournalUnavailableError) as error:
+            except _SAY_NOTHING:
+                raise
+            except CallRejectedError as error:  # behind a look-up, where it was ever sent
                 self._give_up(order.client_id, str(error))
             except Exception as error:  # noqa: BLE001 - whatever it is: it is certain that nothing was placed
                 if meaning_of(error) is Meaning.REFUSED:
@@ -208,10 +217,8 @@ class OrderDesk:
                 await self._look(order)
 
     def _give_up(self, client_id: str, why: str) -> None:
-        order = self._book.orders.get(client_id)
-        if order is not None and order.state is OrderState.PENDING:
-            self._book.note_not_sent(client_id)
-            self._tell(f"{name_of(client_id)} is not at the venue, and given up ({why})")
+        self._book.note_not_sent(client_id)
+        self._tell(f"{name_of(client_id)} is not at the venue, and given up ({why})")
 
     # -- finding out ----------------------------------------------------------------------------------
 

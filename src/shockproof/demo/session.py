@@ -25,7 +25,7 @@ __all__ = ["Session", "SessionError", "View"]
 
 _REFRESH = 0.1
 _MOST_UNPLANNED_DEATHS = 3
-_MOST_WITHOUT_ORDERS = 0.2
+_MOST_WITHOUT_ORDERS = 0.1
 """Part of the session that a SIGKILL waits for an order."""
 _MOST_OVERTIME = 30.0
 """Seconds behind the end of the session, or its own start, that a trader gets for seeing its orders through."""

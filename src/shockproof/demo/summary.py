@@ -129,7 +129,7 @@ class Summary:
             return "none"
         text = (
             f"{self.unknown_outcomes}: {self.settled_by_look_up} settled by look-up, "
-            f"{self.settled_by_reconcile} by reconcile after a restart"
+            f"{self.settled_by_reconcile} by reconcile"
         )
         left = self.unknown_outcomes - self.settled_by_look_up - self.settled_by_reconcile
         return text + (f", {left} still unknown" if left else "")

@@ -175,11 +175,12 @@ class Trader:
                     self.telemetry.run(self.life, self.book, feed, self.disk),
                 )
             ]
-            # Nothing new before it is known what became of the old.
-            await self._unless_stopped(self._begin(venue, desk))
-            orders = {tasks.create_task(desk.go_on_with(client_id)) for client_id in self.left_behind}
-            await self._unless_stopped(self._none_pending())
-            await self._trade(fetch_quote, desk, tasks, orders)
+            orders: set[asyncio.Task[Any]] = set()  # Any: as in _trade
+            # Nothing new before it is known what became of the old; stopped before that, it stays pending.
+            if await self._unless_stopped(self._begin(venue, desk)):
+                orders |= {tasks.create_task(desk.go_on_with(client_id)) for client_id in self.left_behind}
+                await self._unless_stopped(self._none_pending())
+                await self._trade(fetch_quote, desk, tasks, orders)
             desk.close()
             await self._see_through(orders)
             for task in beside:
@@ -317,14 +318,15 @@ class Trader:
         """End in order, and soon."""
         self.stopping.set()
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         # Any: what coroutines send and yield
-        """Do *work*, or drop it when it is time to stop."""
+        """Do *work*, or drop it when it is time to stop; whether it was done."""
         task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.stopping.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
+            return task.done()
         finally:
             task.cancel()
             stop.cancel()
