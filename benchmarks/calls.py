@@ -31,8 +31,10 @@ from pathlib import Path
 
 from cost import by_hand
 from cost.ours import Call, Case, Ours
+from opentelemetry.trace import NoOpTracerProvider
 
 from shockproof import CircuitOpenError, ErrorRecoveryService, Handle
+from shockproof.integrations.opentelemetry import trace_calls
 from shockproof.integrations.prometheus import ShockproofCollector
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "cost-of-a-call.md"
@@ -149,7 +151,7 @@ async def retried_by_hand(n: int) -> None:
             await call(1)
 
 
-async def rows(ours: Ours, watched: Handle, *, with_rivals: bool) -> list[Row]:
+async def rows(ours: Ours, watched: Handle, traced: Handle, *, with_rivals: bool) -> list[Row]:
     await ours.open()
 
     def rivals(kind: str, function: Call = bare, errors: tuple[type[Exception], ...] = ()) -> dict[str, Case]:
@@ -174,6 +176,7 @@ async def rows(ours: Ours, watched: Handle, *, with_rivals: bool) -> list[Row]:
         ),
         Row("the same through `call`", ours.called(ours.plain), 4.2),
         Row("the same through `call`, its durations kept for Prometheus", ours.called(watched), None),
+        Row("the same through `call`, traced by OpenTelemetry without an SDK", ours.called(traced), None),
         Row(
             "the same with timeout and deadline, handed on to calls inside; decorated",
             repeated(ours.timed_decorated),
@@ -232,9 +235,9 @@ async def rows(ours: Ours, watched: Handle, *, with_rivals: bool) -> list[Row]:
         def block(case: Callable[[int, Call], Awaitable[None]]) -> Case:
             return lambda n: case(n, bare)
 
-        table[6].rivals["hyx, breaker"] = block(others.hyx_breaker_block)
-        table[7].rivals["hyx, timeout"] = block(others.hyx_timeout_block)
-        table[8].rivals["tenacity"] = block(others.tenacity_attempts)
+        table[7].rivals["hyx, breaker"] = block(others.hyx_breaker_block)
+        table[8].rivals["hyx, timeout"] = block(others.hyx_timeout_block)
+        table[9].rivals["tenacity"] = block(others.tenacity_attempts)
     return table
 
 
@@ -413,7 +416,11 @@ async def ratios(*, with_rivals: bool) -> tuple[list[Figures], list[tuple[str, s
             ours = Ours(recovery, bare)
             other = ErrorRecoveryService(f"{directory}/other state", f"{directory}/other errors")
             ShockproofCollector(other, durations=True)
-            table = await rows(ours, other.service("watched"), with_rivals=with_rivals)
+            in_spans = ErrorRecoveryService(f"{directory}/traced state", f"{directory}/traced errors")
+            trace_calls(in_spans, tracer_provider=NoOpTracerProvider())
+            table = await rows(
+                ours, other.service("watched"), in_spans.service("traced"), with_rivals=with_rivals
+            )
             gc.collect()
             gc.freeze()
             gc.disable()

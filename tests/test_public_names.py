@@ -20,7 +20,18 @@ import pytest
 import shockproof
 import shockproof.testing
 
-CLIENTS = ("aiohttp", "alpaca", "binance", "ccxt", "httpx", "httpx2", "ib", "prometheus", "requests")
+CLIENTS = (
+    "aiohttp",
+    "alpaca",
+    "binance",
+    "ccxt",
+    "httpx",
+    "httpx2",
+    "ib",
+    "opentelemetry",
+    "prometheus",
+    "requests",
+)
 """The integrations; the test extras bring all of them."""
 PINNED = Path(__file__).with_name("public_names.txt")
 

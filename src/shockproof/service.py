@@ -1004,9 +1004,9 @@ class ErrorRecoveryService:
             self._forget_loop()  # the next call, on whatever loop, starts it
         return periodic
 
-    def _watch_loop(self) -> tuple[LoopLag, Callable[[], None]]:
-        """Measure from now on how late the loop is; what is returned besides stops that."""
-        lag = LoopLag(self._clock)
+    def _watch_loop(self, told: Callable[[float], None] | None = None) -> tuple[LoopLag, Callable[[], None]]:
+        """Measure from now on how late the loop is, and tell each lag; what is returned besides stops that."""
+        lag = LoopLag(self._clock, told)
         name = f"watch over the loop no. {next(self._numbers)}"
         periodic = self._add_periodic(name, every=lambda: EVERY, action=lag.beat)
 

@@ -9,10 +9,12 @@ from types import CoroutineType, FrameType, TracebackType
 from typing import Any
 
 import pytest
+from opentelemetry.trace import NoOpTracerProvider
 
 from shockproof import CircuitOpenError, ErrorRecoveryService, Handle, LastGood, OnError
 from shockproof.calls.ongoing_call import Failure, OngoingCall
 from shockproof.calls.timer import Timer
+from shockproof.integrations.opentelemetry import trace_calls
 
 pytestmark = pytest.mark.asyncio
 
@@ -122,6 +124,9 @@ CASES: dict[str, Call] = {
 }
 
 
+TRACED = ("call", "own task", "unwanted results", "guard", "attempts", "hedged", "cancelled")
+
+
 _OF_CALLS = (
     BaseException,
     FrameType,
@@ -178,9 +183,19 @@ def _no_automatic_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_automatic_collection")
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-async def test_a_failed_call_leaves_no_cycle(recovery: ErrorRecoveryService, case: Call) -> None:
+@pytest.mark.parametrize(
+    ("case", "is_traced"),
+    [
+        *(pytest.param(case, False, id=name) for name, case in CASES.items()),
+        *(pytest.param(CASES[name], True, id=f"{name}, traced") for name in TRACED),
+    ],
+)
+async def test_a_failed_call_leaves_no_cycle(
+    recovery: ErrorRecoveryService, case: Call, is_traced: bool
+) -> None:
     """Ten calls, and the collector finds nothing."""
+    if is_traced:
+        trace_calls(recovery, tracer_provider=NoOpTracerProvider())
     handle = recovery.service("api", circuit_threshold=None, max_retries=1, base_delay=0.5)
 
     async def once() -> None:

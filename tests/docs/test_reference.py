@@ -293,6 +293,17 @@ def test_metrics_page_lists_what_prometheus_is_told(tmp_path: Path) -> None:
     assert {label for _, labels in told.values() for label in labels} <= set(shown)
 
 
+def test_opentelemetry_page_lists_the_attributes_of_spans() -> None:
+    """As they stand in the module that sets them."""
+    from shockproof.integrations import opentelemetry
+
+    shown = set(
+        re.findall(r"^\| (?:both|call|attempt) \| `([\w.]+)`", text("how-to/opentelemetry.md"), re.MULTILINE)
+    )
+    source = inspect.getsource(opentelemetry).partition("# -- traces ---")[2]
+    assert shown == set(re.findall(r'"((?:shockproof|code|error)\.[\w.]+)"', source)) - {"shockproof."}
+
+
 def test_prometheus_page_lists_the_alerts() -> None:
     """With the severity that each has."""
     from shockproof.integrations.prometheus import alert_rules

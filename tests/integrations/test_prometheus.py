@@ -279,6 +279,7 @@ def test_a_retired_service_has_no_series_until_it_is_called_again(tmp_path: Path
         assert not [line for line in text if "AAPL" in line or "MSFT" in line]
         assert recovery.get_health_status()["services"] == {}
         await decorated()
+        assert list(recovery.get_health_status()["services"]) == ["AAPL"]
         gc.collect()
         await recovery.retry_with_backoff(fine, service_name="MSFT")
         assert symbol.plan.state is recovery.service("AAPL").plan.state

@@ -180,7 +180,7 @@ async def test_a_real_prometheus_evaluates_dashboard_and_rules(tmp_path: Path) -
     by_name = {rule["name"]: rule for rule in rules}
     assert {rule["health"] for rule in rules} == {"ok"}
     assert len(by_name) == alert_rules().count("- alert:")
-    assert by_name["ShockproofServiceUnavailable"]["state"] == "pending"
+    assert by_name["ShockproofServiceUnavailable"]["state"] != "inactive"
     assert by_name["ShockproofCriticalServiceUnavailable"]["alerts"][0]["labels"]["service"] == "broker"
 
 

@@ -77,6 +77,9 @@ class _Block:
                 plan.prepare()
             await plan.learn_of_halt()
         call = self._call = self._call or self._ongoing()
+        if plan.state.tracer is not None:
+            call.function_name = call.function_name or calling_frame().f_code.co_name
+            call.trace_from_here()
         admission = call.admit()
         if plan.is_waited_for:
             admission, held = await call.enter_limits(admission)
@@ -92,6 +95,7 @@ class _Block:
         if timer is not None:
             begin_block(timer)
         self._ticket, self._held = ticket, held
+        call.trace_block()
         return None if plan.state.faults is None else await self._meet_fault(call, plan.state.faults)
 
     async def _meet_fault(self, call: OngoingCall, faults: Faults) -> float | None:
@@ -130,6 +134,8 @@ class _Block:
             ticket.released()
         if held is not None:
             held.not_sent()
+        if self._call is not None:
+            self._call.block_ended(None)
 
     async def _leave_by_fault(self, error: BaseException | None) -> float | None:
         """The block ended, and its fault may take the answer of a body that raised nothing; see `_leave`."""
@@ -163,6 +169,7 @@ class _Block:
             if timer is not None:
                 timer.stop()
             if self._call is not None:
+                self._call.block_ended(None)
                 self._call.succeeded(ticket, elapsed(plan, self._started, timer))
                 return None
             plan.state.successes += 1
@@ -171,15 +178,24 @@ class _Block:
             return None
         failure = failure_of(plan, error, ticket, self._started, timer)
         if failure is None:
+            if self._call is not None:
+                self._call.block_ended(error)
+                self._call.raises(error)
             return None
         call = self._call = self._call or self._ongoing(failure.duration)
+        call.block_ended(failure.error)
         if not call.function_name:
             call.function_name = _name_of_block(error)
         try:
             delay = call.after(failure)
-            if delay is None and failure.error is not None and failure.error is not error:
-                raise failure.error
+            if delay is None and failure.error is not None:
+                call.raises(failure.error)
+                if failure.error is not error:
+                    raise failure.error
             return delay
+        except BaseException as raised:
+            call.raises(raised)
+            raise
         finally:
             failure = None  # the traceback holds this frame: no cycle
 
@@ -217,8 +233,9 @@ class Guard(_Block):
         if lane is None:
             try:
                 await self._enter()
-            except BaseException:
+            except BaseException as error:
                 if self._call is not None:
+                    self._call.raises(error)
                     self._call.close()
                 raise
             return self
@@ -323,7 +340,8 @@ class Attempts:
         try:
             call.take_budget_again()
             await call.wait(self._delay)
-        except BaseException:
+        except BaseException as error:
+            call.raises(error)
             call.close()
             raise
         self._current = AttemptBlock(self._plan, call, self)
@@ -378,8 +396,9 @@ class AttemptBlock(_Block):
                 # A body cannot be skipped: the attempt that met a fault on its way in is repeated here.
                 await self._call.wait(delay)
                 self._number = self._call.number
-        except BaseException:
+        except BaseException as error:
             if self._call is not None:
+                self._call.raises(error)
                 self._call.close()
             raise
 

@@ -25,6 +25,7 @@ from shockproof.calls.plan import Plan
 from shockproof.calls.stand_in import StandIn
 from shockproof.calls.threads import NotStartedError, never_began
 from shockproof.calls.timer import Timer, running_task
+from shockproof.calls.tracing import CallTrace
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Admission, Ticket
 from shockproof.policies.fallback import LastGood, Stale
@@ -116,6 +117,8 @@ async def execute(
     primary: Exception | None = None
     result: Any = None  # Any: whatever the function returns
     try:
+        if plan.state.tracer is not None and failure is None:  # else it began before anybody traced
+            call.trace_from_here()
         try:
             result, failed = await _attempts(call, fn, args, kwargs, failure)
         except Exception as error:
@@ -128,6 +131,9 @@ async def execute(
             if not (failed and call.falls_back and call.can_fall_back):
                 return result
         return await _stand_in(call, fn, args, kwargs, primary, result)
+    except BaseException as error:
+        call.raises(error)
+        raise
     finally:
         call.close()
         primary = failure = None  # the traceback holds this frame: no cycle
@@ -237,7 +243,7 @@ async def _hedge(
         admission, held = await call.enter_limits_as_hedge()
     when_sent()
     call.plan.state.hedges += 1
-    return await _sent(call, fn, args, kwargs, admission, held)
+    return await _sent(call, fn, args, kwargs, admission, held, is_hedge=True)
 
 
 async def _sent(
@@ -247,6 +253,8 @@ async def _sent(
     kwargs: dict[str, Any],  # Any: its arguments
     admission: Admission,
     held: Held | None,
+    *,
+    is_hedge: bool = False,
 ) -> Leg:
     ticket = call.begins(admission)
     try:
@@ -264,10 +272,38 @@ async def _sent(
         except BaseException:  # wrong arguments: raised at once, and no verdict on the service
             ticket.released()
             raise
+        if call.trace is not None:
+            return await _run_traced(call.trace, call, awaitable, ticket, held, is_hedge=is_hedge)
         return await _run(call, awaitable, ticket, held)
     finally:
         if held is not None:
             held.ended()
+
+
+async def _run_traced(
+    trace: CallTrace,
+    call: OngoingCall,
+    awaitable: Any,  # Any: what the user's function gave
+    ticket: Ticket,
+    held: Held | None,
+    *,
+    is_hedge: bool,
+) -> Leg:
+    attempt = trace.attempt(call.number, is_hedge=is_hedge)
+    error: BaseException | None = None
+    failure: Failure | None = None
+    try:
+        result, failure = await _run(call, awaitable, ticket, held)
+        if failure is not None:
+            error = UnwantedResultError(result) if failure.error is None else failure.error
+        return result, failure
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        if attempt is not None:
+            attempt.ended(error)
+        error = failure = None  # the traceback holds this frame: no cycle
 
 
 @holds_timer

@@ -5,6 +5,7 @@ How late an event loop is: something small is due there every so often, and is l
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from shockproof.memory.services.durations import Durations, Histogram
@@ -23,11 +24,13 @@ class LoopLag:
     """
     Measures one loop: `beat` is awaited there by one task every `EVERY` seconds, the rest asked from anywhere.
 
-    A task that begins anew, on the same loop or another, begins a new row of beats.
+    A task that begins anew, on the same loop or another, begins a new row of beats. *told* gets the lag of
+    each beat, and must not raise.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, told: Callable[[float], None] | None = None) -> None:
         self._clock = clock
+        self._told = told
         self._task: asyncio.Task[Any] | None = None  # Any: whatever the task that beats returns
         self._due = 0.0
         self._late = Durations(_BOUNDS)
@@ -37,7 +40,10 @@ class LoopLag:
         """It is time."""
         now, task = self._clock.monotonic(), asyncio.current_task()
         if task is self._task:
-            self._late.add(Outcome.SUCCESS, max(0.0, now - self._due))
+            late = max(0.0, now - self._due)
+            self._late.add(Outcome.SUCCESS, late)
+            if self._told is not None:
+                self._told(late)
         self._due, self._task = now + EVERY, task
 
     def histogram(self) -> Histogram:

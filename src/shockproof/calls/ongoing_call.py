@@ -20,6 +20,7 @@ from shockproof.calls.limits import Held, Limits
 from shockproof.calls.limits_around import time_left_around
 from shockproof.calls.plan import Plan
 from shockproof.calls.timer import Timer, start_single_timer
+from shockproof.calls.tracing import AttemptTrace, CallTrace
 from shockproof.calls.turn_to_send import Turn, wait_for_turn
 from shockproof.policies.adaptive_concurrency import says_too_much
 from shockproof.policies.adaptive_retry import AdaptiveRetry, SendRate
@@ -130,12 +131,14 @@ class OngoingCall:
         "_mark",
         "_mark_token",
         "_previous_delay",
+        "attempt_trace",
         "can_fall_back",
         "falls_back",
         "function_name",
         "persists",
         "plan",
         "repeats",
+        "trace",
     )
 
     def __init__(
@@ -167,6 +170,9 @@ class OngoingCall:
         self._last_error: Exception | None = None
         self._mark: _RunningRetry | None = None
         self._mark_token: Token[_RunningRetry | None] | None = None
+        self.trace: CallTrace | None = None
+        self.attempt_trace: AttemptTrace | None = None
+        """That of a block; the executor holds its own, of which there may be several at a time."""
         self._began: float | None = None
         """When it began, where somebody wants to know how long calls take; a feed has no such time."""
         if plan.state.call_timers and not persists:
@@ -437,6 +443,8 @@ class OngoingCall:
     def succeeded(self, ticket: Ticket, duration: float) -> None:
         """The attempt succeeded, after *duration* seconds."""
         plan = self.plan
+        if self.trace is not None:
+            self.trace.judged(Outcome.SUCCESS)
         self.return_budget()  # a retry that was worth it costs nothing
         if plan.adaptive is not None:
             self._answered(plan.adaptive, plan.runtime.clock.monotonic(), duration, None)
@@ -457,6 +465,8 @@ class OngoingCall:
         plan, state = self.plan, self.plan.state
         error = failure.error
         verdict = self._verdict_of(failure)
+        if self.trace is not None:
+            self.trace.judged(verdict.outcome)
         if state.limits is not None:
             state.limits.answered(failure.result if error is None else error, verdict.retry_after)
         if verdict.outcome is Outcome.NEUTRAL:
@@ -765,6 +775,31 @@ class OngoingCall:
                 )
             )
 
+    # -- traces --------------------------------------------------------------------------------
+
+    def trace_from_here(self) -> None:
+        """Begin the trace of the call, or be current again; only where somebody traces."""
+        if self.trace is None:
+            self.trace = self.plan.state.tracer.call(self.plan.state.name, self.function_name)
+        if self.trace is not None:
+            self.trace.enter()
+
+    def trace_block(self) -> None:
+        """The body of a block begins."""
+        if self.trace is not None:
+            self.attempt_trace = self.trace.attempt(self.number, is_hedge=False)
+
+    def block_ended(self, error: BaseException | None) -> None:
+        """It ended."""
+        attempt, self.attempt_trace = self.attempt_trace, None
+        if attempt is not None:
+            attempt.ended(error)
+
+    def raises(self, error: BaseException) -> None:
+        """The caller gets *error*."""
+        if self.trace is not None:
+            self.trace.raises(error)
+
     # -- the fuse: retries inside retries --------------------------------------------------------
 
     def begin_repeating(self) -> None:
@@ -778,9 +813,14 @@ class OngoingCall:
         self.return_budget()  # cancelled before its retry had a verdict
         self._last_error = None  # its traceback leads back here: no cycle
         self.end_repeating()
+        trace, self.trace = self.trace, None
+        if trace is not None:
+            trace.ended()
 
     def end_repeating(self) -> None:
         """The repeated attempts are over, or the user's code goes on between two of them."""
+        if self.trace is not None:
+            self.trace.leave()
         if self._mark is not None and self._mark_token is not None:
             self._mark.ended = True
             try:

@@ -271,9 +271,8 @@ class Plan:
         state = self.state  # another thread may bind this plan anew at any moment
         self.runtime.on_first_call()
         state.prepare(is_prepared=True)
-        self.runtime.registry.readmit(
-            state
-        )  # last: whoever retires it meanwhile closes the short way after that
+        # Last: whoever retires it meanwhile closes the short way after that.
+        self.runtime.registry.readmit(state)
 
     def short_way(self) -> tuple[Ticket, Places] | None:
         """
@@ -306,6 +305,8 @@ class Plan:
         circuit = state.circuit
         since = circuit.plain_since
         if since is None or self.runtime.listeners.active:
+            if state.tracer is not None:  # the executor refuses it, with a trace
+                return None
             wait = circuit.open_for(now)
             return self.refused(wait) if wait else None
         retry_after = since + circuit.timeout - now

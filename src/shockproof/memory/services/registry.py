@@ -86,6 +86,7 @@ class Registry:
         self._rng = rng
         self._halt = halt
         self._call_timers: tuple[CallTimer, ...] = ()
+        self._tracer: object = None
         self._retired: WeakValueDictionary[str, ServiceState] = WeakValueDictionary()
 
     def get(self, name: str) -> ServiceState | None:
@@ -137,10 +138,36 @@ class Registry:
         put_in_force((*self._call_timers, timer))
         return lambda: put_in_force(tuple(one for one in self._call_timers if one is not timer))
 
+    def trace_calls(self, tracer: object) -> Callable[[], None]:
+        """
+        Tell *tracer*, a `Tracer` of the layer above, of the calls of all services; what is returned stops that.
+
+        Raises:
+            ValueError: another one is told already.
+        """
+
+        def put_in_force(tracer: object) -> None:
+            with self._lock:
+                if tracer is not None and self._tracer is not None:
+                    raise ValueError("these calls are traced already: stop that first")
+                self._tracer = tracer
+                known = [*self._services.values(), *self._retired.values()]
+            for state in known:
+                state.trace_calls(tracer)
+
+        def stop() -> None:
+            if self._tracer is tracer:
+                put_in_force(None)
+
+        put_in_force(tracer)
+        return stop
+
     def _new(self, name: str) -> ServiceState:
         circuit = Circuit(threshold=self._threshold, timeout=self._timeout, rng=self._rng)
         state = ServiceState(name, circuit, self._halt)
         state.time_calls(self._call_timers)
+        if self._tracer is not None:
+            state.trace_calls(self._tracer)
         told = self._on_transition
 
         def on_transition(to: CircuitState, now: float) -> None:

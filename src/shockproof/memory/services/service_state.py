@@ -80,6 +80,7 @@ class ServiceState:
         "stirred",
         "successes",
         "timeouts",
+        "tracer",
         "transitions",
         "unknown_calls",
         "waiting",
@@ -104,6 +105,7 @@ class ServiceState:
             None  # Any: `Faults` of the layer above, which waits; None unless a test put some on
         )
         self.call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
+        self.tracer: Any = None  # Any: `Tracer` of the layer above; None where nobody traces calls
         self.retry_budget: RetryBudget | None = None
         self.hedge_budget: RetryBudget | None = None
         """What pays for hedges when there is no `retry_budget`; None as long as nothing is hedged."""
@@ -160,14 +162,21 @@ class ServiceState:
             self._choose_lane()
 
     def _choose_lane(self) -> None:
-        # Faults are played and ages are watched by the executor, which also asks whether a write may go out.
-        is_open = self.prepared and self.faults is None and self.call_ages is None
+        # Faults are played, ages are watched and calls are traced by the executor, which also asks whether a
+        # write may go out.
+        is_open = self.prepared and self.faults is None and self.call_ages is None and self.tracer is None
         if self.has_writes and self.halt is not None and self.halt.closes_the_lane:
             is_open = False
         # Limits may be waited for, and that is the executor's business, too: they have a lane of their own.
         self.circuit.open_lane(is_open=is_open and self.limits is None)
         if self.limits is not None:
             self.limits.open_lane(is_open=is_open)
+
+    def trace_calls(self, tracer: object) -> None:
+        """From now on *tracer* is told of each call; None: nobody is."""
+        with self._lock:
+            self.tracer = tracer
+            self._choose_lane()
 
     def will_write(self) -> None:
         """A handle of it does what the kill switch would refuse."""
