@@ -36,6 +36,7 @@ from shockproof.memory.error_log.redaction import DEFAULT_NAMES, Redactor
 from shockproof.memory.journal.journal import journal_for
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation import Operation, pending_operation
+from shockproof.memory.services.earlier_life import export_services, restore_circuits, restore_sends
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.health import RECENT_SECONDS, health_report
 from shockproof.memory.services.listeners import Listener, Listeners
@@ -238,6 +239,7 @@ class ErrorRecoveryService:
             submit=self._state_writer.submit,
         )
         after_fork(self._saver.after_fork)
+        self._is_first_save_to_come = True
         self._handles: dict[tuple[str, int | None], Handle] = {}
         self._periodic: dict[str, Periodic] = {}
         self._numbers = itertools.count(1)
@@ -682,11 +684,11 @@ class ErrorRecoveryService:
             "service_statuses": statuses,
             **_state_arguments(active_operations, cached_data, configuration),
         }
-        circuits = self._registry.export_circuits(self._clock.monotonic())
-        if circuits:
-            state["circuit_breakers"] = circuits
+        state |= export_services(self._registry, self._clock.monotonic())
         try:
-            return await self._saver.save(state, force=force)
+            saved = await self._saver.save(state, force=force)
+            self._is_first_save_to_come = False
+            return saved
         finally:
             if self._saver.pending:  # skipped, refused by the disk, or cancelled meanwhile
                 _pending_saves.keep(self._saver)
@@ -702,7 +704,8 @@ class ErrorRecoveryService:
 
         Circuits that were open when it was saved are open again for the time that is left, never longer
         than it was then, whatever the clock did; those of services that were called already stay as
-        they are.
+        they are. Before the first save of a life, what the one before has sent under rate limits counts, and retry
+        budgets hold no more than it has left (if that is less than 5 minutes ago).
 
         Raises:
             StateVersionError: the file was written by a newer version of shockproof.
@@ -713,7 +716,7 @@ class ErrorRecoveryService:
         values = self._journalled_values
         pending = await self._journal.pending(lambda entry: pending_operation(entry, values))
         if state is not None:
-            self._restore_circuits(state)
+            self._restore_services(state)
         if not pending:
             return state
         if state is None:
@@ -724,11 +727,14 @@ class ErrorRecoveryService:
         state.active_operations.extend(pending)
         return state
 
-    def _restore_circuits(self, state: SystemState) -> None:
-        circuits = (state.model_extra or {}).get("circuit_breakers")
-        if circuits is not None:
-            elapsed = self._clock.time() - state.timestamp.timestamp()
-            self._registry.restore_circuits(circuits, self._clock.monotonic(), elapsed)
+    def _restore_services(self, state: SystemState) -> None:
+        saved, now = state.model_extra or {}, self._clock.monotonic()
+        elapsed = self._clock.time() - state.timestamp.timestamp()
+        restore_circuits(self._registry, saved, now, elapsed)
+        # From the first save on the file tells of this life, whose own calls would count twice.
+        if self._is_first_save_to_come:
+            self._is_first_save_to_come = False
+            restore_sends(self._registry, saved, now, elapsed)
 
     def operation(
         self,

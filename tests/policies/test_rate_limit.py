@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -267,10 +268,10 @@ def test_restart_forgets_nothing_that_was_sent() -> None:
     admitted(windows, 103.0, {"weight": 40})
     windows.report(104.0, 60.0, 90, names=[WEIGHT])
     windows.pause(104.0, 5.0)
-    exported = windows.export(104.0, wall=1_000_000.0)
+    exported = json.loads(json.dumps(windows.export(104.0)))
 
     later = windows_of("5 orders/10s", "100/min")
-    later.restore(7.0, 1_000_002.0, exported)  # two seconds later, with another monotonic clock
+    later.restore(7.0, 2.0, exported)  # two seconds later, with another monotonic clock
 
     assert later.used(7.0) == (1, 90)
     assert refused(later, 7.0, {"orders": 1}) == 3.0
@@ -280,31 +281,83 @@ def test_restart_forgets_nothing_that_was_sent() -> None:
     assert later.used(65.5) == (0, 0)
 
 
-@pytest.mark.parametrize(("step", "used"), [(-3600.0, 30), (59.0, 30), (3600.0, 0)])
-def test_wall_clock_that_was_set_meanwhile_never_makes_it_wait_longer_than_a_window(
-    step: float, used: int
+@pytest.mark.parametrize(
+    ("elapsed", "used", "wait"),
+    [(-1e9, 30, 45.0), (-1.0, 30, 45.0), (0.0, 30, 45.0), (44.0, 30, 1.0), (45.0, 0, 0.0), (1e9, 0, 0.0)],
+)
+def test_wall_clock_that_was_set_meanwhile_never_makes_it_wait_longer(
+    elapsed: float, used: int, wait: float
 ) -> None:
-    """Set back, it counts as sent now; set forward, as long ago."""
+    """Set back, no time has passed, and what was sent leaves when it would have; set forward, it has left."""
     windows = windows_of("100/min")
     admitted(windows, 0.0, 30)
+    windows.pause(0.0, 60.0)
     later = windows_of("100/min")
-    later.restore(0.0, 5_000.0 + step, windows.export(0.0, wall=5_000.0))
+    later.restore(7.0, elapsed, windows.export(15.0))
 
-    assert later.used(0.0) == (used,)
-    assert later.wait(0.0, 100) <= 60.0
+    assert later.used(7.0) == (used,)
+    assert later.wait(7.0, 100) == wait
+    assert later.paused_for(7.0) == wait
 
 
-def test_export_is_json_and_a_pause_that_is_over_is_none() -> None:
-    """Also when there never was one: JSON has no infinity."""
+def test_export_is_json_and_of_an_untouched_one_empty() -> None:
+    """A pause that is over, or never was, is no pause; JSON has no infinity."""
     windows = windows_of("5/s")
-    assert json.loads(json.dumps(windows.export(0.0, wall=50.0), allow_nan=False)) == {
-        "sent": [],
-        "others": [],
-        "paused_until": None,
-    }
+    empty = {"rates": [[5, 1.0, "weight"]], "sent": [], "others": [], "paused_for": 0.0}
+    assert windows.is_untouched(0.0)
+    assert json.loads(json.dumps(windows.export(0.0), allow_nan=False)) == empty
     windows.pause(0.0, 3.0)
-    assert windows.export(2.0, wall=52.0)["paused_until"] == 53.0
-    assert windows.export(3.0, wall=53.0)["paused_until"] is None
+    assert not windows.is_untouched(2.0)
+    assert windows.export(2.0)["paused_for"] == 1.0
+    assert windows.is_untouched(3.0)
+    assert windows.export(3.0) == empty
+    admitted(windows, 3.0)
+    assert not windows.is_untouched(3.5)
+    assert windows.is_untouched(4.0)
+
+
+def test_windows_are_made_from_an_export_alone() -> None:
+    """Where nobody has declared the rates again yet, those of the earlier life keep what was sent."""
+    windows = windows_of("5 orders/10s", "100/min")
+    admitted(windows, 100.0, 30)
+    later = RollingWindows.from_export(7.0, 2.0, json.loads(json.dumps(windows.export(104.0))))
+
+    assert later.rates == windows.rates
+    assert later.used(7.0) == (1, 30)
+    assert later.used(11.0) == (0, 30)
+    assert later.used(61.0) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        [],
+        {"rates": []},
+        {"rates": [[0, 1.0, "weight"]]},
+        {"rates": [[1, 0.0, "weight"]]},
+        {"rates": [[1, "soon", "weight"]]},
+        {"rates": [[math.inf, 1.0, "weight"]]},
+        {"sent": [[-1.0, {"weight": 1}]]},
+        {"sent": [[math.nan, {"weight": 1}]]},
+        {"sent": [[1.0, {"weight": -1}]]},
+        {"sent": [[1.0, {"weight": math.inf}]]},
+        {"sent": [[1.0, 1]]},
+        {"others": [[1.0, "weight", 1.0]]},
+        {"others": [[1.0, "weight", -1.0, 1]]},
+        {"paused_for": None},
+        {"paused_for": math.inf},
+    ],
+)
+def test_what_is_no_export_is_refused_and_counts_nothing(wrong: Any) -> None:
+    """Somebody edited the file."""
+    good = windows_of("5/s").export(0.0)
+    exported = {**good, **wrong} if isinstance(wrong, dict) else wrong
+
+    with pytest.raises(
+        ValueError, match=r"Error: |its rates are|no length|no count|could not convert|not enough"
+    ):
+        RollingWindows.from_export(0.0, 0.0, exported)
 
 
 def test_export_of_a_busy_day_stays_small() -> None:
@@ -312,7 +365,7 @@ def test_export_of_a_busy_day_stays_small() -> None:
     windows = windows_of("1000000/d")
     for second in range(0, 80_000, 8):
         admitted(windows, float(second), 3)
-    exported = windows.export(80_000.0, wall=0.0)
+    exported = windows.export(80_000.0)
     later = windows_of("1000000/d")
     later.restore(0.0, 0.0, exported)
 

@@ -17,7 +17,7 @@ from shockproof.calls.rate_queue import RateQueue
 from shockproof.calls.waiting import Waiting
 from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit
 from shockproof.policies.bulkhead import Places, Waiter
-from shockproof.policies.rate_limit import Rate, Sent, Weight
+from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
 from shockproof.policies.rate_limit_headers import Left, Used, answer_of, read_headers
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import BulkheadFullError, RateLimitedError
@@ -101,6 +101,8 @@ class Limits:
         self._places: Places | None = None
         self._adaptive: AdaptiveLimit | None = None
         self._max_wait: float | None = None
+        self._earlier: RollingWindows | None = None
+        """What an earlier life has sent, until there is a rate limit that it counts in."""
         self.lane: Places | None = None
         """
         The places for the healthy path, while it may take one without asking further; None sends a call the
@@ -143,6 +145,7 @@ class Limits:
         if self._rate is None:
             if rates:
                 self._rate = RateQueue(rates, self._clock)
+                self._count_earlier()
         elif rates != (before.get("rate_limit") or ()):
             self._rate.change(rates)
         most: int | AdaptiveConcurrency | None = options.get("max_concurrent")
@@ -259,15 +262,35 @@ class Limits:
         if self._rate is not None and self._rate.heard(lambda windows, now: windows.pause(now, seconds)):
             self._on_pause(seconds)
 
+    @property
+    def windows(self) -> RollingWindows | None:
+        """What was sent, in this life and the one before; None where nothing counts it."""
+        return self._earlier if self._rate is None else self._rate.windows
+
     def export(self) -> dict[str, Any]:  # Any: JSON
         """What was sent, for `restore`."""
         assert self._rate is not None
-        return self._rate.windows.export(self._clock.monotonic(), self._clock.time())
+        usage = self._rate.windows.export(self._clock.monotonic())
+        return {"exported_at": self._clock.time(), **usage}
 
     def restore(self, exported: Mapping[str, Any]) -> None:  # Any: JSON
         """Count what an earlier life has sent."""
         assert self._rate is not None
-        self._rate.windows.restore(self._clock.monotonic(), self._clock.time(), exported)
+        elapsed = self._clock.time() - float(exported["exported_at"])
+        self._rate.windows.restore(self._clock.monotonic(), elapsed, exported)
+
+    def take_over(self, earlier: RollingWindows) -> None:
+        """Count what an earlier life has sent, as soon as there is a rate limit."""
+        with self._lock:
+            self._earlier = earlier
+            if self._rate is not None:
+                self._count_earlier()
+
+    def _count_earlier(self) -> None:
+        earlier, self._earlier = self._earlier, None
+        if earlier is not None and self._rate is not None:
+            now = self._clock.monotonic()
+            self._rate.windows.restore(now, 0.0, earlier.export(now))
 
     def check_weight(self, weight: Weight) -> None:
         """

@@ -85,6 +85,8 @@ class RateLimitFeedback:
         """
         What was sent within the windows, and for how long it is paused: JSON-ready, for `restore`.
 
+        `save_state` saves it by itself; this is for a store of your own.
+
         Raises:
             ValueError: the service has no rate limit.
         """
@@ -94,13 +96,15 @@ class RateLimitFeedback:
         """
         Count what an earlier life of the program has sent; once, at its start.
 
+        `restore_state` does it by itself; both would count it twice.
+
         Raises:
             ValueError: it is no export, or the service has no rate limit.
         """
         limits = self._limits("restore")
         try:
             limits.restore(exported)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"exported must be what export() gave, got {exported!r}") from error
 
     def _limits(self, what: str) -> Limits:

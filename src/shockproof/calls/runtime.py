@@ -87,6 +87,7 @@ class Runtime:
             if state.limits is None:
                 state.limits = Limits(state.name, self.clock, lambda seconds: self._paused(state, seconds))
                 state.prepare(is_prepared=state.prepared)  # closes the short way
+                state.limits_are_there()
             limits: Limits = state.limits
             return limits
 

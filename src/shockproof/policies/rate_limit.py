@@ -106,6 +106,20 @@ def _sent_at(sent: Sent) -> float:
     return sent.at
 
 
+def _length_of(seconds: Any) -> float:  # Any: JSON
+    length = float(seconds)
+    if not 0.0 <= length < math.inf:
+        raise ValueError(f"{seconds!r} is no length of time")
+    return length
+
+
+def _count_of(count: Any) -> int:  # Any: JSON
+    whole = int(count)
+    if whole < 0:
+        raise ValueError(f"{count!r} is no count")
+    return whole
+
+
 class _Window:
     """
     What was sent within one window, oldest first, and its sum; and what others sent, as far as was told.
@@ -189,6 +203,10 @@ class _Window:
                 moment = until
                 until, others = next(reports)
         return moment - now
+
+
+def _length(window: _Window) -> float:
+    return window.rate.seconds
 
 
 class RollingWindows:
@@ -333,63 +351,102 @@ class RollingWindows:
             self._turn_to(now)
             return tuple(window.used for window in self._windows)
 
-    def export(self, now: float, wall: float) -> dict[str, Any]:  # Any: JSON
-        """
-        What was sent and how long it is paused, in wall time, so that a restart need not forget it.
+    def is_untouched(self, now: float) -> bool:
+        """Whether there is nothing that the next life would have to know."""
+        with self._lock:
+            self._turn_to(now)
+            return self._paused_until <= self._now and not any(
+                one.log or one.reports for one in self._windows
+            )
 
-        JSON-ready. About 500 moments are kept apart; what falls together counts as sent at the last.
+    def export(self, now: float) -> dict[str, Any]:  # Any: JSON
+        """
+        What was sent and for how long it is paused, so that a restart need not forget it.
+
+        JSON-ready. Times are lengths and not moments, so that no clock of one process is read in another. About
+        500 moments are kept apart; what falls together counts as sent at the last.
         """
         with self._lock:
             self._turn_to(now)
-            slice_seconds = max(rate.seconds for rate in self.rates) / _KEPT_MOMENTS
-            sent = {id(one): one for window in self._windows for one in window.log}
-            names = {rate.name for rate in self.rates}
-            kept: dict[int, tuple[float, dict[str, int]]] = {}
-            for one in sorted(sent.values(), key=_sent_at):
+            now = self._now
+            longest = {window.rate.name: window for window in sorted(self._windows, key=_length)}
+            logs = {name: list(window.log) for name, window in longest.items()}
+            others = [
+                [window.rate.seconds, window.rate.name, until - now, count]
+                for window in self._windows
+                for until, count in window.reports
+            ]
+            paused_for = max(0.0, self._paused_until - now)
+            rates = [list(rate) for rate in self.rates]
+            longest_seconds = max(rate.seconds for rate in self.rates)
+        # Outside the lock: there may be ten thousand of them.
+        slice_seconds = longest_seconds / _KEPT_MOMENTS
+        kept: dict[int, list[Any]] = {}  # Any: a moment and counts by name
+        for name, log in logs.items():
+            part = longest[name].part
+            for one in log:
                 of_slice = int(one.at // slice_seconds)
-                counts = kept[of_slice][1] if of_slice in kept else dict.fromkeys(names, 0)
-                for window in {window.rate.name: window for window in self._windows}.values():
-                    counts[window.rate.name] += window.part(one.weight)
-                kept[of_slice] = (one.at, counts)
-            to_wall = wall - self._now
-            return {
-                "sent": [[at + to_wall, counts] for at, counts in kept.values()],
-                "others": [
-                    [window.rate.seconds, window.rate.name, until + to_wall, others]
-                    for window in self._windows
-                    for until, others in window.reports
-                ],
-                "paused_until": None if self._paused_until <= self._now else self._paused_until + to_wall,
-            }
+                moment = kept.get(of_slice)
+                if moment is None:
+                    moment = kept[of_slice] = [one.at, dict.fromkeys(logs, 0)]
+                elif one.at > moment[0]:
+                    moment[0] = one.at
+                moment[1][name] += part(one.weight)
+        return {
+            "rates": rates,
+            "sent": [[now - at, counts] for _, (at, counts) in sorted(kept.items())],
+            "others": others,
+            "paused_for": paused_for,
+        }
 
-    def restore(self, now: float, wall: float, exported: Mapping[str, Any]) -> None:  # Any: JSON
+    @classmethod
+    def from_export(cls, now: float, elapsed: float, exported: Any) -> RollingWindows:  # Any: JSON
+        """
+        The windows as `export` has seen them, *elapsed* seconds later.
+
+        Raises:
+            ValueError: it is no export, says why.
+        """
+        try:
+            rates = [
+                Rate(int(limit), float(seconds), str(name)) for limit, seconds, name in exported["rates"]
+            ]
+            if not rates or not all(rate.limit >= 1 and 0 < rate.seconds < math.inf for rate in rates):
+                raise ValueError(f"its rates are {exported['rates']!r}")
+            windows = cls(rates)
+            windows.restore(now, elapsed, exported)
+        except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        return windows
+
+    def restore(self, now: float, elapsed: float, exported: Mapping[str, Any]) -> None:  # Any: JSON
         """
         Count what an earlier life has sent, beside what this one has: once, at its start.
 
-        A wall clock that was set back meanwhile makes it count as sent now, at the most; one that was set
-        forward lets it go early. A pause is believed for a week.
+        *elapsed* is how many seconds ago it was exported. Less than 0, from a wall clock that was set back
+        meanwhile, counts as no time at all, so that nothing lasts longer than it did; one that was set forward lets
+        it go early. A pause is believed for a week.
 
         Raises:
-            TypeError, ValueError, KeyError: it is no export.
+            TypeError, ValueError, KeyError, AttributeError, ArithmeticError: it is no export; nothing was counted.
         """
         with self._lock:
             self._turn_to(now)
-            to_now = self._now - wall
+            then = self._now - max(0.0, elapsed)
             old = [
                 Sent(
-                    min(float(at) + to_now, self._now),
-                    {str(name): int(count) for name, count in counts.items()},
+                    then - _length_of(ago),
+                    {str(name): _count_of(count) for name, count in counts.items()},
                 )
-                for at, counts in exported["sent"]
+                for ago, counts in exported["sent"]
             ]
             others = [
-                (float(seconds), str(name), float(until) + to_now, int(count))
-                for seconds, name, until, count in exported["others"]
+                (float(seconds), str(name), then + _length_of(left), _count_of(count))
+                for seconds, name, left, count in exported["others"]
             ]
-            paused = exported["paused_until"]
-            if paused is not None:
-                until = min(float(paused) + to_now, self._now + _LONGEST_PAUSE)
-                self._paused_until = max(self._paused_until, until)
+            paused_for = min(_length_of(exported["paused_for"]), _LONGEST_PAUSE)
+            if paused_for:
+                self._paused_until = max(self._paused_until, then + paused_for)
             for window in self._windows:
                 before, window.log, window.own = window.log, deque(), 0
                 for one in sorted((*before, *old), key=_sent_at):
@@ -397,6 +454,7 @@ class RollingWindows:
                 for seconds, name, until, count in others:
                     if (seconds, name) == window.rate[1:]:
                         window.report(min(until, self._now + seconds), window.own + count)
+            self._turn_to(now)
 
     def _wait(self, weight: Weight) -> float:
         fits_in = max((window.wait(self._now, weight) for window in self._windows), default=0.0)

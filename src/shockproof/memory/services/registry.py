@@ -4,7 +4,6 @@ The services of one recovery service by name, shared by threads and loops.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -14,7 +13,7 @@ from weakref import WeakValueDictionary
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.service_state import CallTimer, ServiceState
 from shockproof.policies.backoff import Randomness
-from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates, SavedCircuit
+from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates
 from shockproof.policies.open_time import OpenTime
 
 __all__ = [
@@ -25,8 +24,6 @@ __all__ = [
     "check_together",
     "refuse_second_value",
 ]
-
-_log = logging.getLogger("shockproof")
 
 LIMIT_OPTIONS = ("max_concurrent", "max_queue", "max_wait", "rate_limit")
 
@@ -230,37 +227,6 @@ class Registry:
                 if "circuit_timeout" not in state.set_by_hand:
                     state.circuit.timeout = circuit_timeout
 
-    def export_circuits(self, now: float) -> dict[str, dict[str, Any]]:  # Any: text and numbers
-        """What of the circuits should outlive the process, by service; those that are closed are left out."""
-        exported = {state.name: state.circuit.export(now) for state in self.all()}
-        return {name: saved.to_dict() for name, saved in exported.items() if saved is not None}
-
-    def restore_circuits(self, saved: object, now: float, elapsed: float) -> None:
-        """
-        Open the circuits again that `export_circuits` told of, *elapsed* seconds ago; see `Circuit.restore`.
-
-        A service that was called in this process already knows better; what somebody forced open is
-        so again, unless its mode was set by hand since. What cannot be read is logged, and that circuit
-        begins closed.
-        """
-        if not isinstance(saved, Mapping):
-            _log.warning("the saved circuits were not restored: they are a %s", type(saved).__name__)
-            return
-        for name, one in saved.items():
-            try:
-                circuit = SavedCircuit.from_dict(one)
-                if not isinstance(name, str) or not name:
-                    raise ValueError(f"{name!r} is no name")
-            except ValueError as error:
-                _log.warning("the saved circuit of service %r was not restored: %s", name, error)
-                continue
-            state = self.get_or_create(name)
-            if circuit.is_forced_open:
-                if not state.circuit.mode_is_by_hand:
-                    state.set_circuit_mode("forced-open", circuit.reason)
-            elif not state.successes and not state.failures:
-                state.circuit.restore(circuit, now, elapsed)
-
     def all(self) -> list[ServiceState]:
         """Every service known so far, in the order of first sight."""
         with self._lock:
@@ -331,5 +297,6 @@ def _apply(state: ServiceState, option: str, value: Any) -> None:  # Any: checke
     elif option == "retry_budget":
         state.retry_budget = value
         state.stirred = True
+        state.budget_is_there()
     elif option not in _NOT_ITS_OWN:
         setattr(state, option, value)

@@ -16,6 +16,7 @@ from shockproof.memory.services.stream_health import StreamHealth
 from shockproof.memory.services.waiters import wake_all
 from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Ticket
+from shockproof.policies.rate_limit import RollingWindows
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.outcomes import Outcome
 from shockproof.vocabulary.statuses import CircuitMode, ServiceStatus
@@ -55,6 +56,8 @@ class ServiceState:
         "circuit",
         "critical",
         "declared_at",
+        "earlier_sends",
+        "earlier_tokens",
         "failed_calls",
         "failures",
         "failures_by_type",
@@ -104,6 +107,10 @@ class ServiceState:
         self.faults: Any = (
             None  # Any: `Faults` of the layer above, which waits; None unless a test put some on
         )
+        self.earlier_sends: RollingWindows | None = None
+        """What an earlier life has sent, as long as there are no limits that it counts in."""
+        self.earlier_tokens: float | None = None
+        """What an earlier life has left in its retry budget, as long as there is none."""
         self.call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
         self.tracer: Any = None  # Any: `Tracer` of the layer above; None where nobody traces calls
         self.retry_budget: RetryBudget | None = None
@@ -189,6 +196,7 @@ class ServiceState:
         with self._lock:
             if self.adaptive is None:
                 self.adaptive = AdaptiveRetry()
+                self.budget_is_there()
             return self.adaptive
 
     @property
@@ -197,6 +205,43 @@ class ServiceState:
         if self.retry_budget is not None or self.adaptive is None:
             return self.retry_budget
         return self.adaptive.budget
+
+    @property
+    def windows(self) -> RollingWindows | None:
+        """What was sent under its rate limit, in this life and the one before; None where nothing counts it."""
+        if self.limits is None:
+            return self.earlier_sends
+        windows: RollingWindows | None = self.limits.windows
+        return windows
+
+    def take_over_sends(self, earlier: RollingWindows) -> None:
+        """Count what an earlier life has sent, as soon as there is a rate limit."""
+        with self._lock:
+            self.earlier_sends = earlier
+        self.limits_are_there()
+
+    def limits_are_there(self) -> None:
+        """Its limits get what an earlier life has sent."""
+        with self._lock:
+            earlier = self.earlier_sends
+            if self.limits is None or earlier is None:
+                return
+            self.earlier_sends = None
+        self.limits.take_over(earlier)
+
+    def lower_budget(self, tokens: float) -> None:
+        """Its retry budget holds no more than *tokens*, which an earlier life has left, also one that it gets later."""
+        with self._lock:
+            self.earlier_tokens = tokens
+            self.budget_is_there()
+
+    def budget_is_there(self) -> None:
+        """It holds no more than an earlier life has left."""
+        with self._lock:
+            budget, earlier = self.paying_budget, self.earlier_tokens
+            if budget is not None and earlier is not None:
+                self.earlier_tokens = None
+                budget.lower_to(earlier)
 
     @property
     def _calm(self) -> Stirred:

@@ -1,0 +1,105 @@
+"""
+What of the services outlives the process: open circuits, what was sent under rate limits, retry budgets that ran low.
+
+Times in it are lengths, counted from the moment of the save: how much of them is over, the next life finds out. A
+wall clock that was set back meanwhile counts as no time at all, so that nothing lasts longer than it would have.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from shockproof.memory.services.registry import Registry
+from shockproof.memory.services.service_state import ServiceState
+from shockproof.policies.circuit_breaker import SavedCircuit
+from shockproof.policies.rate_limit import RollingWindows
+
+__all__ = ["export_services", "restore_circuits", "restore_sends"]
+
+_CIRCUITS: Final = "circuit_breakers"
+_RATES: Final = "rate_limits"
+_BUDGETS: Final = "retry_budgets"
+
+_BUDGET_BELIEVED_FOR: Final = 300.0
+"""Seconds: an outage that is longer ago says nothing about the calls of now."""
+
+_log = logging.getLogger("shockproof")
+
+
+def export_services(registry: Registry, now: float) -> dict[str, dict[str, Any]]:  # Any: JSON
+    """The sections of a state that tell of it; one that would be empty is left out."""
+    circuits: dict[str, Any] = {}  # Any: JSON
+    rates: dict[str, Any] = {}  # Any: JSON
+    budgets: dict[str, Any] = {}  # Any: JSON
+    for state in registry.all():
+        circuit = state.circuit.export(now)
+        if circuit is not None:
+            circuits[state.name] = circuit.to_dict()
+        windows = state.windows
+        if windows is not None and not windows.is_untouched(now):
+            rates[state.name] = windows.export(now)
+        budget = state.paying_budget
+        if budget is not None and not budget.is_full:
+            budgets[state.name] = budget.tokens
+    sections = {_CIRCUITS: circuits, _RATES: rates, _BUDGETS: budgets}
+    return {name: section for name, section in sections.items() if section}
+
+
+def restore_circuits(registry: Registry, saved: Mapping[str, object], now: float, elapsed: float) -> None:
+    """
+    Open the circuits again that `export_services` told of, *elapsed* seconds ago; see `Circuit.restore`.
+
+    A service that was called in this process already knows better; what somebody forced open is so again, unless
+    its mode was set by hand since. What cannot be read is logged, and that circuit begins closed.
+    """
+
+    def restore(name: str, one: object) -> None:
+        circuit = SavedCircuit.from_dict(one)
+        state = registry.get_or_create(name)
+        if circuit.is_forced_open:
+            if not state.circuit.mode_is_by_hand:
+                state.set_circuit_mode("forced-open", circuit.reason)
+        elif not state.successes and not state.failures:
+            state.circuit.restore(circuit, now, elapsed)
+
+    _restore_each(saved.get(_CIRCUITS), "circuit", restore)
+
+
+def restore_sends(registry: Registry, saved: Mapping[str, object], now: float, elapsed: float) -> None:
+    """
+    Count what was sent under rate limits, and lower the retry budgets, as they were *elapsed* seconds ago.
+
+    Once in a life, and before its first save: what this life has sent is counted already. A service that has no rate
+    limit or budget yet gets it with its first. Budgets are believed for five minutes.
+    """
+
+    def count(name: str, one: object) -> None:
+        state: ServiceState = registry.get_or_create(name)
+        state.take_over_sends(RollingWindows.from_export(now, elapsed, one))
+
+    def lower(name: str, tokens: object) -> None:
+        if not isinstance(tokens, int | float) or not 0 <= tokens < math.inf:
+            raise ValueError(f"it holds {tokens!r}")
+        if elapsed < _BUDGET_BELIEVED_FOR:
+            registry.get_or_create(name).lower_budget(tokens)
+
+    _restore_each(saved.get(_RATES), "rate limit", count)
+    _restore_each(saved.get(_BUDGETS), "retry budget", lower)
+
+
+def _restore_each(saved: object, what: str, restore: Callable[[str, object], None]) -> None:
+    if saved is None:
+        return
+    if not isinstance(saved, Mapping):
+        _log.warning("the saved %ss were not restored: they are a %s", what, type(saved).__name__)
+        return
+    for name, one in saved.items():
+        try:
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"{name!r} is no name")
+            restore(name, one)
+        except ValueError as error:
+            _log.warning("the saved %s of service %r was not restored: %s", what, name, error)
