@@ -42,6 +42,7 @@ from shockproof.memory.services.health import RECENT_SECONDS, health_report
 from shockproof.memory.services.listeners import Listener, Listeners
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
+from shockproof.memory.state.schema import Migration, Schema
 from shockproof.memory.state.secrets import SECRET_NAMES, SecretCipher, SecretNames
 from shockproof.memory.state.state_capture import StateSecrets
 from shockproof.memory.state.state_files import StateFiles
@@ -145,6 +146,10 @@ class ErrorRecoveryService:
             ``token``, ``signature``, ``authorization``, ``cookie``.
         encryption_key: a Fernet key that encrypts secrets in the state (the extra ``crypto``), or
             several: the first encrypts, every one decrypts. Default: secrets are left out.
+        state_migrations: functions that lead the state from one version of your program to the next, oldest first:
+            each takes a dict of ``active_operations``, ``cached_data`` and ``configuration`` and returns one. With n of
+            them states are saved as version n + 1, and older ones are migrated when they are restored, in the disk's
+            thread. Default: none, and all states are of version 1.
         clock: where time comes from, see `Clock`. Default: the real time.
         rng: the source of jitter, for example ``random.Random(7)``. Default: a fresh one.
 
@@ -169,6 +174,7 @@ class ErrorRecoveryService:
         error_log: ErrorLogOptions | None = None,
         redact: Iterable[str] | None = None,
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
+        state_migrations: Sequence[Migration] = (),
         clock: Clock | Callable[[], float] | None = None,
         rng: Randomness | None = None,
     ) -> None:
@@ -230,6 +236,7 @@ class ErrorRecoveryService:
         self._state_files = StateFiles(
             self.state_dir,
             secrets=secrets,
+            schema=Schema(state_migrations),
             now=lambda: datetime.fromtimestamp(self._clock.time(), UTC),
         )
         self._saver = StateSaver(
@@ -708,7 +715,8 @@ class ErrorRecoveryService:
         budgets hold no more than it has left (if that is less than 5 minutes ago).
 
         Raises:
-            StateVersionError: the file was written by a newer version of shockproof.
+            StateVersionError: the file was written by a newer version of shockproof or of your program, holds a class
+                that is not registered, or one of ``state_migrations`` failed. Nothing was moved.
             OSError: the journal is there and cannot be read.
         """
         require_running_loop()

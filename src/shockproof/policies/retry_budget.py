@@ -91,11 +91,6 @@ class RetryBudget:
         with self._lock:
             self.tokens = min(self.capacity, self.tokens + cost)
 
-    def lower_to(self, tokens: float) -> None:
-        """It holds no more than *tokens*: an earlier life has spent the rest."""
-        with self._lock:
-            self.tokens = min(self.tokens, tokens)
-
     def succeeded(self) -> None:
         """A call succeeded."""
         self.give_back(self.per_success)

@@ -267,4 +267,4 @@ class StateNotSavedError(ShockproofError):
 
 
 class StateVersionError(ShockproofError):
-    """A state file was written by a newer version of the format than this program knows."""
+    """A state file was written by a newer program, or holds what this one cannot restore or migrate."""

@@ -241,7 +241,7 @@ class ServiceState:
             budget, earlier = self.paying_budget, self.earlier_tokens
             if budget is not None and earlier is not None:
                 self.earlier_tokens = None
-                budget.lower_to(earlier)
+                budget.take(max(0.0, budget.tokens - earlier))
 
     @property
     def _calm(self) -> Stirred:

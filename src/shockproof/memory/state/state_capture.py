@@ -15,7 +15,7 @@ from shockproof.memory.state.secrets import SecretCipher, SecretNames
 
 __all__ = ["CapturedState", "SecretCollector", "StateSecrets", "capture_state"]
 
-ENVELOPE = frozenset({"format_version", "sequence", "checksum"})
+ENVELOPE = frozenset({"format_version", "sequence", "schema_version", "checksum"})
 """Names of the files' own, which no section of a state may have."""
 
 

@@ -4,6 +4,7 @@ The state in its directory: two files and the one before, each whole at any inst
     system_state.json         for people: indented, one entry a line
     system_state.pkl          the same as a pickle of plain values, should the JSON be damaged
     system_state.prev.json    what system_state.json was before the last save
+    before-schema-N/          the files as they were before a program whose state has schema version N saved
     damaged/                  files that could not be read, set aside with the time; never deleted
 
 The checksum of the JSON file, on its last line, covers every byte before that line. A file whose
@@ -38,6 +39,7 @@ from shockproof.memory.state.codec import (
     thaw,
 )
 from shockproof.memory.state.pieces import giving_way, json_pieces, pickle_pieces
+from shockproof.memory.state.schema import Schema
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import ENVELOPE, CapturedState, StateSecrets
 from shockproof.vocabulary.errors import StateVersionError
@@ -109,6 +111,8 @@ class _Candidate(NamedTuple):
     is_tagged: bool
     """Whether its values are frozen ones; those of the original program are plain."""
     content: Callable[[], dict[str, Any]]  # Any: the user's values, or frozen ones
+    schema: int = 1
+    """The version of what is in it."""
 
 
 class _DamagedError(Exception):
@@ -121,6 +125,8 @@ class StateFiles:
 
     Several of them may share a directory, in one process or many: writers take turns, and the last one
     to write wins. Everything blocks: call it in the writer's thread.
+
+    Without a *schema* it reads states of every version, as they are: for people who look.
     """
 
     def __init__(
@@ -129,9 +135,12 @@ class StateFiles:
         *,
         secrets: StateSecrets | None = None,
         layer: FileLayer | None = None,
+        schema: Schema | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.directory = directory
+        self._schema = Schema() if schema is None else schema
+        self._takes_any_schema = schema is None
         self.secrets = StateSecrets(SecretNames()) if secrets is None else secrets
         self._layer: FileLayer = SystemFiles() if layer is None else layer
         self._now = now
@@ -165,7 +174,8 @@ class StateFiles:
 
         Raises:
             OSError: the disk refused; the files hold the old state, or each of them the old or new one.
-            StateVersionError: a newer program's files are there; they are not touched.
+            StateVersionError: a newer program's files are there, or those of an older one that does not lead here;
+                they are not touched.
         """
         _import_what_it_takes()
         if self.secrets.cipher is not None:
@@ -176,7 +186,13 @@ class StateFiles:
             sequence = self._last_sequence + 1
             # Counted even when the write fails: half of it may have become visible.
             self._last_sequence = sequence
-            content = {"format_version": FORMAT_VERSION, "sequence": sequence, **captured.fields}
+            content: dict[str, Any] = {
+                "format_version": FORMAT_VERSION,
+                "sequence": sequence,
+            }  # Any: a frozen state
+            if self._schema.version > 1:
+                content["schema_version"] = self._schema.version
+            content |= captured.fields
             replace_durably(
                 self._layer,
                 self.directory,
@@ -195,8 +211,8 @@ class StateFiles:
         later timestamp. Damaged files are set aside and reported.
 
         Raises:
-            StateVersionError: a file was written by a newer program, or holds what this one cannot
-                restore (a class that is not registered); nothing was moved.
+            StateVersionError: a file was written by a newer program, holds what this one cannot restore (a
+                class that is not registered), or could not be migrated; nothing was moved.
             OSError: no file is valid, and one could not be read at all.
         """
         _import_what_it_takes(to_restore=True)
@@ -344,10 +360,10 @@ class StateFiles:
             raise _DamagedError(f"its checksum does not match{_EDITED}")
         head = _head_of(data)
         if head is not None:
-            self._refuse_newer(name, head[0])
+            self._refuse_newer(name, head.version, head.schema)
         if mark is None or head is None:
             content = _parse(data)
-            self._refuse_newer(name, content.get("format_version"))
+            self._refuse_newer(name, content.get("format_version"), content.get("schema_version"))
             is_ours = "format_version" in content or "checksum" in content or _is_digest(content)
             if is_ours and "format_version" not in content:
                 raise _DamagedError("its format version is missing")
@@ -356,18 +372,20 @@ class StateFiles:
             return self._candidate(name, content, is_tagged=is_ours)
         return _Candidate(
             name,
-            head[1],
+            head.sequence,
             is_tagged=True,
             content=lambda: self._candidate(name, _parse(data), is_tagged=True).content(),
+            schema=head.schema,
         )
 
     def _examine_pickle(self, name: str, data: bytes) -> _Candidate:
         trailer = _PICKLE_TRAILER.search(data, max(0, len(data) - _HEAD))
         if trailer is None:
             return _Candidate(name, None, is_tagged=False, content=lambda: _original_fields(data))
-        if _sha256(data[: trailer.start(3)]).hexdigest() != trailer[3].decode():
+        if _sha256(data[: trailer.start("digest")]).hexdigest() != trailer["digest"].decode():
             raise _DamagedError("its checksum does not match")
-        self._refuse_newer(name, int(trailer[1]))
+        schema = int(trailer["schema"] or 1)
+        self._refuse_newer(name, int(trailer["version"]), schema)
 
         def sections() -> dict[str, Frozen]:
             from shockproof.memory.state.safe_pickle import read_pickle
@@ -377,7 +395,7 @@ class StateFiles:
                 raise _DamagedError("it holds no state")
             return self._candidate(name, content, is_tagged=True).content()
 
-        return _Candidate(name, int(trailer[2]), is_tagged=True, content=sections)
+        return _Candidate(name, int(trailer["sequence"]), is_tagged=True, content=sections, schema=schema)
 
     def _candidate(
         self, name: str, content: dict[str, Any], *, is_tagged: bool
@@ -388,8 +406,11 @@ class StateFiles:
         if sequence is not None and (type(sequence) is not int or sequence < 0):
             raise _DamagedError(f"its sequence number is {sequence!r}")
 
+        schema = content.get("schema_version", 1) if is_tagged else 1
+        if type(schema) is not int or schema < 1:
+            raise _DamagedError(f"its schema version is {schema!r}")
         sections = {key: value for key, value in content.items() if not (is_tagged and key in ENVELOPE)}
-        return _Candidate(name, sequence, is_tagged, lambda: sections)
+        return _Candidate(name, sequence, is_tagged, lambda: sections, schema)
 
     def _build(self, candidate: _Candidate) -> SystemState:
         import pydantic
@@ -402,6 +423,8 @@ class StateFiles:
                 fields = {key: thaw(value, open_secret=self.secrets.open) for key, value in fields.items()}
             if "timestamp" not in fields:
                 raise _DamagedError("it holds no timestamp")
+            if not self._takes_any_schema:
+                fields = self._schema.migrate(fields, candidate.schema, self.directory / candidate.name)
             return SystemState.from_dict(fields)
         except MalformedValueError as error:
             raise _DamagedError(str(error)) from None
@@ -423,17 +446,31 @@ class StateFiles:
             with contextlib.suppress(OSError):  # what cannot be read is only overwritten here
                 self._head(name)
         # Another program may have written since.
-        version, sequence = self._head(JSON_NAME) or (FORMAT_VERSION, 0)
-        if version != FORMAT_VERSION:
+        head = self._head(JSON_NAME) or _Head(FORMAT_VERSION, 0, self._schema.version)
+        if head.version != FORMAT_VERSION or head.schema > self._schema.version:
             self._survey()  # it is damaged, or this refuses
         else:
-            self._last_sequence = max(self._last_sequence, sequence)
+            self._last_sequence = max(self._last_sequence, head.sequence)
+        if head.schema < self._schema.version:
+            self._keep_unmigrated()
+
+    def _keep_unmigrated(self) -> None:
+        """Copy the files of the older schema once, so that whoever goes back to the older program finds them."""
+        aside = self.directory / f"before-schema-{self._schema.version}"
+        self._layer.make_directory(aside)
+        if JSON_NAME in self._layer.list_directory(aside):
+            return
+        copies: list[Replacement] = []
+        for name in (PICKLE_NAME, JSON_NAME):
+            with contextlib.suppress(FileNotFoundError):
+                copies.append(Replacement(name, [self._layer.read(self.directory / name, MAX_BYTES)]))
+        replace_durably(self._layer, aside, copies)
 
     def _survey(self) -> None:
         _, damaged, unreadable = self._look()
         self._report(damaged, unreadable)
 
-    def _head(self, name: str) -> tuple[int, int] | None:
+    def _head(self, name: str) -> _Head | None:
         try:
             return _head_of(self._layer.read(self.directory / name, _HEAD))
         except FileNotFoundError:
@@ -442,13 +479,15 @@ class StateFiles:
             self._report({name: str(error.strerror)}, {})
             return None
 
-    def _refuse_newer(self, name: str, version: object) -> None:
+    def _refuse_newer(self, name: str, version: object, schema: object) -> None:
         if type(version) is int and version > FORMAT_VERSION:
             raise StateVersionError(
                 f"state file {self.directory / name} has format version {version}; this program knows versions "
                 f"up to {FORMAT_VERSION}: use the newer shockproof that wrote it, or another state_dir. "
                 "Nothing was moved"
             )
+        if type(schema) is int and not self._takes_any_schema:
+            self._schema.refuse_newer(schema, self.directory / name)
 
     def _set_aside(self, name: str, reason: str) -> DamagedFile:
         source = self.directory / name
@@ -480,9 +519,13 @@ def _numbered(stem: str) -> Iterator[str]:
 _CHECKSUM = re.compile(rb',\n  "checksum": "sha256:([0-9a-f]{64})"\n\}\s*\Z')
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _PICKLE_TRAILER = re.compile(
-    rb"\nshockproof format_version=([0-9]{1,9}) sequence=([0-9]{1,18}) sha256=([0-9a-f]{64})\n\Z"
+    rb"\nshockproof format_version=(?P<version>[0-9]{1,9}) sequence=(?P<sequence>[0-9]{1,18})"
+    rb"(?: schema_version=(?P<schema>[0-9]{1,9}))? sha256=(?P<digest>[0-9a-f]{64})\n\Z"
 )
-_JSON_HEAD = re.compile(rb'\A\s*\{\s*"format_version":\s*([0-9]{1,9}),\s*"sequence":\s*([0-9]{1,18}),')
+_JSON_HEAD = re.compile(
+    rb'\A\s*\{\s*"format_version":\s*([0-9]{1,9}),\s*"sequence":\s*([0-9]{1,18}),'
+    rb'(?:\s*"schema_version":\s*([0-9]{1,9}),)?'
+)
 _EDITED = '; if it was edited on purpose, write "checksum": null in it and put it back'
 
 
@@ -499,10 +542,9 @@ def _json_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: a frozen sta
 
 def _pickle_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: as above
     digest = _sha256(b"")
-    trailer = (
-        f"\nshockproof format_version={content['format_version']} sequence={content['sequence']} sha256="
-    )
-    for pieces in (pickle_pieces(content), (trailer.encode(),)):
+    told = ("format_version", "sequence", "schema_version")
+    known = " ".join(f"{name}={content[name]}" for name in told if name in content)
+    for pieces in (pickle_pieces(content), (f"\nshockproof {known} sha256=".encode(),)):
         for piece in pieces:
             digest.update(piece)
             yield piece
@@ -528,10 +570,17 @@ def _sha256(data: bytes) -> hashlib._Hash:
     return hashlib.sha256(data)
 
 
-def _head_of(data: bytes) -> tuple[int, int] | None:
-    """Format version and sequence number of a JSON file of ours."""
+class _Head(NamedTuple):
+    """What a JSON file of ours begins with."""
+
+    version: int
+    sequence: int
+    schema: int
+
+
+def _head_of(data: bytes) -> _Head | None:
     head = _JSON_HEAD.match(data[:_HEAD])
-    return None if head is None else (int(head[1]), int(head[2]))
+    return None if head is None else _Head(int(head[1]), int(head[2]), int(head[3] or 1))
 
 
 def _is_digest(content: dict[str, Any]) -> bool:  # Any: as read
