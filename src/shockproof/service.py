@@ -952,8 +952,10 @@ class ErrorRecoveryService:
         Stop what runs by itself, save what is tracked, end what is left of hedged calls, and flush the
         error log, the journal and the state.
 
-        Returns after at most *timeout* seconds, also with a hung disk. The service can be used again
-        afterwards: what it needs starts again.
+        Returns after at most *timeout* seconds, also with a hung disk. A hedged request that lost and has
+        not ended by then ignores its cancellation, and nobody can end it: the log names it, and it counts
+        in ``abandoned_attempts`` until it really ends. The service can be used again afterwards: what it
+        needs starts again.
         """
         require_running_loop()
         limit = seconds("timeout", timeout)
@@ -964,6 +966,7 @@ class ErrorRecoveryService:
         if not done:
             ending.cancel()
             await asyncio.wait({ending}, timeout=0)
+            self._runtime.losers.leave_behind()
             _log.warning("not everything could be flushed within %g s", limit)
         elif not ending.cancelled() and (error := ending.exception()) is not None:
             raise error

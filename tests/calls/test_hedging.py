@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -468,7 +469,7 @@ async def test_losers_end_before_the_service_does(
 async def test_a_loser_that_ignores_its_cancellation_holds_nobody_for_ever(
     recovery: ErrorRecoveryService, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The end of the service waits for it as long as it was told to, and says so."""
+    """The end of the service waits for it as long as it was told to, names it once, and counts it until it ends."""
     release, begun = asyncio.Event(), 0
 
     async def first_ignores_it() -> str:
@@ -481,16 +482,52 @@ async def test_a_loser_that_ignores_its_cancellation_holds_nobody_for_ever(
                 await release.wait()
         return "answer"
 
-    assert await recovery.service("quotes", hedge_after=0.5).call(first_ignores_it) == "answer"
+    quotes = recovery.service("quotes", hedge_after=0.5, max_concurrent=5)
+    assert await quotes.call(first_ignores_it) == "answer"
+    assert (counts(recovery)["abandoned_attempts"], counts(recovery)["in_flight"]) == (0, 1)
     began = clock.monotonic()
     begun = 1
     await asyncio.sleep(0)
-    await recovery.aclose(timeout=3.0)
-    assert clock.monotonic() - began == 3.0
-    assert "not everything could be flushed" in caplog.text
+    for _ in range(2):
+        await recovery.aclose(timeout=3.0)
+        assert (counts(recovery)["abandoned_attempts"], counts(recovery)["in_flight"]) == (1, 1)
+    assert clock.monotonic() - began == 6.0
+    named = [record.message for record in caplog.records if "ignores its cancellation" in record.message]
+    assert len(named) == 1
+    assert "'quotes'" in named[0]
+    assert "first_ignores_it" in named[0]
     release.set()
     await recovery.aclose()
     assert recovery._runtime.losers.living == []
+    assert (counts(recovery)["abandoned_attempts"], counts(recovery)["in_flight"]) == (0, 0)
+
+
+async def test_with_grace_a_loser_that_ignores_its_cancellation_is_left_behind_after_it(
+    recovery: ErrorRecoveryService, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted, and keeps its place; the end of the service need not wait for it."""
+    release, begun = asyncio.Event(), 0
+
+    async def first_ignores_it() -> str:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            while not release.is_set():
+                with suppress(asyncio.CancelledError):
+                    await release.wait()
+        return "answer"
+
+    quotes = recovery.service("quotes", hedge_after=0.5, grace=1.0, max_concurrent=5)
+    assert await quotes.call(first_ignores_it) == "answer"
+    began = clock.monotonic()
+    await recovery.aclose(timeout=3.0)
+    assert clock.monotonic() - began == 1.0
+    assert (counts(recovery)["abandoned_attempts"], counts(recovery)["in_flight"]) == (1, 1)
+    assert caplog.text == ""
+    release.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (counts(recovery)["abandoned_attempts"], counts(recovery)["in_flight"]) == (0, 0)
 
 
 async def test_losers_of_a_loop_that_has_ended_are_forgotten(tmp_path: Path) -> None:

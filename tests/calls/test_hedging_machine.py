@@ -304,7 +304,7 @@ class HedgedCalls(RuleBasedStateMachine):
             self.turn(CLEANING)
             self.agrees()
             assert self.counted()["in_flight"] == 0
-            assert self.recovery._runtime.losers._tasks == set()
+            assert self.recovery._runtime.losers._tasks == {}
             self.loop.run_until_complete(self.recovery.aclose())
             assert asyncio.all_tasks(self.loop) == set()
         finally:

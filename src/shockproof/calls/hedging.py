@@ -136,7 +136,7 @@ async def hedged(
             loser = requests.pop()
             if loser is not primary and not loser.sent.done():
                 call.give_back_hedge()
-            call.plan.runtime.losers.add(loser.task)
+            call.plan.runtime.losers.add(loser.task, call.plan.state, call.function_name)
             loser.task.add_done_callback(loser.thrown_away)
             del loser
         if first_failure is not None:
