@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -256,6 +257,17 @@ def test_answer_whose_property_raises_says_nothing() -> None:
             raise ZeroDivisionError
 
     assert not says_too_much(Hostile(), None)
+
+
+@pytest.mark.parametrize("name", ["minimum", "initial", "maximum"])
+@pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_a_bound_that_is_no_number_of_calls_is_refused_by_its_name(
+    name: str, value: object, kind: type[Exception]
+) -> None:
+    """Three numbers side by side: the message says which one."""
+    bounds: dict[str, Any] = {name: value}
+    with pytest.raises(kind, match=f"^{name} must be .*{value!r}"):
+        AdaptiveConcurrency(**bounds)
 
 
 @pytest.mark.parametrize("bounds", [{"minimum": 20}, {"initial": 300}, {"minimum": 0}, {"maximum": 5}])
@@ -529,6 +541,22 @@ def test_drops_that_half_the_calls_did_not_make_fewer_are_put_up_with() -> None:
 
     assert steps.window(drops=40) == 51
     assert steps.window(drops=100) == 46
+
+
+def test_drops_that_were_put_up_with_are_fought_again_when_they_had_been_gone_for_long() -> None:
+    """What it has got used to follows the drops by a fifth for each window: one good window changes little."""
+
+    def used_to_drops(*, windows_without: int) -> tuple[int, int]:
+        steps = Steps(100, maximum=100)
+        for _ in range(11):
+            steps.window(drops=20)
+        for _ in range(windows_without):
+            before = steps.window()
+        return before, steps.window(drops=round(0.36 * min(100, max(16, 2 * before))))
+
+    assert used_to_drops(windows_without=1) == (51, 25)  # not fought: the probe that was due
+    before, after = used_to_drops(windows_without=30)
+    assert after == int(0.9 * before)
 
 
 def test_drops_that_became_fewer_by_more_than_half_are_fought_on() -> None:

@@ -289,3 +289,16 @@ def test_those_in_front_do_not_move_up_when_one_behind_them_leaves() -> None:
     rate.give_back(places[2])
     assert rate.wait(places[1], 1000.0) == before[0]
     assert rate.wait(rate.take(1000.0), 1000.0) == before[1]
+
+
+def test_turns_that_were_given_back_in_the_queue_leave_no_more_room_for_a_burst() -> None:
+    """The bucket holds a second's worth after any pause, also when the last in line had left."""
+    rate = SendRate()
+    rate.answered(0.0, sent_at=0.0, throttled=True)
+    assert rate.limit == pytest.approx(1.4)
+    places = [rate.take(0.0) for _ in range(5)]
+    rate.give_back(places[3])
+    rate.give_back(places[4])
+    first, second = rate.take(30.0), rate.take(30.0)
+    assert rate.wait(first, 30.0) == 0.0
+    assert rate.wait(second, 30.0) == pytest.approx(0.6 / 1.4)

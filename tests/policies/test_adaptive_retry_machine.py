@@ -135,10 +135,10 @@ class SendingAtARate(RuleBasedStateMachine):
         assert self.rate.wait(first.place, self.now) == 0.0
 
     @precondition(lambda self: self.line)
-    @rule()
-    def the_last_turn_is_given_back(self) -> None:
-        # Cancelled in the queue, or refused by something behind it. Only the last one: nobody waits behind it.
-        turn = self.line.pop()
+    @rule(which=st.integers(0, 50))
+    def a_turn_is_given_back(self, which: int) -> None:
+        # Cancelled in the queue, or refused by something behind it: whoever waits behind it moves up.
+        turn = self.line.pop(-1 - which % len(self.line))
         self.rate.give_back(turn.place)
         self.bucket += 1
         self.cut()

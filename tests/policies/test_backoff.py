@@ -258,6 +258,7 @@ def test_a_base_delay_of_the_moment_stands_in_for_the_usual_one() -> None:
         ([1, timedelta(seconds=2), 0], (1.0, 2.0, 0.0)),
         (range(1, 4), (1.0, 2.0, 3.0)),
         (_raises, _raises),
+        (max, max),
     ],
 )
 def test_a_backoff_is_read_in_each_of_its_forms(given_as: object, parsed: object) -> None:
@@ -279,7 +280,11 @@ class _Asynchronous:
     [
         ("quadratic", ValueError, "'quadratic'"),
         ("", ValueError, "'exponential', 'linear', 'constant'"),
-        (b"linear", ValueError, "backoff must be"),
+        (
+            b"linear",
+            ValueError,
+            r"backoff must be .*5\.0\), or a function \(retry, error\) -> seconds, got b'linear'",
+        ),
         ((), ValueError, "backoff is empty"),
         ((1.0, -1.0), ValueError, r"backoff\[1\] must be seconds"),
         ((float("nan"),), ValueError, r"backoff\[0\] must be seconds"),
@@ -290,6 +295,9 @@ class _Asynchronous:
         ({1.0, 2.0}, TypeError, "backoff must be"),
         (_asynchronous, TypeError, "it runs on the loop"),
         (_Asynchronous(), TypeError, "it runs on the loop"),
+        (lambda: 1.0, TypeError, r"backoff is called as backoff\(retry, error\), which .*<lambda>"),
+        (lambda retry: 1.0, TypeError, r"backoff is called as backoff\(retry, error\)"),
+        (lambda retry, error, more: 1.0, TypeError, r"backoff is called as backoff\(retry, error\)"),
     ],
 )
 def test_a_backoff_that_means_nothing_is_refused(value: object, kind: type[Exception], text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import SupportsIndex
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -57,7 +58,7 @@ def test_urgent_ones_go_first_and_always_find_room() -> None:
 def test_places_are_watched_only_while_somebody_waits_or_there_are_too_many() -> None:
     """Else a call that ends looks at no queue."""
     places = Places(2, 1)
-    assert not places.watched
+    assert places.watched is False
     places.take()
     places.take()
     assert not places.watched
@@ -169,6 +170,7 @@ def test_one_who_leaves_twice_gives_back_once() -> None:
     places.join(waiting, NORMAL)
     places.give_back()
     places.leave(waiting)
+    assert waiting.granted is False
     places.leave(waiting)
 
     assert places.in_use == 0
@@ -178,13 +180,100 @@ def test_limit_was_reached_when_all_places_are_taken_or_one_was_missing() -> Non
     """What adapts the limit has to know whether it held anybody back."""
     places = Places(2, 0)
     places.take()
-    assert not places.was_reached()
+    assert places.was_reached() is False
     places.take()
     assert places.was_reached()
     places.take()
     places.give_back()
     assert places.was_reached()
     assert not places.was_reached()
+
+
+class Attended(Places):
+    """Counts who looks at the queue."""
+
+    __slots__ = ("is_told", "looks")
+
+    def __init__(self, limit: float, max_queue: int) -> None:
+        super().__init__(limit, max_queue)
+        self.looks = 0
+        self.is_told = threading.Event()
+
+    def attend(self) -> list[Waiter]:
+        self.looks += 1
+        self.is_told.set()
+        return super().attend()
+
+
+def test_a_call_that_ends_looks_at_the_queue_only_when_somebody_may_be_there() -> None:
+    """The look takes a lock, and the healthy path takes none."""
+    places = Attended(1, 1)
+    places.take()
+    assert places.give_back() == []
+    assert places.looks == 0
+    places.take()
+    places.join(Someone(), NORMAL)
+    places.give_back()
+    assert places.looks == 1
+
+
+def test_places_stay_at_hand_when_a_queue_has_been_served() -> None:
+    """They are popped off a list again: after a rush the healthy path is as short as before."""
+    places, waiting = Places(2, 1), Someone()
+    places.take()
+    places.take()
+    places.join(waiting, NORMAL)
+    places.leave(waiting)
+    places.give_back()
+    places.attend()
+    assert len(places.free) == 1
+    places.give_back()
+    places.attend()
+    assert len(places.free) == 2
+
+
+class GivenBackMeanwhile(list[None]):
+    """Free places, of which another thread gives one back just after there was found to be none."""
+
+    def __init__(self, places: Attended) -> None:
+        super().__init__()
+        self.places = places
+        self.other = threading.Thread(target=self.give_back)
+
+    def pop(self, index: SupportsIndex = -1, /) -> None:
+        try:
+            super().pop(index)
+        except IndexError:
+            if self.other.ident is None:
+                self.other.start()
+                assert self.places.is_told.wait(60.0)
+            raise
+
+    def give_back(self) -> None:
+        self.places.give_back()
+        self.places.is_told.set()  # also when it has looked at nothing
+
+
+def test_a_place_that_comes_back_while_somebody_joins_is_not_overlooked() -> None:
+    """Another thread's call ends between the look for a free place and the place in the queue."""
+    places, waiting = Attended(1, 1), Someone()
+    places.take()
+    places.free = meanwhile = GivenBackMeanwhile(places)
+    assert places.join(waiting, NORMAL) is None
+    meanwhile.other.join(60.0)
+    assert waiting.granted
+
+
+def test_a_place_that_comes_back_while_the_limit_is_lowered_is_taken_away() -> None:
+    """Another thread's call ends between the look for places to take away and the end of the change."""
+    places = Attended(2, 0)
+    places.take()
+    places.take()
+    places.free = meanwhile = GivenBackMeanwhile(places)
+    places.resize(1, 0)
+    meanwhile.other.join(60.0)
+    assert not places.take()
+    assert places.in_use == 1
 
 
 class PlacesAgainstModel(RuleBasedStateMachine):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from shockproof.policies.fallback import LastAnswers, LastGood, OnError
+from shockproof.policies.fallback import LastAnswers, LastGood, OnError, Remembered
 
 
 def fetch(symbol: str) -> str:
@@ -134,6 +134,14 @@ def test_the_longer_age_of_two_clocks_counts() -> None:
     assert known.recall("AAPL", now=60.0, wall=1060.0) is not None
     assert known.recall("AAPL", now=1.0, wall=1061.0) is None
     assert known.recall("AAPL", now=61.0, wall=500.0) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "wall", "age"), [(0.25, 1000.25, 0.25), (0.25, 900.0, 0.25), (-1.0, 999.0, 0.0)]
+)
+def test_an_answer_is_never_younger_than_nothing(now: float, wall: float, age: float) -> None:
+    """A clock that went back, or another thread's that is a little behind, makes no negative age."""
+    assert Remembered("answer", 0.0, 1000.0).age(now, wall) == age
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,12 @@ def test_wait_is_the_longest_that_is_asked_for(headers: dict[str, str], wait: fl
     assert said(**headers).wait == wait
 
 
+def test_a_header_that_cannot_be_read_hides_none_behind_it() -> None:
+    """A window of no length says nothing; the next header does."""
+    headers = [("X-MBX-USED-WEIGHT-0M", "5"), ("X-MBX-USED-WEIGHT-1M", "7")]
+    assert [use.used for use in read_headers(headers, 0.0).usage if isinstance(use, Used)] == [7]
+
+
 def test_everything_that_is_said_is_read() -> None:
     """One answer may speak of several windows, and of a wait."""
     assert said(
