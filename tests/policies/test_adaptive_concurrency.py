@@ -543,6 +543,29 @@ def test_drops_that_half_the_calls_did_not_make_fewer_are_put_up_with() -> None:
     assert steps.window(drops=100) == 46
 
 
+def test_drops_that_more_than_double_are_fought_although_some_were_put_up_with() -> None:
+    """From 22 to 48 of a hundred, in one window."""
+    steps = Steps(100, maximum=100)
+    for _ in range(11):
+        steps.window(drops=20)
+    assert steps.limit.limit == 47
+    assert steps.window(drops=70) == 43
+
+
+@pytest.mark.parametrize(("windows_without", "put_up_with_at"), [(1, 22), (7, 47)])
+def test_a_stretch_of_drops_is_over_when_the_limit_is_back_where_it_began(
+    windows_without: int, put_up_with_at: int
+) -> None:
+    """Until then what half the calls did to the drops is measured from its beginning: there were more."""
+    steps = Steps(100, maximum=100)
+    steps.window(drops=100)
+    for _ in range(windows_without):
+        steps.window()
+    limits = [steps.window(drops=round(0.16 * min(100, max(16, 2 * steps.limit.limit)))) for _ in range(18)]
+    put_up_with = next(now for before, now in itertools.pairwise(limits) if before == now)
+    assert put_up_with == put_up_with_at
+
+
 def test_drops_that_were_put_up_with_are_fought_again_when_they_had_been_gone_for_long() -> None:
     """What it has got used to follows the drops by a fifth for each window: one good window changes little."""
 
