@@ -378,6 +378,15 @@ class CircuitAgainstModel(RuleBasedStateMachine):
         assert circuit.open_by_rules_for(self.now) == left
         assert circuit.open_for(self.now) == (0.0 if model.mode == "shadow" else left)
         assert (circuit.closed is None) is (model.phase != "closed" or model.mode == "forced-open")
+        # What refusals read in place of all this.
+        is_plain = (
+            (model.mode, model.phase, model.openings) == ("normal", "open", 1)
+            and (model.opened_for, model.left_over) == (None, math.inf)
+            and not self.options.open_time.jitter
+        )
+        assert (circuit.plain_since is not None) is is_plain
+        if circuit.plain_since is not None:
+            assert max(0.0, circuit.plain_since + circuit.timeout - self.now) == left
 
 
 TestCircuitAgainstModel = CircuitAgainstModel.TestCase
