@@ -953,9 +953,8 @@ class ErrorRecoveryService:
         error log, the journal and the state.
 
         Returns after at most *timeout* seconds, also with a hung disk. A hedged request that lost and has
-        not ended by then ignores its cancellation, and nobody can end it: the log names it, and it counts
-        in ``abandoned_attempts`` until it really ends. The service can be used again afterwards: what it
-        needs starts again.
+        not ended by then nobody can end: the log names it, and it counts in ``abandoned_attempts`` until it
+        really ends. The service can be used again afterwards: what it needs starts again.
         """
         require_running_loop()
         limit = seconds("timeout", timeout)

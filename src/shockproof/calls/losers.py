@@ -93,7 +93,7 @@ class Losers:
                 loser.is_left_behind = True
                 loser.state.abandon_attempt()  # inside, so that it cannot come back before
             _log.warning(
-                "a hedged request of %r lost, and %s ignores its cancellation: it runs on and keeps what it holds",
+                "a hedged request of %r lost, and %s has not ended since it was cancelled: it runs on and keeps what it holds",
                 loser.state.name,
                 loser.function_name,
             )
