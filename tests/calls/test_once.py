@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ from shockproof import (
 from shockproof.calls import once as once_module
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.testing import VirtualClock, cancel_at_each_await
+
+FIRST_FORM = Path(__file__).parents[1] / "data" / "journal-of-the-first-form"
+"""A journal of before windows said by which clock they count: orders placed, unknown and under way, operations done and begun."""
 
 
 class RejectedError(Exception):
@@ -678,7 +683,7 @@ async def test_reconcile_waits_for_the_window_of_the_last_send(
     make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:
     """Counted from the journalled time, and not from the restart: a crash loop must come to an end."""
-    venue = await dies_in_flight(make, recovery)
+    venue = await dies_in_flight(make, recovery, timeout=5.0)
     venue.visible_at.clear()  # it never arrived
     sent = venue.sent_at[0]
     clock.advance(20.0)
@@ -688,9 +693,288 @@ async def test_reconcile_waits_for_the_window_of_the_last_send(
     settled = await reborn.reconcile()
 
     assert settled[0].outcome is NOT_FOUND
-    assert venue.asked_at[-1] == pytest.approx(sent + 30.0)
+    assert venue.asked_at[-1] == pytest.approx(sent + 35.0)
     assert await pending(reborn) == []
     await reborn.aclose()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_wall_clock_that_is_set_between_two_lives_changes_no_window(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock, step: float
+) -> None:
+    """Set forward it would shorten the window, and "not found" would be taken for proof while the order is on its way."""
+    venue = await dies_in_flight(make, recovery, timeout=5.0)
+    venue.visible_at.clear()
+    clock.advance(20.0)
+    clock.step_wall(step)
+    reborn = next_life(recovery, clock)
+    make(venue=venue, service=reborn, settle=30.0)
+
+    settled = await reborn.reconcile()
+
+    assert settled[0].outcome is NOT_FOUND
+    assert venue.asked_at[-1] == pytest.approx(venue.sent_at[0] + 35.0)
+    await reborn.aclose()
+
+
+def crashed_again(service: ErrorRecoveryService, clock: VirtualClock, to: str) -> ErrorRecoveryService:
+    """The life after *service*'s, which is killed as it stands."""
+    place = service.state_dir.with_name(to)
+    shutil.copytree(service.state_dir, place)
+    return ErrorRecoveryService(place, service.error_log_dir, clock=clock)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("why", ["other start of the machine", "no time limit", "older journal"])
+async def test_window_whose_beginning_nobody_knows_counts_from_when_a_later_life_first_saw_it(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock, why: str
+) -> None:
+    """In full, whatever the wall clock says; and once, so that a program which crashes again and again gets through."""
+    if why == "older journal":
+        journal = recovery.state_dir.with_name("copy") / "journal"
+        shutil.copytree(FIRST_FORM, journal)
+        venue, key = Venue(clock), "under-way"
+    else:
+        venue, key = (
+            await dies_in_flight(make, recovery, timeout=None if why == "no time limit" else 5.0),
+            "earlier",
+        )
+    venue.visible_at.clear()
+    clock.advance(3600.0)
+    if why == "other start of the machine":
+        clock.boot = "another"
+    first_seen = clock.monotonic()
+    service = next_life(recovery, clock)
+    venue.says = UNKNOWN
+    for life in range(4):
+        make(venue=venue, service=service, settle=30.0)
+        looking = asyncio.ensure_future(service.reconcile())
+        while not venue.asked_at or venue.asked_at[-1] < first_seen + 4.0 * (life + 1):  # noqa: ASYNC110  virtual time
+            await asyncio.sleep(0.5)
+        await service._journal.flush()
+        service = crashed_again(service, clock, f"life-{life}")
+        looking.cancel()
+        await asyncio.wait({looking})
+    venue.says = NOT_FOUND
+    make(venue=venue, service=service, settle=30.0)
+
+    settled = await service.reconcile()
+
+    assert {one.key: one.outcome for one in settled}[key] is NOT_FOUND
+    assert venue.asked_at[-1] == pytest.approx(first_seen + 30.0)
+    await service.aclose()
+
+
+@pytest.mark.asyncio
+async def test_journal_of_the_first_form_is_taken_over(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Its orders do not say by which clock they were sent: nothing of it is lost, and nothing is sent twice."""
+    shutil.copytree(FIRST_FORM, recovery.state_dir / "journal")
+    clock.advance(7200.0)
+    once, venue = make(key="placed")
+    venue.visible_at["unknown"] = 0.0
+
+    assert await pending(recovery) == [
+        {"operation": "orders.once", "key": "unknown", "status": "pending"},
+        {"operation": "import", "key": "half", "status": "pending", "index": 3},
+        {"operation": "orders.once", "key": "under-way", "status": "pending"},
+    ]
+    with pytest.raises(OperationCompletedError) as placed:
+        await once.call(venue.submit, "AAPL")
+    assert placed.value.result == {"id": "placed", "price": Decimal("1.10")}
+    begun = clock.monotonic()
+    outcomes = {one.key: one.outcome for one in await recovery.reconcile()}
+    assert outcomes == {"unknown": Found({"id": "unknown", "symbol": "found"}), "under-way": NOT_FOUND}
+    assert clock.monotonic() >= begun + 30.0
+    async with recovery.operation("import", key="half") as operation:
+        assert (operation.details, operation.progress) == ({"path": "bars.csv"}, {"index": 3})
+    with pytest.raises(OperationCompletedError):
+        async with recovery.operation("import", key="done"):
+            pass
+    assert venue.sent_at == []
+
+
+# ---- what is left behind
+
+
+class SlowClient:
+    """A plain function's client: a submit that hangs until it is let go, and then ends as it is told."""
+
+    def __init__(self) -> None:
+        self.begun, self.gate = threading.Event(), threading.Event()
+        self.ends_with: object = "the order"
+
+    def submit(self, client_order_id: str) -> object:
+        self.begun.set()
+        assert self.gate.wait(60)
+        if isinstance(self.ends_with, Exception):
+            raise self.ends_with
+        return self.ends_with
+
+    async def is_left_behind(self, call: Any) -> None:
+        """Cancel *call* when its thread is at it."""
+        task = asyncio.ensure_future(call)
+        assert await asyncio.to_thread(self.begun.wait, 60)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    async def ends(self, recovery: ErrorRecoveryService) -> None:
+        """Let it go, and wait until its end is known."""
+        state = recovery.service("orders").plan.state
+        self.gate.set()
+        while state.abandoned_threads:  # noqa: ASYNC110  its last step sets no event
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # what is judged on the loop
+        await recovery._journal.flush()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("classify_", [None, classify])
+async def test_order_whose_thread_answers_after_the_cancellation_is_there(
+    recovery: ErrorRecoveryService, clock: VirtualClock, classify_: Any
+) -> None:
+    """Nobody waits for the answer, and the journal tells the truth all the same."""
+    client = SlowClient()
+
+    def once() -> Any:
+        return recovery.service("orders", classify=classify_).once(
+            "mine", confirm=Venue(clock).find, key_argument="client_order_id"
+        )
+
+    await client.is_left_behind(once().call(client.submit))
+    assert [one["key"] for one in await pending(recovery)] == ["mine"]
+
+    await client.ends(recovery)
+
+    assert await pending(recovery) == []
+    with pytest.raises(OperationCompletedError) as caught:
+        await once().call(client.submit)
+    assert caught.value.result == "the order"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("error", "is_pending"),
+    [
+        (ConnectionRefusedError(), False),
+        (RejectedError("no"), False),
+        (RejectedError("duplicate"), True),
+        (OSError(), True),
+    ],
+)
+async def test_order_whose_thread_fails_after_the_cancellation_is_pending_unless_nothing_happened(
+    recovery: ErrorRecoveryService, clock: VirtualClock, error: Exception, is_pending: bool
+) -> None:
+    """The same verdicts as for an error that somebody waits for."""
+    client = SlowClient()
+    client.ends_with = error
+    once = recovery.service("orders", classify=classify).once(
+        "mine", confirm=Venue(clock).find, key_argument="client_order_id"
+    )
+    await client.is_left_behind(once.call(client.submit))
+
+    await client.ends(recovery)
+
+    assert len(await pending(recovery)) == is_pending
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_window_of_what_was_left_behind_counts_from_its_real_end(
+    recovery: ErrorRecoveryService, clock: VirtualClock, has_ended: bool
+) -> None:
+    """Of a thread that the crash ended too, nobody knows when it sent last: the next life begins to count."""
+    client, venue = SlowClient(), Venue(clock)
+    client.ends_with = OSError()
+    once = recovery.service("orders").once(
+        "mine", confirm=venue.find, key_argument="client_order_id", settle=30.0
+    )
+    await client.is_left_behind(once.call(client.submit))
+    clock.advance(100.0)
+    if has_ended:
+        await client.ends(recovery)
+    await recovery._journal.flush()
+    reborn = after_a_crash(recovery, clock)
+    clock.advance(10.0)
+    begun = clock.monotonic()
+    reborn.service("orders").once(confirm=venue.find, settle=30.0)
+
+    settled = await reborn.reconcile()
+
+    assert settled[0].outcome is NOT_FOUND
+    assert clock.monotonic() - begun == pytest.approx(20.0 if has_ended else 30.0)
+    await client.ends(recovery)
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+async def test_answer_of_an_attempt_that_was_given_up_is_the_answer(recovery: ErrorRecoveryService) -> None:
+    """The look-up knows nothing, and the attempt itself does."""
+    gate = asyncio.Event()
+
+    async def submit(client_order_id: str) -> str:
+        while not gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.wait()
+        return client_order_id
+
+    async def find(key: str) -> Any:
+        gate.set()
+        return UNKNOWN
+
+    once = recovery.service("orders", timeout=1.0, grace=1.0, max_retries=0).once(
+        "mine", confirm=find, key_argument="client_order_id"
+    )
+
+    assert await once.call(submit) == "mine"
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_answer_that_comes_within_the_grace_of_a_cancellation_is_known_to_the_journal(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The caller is gone, and the order is there."""
+    reached, gate = asyncio.Event(), asyncio.Event()
+
+    async def submit(client_order_id: str) -> str:
+        reached.set()
+        while not gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.wait()
+        return client_order_id
+
+    once = recovery.service("orders", grace=1.0).once(
+        "mine", confirm=Venue(clock).find, key_argument="client_order_id"
+    )
+    task = asyncio.ensure_future(once.call(submit))
+    await reached.wait()
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.5, gate.set)
+    await asyncio.wait({task})
+
+    assert task.cancelled()
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_late_answer_of_what_was_settled_meanwhile_changes_nothing(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The journal that was given up is not taken again for it."""
+    client = SlowClient()
+    once = recovery.service("orders").once("mine", confirm=Venue(clock).find, key_argument="client_order_id")
+    await client.is_left_behind(once.call(client.submit))
+    await recovery.aclose()
+    assert recovery.get_health_status()["journal"]["state"] == "closed"
+
+    await client.ends(recovery)
+
+    assert recovery.get_health_status()["journal"]["state"] == "closed"
+    assert [one["key"] for one in await pending(recovery)] == ["mine"]
 
 
 @pytest.mark.asyncio

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import inspect
 import logging
 import re
@@ -20,6 +21,8 @@ from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Confirm, look_up
 from shockproof.calls.threads import never_began
+from shockproof.calls.witness import Witness, witnessed
+from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.sending import Sending
 from shockproof.policies.classification import Classifier
 from shockproof.policies.confirmation import window_left
@@ -33,7 +36,7 @@ from shockproof.vocabulary.errors import (
     OutcomeUnknownError,
     StateVersionError,
 )
-from shockproof.vocabulary.look_up import NOT_FOUND, Found
+from shockproof.vocabulary.look_up import NOT_FOUND, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
@@ -56,10 +59,17 @@ def make_key() -> str:
 class _Flight(Classifier):
     """Whether something may be under way: the classifier of the call's plan, which remembers what it said."""
 
-    __slots__ = ("_rules", "is_open", "was_judged")
+    __slots__ = ("_late", "is_open", "late_answer", "rules", "was_judged", "witness")
 
-    def __init__(self, rules: Classifier) -> None:
-        self._rules = rules
+    def __init__(
+        self, rules: Classifier, late: Callable[[_Flight, Found[Any] | None, BaseException | None], None]
+    ) -> None:
+        self.rules = rules
+        """What is said without being remembered."""
+        self._late = late
+        self.late_answer: Found[Any] | None = None  # Any: what the function returned
+        """Of an attempt that had been given up."""
+        self.witness = self._new_witness()
         self.is_open = False
         """It was sent, and nothing proves that it did nothing."""
         self.was_judged = False
@@ -68,6 +78,10 @@ class _Flight(Classifier):
     def begins(self) -> None:
         """From here on it may be under way."""
         self.is_open, self.was_judged = True, False
+        self.witness = self._new_witness()
+
+    def _new_witness(self) -> Witness:
+        return Witness(lambda found, error: self._late(self, found, error))
 
     @property
     def asks_the_user(self) -> bool:
@@ -75,20 +89,17 @@ class _Flight(Classifier):
 
     @property
     def looks_at_results(self) -> bool:
-        return self._rules.looks_at_results
+        return self.rules.looks_at_results
 
     def of_result(self, result: object, call: CallInfo) -> Verdict | None:
-        verdict = self._rules.of_result(result, call)
+        verdict = self.rules.of_result(result, call)
         return None if verdict is None else self._judged(verdict)
 
     def of_error(self, error: Exception, call: CallInfo) -> Verdict:
-        return self._judged(self._rules.of_error(error, call))
+        return self._judged(self.rules.of_error(error, call))
 
     def _judged(self, verdict: Verdict) -> Verdict:
-        # A neutral verdict is a clear no of the venue, or one of our own refusals; with effect="done" it is the
-        # venue's word that it has this key already.
-        proven = verdict.effect == "none" or (verdict.outcome is Outcome.NEUTRAL and verdict.effect is None)
-        self.is_open, self.was_judged = not proven, True
+        self.is_open, self.was_judged = not _is_proof_of_nothing(verdict), True
         return verdict
 
 
@@ -209,12 +220,13 @@ class Once(Generic[R]):
         self._require_no_halt()
         sending = reconciliation.sending(plan.state.name, self.key)
         try:
-            sent_at = await self._claim(sending)
+            passed = await self._claim(sending)
+            claimed_at = self._clock.monotonic()
             if not plan.risk_reducing:
                 await reconciliation.earlier_are_settled(plan.state.name, but=self.key)
-            if sent_at is not None:
-                left = window_left(self._settle, sent_at=sent_at, now=self._clock.time())
-                found = await self._found(sending, self._clock.monotonic() + left, None)
+            if passed is not None:
+                closes_at = claimed_at + window_left(self._settle, passed=passed)
+                found = await self._found(sending, self._confirm, closes_at, None)
                 if found is not None:
                     return found.value
             return await self._send(sending, fn, args, arguments)
@@ -235,7 +247,7 @@ class Once(Generic[R]):
     async def _claim(self, sending: Sending) -> float | None:
         try:
             async with self._patience(self._plan.deadline):
-                return await sending.claim()
+                return await sending.claim(is_under_way=self._is_under_way)
         except _NO_JOURNAL as error:
             if not self._plan.risk_reducing:
                 raise self._unavailable(error) from None
@@ -264,7 +276,8 @@ class Once(Generic[R]):
         deadline = self._plan.deadline
         ends_at = None if deadline is None else self._clock.monotonic() + deadline
         plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
-        flight = _Flight(plan.classifier)
+        flight = self._flight(plan, sending, fn)
+        fn = witnessed(fn, lambda: flight.witness, has_own_task=plan.grace is not None)
         self._is_asked_before(plan, sending, flight, ends_at)
         resends = 0
         while True:
@@ -276,7 +289,7 @@ class Once(Generic[R]):
                 failed = error
             except BaseException as end:
                 if flight.is_open and not (isinstance(end, asyncio.CancelledError) and never_began(end)):
-                    sending.outcome_unknown(_told(end), self._clock.time())
+                    self._give_up(sending, flight, fn, _told(end))
                 else:
                     sending.is_not_there()
                 raise
@@ -289,10 +302,12 @@ class Once(Generic[R]):
                 if flight.is_open:
                     if not flight.was_judged and failed is not None:
                         # The callee has made an error of the caller's cancellation: no time is left to look anything up.
-                        sending.outcome_unknown("cancelled", self._clock.time())
+                        self._give_up(sending, flight, fn, "cancelled")
                         raise failed
-                    sending.outcome_unknown(_told(failed), self._clock.time())
-                    found = await self._found(sending, self._clock.monotonic() + self._settle, failed)
+                    found = self._give_up(sending, flight, fn, _told(failed))
+                    if found is None:
+                        closes_at = self._clock.monotonic() + self._settle
+                        found = await self._found(sending, self._asking(flight), closes_at, failed)
                     if found is not None:
                         return found.value
                     flight.is_open = False
@@ -315,6 +330,81 @@ class Once(Generic[R]):
                 return result
             finally:
                 failed = None  # the traceback holds this frame: no cycle
+
+    def _flight(
+        self,
+        plan: Plan,
+        sending: Sending,
+        fn: Callable[..., Any],  # Any: as above
+    ) -> _Flight:
+        loop = asyncio.get_running_loop()
+        info = CallInfo(plan.state.name, name_of(fn), 1, "unsafe")
+
+        def late(
+            flight: _Flight, found: Found[Any] | None, error: BaseException | None
+        ) -> None:  # Any: as above
+            if found is not None and not flight.looks_at_results:
+                flight.late_answer = found
+                sending.is_there_late(found.value)
+                return
+            sending.ended_late(_told(error), moment_of(self._clock))
+            if found is not None or isinstance(error, Exception):
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # the loop has ended: it stays pending, and is looked up
+                    loop.call_soon_threadsafe(judge, flight, found, error)
+
+        def judge(
+            flight: _Flight, found: Found[Any] | None, error: BaseException | None
+        ) -> None:  # Any: as above
+            if found is not None and self._is_answer(flight, found, info):
+                flight.late_answer = found
+                sending.is_there_late(found.value)
+            elif isinstance(error, Exception) and _is_proof_of_nothing(flight.rules.of_error(error, info)):
+                sending.is_not_there_late()
+
+        return _Flight(plan.classifier, late)
+
+    def _give_up(
+        self,
+        sending: Sending,
+        flight: _Flight,
+        fn: Callable[..., Any],  # Any: as above
+        why: str,
+    ) -> Found[Any] | None:  # Any: as above
+        """
+        The attempt is over for us, or was left behind: let the journal know which.
+
+        What it returned, if it did before anybody noticed.
+        """
+        now = moment_of(self._clock)
+
+        def leave() -> None:
+            sending.leave_behind()
+            sending.outcome_unknown(why, now, is_over=False)
+
+        end = flight.witness.give_up(leave)
+        if isinstance(end, Found) and self._is_answer(
+            flight, end, CallInfo(self._plan.state.name, name_of(fn), 1, "unsafe")
+        ):
+            sending.is_there(end.value)
+            return end
+        if end != "left behind":
+            # Or somebody else's attempt on this service was, which may be a part of this one.
+            sending.outcome_unknown(why, now, is_over=not self._is_under_way())
+        return None
+
+    def _is_answer(self, flight: _Flight, found: Found[Any], info: CallInfo) -> bool:  # Any: as above
+        return not flight.looks_at_results or flight.rules.of_result(found.value, info) is None
+
+    def _asking(self, flight: _Flight) -> Confirm[R]:
+        """``confirm``, or the attempt that was left behind, which knows best when it has ended."""
+
+        def ask(key: str) -> Awaitable[LookUp[R]]:
+            late = flight.late_answer
+            return self._confirm(key) if late is None else _at_once(late)
+
+        return ask
 
     def _is_asked_before(self, plan: Plan, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
         """Let nothing be sent by *plan* that is not on the disk and wanted, and let *flight* know what came of it."""
@@ -339,7 +429,7 @@ class Once(Generic[R]):
         try:
             async with self._patience(left):
                 await sending.about_to_send(
-                    at_most_for=(self._plan.limit or 0.0) + (self._plan.grace or 0.0),
+                    at_most_for=self._longest_attempt(left),
                     even_without_space=self._plan.risk_reducing,
                 )
         except _NO_JOURNAL as error:
@@ -348,6 +438,10 @@ class Once(Generic[R]):
             self._goes_on_without_the_journal(error)
         self._require_wanted()  # the disk may have taken its time
         flight.begins()
+
+    def _longest_attempt(self, left: float | None) -> float | None:
+        limits = [limit for limit in (self._plan.limit, left) if limit is not None]
+        return min(limits) + (self._plan.grace or 0.0) if limits else None
 
     def _require_no_halt(self) -> None:
         reason = self._plan.halt_reason
@@ -373,15 +467,17 @@ class Once(Generic[R]):
             self._plan.rejected(refusal)
             raise refusal
 
-    async def _found(self, sending: Sending, closes_at: float, failed: Exception | None) -> Found[R] | None:
+    async def _found(
+        self, sending: Sending, confirm: Confirm[R], closes_at: float, failed: Exception | None
+    ) -> Found[R] | None:
         """What was found; None: it is certain that there is nothing."""
         outcome = await look_up(
-            self._confirm,
+            confirm,
             self.key,
             closes_at=closes_at,
             settle=self._settle,
             clock=self._clock,
-            is_under_way=self._is_under_way,
+            is_under_way=lambda: sending.is_left_behind or self._is_under_way(),
         )
         if isinstance(outcome, Found):
             sending.is_there(outcome.value)
@@ -443,6 +539,16 @@ def _waited_for_a_thread(error: Exception) -> bool:
         and isinstance(cause, asyncio.CancelledError)
         and never_began(cause)
     )
+
+
+async def _at_once(found: Found[R]) -> LookUp[R]:
+    return found
+
+
+def _is_proof_of_nothing(verdict: Verdict) -> bool:
+    # A neutral verdict is a clear no of the venue, or one of our own refusals; with effect="done" it is the venue's
+    # word that it has this key already.
+    return verdict.effect == "none" or (verdict.outcome is Outcome.NEUTRAL and verdict.effect is None)
 
 
 def _told(end: BaseException | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from shockproof.memory.journal.journal import Journal
 from shockproof.memory.journal.journalled_values import JournalledValues
+from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.sending import Sending, is_sending, key_of, service_of
 from shockproof.policies.confirmation import Confirmation, window_left
@@ -146,7 +147,7 @@ class Reconciliation:
 
     def sending(self, service_name: str, key: str) -> Sending:
         """A way to tell the journal of one key."""
-        return Sending(self._journal, self._values, service_name, key, now=self._clock.time)
+        return Sending(self._journal, self._values, service_name, key, now=lambda: moment_of(self._clock))
 
     async def earlier_are_settled(self, service_name: str, *, but: str) -> None:
         """
@@ -240,20 +241,20 @@ class Reconciliation:
             return Reconciled(service_name, key, UNKNOWN)
         sending = self.sending(service_name, key)
         try:
-            sent_at = await sending.claim()
+            passed = await sending.claim(is_under_way=known.is_under_way)
         except (OperationBusyError, OperationCompletedError):
             return None  # somebody else is at it
         try:
-            if sent_at is None:
+            if passed is None:
                 return None
-            left = window_left(known.settle, sent_at=sent_at, now=self._clock.time())
+            left = window_left(known.settle, passed=passed)
             outcome = await look_up(
                 known.confirm,
                 key,
                 closes_at=self._clock.monotonic() + left,
                 settle=known.settle,
                 clock=self._clock,
-                is_under_way=known.is_under_way,
+                is_under_way=lambda: sending.is_left_behind or known.is_under_way(),
             )
             if isinstance(outcome, Found):
                 sending.is_there(outcome.value)

@@ -17,13 +17,13 @@ _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
 
 
-def window_left(settle: float, *, sent_at: float, now: float) -> float:
+def window_left(settle: float, *, passed: float) -> float:
     """
-    Seconds until the window of something closes that was sent at *sent_at*, by a wall clock that reads *now*.
+    Seconds until the window of something closes that was last under way *passed* seconds ago.
 
-    Never more than *settle*, wherever the clock was set to in between.
+    Never more than *settle*: what may be under way for longer was ended with the program that sent it.
     """
-    return min(max(0.0, sent_at + settle - now), settle)
+    return min(max(0.0, settle - passed), settle)
 
 
 class Confirmation:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import selectors
+import uuid
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
@@ -39,6 +40,11 @@ class VirtualClock:
     def __init__(self, wall: float = _EPOCH) -> None:
         self._elapsed = 0.0
         self._wall = wall
+        self.boot: str | None = f"virtual-{uuid.uuid4()}"
+        """
+        Which start of the machine it counts from; another clock is another start. Set it, and the machine was started
+        again: what the journal knows of the time before has to be proven anew.
+        """
 
     def monotonic(self) -> float:
         """Virtual seconds since the start, plus 1000, so that no test gets by with 0 meaning never."""

@@ -174,6 +174,8 @@ class Journal:
         self._again_at = 0.0
         self._pending = 0
         self._running: weakref.WeakValueDictionary[Name, object] = weakref.WeakValueDictionary()
+        self.left_behind: set[Name] = set()
+        """What runs on in this process although nobody waits for it, and will tell when it ends."""
         self.life = object()
         """Another one in a forked child: what runs in the parent is not the child's to record."""
 

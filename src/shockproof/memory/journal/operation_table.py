@@ -43,6 +43,11 @@ class OperationEntry:
         return self.body.get("status") == "completed"
 
     @property
+    def times_begun(self) -> int:
+        """How often it began, or was sent; 0 where that is not known."""
+        return _count(self.body)
+
+    @property
     def ended(self) -> float:
         """When, in seconds since 1970 UTC; for a completed one."""
         at = self.body.get("ended")
@@ -106,6 +111,7 @@ class OperationTable:
             after["interrupted"] = None
             if kind == Kind.SEND:
                 after["sent_at"] = body.get("sent_at", body.get("at"))
+                after["counts_from"] = body.get("counts_from")
         elif kind == Kind.CHECKPOINT:
             # Also for one that is not known: where the record of its beginning is damaged, this one tells of it.
             after = {"status": "pending", "begun": 1, "interrupted": None, **(known or {}), **body}
@@ -115,6 +121,11 @@ class OperationTable:
             after = {**known, "interrupted": body.get("why")}
             if "sent_at" in body:
                 after["sent_at"] = body["sent_at"]
+                after["counts_from"] = body.get("counts_from")
+        elif kind == Kind.SEEN:
+            if known is None:
+                return _nothing
+            after = {**known, "counts_from": body.get("counts_from")}
         elif kind == Kind.END:
             after = self._ended(known, body)
         else:

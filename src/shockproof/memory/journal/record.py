@@ -61,6 +61,8 @@ class Kind(IntEnum):
     END = 6
     SEND = 7
     """Something that is sent once may be under way from now on."""
+    SEEN = 8
+    """A later life saw that it is pending, and nobody can tell how long ago it was sent: its window counts from here."""
 
 
 class Record(NamedTuple):

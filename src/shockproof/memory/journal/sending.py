@@ -14,8 +14,9 @@ from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
 from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
+from shockproof.vocabulary.moment import Moment
 
-__all__ = ["Sending", "is_sending", "key_of", "name_of_sending", "sent_at", "service_of"]
+__all__ = ["Sending", "is_sending", "key_of", "name_of_sending", "service_of"]
 
 _SUFFIX = ".once"
 
@@ -41,12 +42,6 @@ def key_of(entry: OperationEntry) -> str:
     return entry.name.key
 
 
-def sent_at(entry: OperationEntry) -> float:
-    """When it was last under way, as far as is known: wall time, seconds since 1970 UTC."""
-    at = entry.body.get("sent_at")
-    return float(at) if isinstance(at, int | float) else 0.0
-
-
 class Sending:
     """One key on its way: `claim`, then `about_to_send` before each attempt, then one of the ends."""
 
@@ -57,7 +52,7 @@ class Sending:
         service_name: str,
         key: str,
         *,
-        now: Callable[[], float],
+        now: Callable[[], Moment],
     ) -> None:
         self._journal = journal
         self._values = values
@@ -66,30 +61,57 @@ class Sending:
         self._name = name_of_sending(service_name, key)
         self._now = now
         self._life = journal.life
+        self._which = 0
+        """How often it had been sent, by anybody, when it was last sent from here."""
 
-    async def claim(self) -> float | None:
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether an attempt of this process that nobody waits for may still send it."""
+        return self._name in self._journal.left_behind
+
+    async def claim(self, *, is_under_way: Callable[[], bool]) -> float | None:
         """
-        Be the only one of this process that sends this key; nothing is written.
+        Be the only one of this process that sends this key.
 
-        Returns when an earlier life, or an earlier call, last sent it without learning what became of it; None
-        when there was none.
+        *is_under_way* tells whether somebody of this process may still be sending it.
+
+        Returns how many seconds ago at least an earlier life, or an earlier call, had it under way without learning
+        what became of it; None when there was none. Where nobody can tell, that is 0, and counts from now on, for
+        later lives as well: the program may be started again and again before the window has closed.
 
         Raises:
             OperationCompletedError: it was sent, and is there.
             OperationBusyError: it is being sent at another place of this process.
             JournalUnavailableError, JournalLockedError, StateVersionError: the journal cannot tell.
         """
+        first_seen: Moment | None = None
 
         def act(session: Session) -> float | None:
+            nonlocal first_seen
             known = session.table.get(self._name)
             if known is not None and known.is_completed:
                 raise OperationCompletedError(self._name.operation, self._key, self._result_of(known))
             if session.running.get(self._name) is not None:
                 raise OperationBusyError(self._name.operation, self._key)
             session.running[self._name] = self
-            return None if known is None else sent_at(known)
+            if known is None:
+                return None
+            now = self._now()
+            counts_from = Moment.from_dict(known.body.get("counts_from"))
+            passed = None if counts_from is None else now.since(counts_from)
+            if passed is None and not self.is_left_behind and not is_under_way():
+                first_seen = now
+            return passed or 0.0
 
-        return await self._journal.ask(act)
+        passed = await self._journal.ask(act)
+        if first_seen is not None:
+            self._seen(first_seen)
+        return passed
+
+    def _seen(self, at: Moment) -> None:
+        # By itself, so that a disk that takes nothing keeps nobody from looking it up.
+        body = {**self._body(), "at": at.wall, "counts_from": at.as_dict()}
+        self._tell(lambda session: session.tell(Kind.SEEN, body))
 
     def _result_of(self, entry: OperationEntry) -> Any:  # Any: the user's value
         try:
@@ -97,32 +119,94 @@ class Sending:
         except (UnknownTypeError, MalformedValueError):
             return None
 
-    async def about_to_send(self, *, at_most_for: float = 0.0, even_without_space: bool) -> None:
+    async def about_to_send(self, *, at_most_for: float | None, even_without_space: bool) -> None:
         """
-        Have it durable that it may be under way from now on, for *at_most_for* seconds where that is known.
+        Have it durable that it may be under way from now on, for *at_most_for* seconds; None: nobody knows.
 
         Raises:
             JournalUnavailableError, JournalLockedError, StateVersionError: it is not.
         """
 
         def act(session: Session) -> None:
-            at = self._now()
-            body = {**self._body(), "service": self._service_name, "at": at, "sent_at": at + at_most_for}
-            session.require(Kind.SEND, body, even_without_space=even_without_space)
+            now = self._now()
+            until = now.later(at_most_for or 0.0)
+            session.require(
+                Kind.SEND,
+                {
+                    **self._body(),
+                    "service": self._service_name,
+                    "at": now.wall,
+                    "sent_at": until.wall,
+                    "counts_from": None if at_most_for is None else until.as_dict(),
+                },
+                even_without_space=even_without_space,
+            )
+            known = session.table.get(self._name)
+            self._which = 0 if known is None else known.times_begun
 
         await self._journal.ask(act)
 
-    def outcome_unknown(self, why: str, at: float) -> None:
-        """It may have been under way until *at* (wall time); never waits."""
-        self._tell(
-            lambda session: session.tell(
-                Kind.INTERRUPT, {**self._body(), "why": why, "at": at, "sent_at": at}
-            )
-        )
+    def outcome_unknown(self, why: str, at: Moment, *, is_over: bool) -> None:
+        """
+        It may have been under way until *at*, and if not *is_over* it still may be; never waits.
+        """
+        self._tell(lambda session: session.tell(Kind.INTERRUPT, self._interrupted(why, at, is_over=is_over)))
+
+    def leave_behind(self) -> None:
+        """It goes on although nobody waits for it; one of the three below tells when it has ended. Never waits."""
+        self._journal.left_behind.add(self._name)
+
+    def _interrupted(self, why: str, at: Moment, *, is_over: bool) -> dict[str, Any]:  # Any: frozen values
+        return {
+            **self._body(),
+            "why": why,
+            "at": at.wall,
+            "sent_at": at.wall,
+            "counts_from": at.as_dict() if is_over else None,
+        }
+
+    def ended_late(self, why: str, at: Moment) -> None:
+        """What was left behind came to its end at *at*, and its outcome is unknown; from any thread, never waits."""
+
+        def act(session: Session) -> None:
+            self._journal.left_behind.discard(self._name)
+            if self._is_pending_as_sent(session):
+                session.tell(Kind.INTERRUPT, self._interrupted(why, at, is_over=True))
+
+        self._tell(act, needs_open=False)
+
+    def is_there_late(self, result: object) -> None:
+        """As `is_there`, of what was left behind."""
+        end = self._there(result)
+
+        def act(session: Session) -> None:
+            self._journal.left_behind.discard(self._name)
+            if session.table.get(self._name) is not None:
+                end(session)
+
+        self._tell(act, needs_open=False)
+
+    def is_not_there_late(self) -> None:
+        """As `is_not_there`, of what was left behind; nothing if it was sent again since."""
+
+        def act(session: Session) -> None:
+            self._journal.left_behind.discard(self._name)
+            if self._is_pending_as_sent(session):
+                self._abandon(session)
+
+        self._tell(act, needs_open=False)
+
+    def _is_pending_as_sent(self, session: Session) -> bool:
+        # A journal that was given up in between knows nothing, and is not taken again for this.
+        known = session.table.get(self._name)
+        return known is not None and not known.is_completed and known.times_begun == self._which
 
     def is_there(self, result: object) -> None:
         """It was sent, and is there; never waits. A result that could not come back is not kept."""
-        at = self._now()
+        self._tell(self._there(result))
+
+    def _there(self, result: object) -> Act[None]:
+        at = self._now().wall
         frozen = None
         # Also what the user's own values raise, and a warning that is an error: the order is there all the same.
         with contextlib.suppress(Exception):
@@ -135,16 +219,19 @@ class Sending:
             except RecordTooLargeError:
                 session.tell(Kind.END, {**body, "result": None})
 
-        self._tell(act)
+        return act
 
     def is_not_there(self) -> None:
         """It is certain that it was not sent, or did not arrive; never waits. The key may be used again."""
 
         def act(session: Session) -> None:
             if session.table.get(self._name) is not None:
-                session.tell(Kind.END, {**self._body(), "status": "abandoned", "at": self._now()})
+                self._abandon(session)
 
         self._tell(act)
+
+    def _abandon(self, session: Session) -> None:
+        session.tell(Kind.END, {**self._body(), "status": "abandoned", "at": self._now().wall})
 
     def release(self) -> None:
         """Whatever is known of it stays; another place may claim it. Never waits."""
@@ -158,6 +245,6 @@ class Sending:
     def _body(self) -> dict[str, Any]:  # Any: frozen values
         return {"operation": self._name.operation, "key": self._key}
 
-    def _tell(self, act: Act[None]) -> None:
+    def _tell(self, act: Act[None], *, needs_open: bool = True) -> None:
         if self._life is self._journal.life:  # in a forked child, the parent has it to tell
-            self._journal.tell(act)
+            self._journal.tell(act, needs_open=needs_open)

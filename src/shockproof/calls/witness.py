@@ -1,0 +1,113 @@
+"""
+How one attempt ends, seen from inside of it: that may be long after everybody has stopped waiting for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any, Literal
+
+from shockproof.calls.callables import is_async, name_of
+from shockproof.vocabulary.look_up import Found
+
+__all__ = ["Witness", "witnessed"]
+
+LateEnd = Callable[["Found[Any] | None", "BaseException | None"], None]  # Any: what the function returned
+
+
+class Witness:
+    """
+    Of one attempt, in whatever thread or task it runs.
+
+    Its end is told to exactly one: to the caller, who still waits; to `give_up`, where it had just ended; or else,
+    whenever it comes, to *late*: with what the function returned, or with the error that it ended with.
+    """
+
+    __slots__ = ("_found", "_is_given_up", "_is_running", "_late", "_lock")
+
+    def __init__(self, late: LateEnd) -> None:
+        self._late = late
+        self._lock = threading.Lock()
+        self._is_running = False
+        self._is_given_up = False
+        self._found: Found[Any] | None = None  # Any: as above
+
+    def begins(self) -> None:
+        """From here on it runs by itself, and the caller may leave it behind."""
+        with self._lock:
+            self._is_running = True
+
+    def returns(self, result: object) -> None:
+        """It has ended."""
+        # What still has to be awaited is awaited by the caller.
+        found = None if inspect.isawaitable(result) else Found(result)
+        with self._lock:
+            self._is_running, self._found = False, found
+            is_late = self._is_given_up
+        if is_late:
+            self._late(found, None)
+
+    def raises(self, error: BaseException) -> None:
+        """It has ended with an error, of which nothing is kept."""
+        with self._lock:
+            self._is_running = False
+            is_late = self._is_given_up
+        if is_late:
+            self._late(None, error)
+
+    def give_up(self, leave: Callable[[], None]) -> Found[Any] | Literal["left behind", "over"]:
+        """
+        Nobody waits for it any more. What it returned, if it did before that.
+
+        If it goes on, *leave* is called before *late* can be.
+        """
+        with self._lock:
+            if not self._is_running:
+                return "over" if self._found is None else self._found
+            self._is_given_up = True
+            leave()
+            return "left behind"
+
+
+def witnessed(
+    fn: Callable[..., Any],  # Any: the function's own arguments and result
+    by: Callable[[], Witness],
+    *,
+    has_own_task: bool,
+) -> Callable[..., Any]:  # Any: as above
+    """
+    *fn*, each attempt of which is seen by what *by* gives at its beginning.
+
+    A coroutine without a task of its own cannot be left behind, and stays as it is.
+    """
+    is_coroutine_function = is_async(fn)
+    if is_coroutine_function and not has_own_task:
+        return fn
+
+    async def awaited(*args: Any, **kwargs: Any) -> Any:  # Any: as above
+        witness = by()
+        witness.begins()
+        try:
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            witness.raises(error)
+            raise
+        witness.returns(result)
+        return result
+
+    def called(*args: Any, **kwargs: Any) -> Any:  # Any: as above
+        witness = by()
+        witness.begins()
+        try:
+            result = fn(*args, **kwargs)
+        except BaseException as error:
+            witness.raises(error)
+            raise
+        witness.returns(result)
+        return result
+
+    seen: Callable[..., Any] = awaited if is_coroutine_function else called  # Any: as above
+    seen.__name__ = name_of(fn)
+    return seen

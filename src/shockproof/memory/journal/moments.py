@@ -1,0 +1,48 @@
+"""
+Where the journal's moments come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from pathlib import Path
+from typing import Final
+
+from shockproof.vocabulary.clock import Clock, SystemClock
+from shockproof.vocabulary.moment import Moment
+
+__all__ = ["moment_of"]
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_CLOCKS: Final = Path("/proc/self/ns/time")
+"""Containers may see a clock that is set otherwise than the machine's."""
+# It goes on while the machine sleeps, and so do those to whom something was sent.
+_RUNNING: Final = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def moment_of(clock: Clock) -> Moment:
+    """
+    What *clock* reads now.
+
+    Of the real time it is Linux's boot id and the seconds since; other systems have no name for a start. A clock of
+    the user's own may have an attribute ``boot``.
+    """
+    if type(clock) is not SystemClock:
+        return Moment(clock.time(), clock.monotonic(), getattr(clock, "boot", None))
+    if _RUNNING is None:
+        return Moment(time.time(), time.monotonic(), None)
+    return Moment(time.time(), time.clock_gettime(_RUNNING), _boot())
+
+
+@functools.cache
+def _boot() -> str | None:
+    # No file of a disk: the kernel makes both up when it is asked.
+    try:
+        boot = _BOOT_ID.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError):  # a kernel without namespaces of time
+        boot += f" {_CLOCKS.readlink()}"
+    return boot

@@ -1,0 +1,113 @@
+"""What the journal is told of one key, by whoever sends it and by what was left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shockproof.memory.journal.journal import Journal
+from shockproof.memory.journal.journalled_values import JournalledValues
+from shockproof.memory.journal.moments import moment_of
+from shockproof.memory.journal.sending import Sending, name_of_sending
+from shockproof.memory.state.secrets import SecretNames
+from shockproof.memory.state.state_capture import StateSecrets
+from shockproof.testing import VirtualClock
+
+
+def nobody() -> bool:
+    return False
+
+
+class Desk:
+    """Sends one key, by a clock of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = VirtualClock()
+        self.journal = Journal(directory)
+        self.values = JournalledValues(StateSecrets(SecretNames()))
+
+    def sending(self) -> Sending:
+        return Sending(self.journal, self.values, "orders", "a", now=lambda: moment_of(self.clock))
+
+    async def sent(self) -> Sending:
+        """One that was sent and whose caller has given up, while it goes on."""
+        sending = self.sending()
+        await sending.claim(is_under_way=nobody)
+        await sending.about_to_send(at_most_for=None, even_without_space=False)
+        sending.leave_behind()
+        sending.outcome_unknown("cancelled", moment_of(self.clock), is_over=False)
+        sending.release()
+        return sending
+
+    async def known(self) -> dict[str, Any] | None:
+        def look(session: Any) -> dict[str, Any] | None:
+            entry = session.table.get(name_of_sending("orders", "a"))
+            return None if entry is None else entry.body
+
+        return await self.journal.ask(look)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "journal")
+
+
+@pytest.mark.asyncio
+async def test_nothing_counts_from_a_look_at_what_still_runs(desk: Desk) -> None:
+    """It may be sent behind that look, and a crash right then must not find the window half over."""
+    left_behind = await desk.sent()
+
+    again = desk.sending()
+    assert left_behind.is_left_behind
+    assert await again.claim(is_under_way=nobody) == 0.0
+    again.release()
+    known = await desk.known()
+    assert known is not None
+    assert known["counts_from"] is None
+
+    left_behind.ended_late("OSError", moment_of(desk.clock))
+    desk.clock.advance(5.0)
+    assert await again.claim(is_under_way=nobody) == 5.0
+    assert not left_behind.is_left_behind
+    again.release()
+    await desk.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_nothing_counts_from_a_look_while_another_attempt_may_be_a_part_of_it(desk: Desk) -> None:
+    """Whoever runs threads inside of an order's function has them counted for the service."""
+    sending = await desk.sent()
+    sending.ended_late("OSError", moment_of(desk.clock))
+    sending.outcome_unknown("cancelled", moment_of(desk.clock), is_over=False)
+
+    await sending.claim(is_under_way=lambda: True)
+    sending.release()
+
+    known = await desk.known()
+    assert known is not None
+    assert known["counts_from"] is None
+    await desk.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_late_end_tells_nothing_of_what_was_sent_again(desk: Desk) -> None:
+    """Two are under way, and only the first is over: the second one's window, and that it is pending, stay."""
+    first = await desk.sent()
+    second = desk.sending()
+    await second.claim(is_under_way=nobody)
+    desk.clock.advance(60.0)
+    await second.about_to_send(at_most_for=5.0, even_without_space=False)
+    before = await desk.known()
+
+    first.ended_late("OSError", moment_of(desk.clock))
+    first.is_not_there_late()
+
+    assert await desk.known() == before
+    first.is_there_late("the order")
+    known = await desk.known()
+    assert known is not None
+    assert (known["status"], known["result"]) == ("completed", "the order")
+    second.release()
+    await desk.journal.aclose()
