@@ -788,6 +788,10 @@ class ErrorRecoveryService:
         found is completed, what is certain not to be there may be sent again, and the rest stays pending. What is
         being sent right now is left alone. The first order of a service in a life does this for its service by itself.
 
+        It is bounded however many there are: all settle windows run at the same time, with at most 8 questions at a time
+        for each service. Where ``confirm`` gives no answer, it ends as unknown at the latest 10 seconds after twice the
+        settle window; as long as answers come, everything that waits for its turn is asked after.
+
         Returns:
             What became of each, oldest first.
 

@@ -33,6 +33,7 @@ from shockproof.vocabulary.errors import (
     DeadlineExceededError,
     JournalLockedError,
     JournalUnavailableError,
+    OperationBusyError,
     OutcomeUnknownError,
     StateVersionError,
 )
@@ -245,6 +246,14 @@ class Once(Generic[R]):
         return {**kwargs, name: self.key}
 
     async def _claim(self, sending: Sending) -> float | None:
+        while True:
+            try:
+                return await self._claim_now(sending)
+            except OperationBusyError:
+                if not await self._reconciliation.is_over(self._plan.state.name, self.key):
+                    raise
+
+    async def _claim_now(self, sending: Sending) -> float | None:
         try:
             async with self._patience(self._plan.deadline):
                 return await sending.claim(is_under_way=self._is_under_way)

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -27,8 +30,11 @@ R = TypeVar("R")
 Confirm = Callable[[str], Awaitable[LookUp[R]]]
 
 _AT_ONCE: Final = 8
-"""Keys that are looked up side by side: their settle windows run at the same time."""
-_SHORTEST_QUESTION: Final = 1.0
+"""Questions for one service at a time. The settle windows of all keys run side by side."""
+_IN_A_SECOND: Final = 32
+"""Questions for one service while its windows are open, about."""
+_LOOK_AGAIN: Final = 1.0
+"""Seconds after which it is asked whether another thread's loop still runs."""
 
 _log = logging.getLogger("shockproof")
 
@@ -49,6 +55,42 @@ class _Known(NamedTuple):
     is_under_way: Callable[[], bool]
 
 
+class _Line:
+    """
+    The keys of one service that wait for their turn to be asked after.
+
+    Nobody waits for ever: when no question has been answered for as long as one key is worth, those in the line
+    give up. So a venue that is down costs the time of one key, however many there are.
+    """
+
+    def __init__(self, clock: Clock, keys: int) -> None:
+        self._clock = clock
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._heard_at = float("-inf")
+        self.at_least = keys / _IN_A_SECOND
+
+    async def has_turn(self, questions: Confirmation) -> bool:
+        """Wait; False: it is time to give up. Whoever has a turn `leaves`."""
+        while (left := self._left(questions)) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    await self._places.acquire()
+            except TimeoutError:
+                continue  # there may have been answers meanwhile
+            return True
+        return False
+
+    def _left(self, questions: Confirmation) -> float:
+        gives_up_at = max(questions.gives_up_at, self._heard_at + questions.patience)
+        return gives_up_at - self._clock.monotonic()
+
+    def leaves(self, answer: LookUp[object]) -> None:
+        """It was asked, and this is the answer."""
+        if answer is not UNKNOWN:
+            self._heard_at = self._clock.monotonic()
+        self._places.release()
+
+
 async def look_up(
     confirm: Confirm[R],
     key: str,
@@ -57,6 +99,7 @@ async def look_up(
     settle: float,
     clock: Clock,
     is_under_way: Callable[[], bool] = lambda: False,
+    line: _Line | None = None,
 ) -> LookUp[R]:
     """
     Ask ``confirm`` until its answers prove something; UNKNOWN when they do not in time.
@@ -68,13 +111,21 @@ async def look_up(
     Raises:
         TypeError: it gave neither Found(...), NOT_FOUND nor UNKNOWN.
     """
-    questions = Confirmation(closes_at=closes_at, settle=settle)
+    questions = Confirmation(
+        closes_at=closes_at, settle=settle, at_least=0.0 if line is None else line.at_least
+    )
     while True:
-        begun = clock.monotonic()
-        if is_under_way():
-            questions.still_under_way(begun + settle)
-        questions.asks(begun)
-        answer = await _answer(confirm, key, within=max(_SHORTEST_QUESTION, questions.gives_up_at - begun))
+        if line is not None and not await line.has_turn(questions):
+            return UNKNOWN
+        answer: LookUp[R] = UNKNOWN
+        try:
+            begun = clock.monotonic()
+            if is_under_way():
+                questions.still_under_way(begun + settle)
+            answer = await _answer(confirm, key, within=questions.asks(begun))
+        finally:
+            if line is not None:
+                line.leaves(answer)
         step = questions.answered(answer, clock.monotonic())
         if step == "found":
             return answer
@@ -122,6 +173,29 @@ def _place(error: Exception) -> str:
     return "?" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
+class _UnderLookUp:
+    """A key that somebody looks up, on a loop of this process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.over: Future[None] = Future()
+        self.came_to_its_end = False
+
+    async def is_over(self) -> bool:
+        """Wait; False: it runs on a loop of another thread, which has stopped in the middle of it."""
+        over = asyncio.wrap_future(self.over)
+        if asyncio.get_running_loop() is self._loop:
+            await asyncio.wait({over})
+            return True
+        hold: Callable[[], AbstractContextManager[object]] = getattr(
+            asyncio.get_running_loop(), "hold_time", nullcontext
+        )
+        with hold():
+            while not over.done() and self._loop.is_running():
+                await asyncio.wait({over}, timeout=_LOOK_AGAIN)
+        return over.done()
+
+
 class Reconciliation:
     """The orders of all services of one recovery service that are under way or were left so."""
 
@@ -131,8 +205,8 @@ class Reconciliation:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._is_settled: set[str] = set()
-        self._looked_up: dict[tuple[str, str, asyncio.AbstractEventLoop], asyncio.Future[bool]] = {}
-        """What is being looked up; each tells when that is over, and whether it came to its end."""
+        self._looked_up: dict[tuple[object, str, str], _UnderLookUp] = {}
+        """What is being looked up, in whatever thread, by the life of the journal, service and key."""
         self._tasks: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[list[Reconciled]]] = {}
 
     def knows(
@@ -199,36 +273,39 @@ class Reconciliation:
         return [one for one in await self._journal.pending(of) if one is not None]
 
     async def _settle(self, left: list[tuple[str, str]]) -> list[Reconciled]:
-        turn = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(service_name: str, key: str) -> Reconciled | None:
-            async with turn:
-                return await self._settle_once(service_name, key)
-
-        results = await asyncio.gather(*(one(*which) for which in left), return_exceptions=True)
+        keys = Counter(service_name for service_name, _ in left)
+        lines = {service_name: _Line(self._clock, count) for service_name, count in keys.items()}
+        results = await asyncio.gather(
+            *(self._settle_once(service_name, key, lines[service_name]) for service_name, key in left),
+            return_exceptions=True,
+        )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
         return [result for result in results if isinstance(result, Reconciled)]
 
-    async def _settle_once(self, service_name: str, key: str) -> Reconciled | None:
+    async def _settle_once(self, service_name: str, key: str, line: _Line) -> Reconciled | None:
         # Who comes second waits for the first: nothing is settled while somebody still looks.
-        which = service_name, key, asyncio.get_running_loop()
-        while (running := self._looked_up.get(which)) is not None:
-            await asyncio.wait({running})
-            if running.result():
-                return None
-        ended = self._looked_up[which] = which[2].create_future()
-        is_done = False
+        which = self._journal.life, service_name, key
+        mine = _UnderLookUp(asyncio.get_running_loop())
+        while (running := self._looked_up.setdefault(which, mine)) is not mine:
+            if await running.is_over() and not running.came_to_its_end:
+                continue  # whoever looked was cancelled
+            return None
         try:
-            settled = await self._settle_one(service_name, key)
-            is_done = True
+            settled = await self._settle_one(service_name, key, line)
+            mine.came_to_its_end = True
         finally:
             del self._looked_up[which]
-            ended.set_result(is_done)
+            mine.over.set_result(None)
         return settled
 
-    async def _settle_one(self, service_name: str, key: str) -> Reconciled | None:
+    async def is_over(self, service_name: str, key: str) -> bool:
+        """Wait for whoever looks this key up for somebody else; False: nobody does, or nobody can wait for it."""
+        running = self._looked_up.get((self._journal.life, service_name, key))
+        return running is not None and await running.is_over()
+
+    async def _settle_one(self, service_name: str, key: str, line: _Line) -> Reconciled | None:
         known = self._known.get(service_name)
         if known is None:
             _log.warning(
@@ -255,6 +332,7 @@ class Reconciliation:
                 settle=known.settle,
                 clock=self._clock,
                 is_under_way=lambda: sending.is_left_behind or known.is_under_way(),
+                line=line,
             )
             if isinstance(outcome, Found):
                 sending.is_there(outcome.value)

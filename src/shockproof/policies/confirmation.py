@@ -15,6 +15,7 @@ __all__ = ["Confirmation", "window_left"]
 
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
+_LONGEST_QUESTION: Final = 10.0
 
 
 def window_left(settle: float, *, passed: float) -> float:
@@ -30,21 +31,34 @@ class Confirmation:
     """
     The questions after one key. Times are monotonic seconds, handed in.
 
-    It gives up *settle* seconds (at least one longest delay) after the window has closed, and never before one
-    question was asked behind it.
+    It gives up `patience` seconds after the window has closed, and never before one question was asked behind it.
+
+    Args:
+        closes_at: when the window closes.
+        settle: its length.
+        at_least: seconds between two questions, where many keys are asked after; one right behind the window comes
+            all the same.
     """
 
-    def __init__(self, *, closes_at: float, settle: float) -> None:
+    def __init__(self, *, closes_at: float, settle: float, at_least: float = 0.0) -> None:
         self._closes_at = closes_at
-        self.gives_up_at = closes_at + max(settle, _LONGEST_DELAY)
+        self.patience = max(settle, _LONGEST_DELAY)
+        self.gives_up_at = closes_at + self.patience
+        self._at_least = at_least
         self._asked = 0
         self._is_conclusive = False
         self._is_extended = False
 
-    def asks(self, now: float) -> None:
-        """A question begins: it is this moment that counts, and not the one of its answer."""
+    def asks(self, now: float) -> float:
+        """
+        A question begins: it is this moment that counts, and not the one of its answer.
+
+        The seconds that it may take. One that hangs is asked again: it may have hung on a dead connection.
+        """
         self._asked += 1
         self._is_conclusive = now >= self._closes_at
+        # Also where there is less time left: it may have had to wait for its turn, and is not to blame.
+        return min(_LONGEST_QUESTION, max(self.gives_up_at - now, self.patience))
 
     def still_under_way(self, closes_at: float) -> None:
         """It has not left our hands: the window closes later. When to give up stays as it is."""
@@ -59,7 +73,7 @@ class Confirmation:
             return "absent"
         if (self._is_conclusive or self._is_extended) and now >= self.gives_up_at:
             return "unproven"
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._asked - 1, 10))
+        delay = max(min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._asked - 1, 10)), self._at_least)
         if now < self._closes_at <= self.gives_up_at:
             # One question right behind the window, so that nobody waits longer than needed.
             return min(delay, self._closes_at - now)

@@ -1,0 +1,222 @@
+"""`calls.reconciliation`: many orders are looked up within a bound, and by one place at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shockproof import NOT_FOUND, UNKNOWN, ErrorRecoveryService, Found, OperationCompletedError
+from shockproof.testing import VirtualClock
+
+
+async def leave_pending(recovery: ErrorRecoveryService, count: int) -> None:
+    """Orders that are on their way, as the journal of a life that has just died shows them."""
+    for number in range(count):
+        assert recovery._runtime.sendings is not None
+        sending = recovery._runtime.sendings.sending("orders", f"order-{number}")
+        await sending.claim(is_under_way=lambda: False)
+        await sending.about_to_send(at_most_for=0.0, even_without_space=False)
+        sending.release()
+
+
+class LookUps:
+    """A ``confirm`` that knows how often and how many at a time it was asked."""
+
+    def __init__(self, answer: Any = NOT_FOUND, *, takes: float | None = None) -> None:
+        self.answer = answer
+        self.takes = takes
+        self.asked: Counter[str] = Counter()
+        self.now = self.most = 0
+
+    async def confirm(self, key: str) -> Any:
+        self.asked[key] += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await (asyncio.Event().wait() if self.takes is None else asyncio.sleep(self.takes))
+        finally:
+            self.now -= 1
+        return self.answer
+
+
+@pytest.mark.asyncio
+async def test_lookup_that_hangs_costs_the_time_of_one_order_however_many_there_are(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A program that starts while the venue is down must not stand still for an hour."""
+    await leave_pending(recovery, 100)
+    look_ups = LookUps()
+    recovery.service("orders").once(confirm=look_ups.confirm, settle=10.0)
+    begun = clock.monotonic()
+
+    settled = await recovery.reconcile()
+
+    assert [one.outcome for one in settled] == [UNKNOWN] * 100
+    assert look_ups.most == 8
+    # The window, as long again for an answer, and the last question.
+    assert clock.monotonic() - begun <= 10.0 + 10.0 + 10.0 + 0.1
+
+
+@pytest.mark.asyncio
+async def test_lookup_that_is_slow_gets_through_all_of_them(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It answers: what had to wait for its turn is not given up, however long that takes."""
+    await leave_pending(recovery, 100)
+    look_ups = LookUps(takes=4.0)
+    recovery.service("orders").once(confirm=look_ups.confirm, settle=5.0)
+    begun = clock.monotonic()
+
+    settled = await recovery.reconcile()
+
+    assert [one.outcome for one in settled] == [NOT_FOUND] * 100
+    assert clock.monotonic() - begun > 4 * (5.0 + 5.0)
+    assert max(look_ups.asked.values()) <= 2
+
+
+@pytest.mark.asyncio
+async def test_many_orders_are_asked_after_less_often(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A venue counts look-ups, too: once at the beginning, and once behind the window."""
+    await leave_pending(recovery, 400)
+    look_ups = LookUps(takes=0.01)
+    recovery.service("orders").once(confirm=look_ups.confirm, settle=10.0)
+
+    settled = await recovery.reconcile()
+
+    assert [one.outcome for one in settled] == [NOT_FOUND] * 400
+    assert set(look_ups.asked.values()) == {2}
+
+
+@pytest.mark.asyncio
+async def test_one_order_is_asked_after_again_when_a_question_hangs(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """On a dead connection it would hang for all of its time, and the next one finds the order."""
+    await leave_pending(recovery, 1)
+    asked: list[float] = []
+
+    async def confirm(key: str) -> Any:
+        asked.append(clock.monotonic())
+        if len(asked) == 1:
+            await asyncio.Event().wait()
+        return Found(key)
+
+    recovery.service("orders").once(confirm=confirm, settle=30.0)
+
+    assert [one.outcome for one in await recovery.reconcile()] == [Found("order-0")]
+    assert asked[1] - asked[0] == pytest.approx(10.05)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", ["found", "not found"])
+async def test_order_that_is_being_reconciled_is_waited_for_by_whoever_places_it_again(
+    recovery: ErrorRecoveryService, answer: str
+) -> None:
+    """It is no error of the program that comes second: it gets the order, or sends it."""
+    await leave_pending(recovery, 1)
+    asked, gate, sent = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def confirm(key: str) -> Any:
+        asked.set()
+        await gate.wait()
+        return Found("the order") if answer == "found" else NOT_FOUND
+
+    async def submit(client_order_id: str) -> str:
+        sent.append(client_order_id)
+        return client_order_id
+
+    once = recovery.service("orders").once(
+        "order-0", confirm=confirm, key_argument="client_order_id", settle=10.0
+    )
+    reconciling = asyncio.ensure_future(recovery.reconcile())
+    await asked.wait()
+    placing = asyncio.ensure_future(once.call(submit))
+    asyncio.get_running_loop().call_later(5.0, gate.set)
+    await asyncio.wait({reconciling, placing})
+
+    if answer == "found":
+        error = placing.exception()
+        assert isinstance(error, OperationCompletedError)
+        assert error.result == "the order"
+    else:
+        assert await placing == "order-0"
+    assert sent == ([] if answer == "found" else ["order-0"])
+
+
+def test_orders_of_another_thread_wait_for_what_this_one_looks_up(tmp_path: Path) -> None:
+    """One service, two loops: neither may trade while the other still finds out what there is."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    asked, gate = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    async def confirm(key: str) -> Any:
+        asked.set()
+        assert await asyncio.to_thread(gate.wait, 60)
+        done.append("looked up")
+        return Found(key)
+
+    async def submit() -> None:
+        done.append("sent")
+
+    once = recovery.service("orders").once(confirm=confirm)
+
+    async def first_loop() -> None:
+        await leave_pending(recovery, 1)
+        await recovery.reconcile()
+
+    async def second_loop() -> None:
+        order = asyncio.ensure_future(once.call(submit))
+        for _ in range(10):  # as many turns of the journal as the order itself needs
+            await recovery._journal.pending(lambda entry: None)
+        assert done == []
+        gate.set()
+        await order
+
+    looking = threading.Thread(target=lambda: asyncio.run(first_loop()))
+    looking.start()
+    assert asked.wait(60)
+    asyncio.run(second_loop())
+    looking.join(60)
+
+    assert done == ["looked up", "sent"]
+    asyncio.run(recovery.aclose())
+
+
+def test_order_does_not_wait_for_a_loop_that_has_stopped(tmp_path: Path) -> None:
+    """Its look-up is asleep, and may be for ever: what it holds stays pending, and others go on."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    sent: list[str] = []
+
+    async def confirm(key: str) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def submit() -> None:
+        sent.append("sent")
+
+    once = recovery.service("orders").once(confirm=confirm)
+    stopped = asyncio.new_event_loop()
+    asked = asyncio.Event()
+
+    async def begin() -> asyncio.Task[Any]:
+        await leave_pending(recovery, 1)
+        looking = asyncio.ensure_future(recovery.reconcile())
+        await asked.wait()
+        return looking
+
+    looking = stopped.run_until_complete(begin())
+
+    asyncio.run(once.call(submit))
+
+    assert sent == ["sent"]
+    looking.cancel()
+    stopped.run_until_complete(asyncio.wait({looking}))
+    stopped.close()
+    asyncio.run(recovery.aclose())
