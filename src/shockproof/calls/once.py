@@ -63,7 +63,11 @@ class _Flight(Classifier):
     __slots__ = ("_late", "is_open", "late_answer", "rules", "was_judged", "witness")
 
     def __init__(
-        self, rules: Classifier, late: Callable[[_Flight, Found[Any] | None, BaseException | None], None]
+        self,
+        rules: Classifier,
+        late: Callable[
+            [_Flight, Found[Any] | None, BaseException | None], None
+        ],  # Any: what the function returned
     ) -> None:
         self.rules = rules
         """What is said without being remembered."""

@@ -57,7 +57,9 @@ class Witness:
         if is_late:
             self._late(None, error)
 
-    def give_up(self, leave: Callable[[], None]) -> Found[Any] | Literal["left behind", "over"]:
+    def give_up(
+        self, leave: Callable[[], None]
+    ) -> Found[Any] | Literal["left behind", "over"]:  # Any: as above
         """
         Nobody waits for it any more. What it returned, if it did before that.
 

@@ -20,7 +20,7 @@ from shockproof.memory.disk.writer import writer_for
 from shockproof.memory.journal.journal import Journal, RecordTooLargeError, Session, journal_for
 from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation_table import Name
-from shockproof.memory.journal.record import MAX_BODY, Kind
+from shockproof.memory.journal.record import MAX_BODY, Kind, decode_body
 from shockproof.vocabulary.errors import JournalLockedError, JournalUnavailableError, StateVersionError
 
 
@@ -71,7 +71,8 @@ class Bench:
 
     def on_disk(self) -> dict[Name, dict[str, Any]]:
         table = read_journal(SystemFiles(), self.journal.directory).table
-        return {entry.name: entry.body for entry in (*table._pending.values(), *table._completed.values())}
+        known = [decode_body(body) or {} for body in table.snapshot()]
+        return {Name(body["operation"], body["key"]): body for body in known}
 
 
 def begin(name: str, **more: object) -> Callable[[Session], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -164,3 +165,38 @@ def test_completed_keys_are_forgotten_when_they_are_old_and_many_followed(
     keys = [key for key in "01234" if table.get(Name("done", key)) is not None]
     assert keys == ["1", "2", "3", "4"]
     assert table.get(A) is not None
+
+
+@pytest.mark.parametrize(
+    "name", [Name('a"b', "\\ü\n"), Name("1 a", "2 b"), Name("", "11 a"), Name("x" * 12, "")]
+)
+@pytest.mark.parametrize("result", [None, 0, {"$": "decimal", "v": "1.10"}, "ü"])
+def test_a_completed_operation_is_the_same_in_the_next_segment(name: Name, result: object) -> None:
+    """It is kept packed, and written without being taken apart: whatever its name and its result."""
+    table = begun(name)
+    table.apply(Kind.END, record(name, status="completed", result=result, at=20.25))
+    (body,) = table.snapshot()
+
+    again = OperationTable()
+    again.replay(Kind.OPERATION, body)
+
+    assert known(again, name) == known(table, name)
+    assert known(again, name)["result"] == result
+    assert known(again, name)["ended"] == 20.25
+    assert list(again.snapshot()) == [body]
+
+
+def test_a_completed_key_takes_little_memory() -> None:
+    """There may be a hundred thousand, for a week."""
+    count = 2000
+    table = OperationTable()
+    tracemalloc.start()
+    for number in range(count):
+        name = Name("orders.once", f"sp{number:016d}")
+        table.apply(Kind.SEND, record(name, at=10.0, sent_at=15.0, service="orders"))
+        table.apply(Kind.END, record(name, status="completed", result=None, at=20.0))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(table) == count
+    assert taken / count < 300

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -47,6 +48,7 @@ RESERVE_NAME: Final = "reserve.wal"
 DAMAGED_DIRECTORY: Final = "damaged"
 
 _MAX_BYTES: Final = 4 << 30
+_RECORDS_AT_ONCE: Final = 4096
 _RACES: Final = 5
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -276,13 +278,15 @@ class JournalFiles:
         handle = self._new_file(temporary, size)
         try:
             self._seed, self._checksum = seed_of(identity), 0
-            content = segment_head(number, identity) + self._encoded(
-                [
-                    *((Kind.OPERATION, body) for body in bodies),
-                    (Kind.COMPLETE, b'{"operations":%d}' % len(bodies)),
-                ]
+            records = itertools.chain(
+                ((Kind.OPERATION, body) for body in bodies),
+                [(Kind.COMPLETE, b'{"operations":%d}' % len(bodies))],
             )
-            self._write(handle, content)
+            content, written = segment_head(number, identity), 0
+            # In pieces: there may be a hundred thousand.
+            while piece := content + self._encoded(itertools.islice(records, _RECORDS_AT_ONCE)):
+                self._write(handle, piece)
+                content, written = b"", written + len(piece)
             self._layer.fsync(handle)
             self._layer.replace(temporary, path)
             self._layer.fsync_directory(self.directory)
@@ -292,7 +296,7 @@ class JournalFiles:
             with contextlib.suppress(OSError):
                 self._layer.unlink(temporary)
             raise
-        self._handle, self._size, self._room = handle, size, size - len(content)
+        self._handle, self._size, self._room = handle, size, size - written
         self._durable = self._sequence
         self.is_usable = True
         self._remove_older(number)

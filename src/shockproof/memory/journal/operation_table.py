@@ -4,10 +4,13 @@ What is known of every operation, and how each record changes it: decides, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import itertools
+import math
+import struct
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
-from shockproof.memory.journal.record import Kind, decode_body, encode_body
+from shockproof.memory.journal.record import Kind, decode_body, encode_body, encode_value
 
 __all__ = ["REMEMBERED_COUNT", "REMEMBERED_SECONDS", "Body", "Name", "OperationEntry", "OperationTable"]
 
@@ -29,13 +32,11 @@ class Name(NamedTuple):
 class OperationEntry:
     """One operation: its body is what the beginning of a segment holds of it."""
 
-    __slots__ = ("body", "encoded", "name")
+    __slots__ = ("body", "name")
 
     def __init__(self, name: Name, body: Body) -> None:
         self.name = name
         self.body = body
-        self.encoded: bytes | None = None
-        """The body as bytes; completed operations never change again, and there may be many."""
 
     @property
     def is_completed(self) -> bool:
@@ -47,21 +48,6 @@ class OperationEntry:
         """How often it began, or was sent; 0 where that is not known."""
         return _count(self.body)
 
-    @property
-    def ended(self) -> float:
-        """When, in seconds since 1970 UTC; for a completed one."""
-        at = self.body.get("ended")
-        return float(at) if isinstance(at, int | float) else 0.0
-
-    def as_bytes(self) -> bytes:
-        """The body as bytes."""
-        if self.encoded is None:
-            encoded = encode_body(self.body)
-            if not self.is_completed:
-                return encoded
-            self.encoded = encoded
-        return self.encoded
-
 
 class OperationTable:
     """
@@ -72,20 +58,26 @@ class OperationTable:
 
     def __init__(self) -> None:
         self._pending: dict[Name, OperationEntry] = {}
-        self._completed: dict[Name, OperationEntry] = {}
-        """In the order in which they ended."""
+        self._completed: dict[str, bytes] = {}
+        """In the order in which they ended, under their packed names: when each one ended, and with what result."""
 
     def get(self, name: Name) -> OperationEntry | None:
         """What is known of an operation."""
-        return self._pending.get(name) or self._completed.get(name)
+        pending = self._pending.get(name)
+        if pending is not None or name.key is None:
+            return pending
+        completed = self._completed.get(_packed_name(name.operation, name.key))
+        return None if completed is None else OperationEntry(name, _unpacked(name, completed))
 
     def pending(self) -> Collection[OperationEntry]:
         """Those that began and did not end, oldest first."""
         return self._pending.values()
 
-    def completed(self) -> Collection[OperationEntry]:
+    def completed(self) -> Iterator[OperationEntry]:
         """Those that have ended and are still remembered, in the order of their ends."""
-        return self._completed.values()
+        for packed_name, completed in self._completed.items():
+            name = _unpacked_name(packed_name)
+            yield OperationEntry(name, _unpacked(name, completed))
 
     def __len__(self) -> int:
         return len(self._pending) + len(self._completed)
@@ -143,7 +135,7 @@ class OperationTable:
         }
         if "resolved" in body:
             after["resolved"] = body["resolved"]  # by hand: by whom, and what that one knows
-        for gone in ("progress", "interrupted", "details"):
+        for gone in ("progress", "interrupted", "details", "counts_from"):
             after.pop(gone, None)
         return after
 
@@ -153,14 +145,17 @@ class OperationTable:
         return lambda: self._set(name, before)
 
     def _set(self, name: Name, entry: OperationEntry | None) -> None:
-        if entry is None or entry.is_completed:
+        is_completed = entry is not None and entry.is_completed
+        if name.key is not None:
+            packed_name = _packed_name(name.operation, name.key)
+            if is_completed and entry is not None:
+                self._completed[packed_name] = _packed(entry.body)
+            else:
+                self._completed.pop(packed_name, None)
+        if entry is None or is_completed:
             self._pending.pop(name, None)
         else:
             self._pending[name] = entry
-        if entry is None or not entry.is_completed:
-            self._completed.pop(name, None)
-        else:
-            self._completed[name] = entry
 
     def replay(self, kind: int, body: bytes) -> None:
         """`apply` a record as read; one that holds no JSON object changes nothing."""
@@ -170,14 +165,65 @@ class OperationTable:
 
     def forget_old(self) -> None:
         """Forget completed operations that nobody will ask for any more; the latest end tells what is old."""
-        completed = list(self._completed.values())
-        for entry in completed[: max(0, len(completed) - REMEMBERED_COUNT)]:
-            if completed[-1].ended - entry.ended > REMEMBERED_SECONDS:
-                del self._completed[entry.name]
+        too_many = len(self._completed) - REMEMBERED_COUNT
+        if too_many <= 0:
+            return
+        old = _ended_at(next(reversed(self._completed.values()))) - REMEMBERED_SECONDS
+        for name in [
+            name
+            for name, completed in itertools.islice(self._completed.items(), too_many)
+            if _ended_at(completed) < old
+        ]:
+            del self._completed[name]
 
-    def snapshot(self) -> Iterable[bytes]:
+    def snapshot(self) -> Iterator[bytes]:
         """Every operation as the body of an OPERATION record."""
-        return [entry.as_bytes() for entry in (*self._completed.values(), *self._pending.values())]
+        for packed_name, completed in self._completed.items():
+            name = _unpacked_name(packed_name)
+            # Put together, and not taken apart first: there may be a hundred thousand.
+            yield b'{"operation":%b,"key":%b,"status":"completed","ended":%b,%b}' % (
+                encode_value(name.operation),
+                encode_value(name.key),
+                repr(_ended_at(completed)).encode("ascii"),
+                completed[_ENDED.size :],
+            )
+        for entry in self._pending.values():
+            yield encode_body(entry.body)
+
+
+# A completed operation is kept for its key's sake, and there may be very many: as two short strings, and not as the
+# dozen objects that its body is. The second one is the time of its end, and what is inside of the braces of the rest.
+
+_ENDED: Final = struct.Struct("<d")
+
+
+def _packed_name(operation: str, key: str) -> str:
+    return f"{len(operation)} {operation}{key}"
+
+
+def _unpacked_name(packed: str) -> Name:
+    length, _, rest = packed.partition(" ")
+    return Name(rest[: int(length)], rest[int(length) :])
+
+
+def _packed(body: Body) -> bytes:
+    rest = dict(body)
+    for said in ("operation", "key", "status"):
+        rest.pop(said, None)
+    ended = rest.pop("ended", None)
+    rest.setdefault("result", None)
+    is_time = isinstance(ended, int | float) and math.isfinite(ended)
+    return _ENDED.pack(ended if is_time else 0.0) + encode_body(rest)[1:-1]
+
+
+def _ended_at(packed: bytes) -> float:
+    ended: float = _ENDED.unpack_from(packed)[0]
+    return ended
+
+
+def _unpacked(name: Name, packed: bytes) -> Body:
+    said = {"operation": name.operation, "key": name.key, "status": "completed", "ended": _ended_at(packed)}
+    return {**said, **(decode_body(b"{%b}" % packed[_ENDED.size :]) or {})}
 
 
 def _count(body: Body) -> int:

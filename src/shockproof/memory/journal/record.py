@@ -14,10 +14,14 @@ All numbers are little endian. A length of 0 is the end.
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from json import JSONEncoder
 
 __all__ = [
     "MAX_BODY",
@@ -27,6 +31,7 @@ __all__ = [
     "decode_body",
     "encode",
     "encode_body",
+    "encode_value",
     "record_at",
     "size_of",
 ]
@@ -80,10 +85,19 @@ class Record(NamedTuple):
 
 def encode_body(body: dict[str, Any]) -> bytes:  # Any: frozen values
     """The body as bytes. It is ASCII, so that nothing in it looks like a head, whose numbers hold zeros."""
+    return encode_value(body)
+
+
+def encode_value(value: Any) -> bytes:  # Any: as above
+    """One value of a body as bytes."""
+    return _encoder().encode(value).encode("ascii")
+
+
+@functools.cache
+def _encoder() -> JSONEncoder:
     from json import JSONEncoder
 
-    encode = JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"))
-    return encode.encode(body).encode("ascii")
+    return JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
 def decode_body(body: bytes) -> dict[str, Any] | None:  # Any: as above

@@ -16,7 +16,7 @@ from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
 from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
 from shockproof.vocabulary.moment import Moment
 
-__all__ = ["Sending", "is_sending", "key_of", "name_of_sending", "service_of"]
+__all__ = ["Sending", "is_sending", "key_of", "name_of_sending", "sent_at", "service_of"]
 
 _SUFFIX = ".once"
 
@@ -40,6 +40,12 @@ def key_of(entry: OperationEntry) -> str:
     """Its key."""
     assert entry.name.key is not None
     return entry.name.key
+
+
+def sent_at(entry: OperationEntry) -> float:
+    """When it was last under way, as far as is known: wall time, seconds since 1970 UTC. For people."""
+    at = entry.body.get("sent_at")
+    return float(at) if isinstance(at, int | float) else 0.0
 
 
 class Sending:
