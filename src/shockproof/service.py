@@ -142,8 +142,8 @@ class ErrorRecoveryService:
         error_log: how the error log keeps its files and its bounds, see `ErrorLogOptions`. Default:
             all files are kept, and 10,000 records or 8 MiB may wait for the disk.
         redact: the names under which strings are secret; ``()`` turns that off. Default: ``api_key``,
-            ``secret``, ``password``, ``passphrase``, ``private_key``, and in the error log also
-            ``token``, ``signature``, ``authorization``, ``cookie``.
+            ``secret``, ``password``, ``passphrase``, ``private_key``, and in the error log and the details of
+            operations also ``token``, ``signature``, ``authorization``, ``cookie``.
         encryption_key: a Fernet key that encrypts secrets in the state (the extra ``crypto``), or
             several: the first encrypts, every one decrypts. Default: secrets are left out.
         state_migrations: functions that lead the state from one version of your program to the next, oldest first:
@@ -219,7 +219,13 @@ class ErrorRecoveryService:
             None if encryption_key is None else SecretCipher(_keys(encryption_key)),
         )
         self._journal = journal_for(self.state_dir / "journal")
-        self._journalled_values = JournalledValues(secrets)
+        self._journalled_values = JournalledValues(
+            secrets,
+            names_in_details=SecretNames((*SECRET_NAMES, *DEFAULT_NAMES))
+            if redact is None
+            else secrets.names,
+            redact=self._redactor.text,
+        )
         self._sendings = Reconciliation(self._journal, self._journalled_values, self._clock)
         self._runtime = Runtime(
             clock=self._clock,
@@ -764,8 +770,8 @@ class ErrorRecoveryService:
                 as long as fewer than 10,000 others were completed. None: there is one of this name, and it may begin
                 again as soon as it ended.
             service_name: whose operation it is, for those who read the journal.
-            **details: what it is begun with, kept with it. Strings under names like ``api_key`` are encrypted
-                or left out, as in the state.
+            **details: what it is begun with, kept with it. Strings under names like ``api_key`` or ``token`` are
+                encrypted or left out, and secrets inside of texts and URLs too; in checkpoints and results as in the state.
 
         Entering the block raises what `Operation.__aenter__` names.
         """

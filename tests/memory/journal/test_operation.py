@@ -311,6 +311,75 @@ async def test_secrets_are_encrypted_with_a_key(tmp_path: Path) -> None:
     await recovery.aclose()
 
 
+LEAKY: dict[str, Any] = {
+    "token": "S3cret-value",
+    "headers": [("Authorization", "S3cret-value")],
+    "url": "https://venue.example/orders?symbol=AAPL&signature=S3cret-value",
+    "note": ["user:S3cret-value", {"said": "refused: token=S3cret-value (try again)"}],
+    "proxy": ("https://bot:S3cret-value@proxy.example",),
+}
+
+
+def in_the_journal(recovery: ErrorRecoveryService) -> bytes:
+    return b"".join(path.read_bytes() for path in (recovery.state_dir / "journal").iterdir())
+
+
+@pytest.mark.asyncio
+async def test_details_get_the_care_of_the_error_log(recovery: ErrorRecoveryService) -> None:
+    """They are for people: names as in the log, and secrets in URLs and other texts, which stay readable."""
+    recovery.register_secret("S3cret-value")
+    with (
+        pytest.warns(SecretNotSavedWarning, match=r"details\.token, .*details\.note\[1\]\.said"),
+        pytest.raises(KeyError),
+    ):
+        await failing(recovery.operation("job", **LEAKY), KeyError())
+    await recovery.aclose()
+    assert b"S3cret-value" not in in_the_journal(recovery)
+
+    async with recovery.operation("job") as op:
+        assert op.details["token"] == Redacted("details.token")
+        assert op.details["url"] == "https://venue.example/orders?symbol=AAPL&signature=***"
+        assert op.details["note"] == ["user:***", {"said": "refused: token=*** (try again)"}]
+        assert op.details["proxy"] == ("https://bot:***@proxy.example",)
+
+
+@pytest.mark.asyncio
+async def test_details_come_back_whole_with_a_key(tmp_path: Path) -> None:
+    """A text that holds a secret is encrypted as a whole."""
+    fernet = pytest.importorskip("cryptography.fernet")
+    recovery = ErrorRecoveryService(
+        tmp_path / "state", tmp_path / "errors", encryption_key=fernet.Fernet.generate_key()
+    )
+    recovery.register_secret("S3cret-value")
+    with pytest.raises(KeyError):
+        await failing(recovery.operation("job", **LEAKY), KeyError())
+    await recovery.aclose()
+    assert b"S3cret-value" not in in_the_journal(recovery)
+
+    async with recovery.operation("job") as op:
+        assert op.details == LEAKY
+    await recovery.aclose()
+
+
+@pytest.mark.asyncio
+async def test_details_are_left_alone_without_redaction(tmp_path: Path) -> None:
+    """``redact=()`` turns it off."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", redact=())
+    async with recovery.operation("job", **LEAKY) as op:
+        assert op.details == LEAKY
+    await recovery.aclose()
+
+
+@pytest.mark.asyncio
+async def test_token_of_a_page_comes_back_in_the_progress(recovery: ErrorRecoveryService) -> None:
+    """A job could not go on without it: progress and results are kept like the state."""
+    with pytest.raises(KeyError):
+        await failing(recovery.operation("job"), KeyError(), page_token="p2", next="/items?page_token=p2")
+
+    async with recovery.operation("job") as op:
+        assert op.progress == {"page_token": "p2", "next": "/items?page_token=p2"}
+
+
 @dataclass
 class Unregistered:
     """A class that the codec does not know."""

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from shockproof.memory.state.codec import Frozen, freeze, thaw
-from shockproof.memory.state.secrets import SecretNotSavedWarning
+from shockproof.memory.state.codec import TAG, Frozen, freeze, thaw
+from shockproof.memory.state.secrets import SecretNames, SecretNotSavedWarning
 from shockproof.memory.state.state_capture import CapturedState, SecretCollector, StateSecrets
 
 __all__ = ["FrozenValues", "JournalledValues"]
@@ -29,10 +29,24 @@ class FrozenValues(NamedTuple):
 
 
 class JournalledValues:
-    """Freezes and thaws with one service's names and keys of secrets."""
+    """
+    Freezes and thaws with one service's names and keys of secrets.
 
-    def __init__(self, secrets: StateSecrets) -> None:
+    Details are for people, and get the care of the error log: *names_in_details* are secrets there, and so is a text
+    that *redact* would change, such as a URL with a signature. What a program goes on from, its progress and its
+    results, is kept like the state: a ``page_token`` must come back.
+    """
+
+    def __init__(
+        self,
+        secrets: StateSecrets,
+        *,
+        names_in_details: SecretNames | None = None,
+        redact: Callable[[str], str] = lambda text: text,
+    ) -> None:
         self._secrets = secrets
+        self._in_details = secrets if names_in_details is None else secrets._replace(names=names_in_details)
+        self._redact = redact
 
     def freeze(self, what: str, value: object) -> FrozenValues:
         """
@@ -44,17 +58,45 @@ class JournalledValues:
             UnsavableValueError: it holds a value that could not come back.
         """
         collector = SecretCollector(self._secrets)
-        frozen = freeze(value, name=what, secrets=collector, refusal="nothing was written to the journal")
+        return self._frozen(_freeze(what, value, collector), collector)
+
+    def freeze_details(self, details: Mapping[str, object]) -> FrozenValues:
+        """As `freeze`, for what an operation is begun with. A text that holds a secret is encrypted whole, or cleaned."""
+        collector = SecretCollector(self._in_details)
+        frozen = _freeze("details", details, collector)
+        return self._frozen(self._hide_in_texts(frozen, "details", collector), collector)
+
+    def _frozen(self, frozen: Frozen, collector: SecretCollector) -> FrozenValues:
         if collector.left_out:
             warnings.warn(
                 f"secrets were left out of the journal, for there is no key to encrypt them with: "
                 f"{', '.join(collector.left_out)}; configure a key, or redact=() to save them as they are",
                 SecretNotSavedWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         cipher = self._secrets.cipher
         captured = CapturedState({"values": frozen}, unsealed=collector.unsealed)
         return FrozenValues(captured, None if cipher is None else lambda captured: captured.seal(cipher))
+
+    def _hide_in_texts(self, frozen: Frozen, path: str, collector: SecretCollector) -> Frozen:
+        if isinstance(frozen, str):
+            cleaned = self._redact(frozen)
+            if cleaned == frozen:
+                return frozen
+            taken = collector.take(frozen, path)
+            return cleaned if self._secrets.cipher is None else taken
+        if isinstance(frozen, list):
+            return [
+                self._hide_in_texts(value, f"{path}[{index}]", collector)
+                for index, value in enumerate(frozen)
+            ]
+        if not isinstance(frozen, dict) or frozen.get(TAG) in _SECRET:
+            return frozen
+        if TAG in frozen:  # its path is that of what it stands for
+            return {name: self._hide_in_texts(value, path, collector) for name, value in frozen.items()}
+        return {
+            name: self._hide_in_texts(value, f"{path}.{name}", collector) for name, value in frozen.items()
+        }
 
     def thaw(self, frozen: Frozen) -> Any:  # Any: what was journalled
         """
@@ -64,6 +106,13 @@ class JournalledValues:
             MalformedValueError, UnknownTypeError: see `shockproof.memory.state.codec.thaw`.
         """
         return thaw(_copy(frozen), open_secret=self._secrets.open)
+
+
+_SECRET: Final = ("secret", "redacted")
+
+
+def _freeze(what: str, value: object, collector: SecretCollector) -> Frozen:
+    return freeze(value, name=what, secrets=collector, refusal="nothing was written to the journal")
 
 
 def _copy(frozen: Frozen) -> Frozen:

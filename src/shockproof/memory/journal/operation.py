@@ -105,7 +105,7 @@ class Operation:
             raise RuntimeError(
                 f"operation {self.name!r} is entered already: make one with operation(...) for each block"
             )
-        frozen = self._values.freeze("details", self._details)
+        frozen = self._values.freeze_details(self._details)
         self._life = self._journal.life
         try:
             self._details, self._progress, self._resumed = await self._journal.ask(
