@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shockproof.calls.blocks import Guard as Guard
     from shockproof.calls.handle import Handle as Handle
     from shockproof.calls.history_of_attempts import attempts_of as attempts_of
+    from shockproof.calls.once import KeyedOnce as KeyedOnce
     from shockproof.calls.once import Once as Once
     from shockproof.calls.rate_limit_feedback import RateLimitFeedback as RateLimitFeedback
     from shockproof.calls.reconciliation import Reconciled as Reconciled
@@ -94,7 +95,7 @@ _HOMES = {
     "calls.history_of_attempts": ("attempts_of",),
     "calls.rate_limit_feedback": ("RateLimitFeedback",),
     "calls.stream": ("Stream",),
-    "calls.once": ("Once",),
+    "calls.once": ("KeyedOnce", "Once"),
     "calls.reconciliation": ("Reconciled",),
     "decorators": ("get_error_recovery_service", "set_error_recovery_service", "with_error_recovery"),
     "memory.journal.operation": ("Operation",),

@@ -32,6 +32,7 @@ from shockproof import (
     Event,
     Found,
     Handle,
+    Once,
     Outcome,
     ServiceStatus,
     Stream,
@@ -262,6 +263,15 @@ async def orders() -> None:
     assert_type(await once.call(submit_plain, "AAPL", 10), Quote)
 
     await once.call(is_well)  # type: ignore[arg-type]  # the look-up finds something else
+
+    typed = market.once(confirm=find_order)
+    assert_type(typed, Once[Quote])
+    assert_type(await typed.call(submit, "AAPL", 10, client_order_id=typed.key), Quote)
+    assert_type(await typed.call(submit_plain, "AAPL", qty=10, client_order_id=typed.key), Quote)
+    await typed.call(submit, "AAPL", "10", client_order_id=typed.key)  # type: ignore[arg-type]  # it is a number
+    await typed.call(submit, "AAPL", 10)  # type: ignore[call-overload]  # it takes the key
+    either: Once[Quote] = once  # where the arguments are not known, they are not checked
+    await either.call(submit, "AAPL", 10, client_order_id=either.key)
 
 
 # -- streams -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from shockproof.calls.callables import check_callable, has_coroutine_code
 from shockproof.calls.combinations import add_layer, check_layers, warn_of_useless
 from shockproof.calls.executor import execute, failure_of, in_place, substitute
 from shockproof.calls.limits_around import holds_timer
-from shockproof.calls.once import Once
+from shockproof.calls.once import KeyedOnce, Once
 from shockproof.calls.options import HandleOptions, LimitOptions, check_options
 from shockproof.calls.plan import Plan
 from shockproof.calls.rate_limit_feedback import RateLimitFeedback
@@ -296,6 +296,30 @@ class Handle:
         """
         return Stream(self.plan, connect, stale_after=stale_after, stable_after=stable_after, may_end=may_end)
 
+    @overload
+    def once(
+        self,
+        key: str | None = None,
+        *,
+        confirm: Confirm[R],
+        key_argument: None = None,
+        key_pattern: str | re.Pattern[str] | None = None,
+        settle: Seconds = 30.0,
+        valid_until: datetime | None = None,
+        still_wanted: Callable[[], bool] | None = None,
+    ) -> Once[R]: ...
+    @overload
+    def once(
+        self,
+        key: str | None = None,
+        *,
+        confirm: Confirm[R],
+        key_argument: str,
+        key_pattern: str | re.Pattern[str] | None = None,
+        settle: Seconds = 30.0,
+        valid_until: datetime | None = None,
+        still_wanted: Callable[[], bool] | None = None,
+    ) -> KeyedOnce[R]: ...
     def once(
         self,
         key: str | None = None,
@@ -315,8 +339,8 @@ class Handle:
                 here and now.
             confirm: ``async (key) -> Found(value) | NOT_FOUND | UNKNOWN``; looks it up at the venue. An exception counts as
                 UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
-            key_argument: the name under which the function takes the key, for example ``"client_order_id"``. Default: it
-                is not passed, and the function knows ``once.key`` by itself.
+            key_argument: the name under which the function takes the key, for example ``"client_order_id"``; type checkers
+                then do not know the other arguments. Default: it is not passed, and you give ``once.key`` to the function.
             key_pattern: a regular expression that the whole key must match: the alphabet and the length that the venue
                 allows, ``r"[0-9A-Za-z_-]{1,36}"`` for example; ``KEY_PATTERN`` of Binance's and Alpaca's adapters. Default: not checked.
             settle: seconds that the venue may take to show an order that was sent. Default: 30.0.
@@ -326,11 +350,21 @@ class Handle:
         Raises:
             TypeError, ValueError: a value that is not allowed; a handle with a fallback or a hedge, or without a journal.
         """
+        if key_argument is not None:
+            return KeyedOnce(
+                self.plan,
+                key_argument,
+                key=key,
+                confirm=confirm,
+                key_pattern=key_pattern,
+                settle=settle,
+                valid_until=valid_until,
+                still_wanted=still_wanted,
+            )
         return Once(
             self.plan,
             key=key,
             confirm=confirm,
-            key_argument=key_argument,
             key_pattern=key_pattern,
             settle=settle,
             valid_until=valid_until,

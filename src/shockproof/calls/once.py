@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute
@@ -41,8 +41,9 @@ from shockproof.vocabulary.look_up import NOT_FOUND, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
-__all__ = ["Once"]
+__all__ = ["KeyedOnce", "Once"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 _log = logging.getLogger("shockproof")
@@ -110,9 +111,10 @@ class _Flight(Classifier):
 
 class Once(Generic[R]):
     """
-    ``once = trading.once(confirm=find_order, key_argument="client_order_id")``: one order, however often it is sent.
+    ``once = trading.once(confirm=find_order)``: one order, however often it is sent.
 
-    Made by `Handle.once`; one for each order that is wanted.
+    Made by `Handle.once`; one for each order that is wanted. The function gets `key` from you:
+    ``await once.call(submit, symbol="AAPL", client_order_id=once.key)``.
     """
 
     def __init__(
@@ -121,7 +123,6 @@ class Once(Generic[R]):
         *,
         key: str | None,
         confirm: Confirm[R],
-        key_argument: str | None,
         key_pattern: str | re.Pattern[str] | None,
         settle: Seconds,
         valid_until: datetime | None,
@@ -153,7 +154,6 @@ class Once(Generic[R]):
         if key_pattern is not None:
             _check_key(self.key, key_pattern)
         """Made once; pass it to the venue, or let ``key_argument`` do it."""
-        self._key_argument = None if key_argument is None else a_name("key_argument", key_argument)
         self._confirm = confirm
         self._settle = seconds("settle", settle)
         self._still_wanted = still_wanted
@@ -171,23 +171,9 @@ class Once(Generic[R]):
         return f"<Once {self.key!r} of service {self._plan.state.name!r}>"
 
     @overload
-    async def call(
-        self,
-        fn: Callable[
-            ..., Awaitable[R]
-        ],  # Any below: the key is added to them, under a name that no type says
-        /,
-        *args: Any,
-        **kwargs: Any,
-    ) -> R: ...
+    async def call(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    async def call(
-        self,
-        fn: Callable[..., R],
-        /,
-        *args: Any,  # Any: as above
-        **kwargs: Any,
-    ) -> R: ...
+    async def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def call(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:  # Any: see the overloads
@@ -218,8 +204,7 @@ class Once(Generic[R]):
         Cancelled in flight it stays pending, and the cancellation passes at once.
         """
         check_callable(fn)
-        arguments = self._with_key(kwargs)
-        _check_arguments(fn, args, arguments)
+        _check_arguments(fn, args, kwargs)
         plan, reconciliation = self._plan, self._reconciliation
         await plan.learn_of_halt()
         self._require_no_halt()
@@ -234,20 +219,9 @@ class Once(Generic[R]):
                 found = await self._found(sending, self._confirm, closes_at, None)
                 if found is not None:
                     return found.value
-            return await self._send(sending, fn, args, arguments)
+            return await self._send(sending, fn, args, kwargs)
         finally:
             sending.release()
-
-    def _with_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:  # Any: the function's own arguments
-        name = self._key_argument
-        if name is None:
-            return kwargs
-        if kwargs.get(name, self.key) != self.key:
-            raise ValueError(
-                f"{name}={kwargs[name]!r} is given to call(), and once() has the key {self.key!r}: leave it out, "
-                "or give it to once(key=...)"
-            )
-        return {**kwargs, name: self.key}
 
     async def _claim(self, sending: Sending) -> float | None:
         while True:
@@ -516,6 +490,67 @@ class Once(Generic[R]):
             retry_count=0,
             now=runtime.clock.monotonic(),
         )
+
+
+class KeyedOnce(Once[R]):
+    """
+    ``once = trading.once(confirm=find_order, key_argument="client_order_id")``: an `Once` that passes its key.
+
+    No type takes a keyword out of a signature. So type checkers know what `call` returns, and not which arguments are
+    left: those are checked when it is called, before anything is journalled. Where they are to be known, leave
+    ``key_argument`` out.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        key_argument: str,
+        *,
+        key: str | None,
+        confirm: Confirm[R],
+        key_pattern: str | re.Pattern[str] | None,
+        settle: Seconds,
+        valid_until: datetime | None,
+        still_wanted: Callable[[], bool] | None,
+    ) -> None:
+        self._key_argument = a_name("key_argument", key_argument)
+        super().__init__(
+            plan,
+            key=key,
+            confirm=confirm,
+            key_pattern=key_pattern,
+            settle=settle,
+            valid_until=valid_until,
+            still_wanted=still_wanted,
+        )
+
+    @overload
+    async def call(
+        self,
+        fn: Callable[..., Awaitable[R]],
+        /,
+        *args: Any,  # Any, here and below: the key is added to them, under a name that no type says
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def call(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,  # Any: as above
+        **kwargs: Any,
+    ) -> R: ...
+    async def call(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:  # Any: see the overloads
+        """See `Once.call`; *fn* is called with the key as well."""
+        name = self._key_argument
+        if kwargs.get(name, self.key) != self.key:
+            raise ValueError(
+                f"{name}={kwargs[name]!r} is given to call(), and once() has the key {self.key!r}: leave it out, "
+                "or give it to once(key=...)"
+            )
+        return await super().call(fn, *args, **{**kwargs, name: self.key})
 
 
 def _check_arguments(
