@@ -1,141 +1,261 @@
 """
-What a journalled operation costs, as ratios to one write and fdatasync on the same disk in the same run.
+What the journal costs, as ratios to one write and fdatasync on the same disk in the same run.
 
-    ./run sh python benchmarks/journal.py [DIRECTORY]
+    ./run sh python benchmarks/journal.py [DIRECTORY] [--rounds 15]
+    ./run sh python benchmarks/journal.py [DIRECTORY] --keys 100000
 
-Each round measures, one after the other: the disk itself (write 200 bytes behind each other, fdatasync each
-time), sqlite3 (WAL, synchronous=FULL, one commit each, in a thread of its own), and operations that begin, with
-1, 16, 64 and 1000 at the same time. Figures are medians over the rounds. DIRECTORY (default: the current one) should be on
-the disk in question; a tmpfs has nothing to sync.
+Three things, with 1, 16, 64 and 1000 of them at the same time: an operation begins; an operation begins and ends; an order
+goes through ``once``, to a venue that answers at once. And one commit to sqlite3 (WAL, synchronous=FULL) of a connection in this
+thread. Each is measured once in a round, in an order that changes, and the disk itself (200 bytes written behind each other in a
+file whose space is reserved, fdatasync each time) right before and right behind it: the ratio is to the mean of these two. Shown
+are medians over the rounds and, in brackets, the quartiles.
+
+With ``--keys``: what so many completed keys take of memory, how long a new segment with all of them takes, and how
+long a new life to take them over.
+
+DIRECTORY (default: the current one) should be on the disk in question; a tmpfs has nothing to sync.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import os
 import platform
+import random
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from shockproof import ErrorRecoveryService
+from shockproof import NOT_FOUND, ErrorRecoveryService
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal_files import JournalFiles, read_journal
+from shockproof.memory.journal.record import Kind
+from shockproof.vocabulary.look_up import LookUp
 
-ROUNDS = 7
 CONCURRENT = (1, 16, 64, 1000)
-SYNCS = 300
+SYNCS = 100
+FEWEST = 400
+"""Fewest of a kind in one measurement."""
 
 
-def disk(directory: Path) -> float:
-    """Seconds for one write and fdatasync behind the last one, in a file with its space reserved."""
-    path = directory / "plain"
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.posix_fallocate(handle, 0, 4 << 20)
-        os.fsync(handle)
+class Disk:
+    """The disk itself."""
+
+    def __init__(self, directory: Path) -> None:
+        self.handle = os.open(directory / "plain", os.O_WRONLY | os.O_CREAT, 0o600)
+        os.posix_fallocate(self.handle, 0, 4 << 20)
+        os.fsync(self.handle)
+
+    def sync(self) -> float:
+        """Seconds for one write and fdatasync behind the last one: the median of some."""
+        os.lseek(self.handle, 0, os.SEEK_SET)
         taken = []
         for _ in range(SYNCS):
             begun = time.perf_counter()
-            os.write(handle, b"x" * 200)
-            os.fdatasync(handle)
+            os.write(self.handle, b"x" * 200)
+            os.fdatasync(self.handle)
             taken.append(time.perf_counter() - begun)
-    finally:
-        os.close(handle)
-        path.unlink()
-    return statistics.median(taken)
+        return statistics.median(taken)
 
 
-def sqlite(directory: Path) -> float:
-    """Seconds for one commit of a row of 200 bytes."""
-    path = directory / "rows.sqlite"
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        connection.execute("pragma journal_mode=wal")
-        connection.execute("pragma synchronous=full")
-        connection.execute("create table rows (body blob)")
+class Sqlite:
+    """A table of rows of 200 bytes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.connection = sqlite3.connect(directory / "rows.sqlite", isolation_level=None)
+        self.connection.execute("pragma journal_mode=wal")
+        self.connection.execute("pragma synchronous=full")
+        self.connection.execute("create table rows (body blob)")
+
+    async def measure(self) -> tuple[float, float, float]:
+        """Seconds for a commit; commits per second; no loop to stall."""
         taken = []
         for _ in range(SYNCS):
             begun = time.perf_counter()
-            connection.execute("insert into rows values (?)", (b"x" * 200,))
+            self.connection.execute("insert into rows values (?)", (b"x" * 200,))
             taken.append(time.perf_counter() - begun)
-    finally:
-        connection.close()
-        for each in directory.glob("rows.sqlite*"):
-            each.unlink()
-    return statistics.median(taken)
+        return statistics.median(taken), len(taken) / sum(taken), 0.0
 
 
-async def operations(
-    recovery: ErrorRecoveryService, concurrent: int, round_: int
+async def many(
+    one: Callable[[str], Awaitable[float]], concurrent: int, name: str
 ) -> tuple[float, float, float]:
-    """Seconds that the median beginning took, beginnings per second, and the worst stall of the loop."""
-    each = max(2, 600 // concurrent)
+    """Seconds that the median took, how many per second, and the worst stall of the loop."""
+    each = -(-FEWEST // concurrent)
     taken: list[float] = []
-    running = True
     worst = 0.0
 
     async def watch() -> None:
         nonlocal worst
-        while running:
+        while True:
             before = time.perf_counter()
             await asyncio.sleep(0.001)
             worst = max(worst, time.perf_counter() - before - 0.001)
 
     async def worker(number: int) -> None:
         for turn in range(each):
-            operation = recovery.operation("bench", key=f"{concurrent}.{round_}.{number}.{turn}", size=turn)
-            begun = time.perf_counter()
-            await operation.__aenter__()
-            taken.append(time.perf_counter() - begun)
-            operation.abandon()
-            await operation.__aexit__(None, None, None)
+            taken.append(await one(f"{name}.{number}.{turn}"))  # noqa: PERF401  in the order in which they end
 
+    gc.collect()
     watcher = asyncio.ensure_future(watch())
     begun = time.perf_counter()
     await asyncio.gather(*(worker(number) for number in range(concurrent)))
     elapsed = time.perf_counter() - begun
-    running = False
-    await watcher
-    return statistics.median(taken), 2 * len(taken) / elapsed, worst
+    watcher.cancel()
+    return statistics.median(taken), len(taken) / elapsed, worst
 
 
-async def main(directory: Path) -> None:
+def kinds(recovery: ErrorRecoveryService) -> dict[str, Callable[[str], Awaitable[float]]]:
+    """What is measured: does it once, and gives the seconds."""
+    orders = recovery.service("orders", timeout=30.0)
+
+    async def submit(client_order_id: str) -> dict[str, str]:
+        return {"id": client_order_id}
+
+    async def find(key: str) -> LookUp[dict[str, str]]:
+        return NOT_FOUND
+
+    async def begin(key: str) -> float:
+        operation = recovery.operation("begin", key=key, size=10)
+        begun = time.perf_counter()
+        await operation.__aenter__()
+        taken = time.perf_counter() - begun
+        operation.abandon()
+        await operation.__aexit__(None, None, None)
+        return taken
+
+    async def begin_and_end(key: str) -> float:
+        begun = time.perf_counter()
+        async with recovery.operation("begin and end", key=key, size=10):
+            pass
+        return time.perf_counter() - begun
+
+    async def once(key: str) -> float:
+        begun = time.perf_counter()
+        await orders.once(key, confirm=find, key_argument="client_order_id").call(submit)
+        return time.perf_counter() - begun
+
+    return {"begin": begin, "begin and end": begin_and_end, "once": once}
+
+
+def spread(values: list[float], form: str) -> str:
+    """The median and the quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
+async def compare(directory: Path, rounds: int) -> None:
+    """Print the table."""
+    disk, sqlite = Disk(directory), Sqlite(directory)
     recovery = ErrorRecoveryService(directory / "state", directory / "errors")
     async with recovery.operation("warm up"):
         pass
-    plain: list[float] = []
-    rows: list[float] = []
-    found: dict[int, list[tuple[float, float, float]]] = {concurrent: [] for concurrent in CONCURRENT}
-    gc.disable()
-    for round_ in range(ROUNDS):
-        plain.append(disk(directory))
-        rows.append(sqlite(directory))
+    things: dict[str, Callable[[str], Awaitable[tuple[float, float, float]]]] = {
+        "one sqlite3 commit": lambda _: sqlite.measure()
+    }
+    for kind, one in kinds(recovery).items():
         for concurrent in CONCURRENT:
-            found[concurrent].append(await operations(recovery, concurrent, round_))
-            gc.collect()
+            things[f"{kind}, {concurrent} at a time"] = lambda name, one=one, concurrent=concurrent: many(  # type: ignore[misc]  # mypy gives up on lambdas with defaults
+                one, concurrent, name
+            )
+    ratios: dict[str, list[float]] = {thing: [] for thing in things}
+    syncs_each: dict[str, list[float]] = {thing: [] for thing in things}
+    stalls: dict[str, list[float]] = {thing: [] for thing in things}
+    plain: list[float] = []
+    rng = random.Random(1)
+    gc.disable()
+    for round_ in range(rounds):
+        order = list(things)
+        rng.shuffle(order)
+        before = disk.sync()
+        for thing in order:
+            took, rate, stall = await things[thing](f"{thing}.{round_}")
+            after = disk.sync()
+            sync = (before + after) / 2
+            before = after
+            plain.append(after)
+            ratios[thing].append(took / sync)
+            syncs_each[thing].append(1 / rate / sync)
+            stalls[thing].append(stall * 1000)
     await recovery.aclose()
-    sync = statistics.median(plain)
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {directory}")
-    print(f"one write + fdatasync        {sync * 1000:8.3f} ms   1.00")
-    commit = statistics.median(rows)
     print(
-        f"one sqlite3 commit           {commit * 1000:8.3f} ms   {commit / sync:.2f}   {1 / commit:10,.0f} /s"
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, {rounds} rounds, load {os.getloadavg()[0]:.1f}; "
+        f"one write + fdatasync: {spread([one * 1000 for one in plain], '.3f')} ms"
     )
-    for concurrent, rounds in found.items():
-        begin = statistics.median(one[0] for one in rounds)
-        rate = statistics.median(one[1] for one in rounds)
-        worst = statistics.median(one[2] for one in rounds)
+    print(f"{'':28} {'one waits, in syncs':24} {'each costs, in syncs':28} worst stall, ms")
+    for thing in things:
         print(
-            f"begin, {concurrent:4} at a time       {begin * 1000:8.3f} ms   {begin / sync:.2f}   "
-            f"{rate:10,.0f} records/s   {1 / rate / sync:.3f} syncs each   worst stall {worst * 1000:.1f} ms"
+            f"{thing:28} {spread(ratios[thing], '.2f'):24} {spread(syncs_each[thing], '.3f'):28} "
+            f"{spread(stalls[thing], '.1f')}"
         )
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def many_keys(directory: Path, count: int) -> None:
+    """Print what so many completed keys cost."""
+    place = directory / "journal"
+    files = JournalFiles(place, layer=SystemFiles())
+    files.open()
+    gc.collect()
+    before = resident()
+    for number in range(count):
+        key = f"sp{number:016d}"
+        result = {
+            "id": key,
+            "symbol": "BTCUSDT",
+            "price": {"$": "decimal", "v": "64000.10"},
+            "status": "FILLED",
+        }
+        files.table.apply(
+            Kind.END,
+            {
+                "operation": "orders.once",
+                "key": key,
+                "status": "completed",
+                "result": result,
+                "at": 1e9 + number,
+            },
+        )
+    gc.collect()
+    held = resident() - before
+    begun = time.perf_counter()
+    files.begin_segment()
+    written = time.perf_counter() - begun
+    size = next(place.glob("journal-*.wal")).stat().st_size // 2
+    begun = time.perf_counter()
+    found = read_journal(SystemFiles(), place)
+    read = time.perf_counter() - begun
+    assert len(found.table) == count
+    files.close()
+    print(
+        f"{count:,} completed keys with a result of about 100 bytes: {held / count:.0f} bytes of memory and "
+        f"{size / count:.0f} on the disk for each; a segment with all of them {written:.2f} s, taking them over {read:.2f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
+    parser.add_argument("directory", nargs="?", default=".")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--keys", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as place:
+        if arguments.keys:
+            many_keys(Path(place), arguments.keys)
+        else:
+            asyncio.run(compare(Path(place), arguments.rounds))
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else ".") as place:
-        asyncio.run(main(Path(place)))
+    main()

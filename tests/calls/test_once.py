@@ -613,7 +613,7 @@ async def test_close_is_sent_without_the_journal(make: Make, recovery: ErrorReco
     once, venue = make(risk_reducing=True)
 
     assert (await once.call(venue.submit, "AAPL"))["id"] == once.key
-    assert recovery.get_error_summary()["errors_by_severity"] == {"critical": 2}
+    assert recovery.get_error_summary()["errors_by_severity"] == {"critical": 1}
 
 
 @pytest.mark.asyncio
@@ -639,6 +639,78 @@ async def test_close_does_not_wait_for_a_disk_that_hangs(
     assert recovery.get_error_summary()["errors_by_severity"]["critical"] > 0
     gate.set()
     await recovery.aclose()
+
+
+@pytest.mark.asyncio
+async def test_order_takes_one_turn_of_the_disk(
+    make: Make, recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is claimed and durable with the same sync; the first order of a life looks first what there is."""
+    asked = 0
+    ask = recovery._journal.ask
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await ask(*args, **kwargs)
+
+    monkeypatch.setattr(recovery._journal, "ask", counted)
+    turns = []
+    for _ in range(3):
+        once, venue = make()
+        before = asked
+        await once.call(venue.submit, "AAPL")
+        turns.append(asked - before)
+
+    assert turns == [3, 1, 1]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("refused_by", ["an open circuit", "still_wanted"])
+async def test_order_that_is_refused_is_looked_for_first(
+    make: Make, recovery: ErrorRecoveryService, refused_by: str
+) -> None:
+    """A refusal says that it was not sent, which must not be said of one that an earlier call has placed."""
+    await make(key="other")[0].call(make()[1].submit, "AAPL")
+    once, venue = make("answer lost", key="mine", settle=5.0)
+    venue.says = UNKNOWN
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+    venue.says = None
+    refusing: dict[str, Any] = {"still_wanted": lambda: False}
+    if refused_by == "an open circuit":
+        refusing = {}
+        recovery.set_circuit_mode("orders", "forced-open", "test")
+
+    assert (await make(key="mine", venue=venue, **refusing)[0].call(venue.submit, "AAPL"))[
+        "symbol"
+    ] == "found"
+    with pytest.raises(OperationCompletedError):
+        await make(key="mine", venue=venue, **refusing)[0].call(venue.submit, "AAPL")
+    with pytest.raises(CallRejectedError):
+        await make(key="fresh", venue=venue, **refusing)[0].call(venue.submit, "AAPL")
+    assert venue.booked == ["mine"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("awaits", range(1, 8))
+async def test_cancelled_while_it_is_claimed_it_leaves_nothing(
+    make: Make, recovery: ErrorRecoveryService, awaits: int
+) -> None:
+    """Claimed and journalled in one turn, it is given up in one, too."""
+    await make(key="other")[0].call(make()[1].submit, "AAPL")
+    once, venue = make("hangs", key="mine")
+    task = asyncio.ensure_future(once.call(venue.submit, "AAPL"))
+    for _ in range(awaits):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+
+    known = [one for one in await pending(recovery) if one["key"] == "mine"]
+    assert len(known) == len(venue.sent_at)
+    venue.moods.clear()
+    again = await make(key="mine", venue=venue)[0].call(venue.submit, "AAPL")
+    assert again["symbol"] == ("found" if known else "AAPL")
 
 
 # ---- the next life

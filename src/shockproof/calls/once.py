@@ -23,7 +23,7 @@ from shockproof.calls.reconciliation import Confirm, look_up
 from shockproof.calls.threads import never_began
 from shockproof.calls.witness import Witness, witnessed
 from shockproof.memory.journal.moments import moment_of
-from shockproof.memory.journal.sending import Sending
+from shockproof.memory.journal.sending import NotFreshError, Sending
 from shockproof.policies.classification import Classifier
 from shockproof.policies.confirmation import window_left
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
@@ -209,7 +209,20 @@ class Once(Generic[R]):
         await plan.learn_of_halt()
         self._require_no_halt()
         sending = reconciliation.sending(plan.state.name, self.key)
+        refusal: Exception | None = None
         try:
+            if plan.risk_reducing or reconciliation.are_settled(plan.state.name):
+                # Most keys are fresh: one turn of the disk claims it and has it durable.
+                try:
+                    return await self._send(sending, fn, args, kwargs)
+                except _NO_JOURNAL:
+                    raise
+                except Exception as error:
+                    is_known = isinstance(error, NotFreshError)
+                    if sending.was_about_to_send and not is_known:
+                        raise
+                    # Or it was refused before anybody looked whether it was sent earlier, and that comes first.
+                    refusal = None if is_known else error
             passed = await self._claim(sending)
             claimed_at = self._clock.monotonic()
             if not plan.risk_reducing:
@@ -219,8 +232,11 @@ class Once(Generic[R]):
                 found = await self._found(sending, self._confirm, closes_at, None)
                 if found is not None:
                     return found.value
+            if refusal is not None:
+                raise refusal
             return await self._send(sending, fn, args, kwargs)
         finally:
+            refusal = None  # its traceback holds this frame: no cycle
             sending.release()
 
     async def _claim(self, sending: Sending) -> float | None:

@@ -223,6 +223,10 @@ class Reconciliation:
         """A way to tell the journal of one key."""
         return Sending(self._journal, self._values, service_name, key, now=lambda: moment_of(self._clock))
 
+    def are_settled(self, service_name: str) -> bool:
+        """Whether `earlier_are_settled` has nothing to wait for any more."""
+        return service_name in self._is_settled
+
     async def earlier_are_settled(self, service_name: str, *, but: str) -> None:
         """
         Wait until the orders were looked up that earlier lives left pending on this service.
@@ -234,7 +238,7 @@ class Reconciliation:
             JournalUnavailableError, JournalLockedError: it cannot be known whether there are any.
         """
         loop = asyncio.get_running_loop()
-        if service_name in self._is_settled:
+        if self.are_settled(service_name):
             return
         task = self._tasks.get((service_name, loop))
         if task is None:

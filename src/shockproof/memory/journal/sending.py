@@ -16,7 +16,7 @@ from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
 from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
 from shockproof.vocabulary.moment import Moment
 
-__all__ = ["Sending", "is_sending", "key_of", "name_of_sending", "sent_at", "service_of"]
+__all__ = ["NotFreshError", "Sending", "is_sending", "key_of", "name_of_sending", "sent_at", "service_of"]
 
 _SUFFIX = ".once"
 
@@ -48,8 +48,16 @@ def sent_at(entry: OperationEntry) -> float:
     return float(at) if isinstance(at, int | float) else 0.0
 
 
+class NotFreshError(Exception):
+    """Somebody has sent this key, or is about to: `Sending.claim` tells more."""
+
+
 class Sending:
-    """One key on its way: `claim`, then `about_to_send` before each attempt, then one of the ends."""
+    """
+    One key on its way: `claim`, then `about_to_send` before each attempt, then one of the ends.
+
+    A key that is expected to be fresh needs no `claim`: the first `about_to_send` claims it, in one turn of the disk.
+    """
 
     def __init__(
         self,
@@ -69,6 +77,10 @@ class Sending:
         self._life = journal.life
         self._which = 0
         """How often it had been sent, by anybody, when it was last sent from here."""
+        self.is_claimed = False
+        """Whether nobody else of this process may send it until `release`."""
+        self.was_about_to_send = False
+        """Whether `about_to_send` was called, whatever came of it."""
 
     @property
     def is_left_behind(self) -> bool:
@@ -100,6 +112,7 @@ class Sending:
             if session.running.get(self._name) is not None:
                 raise OperationBusyError(self._name.operation, self._key)
             session.running[self._name] = self
+            self.is_claimed = True
             if known is None:
                 return None
             now = self._now()
@@ -130,10 +143,13 @@ class Sending:
         Have it durable that it may be under way from now on, for *at_most_for* seconds; None: nobody knows.
 
         Raises:
+            NotFreshError: it was not claimed, and it is known; nothing was written.
             JournalUnavailableError, JournalLockedError, StateVersionError: it is not.
         """
 
         def act(session: Session) -> None:
+            if not self.is_claimed:
+                self._claim_fresh(session)
             now = self._now()
             until = now.later(at_most_for or 0.0)
             session.require(
@@ -150,7 +166,20 @@ class Sending:
             known = session.table.get(self._name)
             self._which = 0 if known is None else known.times_begun
 
+        self.was_about_to_send = True
         await self._journal.ask(act)
+
+    def _claim_fresh(self, session: Session) -> None:
+        if session.table.get(self._name) is not None or session.running.get(self._name) is not None:
+            raise NotFreshError
+
+        def take_back() -> None:
+            session.running.pop(self._name, None)
+            self.is_claimed = False
+
+        session.running[self._name] = self
+        self.is_claimed = True
+        session.take_back.append(take_back)
 
     def outcome_unknown(self, why: str, at: Moment, *, is_over: bool) -> None:
         """
@@ -231,7 +260,7 @@ class Sending:
         """It is certain that it was not sent, or did not arrive; never waits. The key may be used again."""
 
         def act(session: Session) -> None:
-            if session.table.get(self._name) is not None:
+            if session.running.get(self._name) is self and session.table.get(self._name) is not None:
                 self._abandon(session)
 
         self._tell(act)
