@@ -91,7 +91,7 @@ class _Flight(Classifier):
 
     @property
     def asks_the_user(self) -> bool:
-        return self._rules.asks_the_user
+        return self.rules.asks_the_user
 
     @property
     def looks_at_results(self) -> bool:
