@@ -280,6 +280,32 @@ async def test_duplicate_id_answer_is_resolved_to_the_first_order(make: Make) ->
 
 
 @pytest.mark.asyncio
+async def test_duplicate_id_answer_is_believed_more_than_a_lookup_that_finds_nothing(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    A look-up among open orders does not find what is filled, and many venues keep ids apart among open orders only.
+
+    Sent again it would be placed twice: in this life and in the next.
+    """
+    once, venue = make("duplicate", "well", key="mine", settle=5.0)
+    venue.says = NOT_FOUND
+
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+    assert "let confirm look at orders that are filled" in caplog.text
+    assert [one.outcome for one in await recovery.reconcile()] == [UNKNOWN]
+    await recovery._journal.flush()
+    reborn = after_a_crash(recovery, clock)
+    with pytest.raises(OutcomeUnknownError):
+        await make(key="mine", venue=venue, service=reborn, settle=5.0)[0].call(venue.submit, "AAPL")
+    assert len(venue.sent_at) == 1
+    venue.says = Found("the order")
+    assert [one.outcome for one in await reborn.reconcile()] == [Found("the order")]
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
 async def test_order_that_nobody_can_tell_of_raises_and_stays_pending(
     make: Make, recovery: ErrorRecoveryService
 ) -> None:

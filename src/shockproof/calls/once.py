@@ -19,11 +19,11 @@ from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.plan import Plan
-from shockproof.calls.reconciliation import Confirm, look_up
+from shockproof.calls.reconciliation import Confirm, look_up, warn_of_contradiction
 from shockproof.calls.threads import never_began
 from shockproof.calls.witness import Witness, witnessed
 from shockproof.memory.journal.moments import moment_of
-from shockproof.memory.journal.sending import NotFreshError, Sending
+from shockproof.memory.journal.sending import Earlier, NotFreshError, Sending
 from shockproof.policies.classification import Classifier
 from shockproof.policies.confirmation import window_left
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
@@ -61,7 +61,7 @@ def make_key() -> str:
 class _Flight(Classifier):
     """Whether something may be under way: the classifier of the call's plan, which remembers what it said."""
 
-    __slots__ = ("_late", "is_open", "late_answer", "rules", "was_judged", "witness")
+    __slots__ = ("_late", "is_known_there", "is_open", "late_answer", "rules", "was_judged", "witness")
 
     def __init__(
         self,
@@ -75,6 +75,8 @@ class _Flight(Classifier):
         self._late = late
         self.late_answer: Found[Any] | None = None  # Any: what the function returned
         """Of an attempt that had been given up."""
+        self.is_known_there = False
+        """The other side said that it has this key already."""
         self.witness = self._new_witness()
         self.is_open = False
         """It was sent, and nothing proves that it did nothing."""
@@ -106,6 +108,7 @@ class _Flight(Classifier):
 
     def _judged(self, verdict: Verdict) -> Verdict:
         self.is_open, self.was_judged = not _is_proof_of_nothing(verdict), True
+        self.is_known_there = self.is_known_there or verdict.effect == "done"
         return verdict
 
 
@@ -223,13 +226,15 @@ class Once(Generic[R]):
                         raise
                     # Or it was refused before anybody looked whether it was sent earlier, and that comes first.
                     refusal = None if is_known else error
-            passed = await self._claim(sending)
+            earlier = await self._claim(sending)
             claimed_at = self._clock.monotonic()
             if not plan.risk_reducing:
                 await reconciliation.earlier_are_settled(plan.state.name, but=self.key)
-            if passed is not None:
-                closes_at = claimed_at + window_left(self._settle, passed=passed)
-                found = await self._found(sending, self._confirm, closes_at, None)
+            if earlier is not None:
+                closes_at = claimed_at + window_left(self._settle, passed=earlier.passed)
+                found = await self._found(
+                    sending, self._confirm, closes_at, None, is_known_there=earlier.is_there
+                )
                 if found is not None:
                     return found.value
             if refusal is not None:
@@ -239,7 +244,7 @@ class Once(Generic[R]):
             refusal = None  # its traceback holds this frame: no cycle
             sending.release()
 
-    async def _claim(self, sending: Sending) -> float | None:
+    async def _claim(self, sending: Sending) -> Earlier | None:
         while True:
             try:
                 return await self._claim_now(sending)
@@ -247,7 +252,7 @@ class Once(Generic[R]):
                 if not await self._reconciliation.is_over(self._plan.state.name, self.key):
                     raise
 
-    async def _claim_now(self, sending: Sending) -> float | None:
+    async def _claim_now(self, sending: Sending) -> Earlier | None:
         try:
             async with self._patience(self._plan.deadline):
                 return await sending.claim(is_under_way=self._is_under_way)
@@ -310,7 +315,13 @@ class Once(Generic[R]):
                     found = self._give_up(sending, flight, fn, _told(failed))
                     if found is None:
                         closes_at = self._clock.monotonic() + self._settle
-                        found = await self._found(sending, self._asking(flight), closes_at, failed)
+                        found = await self._found(
+                            sending,
+                            self._asking(flight),
+                            closes_at,
+                            failed,
+                            is_known_there=flight.is_known_there,
+                        )
                     if found is not None:
                         return found.value
                     flight.is_open = False
@@ -394,7 +405,9 @@ class Once(Generic[R]):
             return end
         if end != "left behind":
             # Or somebody else's attempt on this service was, which may be a part of this one.
-            sending.outcome_unknown(why, now, is_over=not self._is_under_way())
+            sending.outcome_unknown(
+                why, now, is_over=not self._is_under_way(), is_there=flight.is_known_there
+            )
         return None
 
     def _is_answer(self, flight: _Flight, found: Found[Any], info: CallInfo) -> bool:  # Any: as above
@@ -471,7 +484,13 @@ class Once(Generic[R]):
             raise refusal
 
     async def _found(
-        self, sending: Sending, confirm: Confirm[R], closes_at: float, failed: Exception | None
+        self,
+        sending: Sending,
+        confirm: Confirm[R],
+        closes_at: float,
+        failed: Exception | None,
+        *,
+        is_known_there: bool,
     ) -> Found[R] | None:
         """What was found; None: it is certain that there is nothing."""
         outcome = await look_up(
@@ -485,8 +504,10 @@ class Once(Generic[R]):
         if isinstance(outcome, Found):
             sending.is_there(outcome.value)
             return outcome
-        if outcome is NOT_FOUND:
+        if outcome is NOT_FOUND and not is_known_there:
             return None
+        if outcome is NOT_FOUND:
+            warn_of_contradiction(self._plan.state.name, self.key)
         last_error = None if failed is None else self._plan.runtime.redact(": ".join(describe(failed)))
         raise OutcomeUnknownError(self.key, self._plan.state.name, last_error) from failed
 

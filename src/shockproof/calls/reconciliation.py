@@ -23,7 +23,7 @@ from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 
-__all__ = ["Confirm", "Reconciled", "Reconciliation", "look_up"]
+__all__ = ["Confirm", "Reconciled", "Reconciliation", "look_up", "warn_of_contradiction"]
 
 R = TypeVar("R")
 
@@ -162,6 +162,16 @@ async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
     raise TypeError(
         f"confirm({key!r}) must give Found(...), NOT_FOUND or UNKNOWN, got {answer!r}: "
         "the order stays pending, since nothing was proven"
+    )
+
+
+def warn_of_contradiction(service_name: str, key: str) -> None:
+    """The venue said that it has the key, and ``confirm`` says that it does not: neither is believed."""
+    _log.warning(
+        "the venue has said that it has order %r of service %r, and confirm does not find it: it stays pending, and is "
+        "not sent again; let confirm look at orders that are filled or cancelled, too",
+        key,
+        service_name,
     )
 
 
@@ -322,13 +332,13 @@ class Reconciliation:
             return Reconciled(service_name, key, UNKNOWN)
         sending = self.sending(service_name, key)
         try:
-            passed = await sending.claim(is_under_way=known.is_under_way)
+            earlier = await sending.claim(is_under_way=known.is_under_way)
         except (OperationBusyError, OperationCompletedError):
             return None  # somebody else is at it
         try:
-            if passed is None:
+            if earlier is None:
                 return None
-            left = window_left(known.settle, passed=passed)
+            left = window_left(known.settle, passed=earlier.passed)
             outcome = await look_up(
                 known.confirm,
                 key,
@@ -338,6 +348,9 @@ class Reconciliation:
                 is_under_way=lambda: sending.is_left_behind or known.is_under_way(),
                 line=line,
             )
+            if outcome is NOT_FOUND and earlier.is_there:
+                warn_of_contradiction(service_name, key)
+                outcome = UNKNOWN
             if isinstance(outcome, Found):
                 sending.is_there(outcome.value)
             elif outcome is NOT_FOUND:

@@ -10,7 +10,7 @@ import pytest
 from shockproof.memory.journal.journal import Journal
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.moments import moment_of
-from shockproof.memory.journal.sending import Sending, name_of_sending
+from shockproof.memory.journal.sending import Earlier, Sending, name_of_sending
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import StateSecrets
 from shockproof.testing import VirtualClock
@@ -61,7 +61,7 @@ async def test_nothing_counts_from_a_look_at_what_still_runs(desk: Desk) -> None
 
     again = desk.sending()
     assert left_behind.is_left_behind
-    assert await again.claim(is_under_way=nobody) == 0.0
+    assert await again.claim(is_under_way=nobody) == Earlier(0.0, is_there=False)
     again.release()
     known = await desk.known()
     assert known is not None
@@ -69,7 +69,7 @@ async def test_nothing_counts_from_a_look_at_what_still_runs(desk: Desk) -> None
 
     left_behind.ended_late("OSError", moment_of(desk.clock))
     desk.clock.advance(5.0)
-    assert await again.claim(is_under_way=nobody) == 5.0
+    assert await again.claim(is_under_way=nobody) == Earlier(5.0, is_there=False)
     assert not left_behind.is_left_behind
     again.release()
     await desk.journal.aclose()

@@ -104,6 +104,7 @@ class OperationTable:
             if kind == Kind.SEND:
                 after["sent_at"] = body.get("sent_at", body.get("at"))
                 after["counts_from"] = body.get("counts_from")
+                after.pop("effect", None)
         elif kind == Kind.CHECKPOINT:
             # Also for one that is not known: where the record of its beginning is damaged, this one tells of it.
             after = {"status": "pending", "begun": 1, "interrupted": None, **(known or {}), **body}
@@ -114,6 +115,8 @@ class OperationTable:
             if "sent_at" in body:
                 after["sent_at"] = body["sent_at"]
                 after["counts_from"] = body.get("counts_from")
+            if "effect" in body:
+                after["effect"] = body["effect"]
         elif kind == Kind.SEEN:
             if known is None:
                 return _nothing
@@ -135,7 +138,7 @@ class OperationTable:
         }
         if "resolved" in body:
             after["resolved"] = body["resolved"]  # by hand: by whom, and what that one knows
-        for gone in ("progress", "interrupted", "details", "counts_from"):
+        for gone in ("progress", "interrupted", "details", "counts_from", "effect"):
             after.pop(gone, None)
         return after
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from shockproof.memory.journal.journal import Act, Journal, RecordTooLargeError, Session
 from shockproof.memory.journal.journalled_values import JournalledValues
@@ -16,7 +16,16 @@ from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
 from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
 from shockproof.vocabulary.moment import Moment
 
-__all__ = ["NotFreshError", "Sending", "is_sending", "key_of", "name_of_sending", "sent_at", "service_of"]
+__all__ = [
+    "Earlier",
+    "NotFreshError",
+    "Sending",
+    "is_sending",
+    "key_of",
+    "name_of_sending",
+    "sent_at",
+    "service_of",
+]
 
 _SUFFIX = ".once"
 
@@ -46,6 +55,15 @@ def sent_at(entry: OperationEntry) -> float:
     """When it was last under way, as far as is known: wall time, seconds since 1970 UTC. For people."""
     at = entry.body.get("sent_at")
     return float(at) if isinstance(at, int | float) else 0.0
+
+
+class Earlier(NamedTuple):
+    """A key that was sent without anybody learning what became of it."""
+
+    passed: float
+    """Seconds, at least, since it was last under way."""
+    is_there: bool
+    """The other side said that it has this key; what it is, nobody knows."""
 
 
 class NotFreshError(Exception):
@@ -87,15 +105,15 @@ class Sending:
         """Whether an attempt of this process that nobody waits for may still send it."""
         return self._name in self._journal.left_behind
 
-    async def claim(self, *, is_under_way: Callable[[], bool]) -> float | None:
+    async def claim(self, *, is_under_way: Callable[[], bool]) -> Earlier | None:
         """
         Be the only one of this process that sends this key.
 
         *is_under_way* tells whether somebody of this process may still be sending it.
 
-        Returns how many seconds ago at least an earlier life, or an earlier call, had it under way without learning
-        what became of it; None when there was none. Where nobody can tell, that is 0, and counts from now on, for
-        later lives as well: the program may be started again and again before the window has closed.
+        Returns what an earlier life, or an earlier call, left; None when there was none. Where nobody can tell how long
+        ago that was, it is 0 seconds, and counts from now on, for later lives as well: the program may be started
+        again and again before the window has closed.
 
         Raises:
             OperationCompletedError: it was sent, and is there.
@@ -104,7 +122,7 @@ class Sending:
         """
         first_seen: Moment | None = None
 
-        def act(session: Session) -> float | None:
+        def act(session: Session) -> Earlier | None:
             nonlocal first_seen
             known = session.table.get(self._name)
             if known is not None and known.is_completed:
@@ -120,12 +138,12 @@ class Sending:
             passed = None if counts_from is None else now.since(counts_from)
             if passed is None and not self.is_left_behind and not is_under_way():
                 first_seen = now
-            return passed or 0.0
+            return Earlier(passed or 0.0, is_there=known.body.get("effect") == "done")
 
-        passed = await self._journal.ask(act)
+        earlier = await self._journal.ask(act)
         if first_seen is not None:
             self._seen(first_seen)
-        return passed
+        return earlier
 
     def _seen(self, at: Moment) -> None:
         # By itself, so that a disk that takes nothing keeps nobody from looking it up.
@@ -181,11 +199,16 @@ class Sending:
         self.is_claimed = True
         session.take_back.append(take_back)
 
-    def outcome_unknown(self, why: str, at: Moment, *, is_over: bool) -> None:
+    def outcome_unknown(self, why: str, at: Moment, *, is_over: bool, is_there: bool = False) -> None:
         """
         It may have been under way until *at*, and if not *is_over* it still may be; never waits.
+
+        With *is_there*, the other side said that it has this key already.
         """
-        self._tell(lambda session: session.tell(Kind.INTERRUPT, self._interrupted(why, at, is_over=is_over)))
+        body = self._interrupted(why, at, is_over=is_over)
+        if is_there:
+            body["effect"] = "done"
+        self._tell(lambda session: session.tell(Kind.INTERRUPT, body))
 
     def leave_behind(self) -> None:
         """It goes on although nobody waits for it; one of the three below tells when it has ended. Never waits."""
