@@ -12,10 +12,10 @@ import pytest_asyncio
 aiohttp = pytest.importorskip("aiohttp", reason="the demo extra is not installed: no aiohttp")
 ccxt = pytest.importorskip("ccxt.async_support", reason="the demo extra is not installed: no ccxt")
 
+from shockproof.demo.venue import fault_injector  # noqa: E402  only when the extra is there
 from shockproof.demo.venue.client import connect_ccxt  # noqa: E402  only when the extra is there
 from shockproof.demo.venue.exchange import SessionClock  # noqa: E402  after the importorskip
 from shockproof.demo.venue.fault_plan import Endpoint, FaultKind, FaultPlan, FaultWindow  # noqa: E402  after the importorskip
-from shockproof.demo.venue.orders import Fill, Order  # noqa: E402  after the importorskip
 from shockproof.demo.venue.server import VenueServer  # noqa: E402  after the importorskip
 
 pytestmark = pytest.mark.asyncio
@@ -33,21 +33,6 @@ class Hands:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Booked:
-    """Waits for the next order to be accepted."""
-
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-
-    def accepted(self, order: Order) -> None:
-        if order.account == "trader":
-            self.event.set()
-
-    def filled(self, order: Order, fill: Fill) -> None: ...
-
-    def closed(self, order: Order) -> None: ...
 
 
 class Venue:
@@ -219,17 +204,36 @@ async def test_a_slow_answer_is_still_an_answer() -> None:
         assert venue.counts == {"latency": 1}
 
 
-async def test_an_order_may_be_booked_after_the_answer() -> None:
-    """A look-up at once finds nothing; a moment later the order is there."""
+async def test_an_order_may_be_booked_after_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up at once finds nothing; when its time has come the order is there. The answer is a 504 or a reset."""
+    monkeypatch.setattr(fault_injector, "BOOKED_WITHIN", 3600.0)  # until the test says so
     async with venue_with(window(FaultKind.BOOKED_LATER)) as venue:
-        booked = Booked()
-        venue.server.exchange.engine.tell(booked)
         await venue.at(15.0)
-        with pytest.raises(ccxt.RequestTimeout):
-            await venue.buy()
+        answers = set()
+        for number in range(8):
+            with pytest.raises(ccxt.NetworkError) as caught:
+                await venue.buy(f"mine-{number}")
+            answers.add(type(caught.value))
+        assert answers == {ccxt.RequestTimeout, ccxt.ExchangeNotAvailable}
         with pytest.raises(ccxt.OrderNotFound):
-            await venue.ccxt.fetch_order(None, "EUR/USDT", {"origClientOrderId": "mine"})
-        await booked.event.wait()
+            await venue.ccxt.fetch_order(None, "EUR/USDT", {"origClientOrderId": "mine-0"})
+        for book in list(venue.server._rest._later.values()):
+            book()
+        found = await venue.ccxt.fetch_order(None, "EUR/USDT", {"origClientOrderId": "mine-0"})
+        assert found["status"] == "closed"
+        assert len(venue.orders) == 8
+
+
+async def test_what_is_due_is_booked_before_a_look_up_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the venue's loop is behind its timers: what it promises of its lateness holds on a slow machine."""
+    monkeypatch.setattr(fault_injector, "BOOKED_WITHIN", 3600.0)
+    async with venue_with(window(FaultKind.BOOKED_LATER)) as venue:
+        await venue.at(15.0)
+        with pytest.raises(ccxt.NetworkError):
+            await venue.buy()
+        (timer,) = venue.server._rest._later
+        timer.cancel()
+        timer._when = 0.0  # its time is over, and the loop has not got to it
         found = await venue.ccxt.fetch_order(None, "EUR/USDT", {"origClientOrderId": "mine"})
         assert found["status"] == "closed"
 

@@ -142,8 +142,12 @@ class AlpacaInterface(RestInterface):
         return self._exchange.engine.orders(self._exchange.TRADER)
 
     def _find(self, *, order_id: str | None = None, client_order_id: str | None = None) -> Order:
+        try:
+            number = None if order_id is None else uuid.UUID(order_id).int
+        except ValueError:
+            raise _NOT_FOUND from None
         for order in self._orders():
-            if client_order_id == order.client_order_id or order_id == str(uuid.UUID(int=order.order_id)):
+            if client_order_id == order.client_order_id or number == order.order_id:
                 return order
         raise _NOT_FOUND
 

@@ -93,7 +93,7 @@ class FaultInjector:
             case FaultKind.LATE:
                 delay = rng.uniform(1.3, 1.6) * self.plan.client_timeout
             case FaultKind.BOOKED_LATER:
-                delay, status = rng.uniform(0.2, 1.0) * BOOKED_WITHIN, 504
+                delay, status = rng.uniform(0.2, 1.0) * BOOKED_WITHIN, rng.choice((504, 0))
             case FaultKind.RATE_LIMIT:
                 # Whole seconds, as the header wants them, and past the window's end: who waits is served.
                 status, retry_after = 429, max(1, int(window.end - elapsed) + 1)

@@ -48,7 +48,7 @@ class FaultKind(StrEnum):
     LATE = "late"
     """Booked, and answered only after the client's timeout."""
     BOOKED_LATER = "booked_later"
-    """504 at once; the order is booked up to ``BOOKED_WITHIN`` seconds after that answer."""
+    """504 or a reset at once; the order is booked up to ``BOOKED_WITHIN`` seconds after that."""
     OUTAGE = "outage"
     """The whole exchange is away, streams included: connections are reset, then refused."""
     STREAM_CUT = "stream_cut"
