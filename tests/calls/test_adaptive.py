@@ -289,6 +289,47 @@ async def test_risk_reducing_calls_take_their_turn_at_once_and_the_others_wait_t
     await asyncio.gather(*hangs)
 
 
+async def test_calls_in_line_go_when_their_turn_comes_and_ask_for_it_only_when_it_has_changed(
+    recovery: ErrorRecoveryService, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in front leaves, and those behind go so much earlier; the rate is free, and all go at once."""
+    api = recovery.service("api", adaptive=True)
+    await throttled(api)
+    rate, began = rate_of(api), clock.monotonic()
+    assert rate is not None
+    sent: list[float] = []
+    asked, wait = 0, SendRate.wait
+
+    def counted(rate: SendRate, place: int | None, now: float) -> float:
+        nonlocal asked
+        asked += 1
+        return wait(rate, place, now)
+
+    monkeypatch.setattr(SendRate, "wait", counted)
+
+    async def send() -> None:
+        sent.append(clock.monotonic() - began)
+        await asyncio.sleep(1000)  # no answer, so that the rate stays as it is
+
+    tasks = [asyncio.create_task(api.call(send)) for _ in range(200)]
+    await clock.sleep(0.1)
+    assert asked == 200
+    tasks[0].cancel()
+    await clock.sleep(2 / rate)
+    assert sent == pytest.approx([1 / rate, 2 / rate])
+    assert asked < 210
+    await clock.sleep(60.25 - (clock.monotonic() - began))
+    assert len(sent) == int(60.25 * rate)
+    await api.using(risk_reducing=True).call(asyncio.sleep, 0)
+    await asyncio.sleep(0)
+    await clock.sleep(0.001)
+    assert len(sent) == 199
+    assert sent[-1] == 60.25
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_the_circuit_is_asked_again_after_the_wait(
     recovery: ErrorRecoveryService, clock: VirtualClock, script: Script
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -302,3 +303,63 @@ def test_turns_that_were_given_back_in_the_queue_leave_no_more_room_for_a_burst(
     first, second = rate.take(30.0), rate.take(30.0)
     assert rate.wait(first, 30.0) == 0.0
     assert rate.wait(second, 30.0) == pytest.approx(0.6 / 1.4)
+
+
+class Line:
+    """Three who wait for their turns at a rate that is limited, and who of them was told to ask again."""
+
+    def __init__(self, *, dead: str = "") -> None:
+        self.rate = SendRate()
+        self.rate.answered(0.0, sent_at=0.0, throttled=True)
+        self.told: list[str] = []
+        self.places: dict[str, int] = {}
+        for name in "abc":
+            place = self.rate.take(0.0)
+            assert place is not None
+            self.places[name] = place
+            self.rate.watch(place, partial(self.tell, name, is_there=name not in dead))
+
+    def tell(self, name: str, *, is_there: bool) -> bool:
+        self.told.append(name)
+        return is_there
+
+    def leave(self, name: str) -> None:
+        self.rate.leave(self.places[name])
+
+
+def test_a_rate_that_rises_is_told_to_the_first_in_line_who_tells_the_next_by_going() -> None:
+    """Nobody looks again by himself, and an answer wakes one caller, not all of them."""
+    line = Line()
+    line.rate.answered(1.0, sent_at=0.5, throttled=False)
+    assert line.told == ["a"]
+    line.leave("a")
+    assert line.told == ["a", "b"]
+    line.leave("c")
+    assert line.told == ["a", "b"]
+    line.leave("b")
+    line.rate.answered(1.5, sent_at=1.0, throttled=False)
+    assert line.told == ["a", "b"]
+
+
+@pytest.mark.parametrize(("now", "throttled"), [(1.0, True), (61.0, False)], ids=["it falls", "it is free"])
+def test_a_rate_that_falls_or_is_free_is_told_to_all(now: float, throttled: bool) -> None:
+    """Some have no time for the longer wait; and where there is no line, nobody goes before anybody."""
+    line = Line()
+    line.rate.answered(now, sent_at=now, throttled=throttled)
+    assert line.told == ["a", "b", "c"]
+
+
+def test_an_answer_that_changes_nothing_is_told_to_nobody() -> None:
+    """Such as a throttling answer to what was sent before the last slow-down."""
+    line = Line()
+    line.rate.answered(0.25, sent_at=-1.0, throttled=True)
+    assert line.told == []
+
+
+def test_a_place_that_is_given_back_is_told_to_the_first_who_is_still_there() -> None:
+    """The loop of one has ended: the next is told in its place."""
+    line = Line(dead="a")
+    line.rate.give_back(line.places["b"])
+    assert line.told == ["a", "b"]
+    line.rate.give_back(line.places["c"])
+    assert line.told == ["a", "b", "b"]

@@ -4,16 +4,13 @@ The wait for the turn to send, while the other side throttles the client.
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
 
 from shockproof.policies.adaptive_retry import SendRate
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import RateLimitedError
 
 __all__ = ["Turn", "wait_for_turn"]
-
-_LOOK_AGAIN: Final = 1.0
-"""Seconds: the rate changes with every answer, and who waits must neither oversleep its rise nor miss its fall."""
 
 
 class Turn:
@@ -32,6 +29,39 @@ class Turn:
         self._place = None
 
 
+class _Sleeper:
+    """Sleeps until its time is over, or until it is woken because its time has changed; from any thread."""
+
+    __slots__ = ("_loop", "_woken")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._woken: asyncio.Future[None] = self._loop.create_future()
+
+    def wake(self) -> bool:
+        """Whether there is anybody to be woken: its loop may have ended, and its call with it."""
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            return False
+        return True
+
+    def _wake(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)
+
+    async def sleep(self, clock: Clock, seconds: float) -> None:
+        sleeping = asyncio.ensure_future(clock.sleep(seconds))
+        try:
+            await asyncio.wait({sleeping, self._woken}, return_when=asyncio.FIRST_COMPLETED)
+            if self._woken.done():
+                self._woken = self._loop.create_future()
+            else:
+                await sleeping
+        finally:
+            sleeping.cancel()
+
+
 async def wait_for_turn(
     rate: SendRate, clock: Clock, *, service_name: str, urgent: bool, until: float | None
 ) -> Turn:
@@ -46,15 +76,19 @@ async def wait_for_turn(
     """
     place = rate.take(clock.monotonic())
     turn = Turn(rate, place)
-    if urgent:
+    if urgent or place is None:
         return turn
+    sleeper = _Sleeper()
+    rate.watch(place, sleeper.wake)
     try:
         while (wait := rate.wait(place, now := clock.monotonic())) > 0:
             if until is not None and now + wait > until:
                 raise RateLimitedError(service_name, "adaptive_retry", wait)
             turn.has_waited = True
-            await clock.sleep(min(wait, _LOOK_AGAIN))
+            await sleeper.sleep(clock, wait)
     except BaseException:
         turn.not_sent()
         raise
+    finally:
+        rate.leave(place)
     return turn

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from typing import Final
 
 from shockproof.policies.error_kinds import ErrorKind
@@ -53,8 +54,10 @@ class SendRate:
     again: it tells of the old rate, and fifty of them at once would stop the client. And after 60 s without
     a throttling answer the rate is free again, so that one of last night limits no burst this morning.
 
-    Nobody waits here: a caller takes a place and asks how long. Safe to share between tasks, threads and
-    loops; time is monotonic seconds.
+    Nobody waits here: a caller takes a place, asks how long, and asks again when it is told that the answer has
+    changed. A rate that rises and a place that is given back are told to the first in line, who tells the next
+    by going; a rate that falls, to all: some of them may have no time for that. Safe to share between tasks,
+    threads and loops; time is monotonic seconds.
     """
 
     __slots__ = (
@@ -69,6 +72,7 @@ class SendRate:
         "_smoothed",
         "_taken",
         "_throttled_at",
+        "_watching",
         "limit",
         "measured",
     )
@@ -86,6 +90,7 @@ class SendRate:
         self._filled = self._refilled_at = 0.0
         self._taken = 0
         self._given_back: list[int] = []
+        self._watching: dict[int, Callable[[], bool]] = {}
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
         self._lock = threading.RLock()
 
@@ -102,7 +107,7 @@ class SendRate:
         """
         Seconds until the *place* may be used, at the rate of now; 0 when it may be used at once.
 
-        The rate may change meanwhile: whoever waits asks again.
+        The rate may change meanwhile: whoever waits has to `watch`.
         """
         with self._lock:
             if place is None or self.limit is None:
@@ -117,32 +122,66 @@ class SendRate:
             with self._lock:
                 insort(self._given_back, place)
                 self._forget_those_in_front()
+            self._wake_first()
+
+    def watch(self, place: int, wake: Callable[[], bool]) -> None:
+        """Call *wake* when *place* may have another wait, until it leaves. False: nobody is there any more."""
+        with self._lock:
+            self._watching[place] = wake
+
+    def leave(self, place: int) -> None:
+        """Whoever waited for *place* does not any longer: the turn has come, or is not wanted."""
+        with self._lock:
+            was_first = next(iter(self._watching), None) == place
+            self._watching.pop(place, None)
+        if was_first:
+            self._wake_first()
+
+    def _wake_first(self) -> None:
+        while True:
+            with self._lock:
+                first = next(iter(self._watching.items()), None)
+            if first is None or first[1]():
+                return
+            with self._lock:
+                self._watching.pop(first[0], None)
 
     def answered(self, now: float, *, sent_at: float, throttled: bool) -> None:
         """What was sent at *sent_at* has been answered, with a throttling answer or any other."""
         with self._lock:
-            self._measure(now)
-            if throttled:
-                if self.limit is not None and sent_at < self._throttled_at:
-                    return
-                rate = self.measured if self.limit is None else min(self.measured, self.limit)
-                self._rate_then, self._throttled_at = rate, now
-                self._k = math.cbrt(rate * (1 - _BETA) / _SCALE)
-                rate *= _BETA
-            elif self.limit is None:
+            before = self.limit
+            self._follow(now, sent_at=sent_at, throttled=throttled)
+            after = self.limit
+            falls = before is not None and after is not None and after < before
+            all_of_them = list(self._watching.values()) if falls or after is None else []
+        for wake in all_of_them:
+            wake()
+        if not all_of_them and after != before:
+            self._wake_first()
+
+    def _follow(self, now: float, *, sent_at: float, throttled: bool) -> None:
+        self._measure(now)
+        if throttled:
+            if self.limit is not None and sent_at < self._throttled_at:
                 return
-            elif now - self._throttled_at >= _FORGOTTEN_AFTER:
-                self.limit = None
-                return
-            else:
-                rate = _SCALE * (now - self._throttled_at - self._k) ** 3 + self._rate_then
-            if self.limit is None:
-                self._given_back.clear()
-                self._filled, self._refilled_at = self._taken, now
-            else:
-                self._refill(now, self.limit)
-            self.limit = max(_LEAST, min(rate, 2 * self.measured))
+            rate = self.measured if self.limit is None else min(self.measured, self.limit)
+            self._rate_then, self._throttled_at = rate, now
+            self._k = math.cbrt(rate * (1 - _BETA) / _SCALE)
+            rate *= _BETA
+        elif self.limit is None:
+            return
+        elif now - self._throttled_at >= _FORGOTTEN_AFTER:
+            self.limit = None
+            return
+        else:
+            rate = _SCALE * (now - self._throttled_at - self._k) ** 3 + self._rate_then
+        if self.limit is None:
+            self._given_back.clear()
+            self._filled, self._refilled_at = self._taken, now
+        else:
             self._refill(now, self.limit)
+        self.limit = max(_LEAST, min(rate, 2 * self.measured))
+        self._refill(now, self.limit)
 
     def _measure(self, now: float) -> None:
         bucket = math.floor(now / _BUCKET) * _BUCKET
