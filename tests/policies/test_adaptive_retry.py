@@ -363,3 +363,19 @@ def test_a_place_that_is_given_back_is_told_to_the_first_who_is_still_there() ->
     assert line.told == ["a", "b"]
     line.rate.give_back(line.places["c"])
     assert line.told == ["a", "b", "b"]
+
+
+def test_one_whose_loop_has_ended_may_leave_later_or_at_that_very_moment() -> None:
+    """Its call is collected at some time; nobody else is harmed."""
+    line = Line(dead="a")
+
+    def is_collected() -> bool:
+        line.leave("b")
+        return False
+
+    line.rate.watch(line.places["b"], is_collected)
+    line.rate.answered(1.0, sent_at=0.5, throttled=False)
+    assert line.told == ["a", "c", "c"]
+    for name in "acba":
+        line.leave(name)
+    assert line.told == ["a", "c", "c"]
