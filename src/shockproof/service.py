@@ -387,7 +387,10 @@ class ErrorRecoveryService:
         handle_options, service_options = check_options(options)
         plan = Plan(handle_options)
         self._bind(plan, a_name("name", name), service_options, calling_place())
-        warn_of_useless({**handle_options, **service_options}, {**handle_options, **plan.state.set_by_hand})
+        if options:
+            warn_of_useless(
+                {**handle_options, **service_options}, {**handle_options, **plan.state.set_by_hand}
+            )
         return Handle(plan)
 
     def _bind(

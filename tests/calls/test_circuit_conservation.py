@@ -56,7 +56,7 @@ def in_flight(state: ServiceState) -> int:
     """What calls hold of the circuit's places, of the queues of ages, and of the limits."""
     ages = 0 if state.call_ages is None else sum(len(q.in_flight) for q in state.call_ages._queues.values())
     limits = 0 if state.limits is None else state.limits.in_flight + state.limits.queued
-    return len(state.circuit._probing) + ages + int(limits)
+    return state.circuit.probing + ages + int(limits)
 
 
 # -- cancelled at every await ----------------------------------------------------------------------------
@@ -329,7 +329,7 @@ class CallsAgainstCircuit(RuleBasedStateMachine):
         assert circuit.open_by_rules_for(now) == twin.open_by_rules_for(now)
         assert (circuit.trips, circuit.shadow_trips) == (twin.trips, twin.shadow_trips)
         assert circuit.shadow_refusals == twin.shadow_refusals
-        assert len(circuit._probing) == len(twin._probing) <= circuit.probes
+        assert circuit.probing == twin.probing <= circuit.probes
         assert repr(circuit) == repr(twin)
 
     def teardown(self) -> None:
@@ -375,7 +375,7 @@ def test_loops_in_two_threads_never_exceed_the_probes_and_leave_nothing_behind()
         rng = random.Random(seed)
 
         async def function(turns: int, *, fails: bool) -> None:
-            probes_seen.add(len(circuit._probing))
+            probes_seen.add(circuit.probing)
             for _ in range(turns):
                 await asyncio.sleep(0)
             if fails:

@@ -468,5 +468,5 @@ def test_probe_comes_back_from_a_loop_that_was_closed_when_its_time_was_just_ove
     gc.collect()
 
     clock.run(api.call(clock.sleep, 0.5))
-    assert not api.plan.state.circuit._probing
+    assert not api.plan.state.circuit.probing
     assert recovery.get_health_status()["circuit_breakers"]["api"] == "closed"

@@ -26,7 +26,16 @@ from shockproof.policies.open_time import OpenTime
 from shockproof.policies.window import CallWindow, Counts, TimeWindow, Window
 from shockproof.vocabulary.statuses import CircuitMode
 
-__all__ = ["PASS_THROUGH", "Admission", "Circuit", "CircuitState", "Rates", "SavedCircuit", "Ticket"]
+__all__ = [
+    "NO_RATES",
+    "PASS_THROUGH",
+    "Admission",
+    "Circuit",
+    "CircuitState",
+    "Rates",
+    "SavedCircuit",
+    "Ticket",
+]
 
 CircuitState = Literal["closed", "open", "half-open"]
 
@@ -181,6 +190,9 @@ class Rates:
 
 
 _WINDOW_SECONDS: Final = 10.0
+NO_RATES: Final = Rates()
+"""Failures in a row alone."""
+_ITS_TIMEOUT: Final = OpenTime()
 
 
 class Circuit:
@@ -238,8 +250,8 @@ class Circuit:
         self.threshold = threshold
         self.timeout = timeout
         self.probes = probes
-        self.rates = Rates()
-        self.open_time = OpenTime()
+        self.rates = NO_RATES
+        self.open_time = _ITS_TIMEOUT
         self.mode: CircuitMode = "normal"
         self.mode_reason: str | None = None
         """What whoever set the mode said."""
@@ -269,7 +281,7 @@ class Circuit:
         self._calm_from = 0.0
         self._draw = 0.0
         self._round: HalfOpen | None = None
-        self._probing: set[Probe] = set()
+        self._probing: set[Probe] | None = None  # made by the first round: most circuits never have one
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
         self._lock = threading.RLock()
 
@@ -419,6 +431,11 @@ class Circuit:
                 self._begin_closed(is_counting=self.mode != "disabled")
 
     # -- over a restart --------------------------------------------------------------------------
+
+    @property
+    def probing(self) -> int:
+        """How many probes are in flight."""
+        return len(self._probing or ())
 
     def export(self, now: float) -> SavedCircuit | None:
         """What should outlive the process: that it is open and for how long; None when there is nothing."""
@@ -580,6 +597,8 @@ class HalfOpen:
     def admit(self, now: float, lease: float) -> Probe | None:
         # Places are the circuit's: a probe of an earlier period that is still out takes one of them.
         probing = self.circuit._probing
+        if probing is None:
+            probing = self.circuit._probing = set()
         for lost in [probe for probe in tuple(probing) if probe.leased_until <= now]:
             probing.discard(lost)
         if len(probing) >= self.circuit.probes:
@@ -590,7 +609,7 @@ class HalfOpen:
 
     def __repr__(self) -> str:
         circuit = self.circuit
-        return f"{len(circuit._probing)} probing, {self.successes} of {circuit.probes} succeeded"
+        return f"{circuit.probing} probing, {self.successes} of {circuit.probes} succeeded"
 
 
 class Probe:
@@ -636,12 +655,15 @@ class Probe:
 
     def released(self) -> None:
         with self._round.circuit._lock:
-            self._round.circuit._probing.discard(self)
+            self._places().discard(self)
+
+    def _places(self) -> set[Probe]:
+        return self._round.circuit._probing or set()
 
     def _counts(self, now: float, *, is_over: bool) -> bool:
         circuit = self._round.circuit
-        held = self in circuit._probing
+        held = self in self._places()
         if is_over:  # one that is overdue is in flight, and has its place until it ends
-            circuit._probing.discard(self)
+            self._places().discard(self)
         # An expired lease is no verdict, even while nobody has taken the place yet.
         return held and now < self.leased_until and circuit._round is self._round

@@ -42,15 +42,12 @@ class RetryRule:
     Stateless: one instance serves any number of calls and threads.
     """
 
-    __slots__ = ("_wants", "backoff", "max_retries")
+    __slots__ = ("_retry_on", "backoff", "max_retries")
 
     def __init__(self, *, max_retries: int, backoff: Backoff, retry_on: RetryOn) -> None:
         self.max_retries = max_retries
         self.backoff = backoff
-        if isinstance(retry_on, type | tuple):
-            self._wants: Callable[[Exception], bool] = lambda error: isinstance(error, retry_on)
-        else:
-            self._wants = retry_on
+        self._retry_on = retry_on
 
     def wants(self, error: Exception) -> bool:
         """
@@ -60,9 +57,12 @@ class RetryRule:
         failure never hides the call's.
         """
         try:
-            if not isinstance(error, BaseExceptionGroup):
-                return bool(self._wants(error))
-            return all(isinstance(leaf, Exception) and self._wants(leaf) for leaf in leaves(error))
+            wanted = self._retry_on
+            if isinstance(wanted, type | tuple):
+                if not isinstance(error, BaseExceptionGroup):
+                    return isinstance(error, wanted)
+                return all(isinstance(leaf, wanted) for leaf in leaves(error))
+            return all(isinstance(leaf, Exception) and wanted(leaf) for leaf in leaves(error))
         except Exception:  # noqa: BLE001 - a predicate is foreign code; its failure is its own
             return False
 

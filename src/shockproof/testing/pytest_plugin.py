@@ -208,7 +208,7 @@ def left_behind(recovery: ErrorRecoveryService) -> list[str]:
             "abandoned attempts": state.abandoned_attempts,
             "abandoned threads": state.abandoned_threads,
             "retries that wait": len(state.waiting),
-            "probes": len(state.circuit._probing),
+            "probes": state.circuit.probing,
             "places of max_concurrent": 0 if state.limits is None else state.limits.in_flight or 0,
             "calls in a queue": 0 if state.limits is None else state.limits.queued or 0,
             "faults that are on": 0 if state.faults is None else len(state.faults.active),

@@ -19,16 +19,14 @@ OTHER_TYPES: Final = "other"
 class CountsByType:
     """Counts for each name of a type, at most `MOST_TYPES` of them; safe to share between threads."""
 
-    __slots__ = ("_counts", "_lock")
+    __slots__ = ("_counts",)
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        # Reentrant: a garbage collection inside it may end a call of a dead loop.
-        self._lock = threading.RLock()
 
     def add(self, type_name: str) -> None:
         """It happened once more."""
-        with self._lock:
+        with _lock:
             counts = self._counts
             if type_name not in counts and len(counts) >= MOST_TYPES:
                 type_name = OTHER_TYPES
@@ -36,8 +34,13 @@ class CountsByType:
 
     def to_dict(self) -> dict[str, int]:
         """The counts so far, by type, in the order of first sight."""
-        with self._lock:
+        with _lock:
             return dict(self._counts)
 
     def __repr__(self) -> str:
         return f"<CountsByType {self.to_dict()}>"
+
+
+# One for all: it is held for a moment at each failure, and a service is to be small.
+# Reentrant: a garbage collection inside it may end a call of a dead loop.
+_lock = threading.RLock()

@@ -7,13 +7,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.service_state import CallTimer, ServiceState
 from shockproof.policies.backoff import Randomness
-from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates
+from shockproof.policies.circuit_breaker import NO_RATES, Circuit, CircuitState, Rates
 from shockproof.policies.open_time import OpenTime
 
 __all__ = [
@@ -165,20 +166,17 @@ class Registry:
         state.time_calls(self._call_timers)
         if self._tracer is not None:
             state.trace_calls(self._tracer)
-        told = self._on_transition
-
-        def on_transition(to: CircuitState, now: float) -> None:
-            state.circuit_changed(to)
-            if to == "open":
-                state.circuit_opened()
-            elif to == "closed":
-                state.circuit_closed()
-            told(state, to, now)
-
-        would_open = self._on_would_open
-        circuit.on_transition = on_transition
-        circuit.on_would_open = lambda now: would_open(state, now)
+        circuit.on_transition = partial(self._circuit_changed, state)
+        circuit.on_would_open = partial(self._on_would_open, state)
         return state
+
+    def _circuit_changed(self, state: ServiceState, to: CircuitState, now: float) -> None:
+        state.circuit_changed(to)
+        if to == "open":
+            state.circuit_opened()
+        elif to == "closed":
+            state.circuit_closed()
+        self._on_transition(state, to, now)
 
     def declare(self, name: str, options: Mapping[str, Any], place: str) -> ServiceState:  # Any: per option
         """
@@ -189,6 +187,8 @@ class Registry:
                 cannot be together.
         """
         state = self.get_or_create(name)
+        if not options:
+            return state
         with self._lock:
             check_together({**state.set_by_hand, **options})
             refuse_second_value(name, options, place, state.set_by_hand, state.declared_at)
@@ -240,7 +240,7 @@ def check_together(options: Mapping[str, Any]) -> None:  # Any: each option has 
     Raises:
         ValueError: they do not; names them, and the way out.
     """
-    calls, least = options.get("window_calls"), options.get("min_calls", Rates().min_calls)
+    calls, least = options.get("window_calls"), options.get("min_calls", NO_RATES.min_calls)
     if calls is not None and calls < least:
         raise ValueError(
             f"window_calls={calls} is fewer than min_calls={least}: the window would never hold enough "

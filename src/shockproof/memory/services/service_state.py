@@ -153,7 +153,7 @@ class ServiceState:
         """Retry loops that wait between attempts, on whatever loop: woken when the circuit opens."""
         self.waiting_for_the_circuit: set[asyncio.Future[None]] = set()
         """Feeds that an open circuit keeps from being opened: woken when it closes."""
-        self._streams: WeakSet[StreamHealth] = WeakSet()
+        self._streams: WeakSet[StreamHealth] | None = None  # a thousand bytes, and most services have no feed
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
         self._lock = threading.RLock()
 
@@ -319,18 +319,21 @@ class ServiceState:
     def add_stream(self, stream: StreamHealth) -> None:
         """A feed of the service begins; one that nobody holds any more is forgotten by itself."""
         with self._lock:
+            if self._streams is None:
+                self._streams = WeakSet()
             self._streams.add(stream)
 
     def remove_stream(self, stream: StreamHealth) -> None:
         """It has ended."""
         with self._lock:
-            self._streams.discard(stream)
+            if self._streams is not None:
+                self._streams.discard(stream)
 
     @property
     def streams(self) -> list[StreamHealth]:
         """The feeds that somebody reads now."""
         with self._lock:
-            return sorted(self._streams, key=lambda stream: stream.function_name)
+            return sorted(self._streams or (), key=lambda stream: stream.function_name)
 
     def reset(self, now: float) -> None:
         """Close the circuit and forget the last verdict."""
