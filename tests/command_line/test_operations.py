@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from shockproof import NOT_FOUND, ErrorRecoveryService, OperationCompletedError
+from shockproof.__main__ import main
+from shockproof.command_line.screen import Screen
 
 Run = Callable[..., Any]  # the fixture's result
 
@@ -166,6 +168,24 @@ def test_settled_once_there_is_nothing_to_settle_again(shockproof: Run, killed: 
         3,
         "shockproof operations: 'bot-5' of trading.once is not pending: it has ended\n",
     )
+
+
+def test_what_somebody_else_settled_meanwhile_is_not_settled_again(
+    shockproof: Run, killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one person reads the question, another answers it."""
+    words = ("operations", "resolve", "bot-5", "--outcome", "found", "--state-dir", killed / "state")
+
+    def meanwhile(screen: Screen, question: str, *, is_yes: bool) -> bool:
+        if not is_yes:
+            assert main([*map(str, words), "--by", "bob", "--yes"]) == 0
+        return True
+
+    monkeypatch.setattr(Screen, "confirm", meanwhile)
+    refused = shockproof(*words, "--by", "ann")
+    assert (refused.code, "was changed in the meantime: look again" in refused.err) == (2, True)
+    trace = (killed / "state" / "journal" / "resolved.jsonl").read_text()
+    assert ("bob" in trace, "ann" in trace) == (True, False)
 
 
 def test_without_a_terminal_nothing_is_settled_unasked(

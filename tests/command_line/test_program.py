@@ -49,6 +49,7 @@ def test_a_reader_that_leaves_early_is_no_error(killed: Path) -> None:
     try:
         done = subprocess.run(
             [*COMMAND, "journal", "dump", "--state-dir", killed / "state"],
+            env={**os.environ, "PYTHONUNBUFFERED": ""},  # some is left to write when the program ends
             stdout=writing,
             stderr=subprocess.PIPE,
             text=True,
@@ -66,6 +67,7 @@ def test_an_output_that_is_full_is_said_in_one_line(killed: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*COMMAND, "journal", "dump", "--state-dir", killed / "state"],
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -73,6 +75,20 @@ def test_an_output_that_is_full_is_said_in_one_line(killed: Path) -> None:
             timeout=100,
         )
     assert (done.returncode, done.stderr) == (2, "shockproof journal: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_stream_that_is_closed_is_no_error(killed: Path, closed: str) -> None:
+    """As some schedulers start programs: the exit code is what it would be."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *COMMAND, "operations", "list", "--state-dir", killed / "state"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def at_a_terminal(words: list[str], typed: str, environment: dict[str, str]) -> tuple[int, str]:

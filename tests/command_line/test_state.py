@@ -157,6 +157,24 @@ def test_each_file_can_be_dumped(shockproof: Run, killed: Path) -> None:
     assert (missing.code, "there are: system_state.json" in missing.err) == (3, True)
 
 
+def test_a_file_that_a_person_edited_is_shown_as_it_stands(shockproof: Run, killed: Path) -> None:
+    """Without its checksum, and with the forms of its values."""
+    (killed / "state" / "system_state.pkl").unlink()
+    file = killed / "state" / "system_state.json"
+    lines = (
+        file.read_text()
+        .replace("150.25", "150.26")
+        .replace('"bid": {"$": "decimal", "v": "1.0"}', '"bid": 1')
+    )
+    lines = lines.replace('"quote": {"$": "object"', '"quote": {"kind": "object"').splitlines()
+    lines[-2] = '  "checksum": null'
+    file.write_text("\n".join(lines))
+    words = ("--state-dir", killed / "state")
+    assert shockproof("state", "verify", *words).code == 0
+    dumped = shockproof("state", "dump", *words).json
+    assert dumped["cached_data"]["AAPL"]["price"] == {"$": "decimal", "v": "150.26"}
+
+
 @pytest.mark.parametrize("name", ["system_state.json", "system_state.pkl"])
 def test_files_of_the_original_program_are_read(shockproof: Run, original: Path, name: str) -> None:
     """They have no version, no number and no checksum; a pickle of its classes is read without them."""

@@ -363,8 +363,7 @@ async def _record(
         known = session.table.get(entry.name)
         if known is None or known.body != entry.body:
             raise CommandError(
-                f"{entry.name.key or entry.name.operation!r} was changed in the meantime: look again",
-                ExitCode.OWNED,
+                f"{entry.name.key or entry.name.operation!r} was changed in the meantime: look again"
             )
         _append(directory / RESOLUTIONS_NAME, trace)
         session.require(

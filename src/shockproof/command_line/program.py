@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
 from shockproof.command_line.outcome import CommandError, ExitCode
@@ -47,13 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from shockproof.command_line.completion import answer
 
         answer(lambda: parsers()[0])
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the program: what is said goes nowhere
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  open as long as the program runs
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every character
     try:
         code = _run(words)
-        if sys.stdout is not None:  # closed by who started the program
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

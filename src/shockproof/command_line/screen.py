@@ -97,7 +97,7 @@ class Screen:
         """
         if is_yes:
             return True
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():  # None: it was closed by who started the program
             raise CommandError("there is no terminal to ask at: add --yes to do it")
         print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in {"y", "yes"}
