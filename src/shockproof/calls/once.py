@@ -154,9 +154,9 @@ class Once(Generic[R]):
                 "as true. It is asked between the disk and the venue, where nothing may wait"
             )
         self.key = make_key() if key is None else a_name("key", key)
+        """Made once; pass it to the venue, or let ``key_argument`` do it."""
         if key_pattern is not None:
             _check_key(self.key, key_pattern)
-        """Made once; pass it to the venue, or let ``key_argument`` do it."""
         self._confirm = confirm
         self._settle = seconds("settle", settle)
         self._still_wanted = still_wanted
