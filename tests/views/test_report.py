@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,11 +67,11 @@ def records(number: int) -> list[ErrorRecord]:
     ]
 
 
-def page_of(number: int, on_disk: OnDisk | None = None, **more: object) -> str:
+def page_of(number: int, on_disk: OnDisk | None = None, **more: Any) -> str:
     counts = ErrorCounts()
     for record in records(number):
         counts.add(record)
-    return report(counts, on_disk or OnDisk(), title=f"Night {MARKUP}", now=NOW, **more)  # type: ignore[arg-type]
+    return report(counts, on_disk or OnDisk(), title=f"Night {MARKUP}", now=NOW, **more)
 
 
 @pytest.mark.parametrize("number", [0, 1, 200])
