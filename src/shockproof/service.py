@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from shockproof.calls.combinations import warn_of_useless
@@ -716,7 +716,7 @@ class ErrorRecoveryService:
         A damaged file is set aside, never deleted, and the next best is used. Operations of the journal that
         began and did not end follow the saved ones in ``active_operations``, oldest first, as
         ``{"operation": ..., "key": ..., "status": "pending"}`` with their last checkpoint; without a saved state
-        they make one.
+        they make one. Of an operation that was saved in this form and is in the journal, the journal's is given.
 
         Circuits that were open when it was saved are open again for the time that is left, never longer
         than it was then, whatever the clock did; those of services that were called already stay as
@@ -741,7 +741,10 @@ class ErrorRecoveryService:
             from shockproof.vocabulary.models import SystemState
 
             state = SystemState(timestamp=datetime.fromtimestamp(self._clock.time(), UTC))
-        state.active_operations.extend(pending)
+        # What an earlier restore gave, and the program has saved again, the journal knows better.
+        told = {(one["operation"], one["key"]) for one in pending}
+        saved = [one for one in state.active_operations if not _is_in_the_journal(one, told)]
+        state.active_operations = [*saved, *pending]
         return state
 
     def _restore_services(self, state: SystemState) -> None:
@@ -1119,6 +1122,17 @@ def _state_arguments(
             raise TypeError(f'{name} must be a dict such as {{"AAPL": 150.0}}, got {value!r}')
         state[name] = {} if value is None else value
     return state
+
+
+def _is_in_the_journal(
+    operation: Mapping[Any, Any], told: set[tuple[str, str | None]]
+) -> bool:  # Any: the user's own
+    named = operation.get("operation"), operation.get("key", NOT_GIVEN)
+    return (
+        operation.get("status") == "pending"
+        and all(type(one) in (str, NoneType) for one in named)
+        and named in told
+    )
 
 
 def _as_keywords(given: object) -> dict[str, Any]:  # Any: the user's own values

@@ -504,6 +504,37 @@ async def test_health_tells_of_the_journal(recovery: ErrorRecoveryService) -> No
     assert recovery.get_health_status()["journal"]["pending"] == 0
 
 
+@pytest.mark.asyncio
+async def test_operation_that_was_restored_and_saved_again_is_told_once(tmp_path: Path) -> None:
+    """The journal knows it better: its last checkpoint counts. What is the program's own stays."""
+    own = [
+        {"operation": "rebalance", "symbol": "AAPL", "status": "pending"},
+        {"operation": "rebalance", "key": ["k"], "status": "pending"},
+        {"operation": "rebalance", "key": "k", "status": "done"},
+    ]
+    first = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+
+    async def job() -> None:
+        async with first.operation("rebalance", key="k") as op:
+            await op.checkpoint(index=1)
+            restored = await first.restore_state()
+            assert restored is not None
+            await first.save_state([*own, *restored.active_operations])
+            await op.checkpoint(index=2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await job()
+    await first.aclose()
+
+    state = await ErrorRecoveryService(tmp_path / "state", tmp_path / "errors").restore_state()
+    assert state is not None
+    assert state.active_operations == [
+        *own,
+        {"operation": "rebalance", "key": "k", "status": "pending", "index": 2},
+    ]
+
+
 WORKER = """
 import asyncio, itertools, sys
 from shockproof import ErrorRecoveryService

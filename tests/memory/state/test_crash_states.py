@@ -7,7 +7,7 @@ import contextlib
 import errno
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import pytest
 
 from shockproof.memory.disk.durable_file import Replacement, replace_durably
 from shockproof.memory.disk.file_layer import FileLayer
-from shockproof.memory.state import state_files
+from shockproof.memory.state import state_capture, state_changes, state_files
+from shockproof.memory.state.packed import Packed
 from shockproof.memory.state.secrets import SecretNames
-from shockproof.memory.state.state_capture import CapturedState, StateSecrets, capture_state
+from shockproof.memory.state.state_capture import NOTHING_KNOWN, CapturedState, StateSecrets, capture_state
 from shockproof.memory.state.state_files import StateFiles
 from tests.memory.disk.crash_histories import Findings, Known, complaints_where_calls_fail, crash_everywhere
 from tests.memory.disk.simulated_disk import SimulatedDisk, crash_states
@@ -65,9 +66,12 @@ class Saves:
         for number in range(100 * life, 100 * life + self.saves):
             known.now(known.facts | {number})
             with contextlib.suppress(OSError):
-                files.write(captured(number))
+                files.write(self.captured(number))
                 known.now(frozenset({number}))
         return known
+
+    def captured(self, number: int) -> CapturedState:
+        return captured(number)
 
     def complaint(self, disk: SimulatedDisk, facts: Numbers) -> str | None:
         # Temporary files are never read, and make up most of the states.
@@ -84,18 +88,82 @@ class Saves:
 
 def number_of(files: StateFiles) -> int:
     state = files.load().state
-    return 0 if state is None else state.cached_data["number"]
+    if state is None:
+        return 0
+    number: int = state.cached_data["number"]
+    return number if "all" not in state.cached_data or state.cached_data == large(number) else -1
 
 
-def crashes(kind: type[SimulatedDisk], *, second_life_each: int, most: int | None = None) -> Findings:
+def large(number: int) -> dict[str, Any]:
+    """A dict of which each save changes an entry, adds one, removes one and moves one to the end."""
+    entries = {"number": number, "all": True, **{f"entry {n}": n for n in range(12)}}
+    entries[f"only in {number}"] = number
+    entries[f"entry {number % 5}"] = entries.pop(f"entry {number % 5}")
+    return entries
+
+
+@pytest.fixture
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes are written of states of any size, and twice at the most before the next whole."""
+    monkeypatch.setattr(state_capture, "LARGE", 10)
+    monkeypatch.setattr(state_files, "WHOLE_UP_TO", 0)
+    monkeypatch.setattr(state_files, "_MOST_CHANGES", 2)
+    monkeypatch.setattr(state_files, "_LARGEST_SHARE", 100.0)
+    monkeypatch.setattr(state_changes, "_LARGEST_SHARE", 100.0)
+
+
+class LargeSaves(Saves):
+    """The same with a state that is large, and so has its changes written."""
+
+    def __init__(self, saves: int = 5) -> None:
+        super().__init__(saves)
+        self.before: Mapping[tuple[str, ...], Packed] = NOTHING_KNOWN
+
+    def live(self, disk: SimulatedDisk, facts: Numbers, life: int) -> Known[Numbers]:
+        self.before = NOTHING_KNOWN
+        return super().live(disk, facts, life)
+
+    def captured(self, number: int) -> CapturedState:
+        found = asyncio.run(
+            capture_state(
+                {"cached_data": large(number), "configuration": {}},
+                secrets=StateSecrets(SecretNames()),
+                timestamp=1_760_000_000 + number,
+                known=self.before,
+            )
+        )
+        self.before = found.packed
+        return found
+
+
+def crashes(
+    kind: type[SimulatedDisk],
+    *,
+    second_life_each: int,
+    most: int | None = None,
+    program: Callable[[], Saves] = Saves,
+) -> Findings:
     return crash_everywhere(
-        Saves(), lambda files: kind(files, takes=100), second_life_each=second_life_each, most=most
+        program(), lambda files: kind(files, takes=100), second_life_each=second_life_each, most=most
     )
 
 
 def test_whatever_a_crash_leaves_the_last_saved_state_is_there() -> None:
     """Or the one that was being saved; never an older one, never none, and also when the next life crashed too."""
     findings = crashes(SimulatedDisk, second_life_each=200)
+
+    assert findings.wrong == []
+    assert findings.states > 20_000
+    assert findings.second_crashes > 15_000
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_whatever_a_crash_leaves_of_a_large_state_the_last_saved_one_is_there() -> None:
+    """Whole and changes together make one of the states that were saved, and none that never was."""
+    assert {"system_state.json", "system_state.changes.3.json"} <= {
+        path.name for path in LargeSaves(3).live(SimulatedDisk(), Saves.at_first, 1).disk.files()
+    }
+    findings = crashes(SimulatedDisk, second_life_each=1_000, program=LargeSaves)
 
     assert findings.wrong == []
     assert findings.states > 20_000
@@ -157,7 +225,8 @@ def removes_the_old_files_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def numbers_begin_anew_in_each_life(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StateFiles, "_clear_the_way", lambda self: None)
+    nothing = state_files._Head(1, 0, 1, None, None)
+    patch.setattr(StateFiles, "_clear_the_way", lambda self: (nothing, 0))
     look = StateFiles._look
 
     def look_and_forget(self: StateFiles) -> Any:
@@ -172,7 +241,7 @@ def restores_the_oldest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         state_files,
         "sorted",
-        lambda found, key, reverse: sorted(found, key=key, reverse=not reverse),
+        lambda found, key=None, reverse=True: sorted(found, key=key, reverse=not reverse),
         raising=False,
     )
 
@@ -230,6 +299,75 @@ def test_wrong_protocol_is_caught(mutate: Patch, monkeypatch: pytest.MonkeyPatch
     assert crashes(SimulatedDisk, second_life_each=300, most=1).wrong
 
 
+def forgets_the_changes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StateFiles, "_with_changes", lambda self, candidate, changes: candidate)
+
+
+def removes_the_changes_before_the_whole_is_there(patch: pytest.MonkeyPatch) -> None:
+    whole = StateFiles._write_whole
+
+    def remove_first(self: StateFiles, *given: Any) -> Any:
+        for _, name in self._changes_names():
+            self._layer.unlink(HOME / name)
+        return whole(self, *given)
+
+    patch.setattr(StateFiles, "_write_whole", remove_first)
+
+
+def takes_changes_of_another_series(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(state_files.os, "urandom", bytes)
+    patch.setattr(StateFiles, "_changes_names", _without_numbers(StateFiles._changes_names))
+
+
+def _without_numbers(names: Callable[[StateFiles], list[tuple[int, str]]]) -> Callable[..., Any]:
+    # What another life left does not count: its numbers are used again.
+    return lambda self: [(0, name) for _, name in names(self)]
+
+
+def replaces_the_changes_of_before(patch: pytest.MonkeyPatch) -> None:
+    """All in one file, each only told from the save before."""
+
+    def one_name(layer: FileLayer, directory: Path, replacements: Iterable[Replacement]) -> None:
+        renamed = [
+            one._replace(name="system_state.changes.1.json") if "changes" in one.name else one
+            for one in replacements
+        ]
+        replace_durably(layer, directory, renamed)
+
+    patch.setattr(state_files, "replace_durably", one_name)
+
+
+def writes_what_has_changed_only(patch: pytest.MonkeyPatch) -> None:
+    difference = state_changes._difference
+    patch.setattr(
+        state_changes, "_difference", lambda before, now, pace: ([], difference(before, now, pace)[1])
+    )
+
+
+WRONG_CHANGES: list[Patch] = [
+    forgets_the_changes,
+    removes_the_changes_before_the_whole_is_there,
+    takes_changes_of_another_series,
+    replaces_the_changes_of_before,
+    writes_what_has_changed_only,
+]
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("mutate", WRONG_CHANGES)
+def test_wrong_way_with_changes_is_caught(mutate: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test of large states would notice."""
+    mutate(monkeypatch)
+    assert crashes(SimulatedDisk, second_life_each=300, most=1, program=LargeSaves).wrong
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("kind", STATE_DISKS)
+def test_step_left_out_of_writing_changes_is_caught(kind: type[SimulatedDisk]) -> None:
+    """As for the whole."""
+    assert crashes(kind, second_life_each=1_000_000, most=1, program=LargeSaves).wrong
+
+
 def test_at_least_twelve_mistakes_are_tried() -> None:
     """What catches two or three may do so by luck."""
     assert len(STATE_DISKS) + len(WRONG_PROTOCOLS) >= 12
@@ -238,11 +376,15 @@ def test_at_least_twelve_mistakes_are_tried() -> None:
 # ---- calls that fail
 
 
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("program", [Saves, LargeSaves])
 @pytest.mark.parametrize("is_lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ENOSPC])
-def test_whichever_call_fails_the_last_saved_state_is_there(failure: int, is_lasting: bool) -> None:
+def test_whichever_call_fails_the_last_saved_state_is_there(
+    failure: int, is_lasting: bool, program: Callable[[], Saves]
+) -> None:
     """The Nth call for every N, until it is not reached any more."""
-    calls, complaints = complaints_where_calls_fail(Saves(), failure, is_lasting=is_lasting)
+    calls, complaints = complaints_where_calls_fail(program(), failure, is_lasting=is_lasting)
 
     assert complaints == []
     assert calls > 40

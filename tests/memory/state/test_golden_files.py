@@ -1,7 +1,8 @@
 """
 State files as every version of the form has written them, kept for ever: each of them restores.
 
-`python tests/memory/state/test_golden_files.py` writes those of the current version, once, when it is new.
+`python tests/memory/state/test_golden_files.py` writes those of the newest version, once, when it is new. Version 1 is written
+of small states, version 2 of large ones, which have files of changes beside them.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from zoneinfo import ZoneInfo
 import pydantic
 import pytest
 
+from shockproof.memory.state import state_files
 from shockproof.memory.state.registered_types import register_type
 from shockproof.memory.state.secrets import Redacted, SecretCipher, SecretNames
-from shockproof.memory.state.state_capture import StateSecrets, capture_state
+from shockproof.memory.state.state_capture import NOTHING_KNOWN, StateSecrets, capture_state
 from shockproof.memory.state.state_files import FORMAT_VERSION, RestoredState, StateFiles
 from shockproof.vocabulary.models import SystemState
 from shockproof.vocabulary.statuses import ServiceStatus
@@ -105,25 +107,36 @@ OPERATIONS = [{"operation": "rebalance", "key": "2026-11-25", "index": 3}]
 CONFIGURATION = {"mode": "paper", "api_key": "K-golden", "password": b"\x01\x02"}
 
 
-def sections(number: int) -> dict[str, Any]:
+def sections(number: int, *, is_large: bool) -> dict[str, Any]:
+    cached = {"number": number, "plain": PLAIN, "rich": RICH}
+    if is_large:
+        many: dict[str, Any] = {f"key {n}": {"n": n} for n in range(600)}
+        cached["many"] = {**many, "key 7": [number, Decimal(number)], f"only in {number}": None}
     return {
         "service_statuses": {"market_data": ServiceStatus.DEGRADED, "trading": ServiceStatus.OPERATIONAL},
         "active_operations": OPERATIONS,
-        "cached_data": {"number": number, "plain": PLAIN, "rich": RICH},
+        "cached_data": cached,
         "configuration": CONFIGURATION,
         "circuit_breakers": {"trading": {"remaining": 40.0, "openings": 1, "is_paused": False}},
     }
 
 
-def write(directory: Path) -> None:
+def write(directory: Path, *, is_large: bool) -> None:
     files = StateFiles(directory, secrets=SECRETS)
-    for number in (1, 2):
-        files.write(asyncio.run(capture_state(sections(number), secrets=SECRETS, timestamp=MOMENT + number)))
+    known = NOTHING_KNOWN
+    for number in (1, 2, 3) if is_large else (1, 2):
+        if number == 2:
+            files = StateFiles(directory, secrets=SECRETS)  # another life, which begins with a whole
+        state = sections(number, is_large=is_large)
+        captured = asyncio.run(capture_state(state, secrets=SECRETS, timestamp=MOMENT + number, known=known))
+        known = captured.packed
+        files.write(captured)
 
 
 def restored(directory: Path, *only: str, tmp_path: Path, secrets: StateSecrets = SECRETS) -> RestoredState:
-    for name in only or NAMES:
-        shutil.copy(directory / name, tmp_path / name)
+    for path in directory.iterdir():
+        if not only or path.name in only or ".changes." in path.name:
+            shutil.copy(path, tmp_path / path.name)
     return StateFiles(tmp_path, secrets=secrets).load()
 
 
@@ -141,11 +154,12 @@ def test_file_of_every_version_restores(golden: Path, name: str, tmp_path: Path)
     """From each file alone, with every kind of value."""
     found = restored(golden, name, tmp_path=tmp_path)
 
-    number = 1 if name == "system_state.prev.json" else 2
+    is_large = golden.name != "version-1"
+    number = 1 if name == "system_state.prev.json" else 3 if is_large else 2
     assert found.damaged == ()
     assert found.sequence == number
     assert found.state == SystemState(
-        timestamp=datetime.fromtimestamp(MOMENT + number, UTC), **sections(number)
+        timestamp=datetime.fromtimestamp(MOMENT + number, UTC), **sections(number, is_large=is_large)
     )
     assert found.state is not None
     rich = found.state.cached_data["rich"]
@@ -167,20 +181,30 @@ def test_secret_of_every_version_stays_closed_without_its_key(golden: Path, tmp_
     assert not [name for name in NAMES if b"K-golden" in (golden / name).read_bytes()]
 
 
-def test_form_has_not_changed_without_a_new_version(tmp_path: Path) -> None:
-    """What is written today is what the golden file of this version holds, but for what is encrypted."""
-    write(tmp_path)
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+def test_form_has_not_changed_without_a_new_version(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written today is what the golden files hold, but for what is random."""
+    monkeypatch.setattr(state_files, "WHOLE_UP_TO", 0)
+    write(tmp_path, is_large=version > 1)
 
-    def content(directory: Path) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((directory / NAMES[0]).read_bytes())
+    def content(path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(path.read_bytes())
         found["timestamp"] = datetime.fromisoformat(found["timestamp"])
-        del found["checksum"]
+        assert found.pop("checksum")
+        assert ("series" in found) is (found["format_version"] > 1)
+        found.pop("series", None)
         for secret in ("api_key", "password"):
             del found["configuration"][secret]["v"]
         return found
 
-    assert content(tmp_path) == content(GOLDEN / f"version-{FORMAT_VERSION}")
+    golden = GOLDEN / f"version-{version}"
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in golden.iterdir()}
+    for path in golden.glob("*.json"):
+        assert content(tmp_path / path.name) == content(path)
 
 
 if __name__ == "__main__":
-    write(GOLDEN / f"version-{FORMAT_VERSION}")
+    state_files.WHOLE_UP_TO = 0
+    write(GOLDEN / f"version-{FORMAT_VERSION}", is_large=True)

@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.state.pieces import pickle_pieces
 from shockproof.memory.state.registered_types import register_type
 from shockproof.memory.state.safe_pickle import RefusedPickleError, read_pickle
@@ -115,7 +116,7 @@ def test_plain_values_are_read_in_every_protocol(value: object, protocol: int) -
 @given(JSON)
 def test_pickle_made_of_pieces_is_a_pickle(value: object) -> None:
     """Ours reads it, and so does Python's own."""
-    data = b"".join(pickle_pieces(value))
+    data = b"".join(pickle_pieces(value, pace=Pace()))
 
     assert read_pickle(data) == value
     assert pickle.loads(data) == value
@@ -125,7 +126,7 @@ def test_large_pickle_made_of_pieces_is_one_pickle() -> None:
     """A value that is divided on several levels, with strings that the pieces' memos share."""
     value = {"a": [{"symbol": "x", "n": number, "l": list(range(600))} for number in range(50)], "b": {}}
 
-    pieces = list(pickle_pieces(value))
+    pieces = list(pickle_pieces(value, pace=Pace()))
 
     assert len(pieces) > 100
     assert pickle.loads(b"".join(pieces)) == value

@@ -518,7 +518,7 @@ def test_newer_version_is_refused_and_nothing_is_moved(saved: Path, name: str) -
     (saved / other).write_bytes(b"broken")
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
 
-    with pytest.raises(StateVersionError, match=rf"{name} has format version 9.*up to 1.*another state_dir"):
+    with pytest.raises(StateVersionError, match=rf"{name} has format version 9.*up to 2.*another state_dir"):
         files(saved).load()
     with pytest.raises(StateVersionError, match="format version 9"):
         files(saved).write(captured(3))
@@ -530,7 +530,7 @@ def test_newer_version_that_appears_later_is_not_overwritten(saved: Path) -> Non
     """A newer program may start in the same directory while this one runs."""
     running = files(saved)
     running.write(captured(3))
-    content = of_version(2, (saved / JSON).read_bytes())
+    content = of_version(9, (saved / JSON).read_bytes())
     (saved / JSON).write_bytes(content)
 
     with pytest.raises(StateVersionError):
@@ -540,7 +540,7 @@ def test_newer_version_that_appears_later_is_not_overwritten(saved: Path) -> Non
 
 def test_newer_version_in_another_layout_is_recognised(tmp_path: Path) -> None:
     """The version may stand anywhere in the object."""
-    (tmp_path / JSON).write_text('{"timestamp": "x", "format_version": 2}')
+    (tmp_path / JSON).write_text('{"timestamp": "x", "format_version": 9}')
 
     with pytest.raises(StateVersionError):
         files(tmp_path).load()

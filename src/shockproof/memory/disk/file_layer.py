@@ -137,11 +137,13 @@ class SystemFiles:
 
     def read(self, path: Path, limit: int) -> bytes:
         with _open_regular(path) as file:
+            # In one go where that is possible: joining large pieces holds up every thread.
+            expected = os.fstat(file.fileno()).st_size + 1
             pieces: list[bytes] = []
-            while limit > 0 and (piece := file.read(min(limit, 1 << 20))):
+            while limit > 0 and (piece := file.read(min(limit, max(expected, 1 << 16)))):
                 pieces.append(piece)
                 limit -= len(piece)
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def create(self, path: Path) -> int:
         flags = (

@@ -7,19 +7,22 @@ One call that encodes a large state holds the interpreter lock to its end, in wh
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.state.codec import Frozen
+from shockproof.memory.state.packed import Entry, Packed, frozen_entry, json_ready, size_of
 
-__all__ = ["giving_way", "json_pieces", "pickle_pieces"]
+__all__ = ["json_pieces", "pickle_pieces"]
 
 _VALUES_AT_ONCE = 500
 # About 100 microseconds of encoding.
-_BYTES_AT_ONCE = 32 * 1024
+_SMALL_ENTRY = 4 * 1024
+_BYTES_AT_ONCE = 8 * 1024
+# Of packed entries: less, and joining them costs more than it saves; more, and the loop waits for it.
 
 
-def json_pieces(value: Frozen, *, indent: int = 0, expand: int = 0) -> Iterator[bytes]:
+def json_pieces(value: Frozen, *, pace: Pace, indent: int = 0, expand: int = 0) -> Iterator[bytes]:
     """
     *value* as JSON text in UTF-8.
 
@@ -31,7 +34,11 @@ def json_pieces(value: Frozen, *, indent: int = 0, expand: int = 0) -> Iterator[
     encode = JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False).encode
 
     def pieces(value: Frozen, indent: int, expand: int) -> Iterator[bytes]:
-        if (expand <= 0 and _is_small(value)) or not value or not isinstance(value, dict | list):
+        pace.keep()
+        if isinstance(value, Packed):
+            yield from packed_pieces(value, indent, expand)
+            return
+        if not isinstance(value, dict | list) or not value or (expand <= 0 and _is_small(value)):
             yield encode(value).encode()
             return
         margin = b"\n" + b" " * (indent + 2)
@@ -42,16 +49,38 @@ def json_pieces(value: Frozen, *, indent: int = 0, expand: int = 0) -> Iterator[
             head = separator + margin + (encode(key).encode() + b": " if is_object else b"")
             if expand <= 1 and _is_small(child):
                 yield head + encode(child).encode()
+                pace.keep()
             else:
                 yield head
                 yield from pieces(child, indent + 2, expand - 1)
             separator = b","
         yield b"\n" + b" " * indent + (b"}" if is_object else b"]")
 
+    def packed_pieces(value: Packed, indent: int, expand: int) -> Iterator[bytes]:
+        margin = "\n" + " " * (indent + 2)
+        yield b"{"
+        separator = margin
+        for batch in _batches(value):
+            entries = [(key, frozen_entry(entry)) for key, entry in batch]
+            try:
+                if len(batch) == 1 and not _is_small(entries[0][1]):
+                    raise ValueError  # it takes the same way as what JSON cannot carry
+                lines = [f"{encode(key)}: {encode(frozen)}" for key, frozen in entries]
+                yield (separator + f",{margin}".join(lines)).encode()
+            except ValueError:
+                # What is large itself; or not finite, or half a character, in values that are plain otherwise.
+                for key, entry in batch:
+                    yield f"{separator}{encode(key)}: ".encode()
+                    yield from pieces(json_ready(entry), indent + 2, expand - 1)
+                    separator = f",{margin}"
+            separator = f",{margin}"
+            pace.keep()
+        yield b"\n" + b" " * indent + b"}" if value.entries else b"}"
+
     return pieces(value, indent, expand)
 
 
-def pickle_pieces(value: Frozen) -> Iterator[bytes]:
+def pickle_pieces(value: Frozen, *, pace: Pace) -> Iterator[bytes]:
     """
     *value* as one pickle that any Python can load: no classes, nothing but plain values.
 
@@ -60,7 +89,10 @@ def pickle_pieces(value: Frozen) -> Iterator[bytes]:
     import pickle
 
     def pieces(value: Frozen) -> Iterator[bytes]:
-        if _is_small(value) or not isinstance(value, dict | list):
+        pace.keep()
+        if isinstance(value, Packed):
+            yield from packed_pieces(value)
+        elif not isinstance(value, dict | list) or _is_small(value):
             yield pickle.dumps(value, protocol=3)[2:-1]
         elif isinstance(value, dict):
             yield pickle.EMPTY_DICT + pickle.MARK
@@ -74,20 +106,38 @@ def pickle_pieces(value: Frozen) -> Iterator[bytes]:
                 yield from pieces(child)
             yield pickle.APPENDS
 
+    def packed_pieces(value: Packed) -> Iterator[bytes]:
+        yield pickle.EMPTY_DICT
+        for batch in _batches(value):
+            # What fills a dict, without the dict.
+            filled = {key: frozen_entry(entry) for key, entry in batch}
+            yield pickle.dumps(filled, protocol=3)[_LENGTH_OF_A_DICT:-1]
+            pace.keep()
+
     yield pickle.PROTO + b"\x03"
     yield from pieces(value)
     yield pickle.STOP
 
 
-def giving_way(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same pieces; after each burst of work the event loop's thread may go first."""
-    burst = 0
-    for piece in pieces:
-        yield piece
-        burst += len(piece)
-        if burst >= _BYTES_AT_ONCE:
-            time.sleep(0)
-            burst = 0
+_LENGTH_OF_A_DICT = 5  # the protocol, the empty dict, and its place in the memo
+
+
+def _batches(value: Packed) -> Iterator[list[tuple[str, Entry]]]:
+    """The entries, in lists that are encoded in one go; one that is large itself stands alone."""
+    batch: list[tuple[str, Entry]] = []
+    left = _BYTES_AT_ONCE
+    for key, entry in value.entries.items():
+        size = size_of(entry)
+        if batch and (left < size or size > _SMALL_ENTRY):
+            yield batch
+            batch, left = [], _BYTES_AT_ONCE
+        batch.append((key, entry))
+        left -= size
+        if size > _SMALL_ENTRY:
+            yield batch
+            batch, left = [], _BYTES_AT_ONCE
+    if batch:
+        yield batch
 
 
 def _is_small(value: Frozen) -> bool:
@@ -108,4 +158,6 @@ def _is_small(value: Frozen) -> bool:
             waiting.extend(value)
         elif type(value) is str:
             left -= len(value) >> 8
+        elif type(value) is Packed:
+            return False
     return left >= 0

@@ -3,7 +3,8 @@ The state in its directory: two files and the one before, each whole at any inst
 
     system_state.json         for people: indented, one entry a line
     system_state.pkl          the same as a pickle of plain values, should the JSON be damaged
-    system_state.prev.json    what system_state.json was before the last save
+    system_state.prev.json    what system_state.json was before it was written last
+    system_state.changes.N.json   what has changed since the save before, of a large state: save N
     before-schema-N/          the files as they were before a program whose state has schema version N saved
     damaged/                  files that could not be read, set aside with the time; never deleted
 
@@ -11,6 +12,10 @@ The checksum of the JSON file, on its last line, covers every byte before that l
 checksum is wrong counts as damaged, for nobody can tell an edit from a broken disk; whoever edits it
 writes ``"checksum": null``, and then it is read as it stands. Files of the original program have no
 version, sequence or checksum and are read too.
+
+A large state is not written whole every time: its changes come into files of their own, each of them whole at any
+instant, and each telling which save it goes on from. They belong to the one series that began with a whole file;
+that of the series before is kept, with its changes, as the previous generation.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from shockproof.memory.disk import writer
 from shockproof.memory.disk.durable_file import Replacement, replace_durably
 from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, SystemFiles
+from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.state.codec import (
     Frozen,
     MalformedValueError,
@@ -38,10 +44,13 @@ from shockproof.memory.state.codec import (
     freeze,
     thaw,
 )
-from shockproof.memory.state.pieces import giving_way, json_pieces, pickle_pieces
+from shockproof.memory.state.packed import Packed, let_go_packed
+from shockproof.memory.state.pieces import json_pieces, pickle_pieces
+from shockproof.memory.state.reading import OtherFormError, read_lines
 from shockproof.memory.state.schema import Schema
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import ENVELOPE, CapturedState, StateSecrets
+from shockproof.memory.state.state_changes import apply_changes, changes_between
 from shockproof.vocabulary.errors import StateVersionError
 
 if TYPE_CHECKING:
@@ -51,13 +60,23 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_VERSION", "DamagedFile", "RestoredState", "StateFiles", "SurveyedFile"]
 
-FORMAT_VERSION = 1
-"""The version of the files' form that this program writes, and the newest that it reads."""
+FORMAT_VERSION = 2
+"""The newest version of the files' form that this program reads."""
+_WITHOUT_CHANGES = 1
+"""The version of a file that has none beside it: programs that know of no changes can read it, too."""
 
 JSON_NAME = "system_state.json"
 PICKLE_NAME = "system_state.pkl"
 PREVIOUS_NAME = "system_state.prev.json"
 DAMAGED_DIRECTORY = "damaged"
+_CHANGES_NAME = re.compile(r"system_state\.changes\.([0-9]{1,18})\.json")
+
+WHOLE_UP_TO = 1 << 20
+"""Bytes of a state that is always written whole: that takes no longer than to find out what has changed."""
+_MOST_CHANGES = 64
+# Files: they are read one after the other when the state is restored.
+_LARGEST_SHARE = 0.5
+# What they may hold in comparison with the whole.
 
 MAX_BYTES = 2 << 30
 _HEAD = 512
@@ -103,6 +122,9 @@ class SurveyedFile(NamedTuple):
     """What is in a valid one, in the form in which values stand in the file."""
 
 
+_Restore = Callable[[Frozen], Any]  # Any: what was saved
+
+
 class _Candidate(NamedTuple):
     """A file that passed every check that needs no decoding of values."""
 
@@ -110,9 +132,35 @@ class _Candidate(NamedTuple):
     sequence: int | None
     is_tagged: bool
     """Whether its values are frozen ones; those of the original program are plain."""
-    content: Callable[[], dict[str, Any]]  # Any: the user's values, or frozen ones
+    content: Callable[[_Restore], dict[str, Any]]  # Any: the user's values, or frozen ones
+    """Its sections, with what is frozen restored by what is handed in."""
     schema: int = 1
     """The version of what is in it."""
+    series: str | None = None
+    """What its changes, or those beside it, belong to."""
+    since: int | None = None
+    """The save that it tells the changes from, of a file of changes."""
+    is_edited: bool = False
+
+
+_Changes = dict[tuple[str | None, int | None], _Candidate]
+"""By the series they belong to, and the save that they tell the changes from."""
+
+
+class _Written(NamedTuple):
+    """What this program has written last, and knows to be durable."""
+
+    whole: int
+    """The save that was written whole."""
+    series: str
+    sequence: int
+    fields: dict[str, Frozen]
+    size: int
+    """Bytes of the whole."""
+    files: int = 0
+    """Of changes, since then."""
+    bytes: int = 0
+    """In them."""
 
 
 class _DamagedError(Exception):
@@ -146,6 +194,7 @@ class StateFiles:
         self._now = now
         self._surveyed = False
         self._last_sequence = 0
+        self._last: _Written | None = None
 
     def __repr__(self) -> str:
         return f"StateFiles({str(self.directory)!r})"
@@ -182,26 +231,74 @@ class StateFiles:
             captured.seal(self.secrets.cipher)
         self._layer.make_directory(self.directory)
         with self._layer.locked(self.directory):
-            self._clear_the_way()
-            sequence = self._last_sequence + 1
+            head, changed_last = self._clear_the_way()
             # Counted even when the write fails: half of it may have become visible.
-            self._last_sequence = sequence
-            content: dict[str, Any] = {
-                "format_version": FORMAT_VERSION,
-                "sequence": sequence,
-            }  # Any: a frozen state
-            if self._schema.version > 1:
-                content["schema_version"] = self._schema.version
-            content |= captured.fields
-            replace_durably(
-                self._layer,
-                self.directory,
-                (
-                    Replacement(JSON_NAME, giving_way(_json_file(content)), previous=PREVIOUS_NAME),
-                    Replacement(PICKLE_NAME, giving_way(_pickle_file(content))),
-                ),
-            )
-        return sequence
+            self._last_sequence += 1
+            # After a failure nobody knows what the next one would go on from.
+            last, self._last = self._last, None
+            if last is not None and (head.sequence, head.series) != (last.whole, last.series):
+                last = None  # another program has written since
+            if last is not None and changed_last > last.sequence:
+                last = None
+            pace = Pace()
+            self._last = self._write_changes(captured, last, pace) or self._write_whole(captured, head, pace)
+        if last is not None:
+            old: list[Packed] = [
+                part for part in _packed_parts(last.fields) if part not in _packed_parts(captured.fields)
+            ]
+            del last
+            let_go_packed(old, pace)
+        return self._last_sequence
+
+    def _write_whole(self, captured: CapturedState, before: _Head, pace: Pace) -> _Written | None:
+        is_large = bool(captured.packed)
+        series = os.urandom(8).hex() if is_large else None
+        version = FORMAT_VERSION if is_large else _WITHOUT_CHANGES
+        content = {**self._envelope(version, series), **captured.fields}
+        size = _Size(_json_file(content, pace))
+        replace_durably(
+            self._layer,
+            self.directory,
+            (
+                Replacement(JSON_NAME, size, previous=PREVIOUS_NAME),
+                Replacement(PICKLE_NAME, _pickle_file(content, pace)),
+            ),
+        )
+        # What leads from the previous whole to this one is what makes that a generation; what is older has had its day.
+        for name in self._layer.list_directory(self.directory):
+            changes = _CHANGES_NAME.fullmatch(name)
+            if changes is not None and int(changes[1]) <= before.sequence:
+                with contextlib.suppress(OSError):
+                    self._layer.unlink(self.directory / name)
+        if series is None or size.bytes <= WHOLE_UP_TO:
+            return None
+        return _Written(self._last_sequence, series, self._last_sequence, captured.fields, size.bytes)
+
+    def _write_changes(self, captured: CapturedState, last: _Written | None, pace: Pace) -> _Written | None:
+        """None where the whole has to be written."""
+        if last is None or last.files >= _MOST_CHANGES or last.bytes > last.size * _LARGEST_SHARE:
+            return None
+        changes = changes_between(last.fields, captured.fields, pace)
+        if changes is None:
+            return None
+        content = {**self._envelope(FORMAT_VERSION, last.series), "since": last.sequence, **changes}
+        size = _Size(_json_file(content, pace, expand=4))
+        name = f"system_state.changes.{self._last_sequence}.json"
+        replace_durably(self._layer, self.directory, (Replacement(name, size),))
+        return last._replace(
+            sequence=self._last_sequence,
+            fields=captured.fields,
+            files=last.files + 1,
+            bytes=last.bytes + size.bytes,
+        )
+
+    def _envelope(self, version: int, series: str | None) -> dict[str, Frozen]:
+        envelope: dict[str, Frozen] = {"format_version": version, "sequence": self._last_sequence}
+        if self._schema.version > 1:
+            envelope["schema_version"] = self._schema.version
+        if series is not None:
+            envelope["series"] = series
+        return envelope
 
     def load(self) -> RestoredState:
         """
@@ -227,14 +324,23 @@ class StateFiles:
         Every file that is there, what it holds and what is wrong with it, the one that `load` would take first.
 
         For people who look, maybe while a program saves: moves nothing, and takes no lock. Each file is whole
-        for itself, and two of them may be of two saves. Needs none of the user's classes and no key.
+        for itself, and two of them may be of two saves. Changes that belong to a file are in what it holds; files of
+        changes are named only if something is wrong with them. Needs none of the user's classes and no key.
 
         Raises:
             OSError: the directory cannot be read; one that is not there holds nothing.
         """
         _import_what_it_takes(to_restore=True)
         names = set(self._layer.list_directory(self.directory)) if self.directory.exists() else set[str]()
-        found = [self._surveyed_file(*one) for one in self._examiners() if one[0] in names]
+        changes, broken, unreadable = self._examine_changes() if names else ({}, {}, {})
+        found = [self._surveyed_file(*one, changes) for one in self._examiners() if one[0] in names]
+        wrong: list[tuple[str, Literal["damaged", "unreadable"], str]] = [
+            *((name, "damaged", reason) for name, reason in broken.items()),
+            *((name, "unreadable", str(error)) for name, error in unreadable.items()),
+        ]
+        for name, verdict, reason in wrong:
+            path = self.directory / name
+            found.append(SurveyedFile(path, verdict, reason, None, None, _size_of(path), None))
         valid = [file for file in found if file.verdict == "valid"]
         if any(file.sequence is None for file in valid):
             valid.sort(key=lambda file: _age(file.path.name, file.sequence, file.timestamp), reverse=True)
@@ -242,7 +348,9 @@ class StateFiles:
             valid.sort(key=lambda file: file.sequence or 0, reverse=True)
         return (*valid, *(file for file in found if file.verdict != "valid"))
 
-    def _surveyed_file(self, name: str, examine: Callable[[str, bytes], _Candidate]) -> SurveyedFile:
+    def _surveyed_file(
+        self, name: str, examine: Callable[[str, bytes], _Candidate], changes: _Changes
+    ) -> SurveyedFile:
         path, size = self.directory / name, None
 
         def unusable(verdict: Literal["damaged", "unreadable", "newer"], error: Exception) -> SurveyedFile:
@@ -253,7 +361,8 @@ class StateFiles:
             candidate = self._examine(name, examine)
             if candidate is None:
                 raise FileNotFoundError(errno.ENOENT, "it was there a moment ago")
-            sections = copy.deepcopy(_content_of(candidate))  # building uses its values up
+            candidate = self._with_changes(candidate, changes)
+            sections = copy.deepcopy(_content_of(candidate, _as_it_is))  # building uses its values up
             lacking = None
             try:
                 timestamp = self._build(candidate).timestamp
@@ -322,8 +431,62 @@ class StateFiles:
                 damaged[name] = str(error)
             except OSError as error:
                 unreadable[name] = error
+        changes, broken, closed = self._examine_changes()
+        damaged |= broken
+        unreadable |= closed
         self._last_sequence = max([self._last_sequence, *(candidate.sequence or 0 for candidate in valid)])
-        return valid, damaged, unreadable
+        return [self._with_changes(candidate, changes) for candidate in valid], damaged, unreadable
+
+    def _examine_changes(self) -> tuple[_Changes, dict[str, str], dict[str, OSError]]:
+        """The changes that look valid, and which files of them are damaged or cannot be read."""
+        changes: _Changes = {}
+        damaged: dict[str, str] = {}
+        unreadable: dict[str, OSError] = {}
+        for number, name in self._changes_names():
+            self._last_sequence = max(self._last_sequence, number)
+            try:
+                candidate = self._examine(name, self._examine_json)
+                if candidate is not None:
+                    changes[candidate.series, candidate.since] = candidate
+            except _DamagedError as error:
+                damaged[name] = str(error)
+            except OSError as error:
+                unreadable[name] = error
+        return changes, damaged, unreadable
+
+    def _changes_names(self) -> list[tuple[int, str]]:
+        """Files of changes, oldest first, each with its number."""
+        found = map(_CHANGES_NAME.fullmatch, self._layer.list_directory(self.directory))
+        return sorted((int(name[1]), name[0]) for name in found if name is not None)
+
+    def _with_changes(self, candidate: _Candidate, changes: _Changes) -> _Candidate:
+        if candidate.series is None:
+            return candidate
+        following: list[_Candidate] = []
+        last = candidate
+        while (candidate.series, last.sequence) in changes:
+            last = changes[candidate.series, last.sequence]
+            following.append(last)
+        if not following:
+            return candidate
+        if candidate.is_edited:
+            _log.warning(
+                "state file %s was edited, and is taken as it stands; what was saved after it is not applied: %s",
+                self.directory / candidate.name,
+                ", ".join(one.name for one in following),
+            )
+            return candidate._replace(sequence=last.sequence)
+
+        def content(restore: _Restore) -> dict[str, Any]:  # Any: the user's values, or frozen ones
+            found, pace = candidate.content(restore), Pace()
+            for one in following:
+                found = apply_changes(found, one.content(_as_it_is), restore, pace)
+            return found
+
+        return candidate._replace(sequence=last.sequence, content=content)
+
+    def _thaw(self, value: Frozen) -> Any:  # Any: what was saved
+        return thaw(value, open_secret=self.secrets.open)
 
     def _report(self, damaged: dict[str, str], unreadable: dict[str, OSError]) -> tuple[DamagedFile, ...]:
         files = [self._set_aside(name, reason) for name, reason in damaged.items()]
@@ -356,7 +519,7 @@ class StateFiles:
     def _examine_json(self, name: str, data: bytes) -> _Candidate:
         mark = _CHECKSUM.search(data, max(0, len(data) - _HEAD))
         # First of all: what a damaged file says about its version and its origin is worth nothing.
-        if mark is not None and _sha256(data[: mark.start()]).hexdigest() != mark[1].decode():
+        if mark is not None and _sha256(memoryview(data)[: mark.start()]).hexdigest() != mark[1].decode():
             raise _DamagedError(f"its checksum does not match{_EDITED}")
         head = _head_of(data)
         if head is not None:
@@ -369,48 +532,70 @@ class StateFiles:
                 raise _DamagedError("its format version is missing")
             if is_ours and (content.get("checksum") is not None or _is_digest(content)):
                 raise _DamagedError(f"its checksum is not where it was written{_EDITED}")
-            return self._candidate(name, content, is_tagged=is_ours)
+            return self._candidate(name, content, is_tagged=is_ours)._replace(is_edited=True)
+
+        def sections(restore: _Restore) -> dict[str, Any]:  # Any: the user's values, or frozen ones
+            try:
+                content = read_lines(data, restore, Pace())
+            except OtherFormError:
+                return self._candidate(name, _parse(data), is_tagged=True).content(restore)
+            return {key: value for key, value in content.items() if key not in ENVELOPE}
+
         return _Candidate(
             name,
             head.sequence,
             is_tagged=True,
-            content=lambda: self._candidate(name, _parse(data), is_tagged=True).content(),
+            content=sections,
             schema=head.schema,
+            series=head.series,
+            since=head.since,
         )
 
     def _examine_pickle(self, name: str, data: bytes) -> _Candidate:
         trailer = _PICKLE_TRAILER.search(data, max(0, len(data) - _HEAD))
         if trailer is None:
-            return _Candidate(name, None, is_tagged=False, content=lambda: _original_fields(data))
-        if _sha256(data[: trailer.start("digest")]).hexdigest() != trailer["digest"].decode():
+            return _Candidate(name, None, is_tagged=False, content=lambda _: _original_fields(data))
+        if _sha256(memoryview(data)[: trailer.start("digest")]).hexdigest() != trailer["digest"].decode():
             raise _DamagedError("its checksum does not match")
         schema = int(trailer["schema"] or 1)
         self._refuse_newer(name, int(trailer["version"]), schema)
 
-        def sections() -> dict[str, Frozen]:
+        def sections(restore: _Restore) -> dict[str, Any]:  # Any: the user's values, or frozen ones
             from shockproof.memory.state.safe_pickle import read_pickle
 
             content = read_pickle(data)
             if not isinstance(content, dict):
                 raise _DamagedError("it holds no state")
-            return self._candidate(name, content, is_tagged=True).content()
+            return self._candidate(name, content, is_tagged=True).content(restore)
 
-        return _Candidate(name, int(trailer["sequence"]), is_tagged=True, content=sections, schema=schema)
+        return _Candidate(
+            name,
+            int(trailer["sequence"]),
+            is_tagged=True,
+            content=sections,
+            schema=schema,
+            series=None if trailer["series"] is None else trailer["series"].decode(),
+        )
 
     def _candidate(
         self, name: str, content: dict[str, Any], *, is_tagged: bool
     ) -> _Candidate:  # Any: as read
         version, sequence = (content["format_version"], content.get("sequence")) if is_tagged else (1, None)
+        schema, series = (content.get("schema_version", 1), content.get("series")) if is_tagged else (1, None)
         if type(version) is not int or version < 1:
             raise _DamagedError(f"its format version is {version!r}")
         if sequence is not None and (type(sequence) is not int or sequence < 0):
             raise _DamagedError(f"its sequence number is {sequence!r}")
-
-        schema = content.get("schema_version", 1) if is_tagged else 1
         if type(schema) is not int or schema < 1:
             raise _DamagedError(f"its schema version is {schema!r}")
+        if series is not None and not isinstance(series, str):
+            raise _DamagedError(f"its series is {series!r}")
         sections = {key: value for key, value in content.items() if not (is_tagged and key in ENVELOPE)}
-        return _Candidate(name, sequence, is_tagged, lambda: sections, schema)
+
+        def restored(restore: _Restore) -> dict[str, Any]:  # Any: the user's values, or frozen ones
+            return {key: restore(value) for key, value in sections.items()} if is_tagged else sections
+
+        return _Candidate(name, sequence, is_tagged, restored, schema, series)
 
     def _build(self, candidate: _Candidate) -> SystemState:
         import pydantic
@@ -418,14 +603,22 @@ class StateFiles:
         from shockproof.vocabulary.models import SystemState
 
         try:
-            fields = _content_of(candidate)
-            if candidate.is_tagged:
-                fields = {key: thaw(value, open_secret=self.secrets.open) for key, value in fields.items()}
+            fields = _content_of(candidate, self._thaw)
             if "timestamp" not in fields:
                 raise _DamagedError("it holds no timestamp")
             if not self._takes_any_schema:
                 fields = self._schema.migrate(fields, candidate.schema, self.directory / candidate.name)
-            return SystemState.from_dict(fields)
+            # A model copies what it checks, and a large dict for half as long as reading it took: of these there is
+            # nothing to check but that they are dicts.
+            large = {
+                name: fields[name]
+                for name in ("cached_data", "configuration")
+                if type(fields.get(name)) is dict
+            }
+            state = SystemState.from_dict({**fields, **{name: {} for name in large}})
+            for name, value in large.items():
+                setattr(state, name, value)
+            return state
         except MalformedValueError as error:
             raise _DamagedError(str(error)) from None
         except UnknownTypeError as error:
@@ -438,21 +631,28 @@ class StateFiles:
             where = ".".join(map(str, first["loc"]))
             raise _DamagedError(f"{where or 'it'}: {first['msg']}") from None
 
-    def _clear_the_way(self) -> None:
-        """See to it that the next save harms nothing, and that nothing is in its way."""
+    def _clear_the_way(self) -> tuple[_Head, int]:
+        """
+        See to it that the next save harms nothing, and that nothing is in its way.
+
+        Returns how the whole file begins, and the number of the last changes.
+        """
         if not self._surveyed:
             self._survey()
         for name in (PICKLE_NAME, PREVIOUS_NAME):
             with contextlib.suppress(OSError):  # what cannot be read is only overwritten here
                 self._head(name)
         # Another program may have written since.
-        head = self._head(JSON_NAME) or _Head(FORMAT_VERSION, 0, self._schema.version)
-        if head.version != FORMAT_VERSION or head.schema > self._schema.version:
+        nothing = _Head(_WITHOUT_CHANGES, 0, self._schema.version, None, None)
+        head = self._head(JSON_NAME) or nothing
+        if head.version > FORMAT_VERSION or head.version < 1 or head.schema > self._schema.version:
             self._survey()  # it is damaged, or this refuses
-        else:
-            self._last_sequence = max(self._last_sequence, head.sequence)
+            head = self._head(JSON_NAME) or nothing
+        changed_last = max((number for number, _ in self._changes_names()), default=0)
+        self._last_sequence = max(self._last_sequence, head.sequence, changed_last)
         if head.schema < self._schema.version:
             self._keep_unmigrated()
+        return head, changed_last
 
     def _keep_unmigrated(self) -> None:
         """Copy the files of the older schema once, so that whoever goes back to the older program finds them."""
@@ -461,7 +661,7 @@ class StateFiles:
         if JSON_NAME in self._layer.list_directory(aside):
             return
         copies: list[Replacement] = []
-        for name in (PICKLE_NAME, JSON_NAME):
+        for name in (*(name for _, name in self._changes_names()), PICKLE_NAME, JSON_NAME):
             with contextlib.suppress(FileNotFoundError):
                 copies.append(Replacement(name, [self._layer.read(self.directory / name, MAX_BYTES)]))
         replace_durably(self._layer, aside, copies)
@@ -520,19 +720,20 @@ _CHECKSUM = re.compile(rb',\n  "checksum": "sha256:([0-9a-f]{64})"\n\}\s*\Z')
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _PICKLE_TRAILER = re.compile(
     rb"\nshockproof format_version=(?P<version>[0-9]{1,9}) sequence=(?P<sequence>[0-9]{1,18})"
-    rb"(?: schema_version=(?P<schema>[0-9]{1,9}))? sha256=(?P<digest>[0-9a-f]{64})\n\Z"
+    rb"(?: schema_version=(?P<schema>[0-9]{1,9}))?(?: series=(?P<series>[0-9a-f]{16}))? sha256=(?P<digest>[0-9a-f]{64})\n\Z"
 )
 _JSON_HEAD = re.compile(
     rb'\A\s*\{\s*"format_version":\s*([0-9]{1,9}),\s*"sequence":\s*([0-9]{1,18}),'
     rb'(?:\s*"schema_version":\s*([0-9]{1,9}),)?'
+    rb'(?:\s*"series":\s*"([0-9a-f]{16})",)?(?:\s*"since":\s*([0-9]{1,18}),)?'
 )
 _EDITED = '; if it was edited on purpose, write "checksum": null in it and put it back'
 
 
-def _json_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: a frozen state
+def _json_file(content: dict[str, Frozen], pace: Pace, expand: int = 2) -> Iterator[bytes]:
     digest = _sha256(b"")
     last = b""
-    for piece in json_pieces(content, expand=2):
+    for piece in json_pieces(content, pace=pace, expand=expand):
         digest.update(last)
         yield last
         last = piece
@@ -540,15 +741,44 @@ def _json_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: a frozen sta
     yield b',\n  "checksum": "sha256:%s"\n}\n' % digest.hexdigest().encode()
 
 
-def _pickle_file(content: dict[str, Any]) -> Iterator[bytes]:  # Any: as above
+def _pickle_file(content: dict[str, Frozen], pace: Pace) -> Iterator[bytes]:
     digest = _sha256(b"")
-    told = ("format_version", "sequence", "schema_version")
+    told = ("format_version", "sequence", "schema_version", "series")
     known = " ".join(f"{name}={content[name]}" for name in told if name in content)
-    for pieces in (pickle_pieces(content), (f"\nshockproof {known} sha256=".encode(),)):
+    for pieces in (pickle_pieces(content, pace=pace), (f"\nshockproof {known} sha256=".encode(),)):
         for piece in pieces:
             digest.update(piece)
             yield piece
     yield digest.hexdigest().encode() + b"\n"
+
+
+class _Size:
+    """Counts what goes through."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self.bytes = 0
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self.bytes += len(piece)
+            yield piece
+
+
+def _packed_parts(fields: dict[str, Frozen]) -> list[Packed]:
+    sections = [child for value in fields.values() if type(value) is dict for child in value.values()]
+    return [part for part in (*fields.values(), *sections) if isinstance(part, Packed)]
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _as_it_is(value: Frozen) -> Frozen:
+    return value
 
 
 def _import_what_it_takes(*, to_restore: bool = False) -> None:
@@ -564,7 +794,7 @@ def _import_what_it_takes(*, to_restore: bool = False) -> None:
             importlib.import_module(module)
 
 
-def _sha256(data: bytes) -> hashlib._Hash:
+def _sha256(data: bytes | memoryview) -> hashlib._Hash:
     import hashlib
 
     return hashlib.sha256(data)
@@ -576,11 +806,22 @@ class _Head(NamedTuple):
     version: int
     sequence: int
     schema: int
+    series: str | None
+    since: int | None
 
 
 def _head_of(data: bytes) -> _Head | None:
     head = _JSON_HEAD.match(data[:_HEAD])
-    return None if head is None else _Head(int(head[1]), int(head[2]), int(head[3] or 1))
+    if head is None:
+        return None
+    series, since = head[4], head[5]
+    return _Head(
+        int(head[1]),
+        int(head[2]),
+        int(head[3] or 1),
+        None if series is None else series.decode(),
+        None if since is None else int(since),
+    )
 
 
 def _is_digest(content: dict[str, Any]) -> bool:  # Any: as read
@@ -624,11 +865,13 @@ def _frozen_original(fields: dict[str, Any]) -> dict[str, Frozen]:  # Any: the u
     }
 
 
-def _content_of(candidate: _Candidate) -> dict[str, Any]:  # Any: the user's values, or frozen ones
+def _content_of(
+    candidate: _Candidate, restore: _Restore
+) -> dict[str, Any]:  # Any: the user's values, or frozen ones
     from shockproof.memory.state.safe_pickle import RefusedPickleError
 
     try:
-        return candidate.content()
+        return candidate.content(restore)
     except RefusedPickleError as error:
         raise _DamagedError(f"as a pickle, it {error}") from None
 

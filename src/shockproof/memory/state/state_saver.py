@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.disk.writer import wait_on_this_loop
+from shockproof.memory.state.packed import let_go_packed
 from shockproof.memory.state.secrets import SecretNotSavedWarning
-from shockproof.memory.state.state_capture import CapturedState, capture_state
+from shockproof.memory.state.state_capture import NOTHING_KNOWN, CapturedState, capture_state
 from shockproof.memory.state.state_files import RestoredState, StateFiles
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import ShockproofError, StateNotSavedError
@@ -80,6 +82,8 @@ class StateSaver:
         # Held for a few assignments, never across an await, a write or anybody's code.
         self._lock = threading.Lock()
         self._pending: _Saving | None = None
+        self._known = NOTHING_KNOWN
+        """The large parts of the last copy; the next one shares what has not changed."""
         self._saved_ticket = 0
         self._writing: int | None = None
         """The ticket that is being written, 0 just before; None when no write is in flight."""
@@ -129,7 +133,8 @@ class StateSaver:
         """
         ticket = next(self._tickets)
         at = self._clock.time()
-        captured = await capture_state(sections, secrets=self._files.secrets, timestamp=at)
+        captured = await capture_state(sections, secrets=self._files.secrets, timestamp=at, known=self._known)
+        self._known = captured.packed
         if captured.left_out:
             warnings.warn(
                 f"secrets were left out of the saved state, for there is no key to encrypt them with: "
@@ -139,6 +144,7 @@ class StateSaver:
             )
         with self._lock:
             if ticket > self._saved_ticket and (self._pending is None or self._pending.ticket < ticket):
+                self._let_go(self._pending)
                 self._pending = _Saving(ticket, captured, at)
             now = self._clock.monotonic()
             wait = self._schedule.wait(now, force=force)
@@ -226,6 +232,13 @@ class StateSaver:
         return waiter
 
     # ---- writing
+
+    def _let_go(self, saving: _Saving | None) -> None:
+        """One that a newer save has replaced is freed in the writer's thread, which can take its time."""
+        if saving is not None and saving.captured.packed and saving.ticket != self._writing:
+            parts = list(saving.captured.packed.values())
+            with contextlib.suppress(RuntimeError):  # the system has no thread left
+                self._submit(lambda: let_go_packed(parts, Pace()))
 
     def _start_writing(self) -> None:
         with self._lock:

@@ -1,0 +1,256 @@
+"""
+Large dicts of a captured state, each entry as bytes of its own.
+
+A copy made of bytes costs the event loop a tenth of one made of dicts and lists, gives the garbage collector nothing to
+walk through, and is compared with the copy before at the speed of memory: so an entry that has not changed is known,
+and shared, however it might have been changed in place.
+"""
+
+from __future__ import annotations
+
+import marshal
+import time
+from collections.abc import Iterator, Mapping
+from itertools import compress, islice, repeat
+from operator import ne
+from typing import Any, Final
+
+from shockproof.memory.disk.pacing import Pace
+from shockproof.memory.state.codec import TAG, Frozen, SecretSink, freeze, freeze_steps
+from shockproof.memory.state.secrets import SecretNames
+
+__all__ = [
+    "Entry",
+    "NotPackedError",
+    "Packed",
+    "Packer",
+    "frozen_entry",
+    "json_ready",
+    "let_go_packed",
+    "size_of",
+]
+
+Entry = bytes | list[Frozen]
+"""
+The frozen form of a value: marshalled, behind a zero if it is not the value itself; or, in a list of one, as it is, if
+secrets in it are still to be encrypted.
+"""
+
+_FORM: Final = 2
+# Of marshal's: without references, so that equal values are equal bytes; floats in full.
+_NOT_PLAIN: Final = b"\0"  # no value of marshal's begins with it
+
+_CHUNK: Final = 64
+_STEP: Final = 0.0007
+# Seconds of work before the event loop gets its turn.
+
+_ATOMS: Final = frozenset({str, int, float, bool, type(None)})
+_PARTS: Final = _ATOMS | {dict, list}
+_TEXT_ONLY: Final = {str}
+_MOST_LEVELS: Final = 90
+_MOST_VALUES: Final = 10_000
+_KEPT_SHAPES: Final = 4_096
+_LARGEST_SHAPE: Final = 32
+
+
+class NotPackedError(Exception):
+    """The dict has keys that need another form."""
+
+
+class Packed:
+    """A dict of many entries."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self.entries = entries
+
+    def __repr__(self) -> str:
+        return f"<Packed {len(self.entries)} entries>"
+
+
+def frozen_entry(entry: Entry) -> Frozen:
+    """
+    The frozen form of the value, for the caller alone; of a plain value, itself.
+
+    The two differ only where it holds numbers that are not finite or halves of characters, which pickle carries.
+    """
+    if isinstance(entry, list):
+        return entry[0]
+    return marshal.loads(entry[1:] if entry[:1] == _NOT_PLAIN else entry)  # noqa: S302 - made by this very process
+
+
+def json_ready(entry: Entry) -> Frozen:
+    """The same, with nothing in it that JSON could not carry: a plain value may hold what is not finite."""
+    frozen = frozen_entry(entry)
+    return frozen if isinstance(entry, list) or entry[:1] == _NOT_PLAIN else freeze(frozen)
+
+
+def size_of(entry: Entry) -> int:
+    """About how many bytes it is on the disk; of one with secrets in it, nobody knows."""
+    return _MOST_VALUES if isinstance(entry, list) else len(entry)
+
+
+def let_go_packed(parts: list[Packed], pace: Pace) -> None:
+    """
+    Free so much memory without holding everybody up: a hundred thousand objects at once take 20 ms.
+
+    *parts* is emptied; nobody else should hold what was in it.
+    """
+    while parts:
+        # The dict first, while the list still holds what was in it.
+        entries = list(parts.pop().entries.values())
+        while entries:
+            del entries[-500:]
+            pace.keep()
+
+
+class Packer:
+    """
+    Packs large dicts on the event loop, in steps; whoever runs it gives way between two steps.
+
+    *known* are the entries of the copies before, by the path of their dict.
+    """
+
+    def __init__(self, secrets: SecretSink, known: Mapping[tuple[str, ...], Packed]) -> None:
+        self._secrets = secrets
+        self._names: SecretNames = secrets.names
+        self._known = known
+        self._harmless: set[tuple[str, ...]] = set()
+
+    def steps(
+        self, path: tuple[str, ...], source: dict[Any, Any], packed: Packed
+    ) -> Iterator[None]:  # Any: theirs
+        """
+        Fill *packed* with the entries of *source*, a copy of the dict at *path* that nobody changes.
+
+        Raises:
+            NotPackedError: a key is no plain text, or ``$``.
+            UnsavableValueError: see `freeze`.
+        """
+        known = self._known.get(path)
+        before: dict[str, Entry] = {} if known is None else known.entries
+        left, values = iter(source), iter(source.values())
+        began = time.perf_counter()
+        while keys := list(islice(left, _CHUNK)):
+            yield from self._pack(path, keys, list(islice(values, _CHUNK)), before, packed.entries)
+            if time.perf_counter() - began >= _STEP:
+                yield
+                began = time.perf_counter()
+
+    def _pack(
+        self,
+        path: tuple[str, ...],
+        keys: list[Any],  # Any: the user's own keys
+        values: list[Any],  # Any: and values
+        before: dict[str, Entry],
+        into: dict[str, Entry],
+    ) -> Iterator[None]:
+        # Whatever is done for each entry here is done a hundred thousand times: most of it by the interpreter's own loops.
+        if set(map(type, keys)) != _TEXT_ONLY:
+            raise NotPackedError
+        try:
+            dumped = list(map(marshal.dumps, values, repeat(_FORM)))
+        except ValueError:
+            dumped = [_dumped(value) for value in values]
+        known = list(map(before.get, keys))
+        into.update(zip(keys, known, strict=True))  # type: ignore[arg-type]  # what is missing comes now
+        if dumped == known:
+            return
+        # Only what was plain before stands under a name that was looked at.
+        is_suspicious = not all(type(old) is bytes and old[0] for old in known) and self._may_be_secret(keys)
+        for at in compress(range(len(keys)), map(ne, dumped, known)):
+            key, value, new, old = keys[at], values[at], dumped[at], known[at]
+            if new and not (is_suspicious and self._names.matches(key)) and self._is_plain(value):
+                into[key] = new
+            else:
+                entry: list[Entry] = []
+                yield from self._frozen(path, key, value, entry)
+                into[key] = old if old is not None and old == entry[0] else entry[0]
+
+    def _may_be_secret(self, keys: list[str]) -> bool:
+        if TAG in keys:
+            raise NotPackedError
+        joined = "\0".join(keys)
+        if not joined.isascii():
+            try:
+                joined.encode()
+            except UnicodeEncodeError:
+                raise NotPackedError from None
+        return bool(self._names) and self._names.may_be_in(joined)
+
+    def _frozen(self, path: tuple[str, ...], key: str, value: object, entry: list[Entry]) -> Iterator[None]:
+        counted = _Counted(self._secrets)
+        # With everything above it, for the paths in what is raised, and for the names of secrets.
+        section: object = {key: value}
+        for name in reversed(path[1:]):
+            section = {name: section}
+        into: dict[str, Frozen] = {}
+        yield from freeze_steps({path[0]: section}, into=into, secrets=counted)
+        frozen: Frozen = into
+        for name in (*path, key):
+            frozen = frozen[name]
+        entry.append([frozen] if counted.count else _NOT_PLAIN + marshal.dumps(frozen, _FORM))
+
+    def _is_plain(self, value: Any) -> bool:  # Any: the user's own value
+        """Whether it is its own frozen form, has no secrets in it, and is of a modest size; may say no too often."""
+        if type(value) in _ATOMS:
+            return True
+        level, left = [value], _MOST_VALUES
+        for _ in range(_MOST_LEVELS):
+            deeper: list[Any] = []  # Any: as above
+            for one in level:
+                if type(one) is dict:
+                    if one and not self._has_plain_keys(one):
+                        return False
+                    kinds = set(map(type, one.values()))
+                elif type(one) is list:
+                    if len(one) == 2 and type(one[0]) is str and not one[0][:1].isdigit():
+                        return False  # maybe the name of a secret, and the secret
+                    kinds = set(map(type, one))
+                else:
+                    return False
+                left -= len(one)
+                if left < 0 or not kinds <= _PARTS:
+                    return False
+                if not kinds <= _ATOMS:
+                    parts = one.values() if type(one) is dict else one
+                    deeper += [part for part in parts if type(part) is dict or type(part) is list]
+            if not deeper:
+                return True
+            level = deeper
+        return False
+
+    def _has_plain_keys(self, one: dict[Any, Any]) -> bool:  # Any: the user's own keys and values
+        if set(map(type, one)) != _TEXT_ONLY:
+            return False
+        shape = tuple(one) if len(one) <= _LARGEST_SHAPE else None
+        if shape in self._harmless:
+            return True
+        if TAG in one or (self._names and self._names.may_be_in("\0".join(one))):
+            return False
+        if shape is not None:
+            if len(self._harmless) >= _KEPT_SHAPES:
+                self._harmless.clear()
+            self._harmless.add(shape)
+        return True
+
+
+class _Counted:
+    """Tells whether there were secrets in what was frozen."""
+
+    def __init__(self, secrets: SecretSink) -> None:
+        self.names = secrets.names
+        self.count = 0
+        self._secrets = secrets
+
+    def take(self, secret: str | bytes, path: str) -> Frozen:
+        self.count += 1
+        return self._secrets.take(secret, path)
+
+
+def _dumped(value: Any) -> bytes:  # Any: the user's own value
+    try:
+        return marshal.dumps(value, _FORM)
+    except ValueError:
+        return b""  # which no entry is
