@@ -193,7 +193,7 @@ def report(directory: Path) -> None:
     keys = sorted(str(key) for _, key in names if not str(key).startswith("filler"))
     say("fillers found:", len(names) - len(keys))
     say("pending:", *keys, "damage:", recovered.damage)
-    say("completed:", *sorted(str(name.key) for name in recovered.table._completed))
+    say("completed:", *sorted(str(entry.name.key) for entry in recovered.table.completed()))
     lines = [
         json.loads(line)
         for path in sorted((directory / "errors").glob("*.jsonl"))
