@@ -38,6 +38,7 @@ from shockproof.vocabulary.errors import (
     StateVersionError,
 )
 from shockproof.vocabulary.look_up import NOT_FOUND, Found, LookUp
+from shockproof.vocabulary.moment import Moment
 from shockproof.vocabulary.outcomes import CallInfo, Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
@@ -361,21 +362,28 @@ class Once(Generic[R]):
                 flight.late_answer = found
                 sending.is_there_late(found.value)
                 return
-            sending.ended_late(_told(error), moment_of(self._clock))
+            ended_at = moment_of(self._clock)
+            sending.ended_late(_told(error), ended_at)
             if found is not None or isinstance(error, Exception):
-                with contextlib.suppress(
-                    RuntimeError
-                ):  # the loop has ended: it stays pending, and is looked up
-                    loop.call_soon_threadsafe(judge, flight, found, error)
+                # If the loop has ended, it stays pending, and is looked up.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(judge, flight, found, error, ended_at)
 
         def judge(
-            flight: _Flight, found: Found[Any] | None, error: BaseException | None
-        ) -> None:  # Any: as above
+            flight: _Flight,
+            found: Found[Any] | None,  # Any: as above
+            error: BaseException | None,
+            ended_at: Moment,
+        ) -> None:
             if found is not None and self._is_answer(flight, found, info):
                 flight.late_answer = found
                 sending.is_there_late(found.value)
-            elif isinstance(error, Exception) and _is_proof_of_nothing(flight.rules.of_error(error, info)):
-                sending.is_not_there_late()
+            elif isinstance(error, Exception):
+                verdict = flight.rules.of_error(error, info)
+                if _is_proof_of_nothing(verdict):
+                    sending.is_not_there_late()
+                elif verdict.effect == "done":
+                    sending.ended_late(_told(error), ended_at, is_there=True)
 
         return _Flight(plan.classifier, late)
 

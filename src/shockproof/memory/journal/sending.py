@@ -205,17 +205,18 @@ class Sending:
 
         With *is_there*, the other side said that it has this key already.
         """
-        body = self._interrupted(why, at, is_over=is_over)
-        if is_there:
-            body["effect"] = "done"
+        body = self._interrupted(why, at, is_over=is_over, is_there=is_there)
         self._tell(lambda session: session.tell(Kind.INTERRUPT, body))
 
     def leave_behind(self) -> None:
         """It goes on although nobody waits for it; one of the three below tells when it has ended. Never waits."""
         self._journal.left_behind.add(self._name)
 
-    def _interrupted(self, why: str, at: Moment, *, is_over: bool) -> dict[str, Any]:  # Any: frozen values
+    def _interrupted(
+        self, why: str, at: Moment, *, is_over: bool, is_there: bool
+    ) -> dict[str, Any]:  # Any: frozen values
         return {
+            **({"effect": "done"} if is_there else {}),
             **self._body(),
             "why": why,
             "at": at.wall,
@@ -223,13 +224,14 @@ class Sending:
             "counts_from": at.as_dict() if is_over else None,
         }
 
-    def ended_late(self, why: str, at: Moment) -> None:
+    def ended_late(self, why: str, at: Moment, *, is_there: bool = False) -> None:
         """What was left behind came to its end at *at*, and its outcome is unknown; from any thread, never waits."""
 
         def act(session: Session) -> None:
             self._journal.left_behind.discard(self._name)
             if self._is_pending_as_sent(session):
-                session.tell(Kind.INTERRUPT, self._interrupted(why, at, is_over=True))
+                body = self._interrupted(why, at, is_over=True, is_there=is_there)
+                session.tell(Kind.INTERRUPT, body)
 
         self._tell(act, needs_open=False)
 
