@@ -199,4 +199,4 @@ def test_a_completed_key_takes_little_memory() -> None:
     tracemalloc.stop()
 
     assert len(table) == count
-    assert taken / count < 300
+    assert taken / count < 450  # it is 270, and was 1800 as objects
