@@ -27,7 +27,9 @@ from shockproof.vocabulary.outcomes import Outcome
 
 try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.exposition import choose_encoder
     from prometheus_client.registry import Collector
+    from prometheus_client.registry import CollectorRegistry as CollectorRegistry  # noqa: PLC0414 - the endpoints name it, too
     from prometheus_client.utils import floatToGoString
 except ImportError as error:
     raise missing("prometheus-client", "prometheus", error) from error
@@ -53,6 +55,29 @@ def alert_rules() -> str:
 def grafana_dashboard() -> str:
     """A dashboard, as JSON, to import into Grafana."""
     return _shipped("grafana_dashboard.json")
+
+
+def page_for(
+    recovery: ErrorRecoveryService, registry: CollectorRegistry | None
+) -> Callable[[str], tuple[str, bytes]]:
+    """
+    What the endpoints answer a scrape with: for an Accept header, the type of the page and the page.
+
+    It shows *registry*, or one of its own with nothing but *recovery*.
+    """
+    if registry is None:
+        registry = CollectorRegistry()
+        registry.register(ShockproofCollector(recovery))
+    shown = registry
+
+    def page(accept: str) -> tuple[str, bytes]:
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it compares whatever stands there as a version
+            encode, content_type = choose_encoder("")
+        return content_type, encode(shown)
+
+    return page
 
 
 def _shipped(name: str) -> str:

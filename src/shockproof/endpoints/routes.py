@@ -1,0 +1,105 @@
+"""Which path gives which answer, for the ASGI app and for the server alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+from shockproof.endpoints.access import check_token, refusal
+from shockproof.endpoints.changes import Changes
+from shockproof.endpoints.checks import Check, is_ready, readiness, told
+from shockproof.endpoints.exchange import Answer, Request, plain
+
+if TYPE_CHECKING:
+    from shockproof.integrations.prometheus import CollectorRegistry
+    from shockproof.service import ErrorRecoveryService
+
+__all__ = ["Routes"]
+
+_LIVE: Final = Check("event_loop", "ok")  # who can say so runs on it
+_READS: Final = ("/livez", "/readyz", "/health", "/metrics")
+
+
+class Routes:
+    """The endpoints of one recovery service. The token is a secret of that service from now on."""
+
+    def __init__(
+        self, recovery: ErrorRecoveryService, token: str | None, registry: CollectorRegistry | None
+    ) -> None:
+        self._recovery = recovery
+        self._token = check_token(token)
+        if token is not None:
+            recovery.register_secret(token)
+        self._changes = Changes(recovery)
+        self._metrics = _metrics(recovery, registry)
+
+    async def answer(self, request: Request) -> Answer:
+        """
+        What is answered. A HEAD gets the answer of its GET: who sends it leaves the body out.
+
+        Cancelled, what was asked for is done or not begun; a halt or resume is written all the same.
+        """
+        path = request.path.rstrip("/") or "/"
+        if Changes.knows(path):
+            if request.method != "POST":
+                return plain(405, "only POST changes something", ("allow", "POST"))
+            return refusal(request, self._token) or await self._changes.make(path, request.body)
+        if path not in _READS and not path.startswith(("/livez/", "/readyz/")):
+            return plain(404, f"there is no such page; there are {', '.join(_READS)}")
+        if request.method not in ("GET", "HEAD"):
+            return plain(405, "this can only be read", ("allow", "GET, HEAD"))
+        if path == "/health":
+            return self._health()
+        if path == "/metrics":
+            return self._metrics(b", ".join(request.header(b"accept")).decode("latin-1"))
+        endpoint, _, name = path[1:].partition("/")
+        checks = [_LIVE] if endpoint == "livez" else readiness(self._asked())
+        if name:
+            checks = [check for check in checks if check.name == name]
+            if not checks:
+                return plain(404, f"there is no such check; /{endpoint}?verbose lists them")
+        return told(endpoint, checks, verbose=_is_verbose(request.query))
+
+    def _health(self) -> Answer:
+        health = self._asked()
+        body = json.dumps(health, indent=2).encode("ascii")
+        return Answer(200 if is_ready(readiness(health)) else 503, body, "application/json")
+
+    def _asked(self) -> dict[str, Any]:  # Any: JSON
+        """The health without secrets: reasons and names are the program's own texts."""
+        health: dict[str, Any] = _redacted(  # Any: JSON
+            self._recovery.get_health_status(), self._recovery._redactor.text
+        )
+        return health
+
+
+def _redacted(value: Any, hide: Callable[[str], str]) -> Any:  # Any: JSON
+    # Text by text, and not by the names of keys: a service may be named after a secret and be none.
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, dict):
+        return {hide(key): _redacted(one, hide) for key, one in value.items()}
+    return [_redacted(one, hide) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _is_verbose(query: bytes) -> bool:
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return any(name == "verbose" and value not in ("0", "false") for name, value in pairs)
+
+
+def _metrics(recovery: ErrorRecoveryService, registry: CollectorRegistry | None) -> Callable[[str], Answer]:
+    """What answers a scrape. Importing takes a while: here, and not while a first scrape holds the loop."""
+    try:
+        from shockproof.integrations.prometheus import page_for
+    except ImportError as error:
+        absent = plain(501, str(error))
+        return lambda accept: absent
+    page = page_for(recovery, registry)
+
+    def scraped(accept: str) -> Answer:
+        content_type, body = page(accept)
+        return Answer(200, body, content_type)
+
+    return scraped
