@@ -18,12 +18,14 @@ from typing import is_typeddict
 import pytest
 
 import shockproof
+import shockproof.alerts
 import shockproof.endpoints
 import shockproof.testing
 
 CLIENTS = (
     "aiohttp",
     "alpaca",
+    "apprise",
     "binance",
     "ccxt",
     "httpx",
@@ -100,7 +102,7 @@ def names_now() -> str:
 
     lines: list[str] = []
     clients = [importlib.import_module(f"shockproof.integrations.{name}") for name in CLIENTS]
-    for module in (shockproof, shockproof.endpoints, shockproof.testing, *clients):
+    for module in (shockproof, shockproof.alerts, shockproof.endpoints, shockproof.testing, *clients):
         for name in sorted(module.__all__):
             lines.extend(f"{module.__name__}: {line}" for line in describe(name, getattr(module, name)))
     of_handles = sorted(HandleOptions.__annotations__)
