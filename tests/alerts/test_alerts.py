@@ -12,7 +12,7 @@ import pytest
 
 from shockproof import CircuitOpenError, ErrorRecoveryService
 from shockproof.alerts import AlertNotSentError, AlertRules, Alerts, Notice
-from shockproof.testing import VirtualClock
+from shockproof.testing import VirtualClock, cancel_at_each_await
 
 
 class Recording:
@@ -281,6 +281,27 @@ def test_a_cancelled_close_ends_at_once_and_leaves_nothing_behind(desk: Desk) ->
         assert not [task for task in asyncio.all_tasks() if "alert" in task.get_name()]
 
     desk.run(main)
+
+
+def test_cancelled_at_any_await_nothing_of_the_alerts_is_left(desk: Desk) -> None:
+    """No task and no subscription; the next ones are told as if nothing had been."""
+    runs: list[int] = []
+
+    async def program() -> None:
+        async with Alerts(desk.recovery, [desk.target(1.0)]):
+            await desk.fails()
+            await asyncio.sleep(6)
+            await desk.fails(f"the {len(runs)}th")  # told by the last look
+
+    async def main() -> None:
+        async for run in cancel_at_each_await(program):
+            runs.append(run.waits)
+            await asyncio.sleep(0.1)
+            assert not desk.recovery._listeners
+            assert not [task for task in asyncio.all_tasks() if "alert" in task.get_name()]
+
+    desk.run(main)
+    assert len(runs) > 2
 
 
 def test_secrets_are_in_no_alert_and_in_no_log(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
