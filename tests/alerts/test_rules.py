@@ -63,9 +63,15 @@ def failed(name: str = "broker", outcome: Outcome = Outcome.FAILURE, text: str =
     )
 
 
-def call_failed(name: str = "broker") -> CallFailed:
+def call_failed(name: str = "broker", outcome: Outcome = Outcome.FAILURE) -> CallFailed:
     return CallFailed(
-        service_name=name, at=0.0, function_name="fetch", attempts=4, error_type="ConnectionError", reason=""
+        service_name=name,
+        at=0.0,
+        function_name="fetch",
+        attempts=4,
+        error_type="ConnectionError",
+        reason="",
+        outcome=outcome,
     )
 
 
@@ -159,11 +165,13 @@ def test_an_unknown_outcome_is_left_to_a_person_and_the_next_one_is_a_new_incide
     """A key of its own, so that it is no repetition of the one that nobody has resolved yet."""
     watched = Watched()
     watched.watch.note(failed("orders", Outcome.UNKNOWN, "timed out"))
+    assert watched.at(0.5, orders=of_service()) == []  # an attempt, which may be looked up
+    watched.watch.note(call_failed("orders", Outcome.UNKNOWN))
     (first,) = watched.look(1, orders=of_service()).values()
     assert (first.resolves, first.severity) == (False, "critical")
     assert first.summary == "orders: nobody knows what a call did: ConnectionError: timed out"
     assert watched.at(61, orders=of_service()) == []
-    watched.watch.note(failed("orders", Outcome.UNKNOWN))
+    watched.watch.note(call_failed("orders", Outcome.UNKNOWN))
     (second,) = watched.look(62, orders=of_service()).values()
     assert second.key != first.key
 
@@ -206,8 +214,7 @@ def test_a_rule_that_is_off_finds_nothing() -> None:
     )
     watched = Watched(off)
     for now in (1, 100, 200):
-        watched.watch.note(failed(outcome=Outcome.UNKNOWN))
-        watched.watch.note(call_failed())
+        watched.watch.note(call_failed(outcome=Outcome.UNKNOWN))
         everything = of_service("unavailable", "open", critical=True)
         assert watched.at(now, dropped=now, log="degraded", broker=everything) == []
 
@@ -215,8 +222,7 @@ def test_a_rule_that_is_off_finds_nothing() -> None:
 def test_the_services_that_send_are_ignored() -> None:
     """An alert that could not be sent is no reason for an alert."""
     watched = Watched(ignored=["alerts.slack"])
-    watched.watch.note(failed("alerts.slack", Outcome.UNKNOWN))
-    watched.watch.note(call_failed("alerts.slack"))
+    watched.watch.note(call_failed("alerts.slack", Outcome.UNKNOWN))
     assert watched.at(100, **{"alerts.slack": of_service("unavailable", "open", critical=True)}) == []
 
 

@@ -15,14 +15,22 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    CallFailed,
+    CallInfo,
     CircuitOpenError,
     ErrorRecoveryService,
+    Found,
+    Outcome,
+    OutcomeUnknownError,
     RateLimitedError,
     RetryBudget,
+    Verdict,
 )
 from shockproof.integrations.prometheus import ShockproofCollector, alert_rules, grafana_dashboard
 from shockproof.memory.services.counts_by_type import MOST_TYPES, OTHER_TYPES
-from shockproof.testing import VirtualClock
+from shockproof.testing import VirtualClock, record_events
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -115,6 +123,199 @@ def test_each_call_is_counted_once_by_how_it_ended(tmp_path: Path) -> None:
     }
     assert scraped.all("shockproof_retries_total", "error_type", service="broker") == {"ConnectionError": 6}
     assert scraped.all("shockproof_rejections_total", "policy", service="broker") == {"circuit_breaker": 2}
+
+
+def _already_there(ended_with: object, call: CallInfo) -> Verdict | None:
+    return Verdict(Outcome.NEUTRAL, effect="done") if isinstance(ended_with, KeyError) else None
+
+
+def _nothing_done(ended_with: object, call: CallInfo) -> Verdict | None:
+    return Verdict(Outcome.UNKNOWN, effect="none") if isinstance(ended_with, OSError) else None
+
+
+_CUT = ConnectionResetError("cut")
+
+
+@pytest.mark.parametrize(
+    ("ends", "looked_up", "options", "raised", "outcome", "seconds", "status"),
+    [
+        ([_CUT], Found("mine"), {}, None, "success", 1.0, "operational"),
+        ([_CUT, None], NOT_FOUND, {}, None, "success", 12.0, "operational"),
+        ([_CUT, None], NOT_FOUND, {"deadline": 60.0}, None, "success", 12.0, "operational"),
+        ([_CUT, _CUT], NOT_FOUND, {}, ConnectionResetError, "failure", 22.0, "unavailable"),
+        ([_CUT], UNKNOWN, {}, OutcomeUnknownError, "unknown", 21.0, "unavailable"),
+        ([_CUT], "what?", {}, TypeError, "unknown", 1.0, "unavailable"),
+        ([KeyError()], Found("mine"), {"classify": _already_there}, None, "success", 1.0, "operational"),
+        (
+            [KeyError()],
+            UNKNOWN,
+            {"classify": _already_there},
+            OutcomeUnknownError,
+            "unknown",
+            21.0,
+            "unavailable",
+        ),
+        (
+            [_CUT],
+            Found("mine"),
+            {"classify": _nothing_done},
+            ConnectionResetError,
+            "failure",
+            1.0,
+            "unavailable",
+        ),
+    ],
+    ids=[
+        "found",
+        "lost and sent again",
+        "lost and sent again within a deadline",
+        "lost each time",
+        "unknown",
+        "a look-up with a mistake in it",
+        "there already",
+        "there already and not found",
+        "unknown without an effect",
+    ],
+)
+def test_an_order_is_one_call_counted_when_it_was_looked_up(
+    tmp_path: Path,
+    ends: list[Exception | None],
+    looked_up: Any,
+    options: dict[str, Any],
+    raised: type[Exception] | None,
+    outcome: str,
+    seconds: float,
+    status: str,
+) -> None:
+    """However often it was sent: its end is that of the whole, and so are its duration, its event and the status."""
+    scraped = Scraped(tmp_path, durations=True)
+    broker = scraped.recovery.service("broker", max_retries=1, circuit_threshold=9, **options)
+    events = record_events(scraped.recovery)
+
+    async def send(key: str) -> str:
+        await asyncio.sleep(1.0)
+        end = ends.pop(0)
+        if end is not None:
+            raise end
+        return "sent"
+
+    async def find(key: str) -> Any:
+        return looked_up
+
+    async def main() -> None:
+        order = broker.once("k", confirm=find, key_argument="key", settle=10.0).call(send)
+        if raised is None:
+            await order
+        else:
+            await ends_with(raised, order)
+
+    scraped.run(main)
+    counted = scraped.all("shockproof_calls_total", "outcome", service="broker")
+    assert counted == {"success": 0, "failure": 0, "unknown": 0, "rejected": 0, outcome: 1}
+    name = "shockproof_call_duration_seconds"
+    assert scraped.all(f"{name}_count", "outcome", service="broker") == {outcome: 1}
+    assert scraped.value(f"{name}_sum", service="broker", outcome=outcome) == pytest.approx(seconds, abs=1.0)
+    assert scraped.recovery.get_health_status()["service_statuses"] == {"broker": status}
+    assert [one.outcome.value for one in events.of(CallFailed)] == [outcome] * (outcome != "success")
+    assert ends == []
+
+
+def test_an_order_of_an_earlier_call_is_counted_as_it_is_looked_up(tmp_path: Path) -> None:
+    """Nothing is sent by the later calls: they are calls all the same. One that is cancelled over it counts nowhere."""
+    scraped = Scraped(tmp_path, durations=True)
+    broker = scraped.recovery.service("broker", circuit_threshold=1, circuit_timeout=600.0)
+    answers = {"a": UNKNOWN}
+
+    async def send(key: str) -> None:
+        raise ConnectionResetError("cut")
+
+    async def find(key: str) -> Any:
+        return answers["a"]
+
+    async def main() -> None:
+        order = broker.once("k", confirm=find, key_argument="key", settle=10.0)
+        await ends_with(OutcomeUnknownError, order.call(send))
+        assert broker.status.value == "unavailable"
+        broker_state = scraped.recovery.get_health_status()["services"]["broker"]
+        assert broker_state["circuit"] == "open"
+        scraped.recovery.reset_circuit_breaker("broker")
+        task = asyncio.create_task(order.call(send))
+        await asyncio.sleep(5)
+        task.cancel()
+        await asyncio.wait([task])
+        await ends_with(OutcomeUnknownError, order.call(send))
+        answers["a"] = Found("mine")
+        assert await order.call(send) == "mine"
+        assert broker.status.value == "operational"
+
+    scraped.run(main)
+    counted = scraped.all("shockproof_calls_total", "outcome", service="broker")
+    assert counted == {"success": 1, "failure": 0, "unknown": 2, "rejected": 0}
+
+
+def test_an_order_whose_look_up_is_cancelled_is_unknown(tmp_path: Path) -> None:
+    """It was sent, and nobody waits for an answer any more."""
+    scraped = Scraped(tmp_path)
+    broker = scraped.recovery.service("broker")
+
+    async def send(key: str) -> None:
+        raise ConnectionResetError("cut")
+
+    async def find(key: str) -> Any:
+        return UNKNOWN
+
+    async def main() -> None:
+        order = broker.once("k", confirm=find, key_argument="key", settle=10.0)
+        task = asyncio.create_task(order.call(send))
+        await asyncio.sleep(5)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    scraped.run(main)
+    assert scraped.value("shockproof_calls_total", service="broker", outcome="unknown") == 1
+
+
+def test_an_order_that_may_not_be_sent_again_is_one_rejected_call(tmp_path: Path) -> None:
+    """Its lost attempt has opened the circuit: it is counted by the refusal only."""
+    scraped = Scraped(tmp_path)
+    broker = scraped.recovery.service("broker", circuit_threshold=1, circuit_timeout=600.0)
+
+    async def send(key: str) -> None:
+        raise ConnectionResetError("cut")
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    async def main() -> None:
+        order = broker.once("k", confirm=find, key_argument="key", settle=10.0)
+        await ends_with(CircuitOpenError, order.call(send))
+
+    scraped.run(main)
+    counted = scraped.all("shockproof_calls_total", "outcome", service="broker")
+    assert counted == {"success": 0, "failure": 0, "unknown": 0, "rejected": 1}
+
+
+def test_a_found_order_closes_no_circuit_and_ends_no_streak(tmp_path: Path) -> None:
+    """Its answers are lost all the same: for the circuit nothing has changed."""
+    scraped = Scraped(tmp_path)
+    broker = scraped.recovery.service("broker", circuit_threshold=3, circuit_timeout=600.0)
+
+    async def send(key: str) -> None:
+        raise ConnectionResetError("cut")
+
+    async def find(key: str) -> Any:
+        return Found("mine")
+
+    async def main() -> None:
+        for number in range(3):
+            assert broker.status.value == "operational"
+            await broker.once(f"k{number}", confirm=find, key_argument="key", settle=1.0).call(send)
+        assert broker.status.value == "unavailable"
+        await ends_with(CircuitOpenError, broker.call(fine))
+
+    scraped.run(main)
+    assert scraped.value("shockproof_calls_total", service="broker", outcome="unknown") == 0
 
 
 def test_a_rejection_is_counted_under_the_policy_that_refused(tmp_path: Path) -> None:

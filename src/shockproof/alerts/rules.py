@@ -33,8 +33,9 @@ class AlertRules:
         service_unavailable: a service is unavailable; with the open circuit of the same service, one incident.
             Default: 60.
         critical_error: a call to a service with ``critical=True`` failed for good. Default: 0.
-        outcome_unknown: nobody knows what a call did, such as an order. A person has to look: no end is told,
-            and the next one after `resolve_after` is a new incident. Default: 0.
+        outcome_unknown: nobody knows what a call did, such as an order (of one sent with `Handle.once`: also not
+            after it was looked up). A person has to look: no end is told, and the next one after `resolve_after` is a new
+            incident. Default: 0.
         records_dropped: the error log lost records. Default: 0.
         disk_failing: the error log, the journal or the mark of a halt cannot be written. Default: 10.
         resolve_after: seconds for which nothing of an incident may be seen before it is over, at least 0.
@@ -110,10 +111,10 @@ class Watch:
         name = event.service_name
         if isinstance(event, AttemptFailed):
             self._last_error[name] = event.error_type, event.error_message
-            if event.outcome is Outcome.UNKNOWN:
-                self._unknown[name] = self._unknown.get(name, 0) + 1
         elif isinstance(event, CallFailed):
             self._failed[name] = self._failed.get(name, 0) + 1
+            if event.outcome is Outcome.UNKNOWN:
+                self._unknown[name] = self._unknown.get(name, 0) + 1
         elif isinstance(event, CircuitOpened):
             self._opened.add(name)
 

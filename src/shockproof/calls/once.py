@@ -15,9 +15,11 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
+from shockproof.calls.bad_end import end_badly
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute
 from shockproof.calls.history_of_attempts import describe
+from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Confirm, look_up, warn_of_contradiction
 from shockproof.calls.threads import never_began
@@ -62,7 +64,18 @@ def make_key() -> str:
 class _Flight(Classifier):
     """Whether something may be under way: the classifier of the call's plan, which remembers what it said."""
 
-    __slots__ = ("_late", "is_known_there", "is_open", "late_answer", "rules", "was_judged", "witness")
+    __slots__ = (
+        "_late",
+        "attempts",
+        "began",
+        "is_known_there",
+        "is_open",
+        "late_answer",
+        "outcome",
+        "rules",
+        "was_judged",
+        "witness",
+    )
 
     def __init__(
         self,
@@ -70,7 +83,13 @@ class _Flight(Classifier):
         late: Callable[
             [_Flight, Found[Any] | None, BaseException | None], None
         ],  # Any: what the function returned
+        began: float,
     ) -> None:
+        self.began = began
+        """When the call began: monotonic seconds."""
+        self.attempts = 0
+        self.outcome: Outcome | None = None
+        """What was said of the last attempt."""
         self.rules = rules
         """What is said without being remembered."""
         self._late = late
@@ -86,7 +105,8 @@ class _Flight(Classifier):
 
     def begins(self) -> None:
         """From here on it may be under way."""
-        self.is_open, self.was_judged = True, False
+        self.is_open, self.was_judged, self.outcome = True, False, None
+        self.attempts += 1
         self.witness = self._new_witness()
 
     def _new_witness(self) -> Witness:
@@ -109,6 +129,7 @@ class _Flight(Classifier):
 
     def _judged(self, verdict: Verdict) -> Verdict:
         self.is_open, self.was_judged = not _is_proof_of_nothing(verdict), True
+        self.outcome = verdict.outcome
         self.is_known_there = self.is_known_there or verdict.effect == "done"
         return verdict
 
@@ -209,6 +230,7 @@ class Once(Generic[R]):
         """
         check_callable(fn)
         _check_arguments(fn, args, kwargs)
+        began = self._clock.monotonic()
         plan, reconciliation = self._plan, self._reconciliation
         await plan.learn_of_halt()
         self._require_no_halt()
@@ -218,7 +240,7 @@ class Once(Generic[R]):
             if plan.risk_reducing or reconciliation.are_settled(plan.state.name):
                 # Most keys are fresh: one turn of the disk claims it and has it durable.
                 try:
-                    return await self._send(sending, fn, args, kwargs)
+                    return await self._send(sending, fn, args, kwargs, began)
                 except _NO_JOURNAL:
                     raise
                 except Exception as error:
@@ -233,14 +255,21 @@ class Once(Generic[R]):
                 await reconciliation.earlier_are_settled(plan.state.name, but=self.key)
             if earlier is not None:
                 closes_at = claimed_at + window_left(self._settle, passed=earlier.passed)
-                found = await self._found(
-                    sending, self._confirm, closes_at, None, is_known_there=earlier.is_there
-                )
+                try:
+                    found = await self._found(
+                        sending, self._confirm, closes_at, None, is_known_there=earlier.is_there
+                    )
+                except Exception as error:
+                    if refusal is None:  # else it is counted as refused
+                        self._ends_badly(fn, Outcome.UNKNOWN, type(error).__name__, NOBODY_KNOWS, began)
+                    raise
                 if found is not None:
+                    if refusal is None:
+                        plan.state.answered_by_look_up(self._clock.monotonic() - began)
                     return found.value
             if refusal is not None:
                 raise refusal
-            return await self._send(sending, fn, args, kwargs)
+            return await self._send(sending, fn, args, kwargs, began)
         finally:
             refusal = None  # its traceback holds this frame: no cycle
             sending.release()
@@ -281,11 +310,12 @@ class Once(Generic[R]):
         fn: Callable[..., Any],  # Any: the function's own arguments and result
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        began: float,
     ) -> Any:
         deadline = self._plan.deadline
         ends_at = None if deadline is None else self._clock.monotonic() + deadline
         plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
-        flight = self._flight(plan, sending, fn)
+        flight = self._flight(plan, sending, fn, began)
         fn = witnessed(fn, lambda: flight.witness, has_own_task=plan.grace is not None)
         self._is_asked_before(plan, sending, flight, ends_at)
         resends = 0
@@ -316,14 +346,21 @@ class Once(Generic[R]):
                     found = self._give_up(sending, flight, fn, _told(failed))
                     if found is None:
                         closes_at = self._clock.monotonic() + self._settle
-                        found = await self._found(
-                            sending,
-                            self._asking(flight),
-                            closes_at,
-                            failed,
-                            is_known_there=flight.is_known_there,
-                        )
+                        try:
+                            found = await self._found(
+                                sending,
+                                self._asking(flight),
+                                closes_at,
+                                failed,
+                                is_known_there=flight.is_known_there,
+                            )
+                        except BaseException:  # the caller's cancellation as well: nobody knows what it did
+                            if flight.outcome is not Outcome.SUCCESS:  # that is counted
+                                self._flight_ends_badly(fn, flight, failed, Outcome.UNKNOWN, NOBODY_KNOWS)
+                            raise
                     if found is not None:
+                        if flight.outcome is not Outcome.SUCCESS:
+                            plan.state.answered_by_look_up(self._clock.monotonic() - began)
                         return found.value
                     flight.is_open = False
                     left = None if ends_at is None else ends_at - self._clock.monotonic()
@@ -340,6 +377,9 @@ class Once(Generic[R]):
                             f"shockproof {plan.state.name}: looked up: it is certain that nothing was placed"
                         )
                 sending.is_not_there()
+                # One that may not be sent again because a policy refuses is counted as refused.
+                if flight.outcome is Outcome.UNKNOWN and not isinstance(failed, CallRejectedError):
+                    self._flight_ends_badly(fn, flight, failed, Outcome.FAILURE, "nothing was placed")
                 if failed is not None:
                     raise failed
                 return result
@@ -351,6 +391,7 @@ class Once(Generic[R]):
         plan: Plan,
         sending: Sending,
         fn: Callable[..., Any],  # Any: as above
+        began: float,
     ) -> _Flight:
         loop = asyncio.get_running_loop()
         info = CallInfo(plan.state.name, name_of(fn), 1, "unsafe")
@@ -385,7 +426,37 @@ class Once(Generic[R]):
                 elif verdict.effect == "done":
                     sending.ended_late(_told(error), ended_at, is_there=True)
 
-        return _Flight(plan.classifier, late)
+        return _Flight(plan.classifier, late, began)
+
+    def _flight_ends_badly(
+        self,
+        fn: Callable[..., Any],  # Any: as above
+        flight: _Flight,
+        failed: Exception | None,
+        outcome: Outcome,
+        reason: str,
+    ) -> None:
+        error_type = UnwantedResultError.__name__ if failed is None else describe(failed)[0]
+        self._ends_badly(fn, outcome, error_type, reason, flight.began, flight.attempts)
+
+    def _ends_badly(
+        self,
+        fn: Callable[..., Any],  # Any: as above
+        outcome: Outcome,
+        error_type: str,
+        reason: str,
+        began: float,
+        attempts: int = 0,
+    ) -> None:
+        end_badly(
+            self._plan,
+            name_of(fn),
+            outcome,
+            began=began,
+            attempts=attempts,
+            error_type=error_type,
+            reason=reason,
+        )
 
     def _give_up(
         self,
@@ -433,6 +504,7 @@ class Once(Generic[R]):
     def _is_asked_before(self, plan: Plan, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
         """Let nothing be sent by *plan* that is not on the disk and wanted, and let *flight* know what came of it."""
         plan.classifier = flight
+        plan.whole_began = flight.began
         plan.before_attempt = lambda: self._before_attempt(sending, flight, ends_at)
         plan.is_simple = False  # the short way asks nobody before it sends
 

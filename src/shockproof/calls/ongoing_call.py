@@ -13,6 +13,7 @@ from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any, Final
 
+from shockproof.calls.bad_end import end_badly
 from shockproof.calls.call_ages import CallAges
 from shockproof.calls.faults import Faults
 from shockproof.calls.history_of_attempts import attach, describe
@@ -36,13 +37,15 @@ from shockproof.vocabulary.errors import (
     DeadlineExceededError,
     HaltedError,
 )
-from shockproof.vocabulary.events import AttemptFailed, CallFailed, CallHedged, RetryScheduled
+from shockproof.vocabulary.events import AttemptFailed, CallHedged, RetryScheduled
 from shockproof.vocabulary.outcomes import Attempt, CallInfo, Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
-__all__ = ["Failure", "OngoingCall", "UnwantedResultError", "timeout_error"]
+__all__ = ["NOBODY_KNOWS", "Failure", "OngoingCall", "UnwantedResultError", "timeout_error"]
 
 
+NOBODY_KNOWS: Final = "its outcome is unknown: it may have happened at the other side"
+"""Why an attempt is not repeated."""
 _KEPT_ATTEMPTS: Final = 10_000
 """Failed attempts that are remembered; an endless retry has more."""
 _AT_ONCE: Final = 8
@@ -176,7 +179,8 @@ class OngoingCall:
         self._began: float | None = None
         """When it began, where somebody wants to know how long calls take; a feed has no such time."""
         if plan.state.call_timers and not persists:
-            self._began = plan.runtime.clock.monotonic() - elapsed
+            whole_began = plan.whole_began
+            self._began = plan.runtime.clock.monotonic() - elapsed if whole_began is None else whole_began
         self._deadline_at: float | None = None
         if plan.deadline is not None:
             self._deadline_at = plan.runtime.clock.monotonic() - elapsed + plan.deadline
@@ -650,7 +654,7 @@ class OngoingCall:
     def _decide(self, error: Exception | None, verdict: Verdict, now: float, kind: ErrorKind) -> Decision:
         plan, adaptive = self.plan, self.plan.adaptive
         if verdict.outcome is Outcome.UNKNOWN:
-            return Decision(None, "its outcome is unknown: it may have happened at the other side")
+            return Decision(None, NOBODY_KNOWS)
         if not self.repeats:
             return Decision(None, "")
         retry_after, pause = verdict.retry_after, 0.0
@@ -752,28 +756,20 @@ class OngoingCall:
 
     def _end(self, error: Exception | None, reason: str, outcome: Outcome = Outcome.FAILURE) -> None:
         plan = self.plan
-        if outcome is Outcome.UNKNOWN:
-            plan.state.unknown_calls += 1
-        else:
-            plan.state.failed_calls += 1
-        if self._began is not None:
-            plan.state.call_ended(outcome, plan.runtime.clock.monotonic() - self._began)
-        if not (self.falls_back and self.can_fall_back):
-            plan.state.failed_for_good()
         if error is not None:
             attach(error, plan.state.name, [Attempt(*told) for told in self._attempts], reason)
-        if plan.runtime.listeners:
-            last = Attempt(*self._attempts[-1])
-            plan.runtime.listeners.publish(
-                CallFailed(
-                    service_name=plan.state.name,
-                    at=plan.runtime.clock.time(),
-                    function_name=self.function_name,
-                    attempts=self._failed,
-                    error_type=last.error_type,
-                    reason=reason,
-                )
-            )
+        if outcome is Outcome.UNKNOWN and plan.whole_began is not None:
+            return  # it is looked up, and then it is known how it ended
+        end_badly(
+            plan,
+            self.function_name,
+            outcome,
+            began=self._began,
+            attempts=self._failed,
+            error_type=Attempt(*self._attempts[-1]).error_type,
+            reason=reason,
+            may_have_a_stand_in=self.falls_back and self.can_fall_back,
+        )
 
     # -- traces --------------------------------------------------------------------------------
 

@@ -105,6 +105,7 @@ class Plan:
         "stopwatch",
         "timeout",
         "weight",
+        "whole_began",
     )
 
     circuit: Circuit | _ByTheLongWay
@@ -154,6 +155,12 @@ class Plan:
         self.adaptive: AdaptiveRetry | None = None
         self.before_attempt: Callable[[], Awaitable[None]] | None = None
         """Awaited behind all limits, before each attempt that the executor makes; what it raises ends the call."""
+        self.whole_began: float | None = None
+        """
+        When the call began of which this is a part; None: it is all of it.
+
+        What a part leaves unknown is not its end: whoever has the whole looks it up, and ends it.
+        """
         self.state = _UNKNOWN
         self.unbind()
 

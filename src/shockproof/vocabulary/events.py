@@ -64,12 +64,18 @@ class RetryScheduled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFailed(Event):
-    """No other attempt follows; `reason` says why in words."""
+    """
+    No other attempt follows; `reason` says why in words.
+
+    `outcome` is FAILURE, or UNKNOWN: nobody knows what the call did. Of an order sent with `Handle.once` it is told when
+    it was looked up: not at all if it was found.
+    """
 
     function_name: str
     attempts: int
     error_type: str
     reason: str
+    outcome: Outcome = Outcome.FAILURE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -293,6 +293,17 @@ class ServiceState:
         self.stirred = True
         self.fallbacks += 1
 
+    def answered_by_look_up(self, whole: float) -> None:
+        """
+        A call whose answer did not come was looked up and found, *whole* seconds after its beginning: it ended well.
+
+        The circuit, which was told of the attempt, is told nothing: its streak ends with an answer.
+        """
+        self.status = ServiceStatus.OPERATIONAL
+        self.successes += 1
+        if self.call_timers:
+            self.call_ended(Outcome.SUCCESS, whole)
+
     def failed_for_good(self) -> None:
         """No other attempt follows and no fallback answered."""
         self.status = ServiceStatus.UNAVAILABLE
