@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -316,6 +317,53 @@ def test_a_found_order_closes_no_circuit_and_ends_no_streak(tmp_path: Path) -> N
 
     scraped.run(main)
     assert scraped.value("shockproof_calls_total", service="broker", outcome="unknown") == 0
+
+
+def test_what_an_earlier_life_left_pending_is_counted_once_it_was_read(tmp_path: Path) -> None:
+    """Until the journal is open and counts itself; what nobody can settle is on the page for as long as it is there."""
+
+    async def find(key: str) -> Any:
+        return UNKNOWN
+
+    async def send(key: str) -> None:
+        raise ConnectionResetError("cut")
+
+    first = Scraped(tmp_path)
+
+    async def leaves_an_order() -> None:
+        order = first.recovery.service("broker").once("k", confirm=find, key_argument="key", settle=1.0)
+        await ends_with(OutcomeUnknownError, order.call(send))
+
+    first.run(leaves_an_order)
+    assert first.value("shockproof_journal_pending") == 1  # also when the journal is closed
+    for how in ("restore", "reconcile"):
+        copy = tmp_path / how
+        shutil.copytree(tmp_path / "state", copy / "state")
+        scraped = Scraped(copy)
+
+        async def main(how: str = how, scraped: Scraped = scraped) -> None:
+            assert scraped.value("shockproof_journal_pending") == 0
+            if how == "restore":
+                await scraped.recovery.restore_state()
+            else:
+                await scraped.recovery.reconcile()
+            journal = scraped.recovery.get_health_status()["journal"]
+            assert journal == {"state": "closed", "pending": 1, "last_error": None}
+            assert scraped.value("shockproof_journal_pending") == 1
+            async with scraped.recovery.operation("job"):
+                assert scraped.value("shockproof_journal_pending") == 2
+            answer = Found("mine")
+
+            async def knows(key: str) -> Any:
+                return answer
+
+            scraped.recovery.service("broker").once(confirm=knows)
+            assert [one.outcome for one in await scraped.recovery.reconcile()] == [answer]
+            await scraped.recovery.restore_state()
+            assert scraped.value("shockproof_journal_pending") == 0
+
+        scraped.run(main)
+        assert scraped.value("shockproof_journal_pending") == 0
 
 
 def test_a_rejection_is_counted_under_the_policy_that_refused(tmp_path: Path) -> None:

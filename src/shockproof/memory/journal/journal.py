@@ -60,7 +60,7 @@ class JournalStatus(NamedTuple):
 
     state: Literal["closed", "open", "no space", "failed"]
     pending: int
-    """Operations that began and did not end."""
+    """Operations that began and did not end; of a journal that is not open, as it was when it was last read."""
     last_error: str | None
 
 
@@ -173,6 +173,8 @@ class Journal:
         self._failure: str | None = None
         self._again_at = 0.0
         self._pending = 0
+        self._pending_on_disk = 0
+        """When it was last read, or closed."""
         self._running: weakref.WeakValueDictionary[Name, object] = weakref.WeakValueDictionary()
         self.left_behind: set[Name] = set()
         """What runs on in this process although nobody waits for it, and will tell when it ends."""
@@ -259,6 +261,7 @@ class Journal:
             table = session.table
             if not self._files.is_open:
                 table = read_journal(self._layer, self.directory).table
+                self._pending_on_disk = len(table.pending())
             return [of(entry) for entry in table.pending()]
 
         return await self.ask(look, needs_open=False)
@@ -362,9 +365,12 @@ class Journal:
                 else (request, value, failure)
                 for request, value, failure in answers
             ]
+        pending = len(self._files.table.pending())
+        if self._files.is_open:
+            self._pending_on_disk = pending
+        self._pending = max(pending, self._pending_on_disk)
         if session.is_to_close:
             self._close_if_idle()
-        self._pending = len(self._files.table.pending())
         return answers
 
     def _make_usable(self) -> Exception | None:
