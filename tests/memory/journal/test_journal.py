@@ -215,6 +215,30 @@ async def test_an_outcome_that_the_disk_refused_is_kept_and_written_later(bench:
 
 
 @pytest.mark.asyncio
+async def test_an_outcome_survives_the_refusal_of_what_came_before_it_in_its_batch(bench: Bench) -> None:
+    """Only what was refused is taken back: who gave up waiting for a checkpoint and came to an end has ended."""
+    journal, disk = bench.journal, bench.disk
+    await journal.ask(begin("A"))
+    disk.at_the_gate.clear()
+    disk.gate.clear()
+    busy = asyncio.ensure_future(journal.ask(begin("B")))
+    await asyncio.to_thread(disk.at_the_gate.wait, 30)
+    step = {"operation": "A", "key": "k", "progress": {"index": 1}}
+    refused = asyncio.ensure_future(journal.ask(lambda session: session.require(Kind.CHECKPOINT, step)))
+    await asyncio.sleep(0)
+    journal.tell(end("A"))
+    disk.refuses["sync_data"] = errno.EIO
+    disk.gate.set()
+    results = await asyncio.gather(busy, refused, return_exceptions=True)
+    assert all(isinstance(result, JournalUnavailableError) for result in results)
+
+    disk.refuses.clear()
+    await journal.aclose()
+
+    assert {name: body["status"] for name, body in bench.on_disk().items()} == {Name("A", "k"): "completed"}
+
+
+@pytest.mark.asyncio
 async def test_a_full_disk_stops_what_begins_and_no_outcome(tmp_path: Path) -> None:
     """The space for that was set aside before; when there is space again, all goes on."""
     bench = Bench(tmp_path / "journal", segment_bytes=2048)

@@ -200,3 +200,37 @@ def test_a_completed_key_takes_little_memory() -> None:
 
     assert len(table) == count
     assert taken / count < 450  # it is 270, and was 1800 as objects
+
+
+@pytest.mark.parametrize("status", ["completed", "abandoned"])
+def test_what_is_taken_back_takes_no_end_with_it(status: str) -> None:
+    """The refused record came before it, and an end that has happened stays one."""
+    table = OperationTable()
+    refused = [
+        table.apply(Kind.SEND, record(at=1.0)),
+        table.apply(Kind.CHECKPOINT, record(progress={"index": 1})),
+    ]
+    table.apply(Kind.END, record(status=status, result="filled", at=2.0))
+
+    for take_back in reversed(refused):
+        take_back()
+
+    entry = table.get(A)
+    assert (None if entry is None else entry.body["result"]) == ("filled" if status == "completed" else None)
+    assert not table.pending()
+
+
+def test_what_is_taken_back_leaves_what_happened_before_it() -> None:
+    """One after the other, the last first: an end, then two records that the disk refused."""
+    table = begun()
+    table.apply(Kind.INTERRUPT, record(why="cancelled"))
+    before = known(table)
+    refused = [
+        table.apply(Kind.BEGIN, record()),
+        table.apply(Kind.CHECKPOINT, record(progress={"index": 1})),
+    ]
+
+    for take_back in reversed(refused):
+        take_back()
+
+    assert known(table) == before

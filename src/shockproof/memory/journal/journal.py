@@ -69,7 +69,7 @@ class Session:
     What a request may do, in the journal's thread: look at the table, and have something recorded.
 
     Everything a request records counts at once for those behind it, and is taken back if it cannot be made
-    durable (unless it is an outcome: what happened has happened).
+    durable. Not an outcome, nor what one was recorded on top of: what happened has happened.
     """
 
     def __init__(self, table: OperationTable, running: weakref.WeakValueDictionary[Name, object]) -> None:

@@ -8,7 +8,7 @@ import itertools
 import math
 import struct
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from shockproof.memory.journal.record import Kind, decode_body, encode_body, encode_value
 
@@ -20,6 +20,8 @@ REMEMBERED_COUNT: Final = 10_000
 
 Status = Literal["pending", "completed"]
 Body = dict[str, Any]  # Any: frozen values
+_Held: TypeAlias = "OperationEntry | bytes"
+"""A pending operation, or a completed one as it is kept."""
 
 
 class Name(NamedTuple):
@@ -53,7 +55,8 @@ class OperationTable:
     """
     All operations that are known. Used by one thread at a time.
 
-    `apply` gives a function that takes the change back, for a record that could not be made durable.
+    `apply` gives a function that takes the change back, for a record that could not be made durable. What was
+    recorded of the operation since stays: an outcome has happened, whatever was refused before it.
     """
 
     def __init__(self) -> None:
@@ -125,7 +128,7 @@ class OperationTable:
             after = self._ended(known, body)
         else:
             return _nothing
-        return self._put(name, before, after)
+        return self._put(name, after)
 
     def _ended(self, known: Body | None, body: Body) -> Body | None:
         if body.get("status") != "completed" or body.get("key") is None:
@@ -142,23 +145,36 @@ class OperationTable:
             after.pop(gone, None)
         return after
 
-    def _put(self, name: Name, before: OperationEntry | None, after: Body | None) -> Callable[[], None]:
-        entry = None if after is None else OperationEntry(name, after)
-        self._set(name, entry)
-        return lambda: self._set(name, before)
+    def _put(self, name: Name, body: Body | None) -> Callable[[], None]:
+        before = self._held(name)
+        after: _Held | None = None
+        if body is not None:
+            entry = OperationEntry(name, body)
+            after = _packed(body) if entry.is_completed and name.key is not None else entry
+        self._hold(name, after)
 
-    def _set(self, name: Name, entry: OperationEntry | None) -> None:
-        is_completed = entry is not None and entry.is_completed
+        def take_back() -> None:
+            if self._held(name) is after:
+                self._hold(name, before)
+
+        return take_back
+
+    def _held(self, name: Name) -> _Held | None:
+        pending = self._pending.get(name)
+        if pending is not None or name.key is None:
+            return pending
+        return self._completed.get(_packed_name(name.operation, name.key))
+
+    def _hold(self, name: Name, held: _Held | None) -> None:
         if name.key is not None:
             packed_name = _packed_name(name.operation, name.key)
-            if is_completed and entry is not None:
-                self._completed[packed_name] = _packed(entry.body)
-            else:
-                self._completed.pop(packed_name, None)
-        if entry is None or is_completed:
-            self._pending.pop(name, None)
+            self._completed.pop(packed_name, None)
+            if isinstance(held, bytes):
+                self._completed[packed_name] = held
+        if isinstance(held, OperationEntry):
+            self._pending[name] = held
         else:
-            self._pending[name] = entry
+            self._pending.pop(name, None)
 
     def replay(self, kind: int, body: bytes) -> None:
         """`apply` a record as read; one that holds no JSON object changes nothing."""
