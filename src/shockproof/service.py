@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import NoneType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from shockproof.calls.combinations import warn_of_useless
@@ -35,7 +35,7 @@ from shockproof.memory.error_log.recorder import Recorder
 from shockproof.memory.error_log.redaction import DEFAULT_NAMES, Redactor
 from shockproof.memory.journal.journal import journal_for
 from shockproof.memory.journal.journalled_values import JournalledValues
-from shockproof.memory.journal.operation import Operation, pending_operation
+from shockproof.memory.journal.operation import Operation, pending_operation, with_pending
 from shockproof.memory.services.earlier_life import export_services, restore_circuits, restore_sends
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.health import RECENT_SECONDS, health_report
@@ -741,10 +741,7 @@ class ErrorRecoveryService:
             from shockproof.vocabulary.models import SystemState
 
             state = SystemState(timestamp=datetime.fromtimestamp(self._clock.time(), UTC))
-        # What an earlier restore gave, and the program has saved again, the journal knows better.
-        told = {(one["operation"], one["key"]) for one in pending}
-        saved = [one for one in state.active_operations if not _is_in_the_journal(one, told)]
-        state.active_operations = [*saved, *pending]
+        state.active_operations = with_pending(state.active_operations, pending)
         return state
 
     def _restore_services(self, state: SystemState) -> None:
@@ -1122,17 +1119,6 @@ def _state_arguments(
             raise TypeError(f'{name} must be a dict such as {{"AAPL": 150.0}}, got {value!r}')
         state[name] = {} if value is None else value
     return state
-
-
-def _is_in_the_journal(
-    operation: Mapping[Any, Any], told: set[tuple[str, str | None]]
-) -> bool:  # Any: the user's own
-    named = operation.get("operation"), operation.get("key", NOT_GIVEN)
-    return (
-        operation.get("status") == "pending"
-        and all(type(one) in (str, NoneType) for one in named)
-        and named in told
-    )
 
 
 def _as_keywords(given: object) -> dict[str, Any]:  # Any: the user's own values

@@ -417,6 +417,15 @@ async def test_damaged_mark_counts_as_halted(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_empty_mark_is_a_halt_by_hand(tmp_path: Path) -> None:
+    """Who halts a program that does not run touches the file, and is told of no damage."""
+    (tmp_path / "halted.json").touch()
+    recovery = ErrorRecoveryService(tmp_path, tmp_path)
+    with pytest.raises(HaltedError, match="by hand, no reason given"):
+        await recovery.service("venue", effect="unsafe").call(answer)
+
+
+@pytest.mark.asyncio
 async def test_mark_that_cannot_be_read_counts_as_halted_and_can_be_lifted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,3 +239,16 @@ def test_with_since_compressed_days_come_first(tmp_path: Path) -> None:
     following = Following(tmp_path, EVERYTHING._replace(since=since))
     assert [record.error_message for record in following.new_records()] == ["old", "new"]
     assert list(following.new_records()) == []
+
+
+@pytest.mark.parametrize("form", [(), ("--summary",), ("--last", "3"), ("--json",)], ids=" ".join)
+def test_a_mistyped_service_is_told_from_one_without_errors(
+    shockproof: Run, log: Path, form: tuple[str, ...]
+) -> None:
+    """Nothing is not good news when the name is wrong; a service that has no error of that kind is no typing error."""
+    words = ("errors", "--error-log-dir", log, *form, "--service")
+    mistyped = shockproof(*words, "trdaing")
+    assert mistyped.code == 0
+    said = f"shockproof: no record in {log} is of service 'trdaing'; there are: market, trading"
+    assert said in mistyped.err.splitlines()
+    assert "there are" not in shockproof(*words, "trading", "--severity", "critical").err

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,15 @@ import pytest
 from shockproof import NOT_FOUND, ErrorRecoveryService, OperationCompletedError
 from shockproof.__main__ import main
 from shockproof.command_line.screen import Screen
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal import Journal
+from shockproof.memory.journal.journalled_values import JournalledValues
+from shockproof.memory.journal.moments import moment_of
+from shockproof.memory.journal.sending import Sending
+from shockproof.memory.state.secrets import SecretNames
+from shockproof.memory.state.state_capture import StateSecrets
+from shockproof.views.words import local_time
+from shockproof.vocabulary.clock import SystemClock
 
 Run = Callable[..., Any]  # the fixture's result
 
@@ -154,8 +166,6 @@ async def test_what_a_person_has_dealt_with_is_over(shockproof: Run, killed: Pat
 
 
 async def _in_thread(call: Run, *words: object) -> Any:
-    import asyncio
-
     return await asyncio.to_thread(call, *words)  # the command has an event loop of its own
 
 
@@ -294,3 +304,117 @@ def test_damage_is_told_beside_the_list(shockproof: Run, killed: Path) -> None:
     listed = shockproof("operations", "list", "--json", "--state-dir", killed / "state")
     assert "the journal is damaged" in listed.err
     assert isinstance(listed.json, list)
+
+
+# ---- when it was sent
+
+
+async def _send(state_dir: Path, *, at_most_for: float | None, times: int = 1) -> tuple[float, float]:
+    """What a program leaves that is killed while an order is in flight; between which moments it was sent last."""
+    journal = Journal(state_dir / "journal")
+    values, clock = JournalledValues(StateSecrets(SecretNames())), SystemClock()
+    sending = Sending(journal, values, "trading", "bot-9", now=lambda: moment_of(clock))
+    before = time.time()
+    for _ in range(times):
+        before = time.time()
+        await sending.about_to_send(at_most_for=at_most_for, even_without_space=False)
+    after = time.time()
+    sending.release()  # nothing is told of its end
+    await journal.aclose()
+    return before, after
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_order_in_flight_was_sent_when_its_attempt_began(
+    shockproof: Run, tmp_path: Path, times: int
+) -> None:
+    """And until when it may be in flight is said beside it: with a timeout of 300 s, nothing was sent in the future."""
+    before, after = asyncio.run(_send(tmp_path, at_most_for=300.0, times=times))
+    place = ("--state-dir", tmp_path)
+    (listed,) = shockproof("operations", "list", "--json", *place).json
+    assert before <= _moment(listed["sent_at"]) <= after
+    assert _moment(listed["in_flight_until"]) == pytest.approx(_moment(listed["sent_at"]) + 300.0)
+    shown = shockproof("operations", "show", "bot-9", *place).out
+    (sent,) = [line for line in shown.splitlines() if line.startswith("last sent")]
+    (under_way,) = [line for line in shown.splitlines() if line.startswith("under way")]
+    assert sent.endswith(local_time(_moment(listed["sent_at"])))
+    assert f"may be in flight until {local_time(_moment(listed['in_flight_until']))}" in under_way
+    assert f"  {'once' if times == 1 else '2 times'}, first " in shown
+
+
+def test_what_may_still_be_in_flight_is_said_before_it_is_settled_as_absent(
+    shockproof: Run, tmp_path: Path
+) -> None:
+    """A look at the venue proves nothing before then; what was settled keeps the true time of its sending."""
+    before, after = asyncio.run(_send(tmp_path, at_most_for=300.0))
+    words = ("operations", "resolve", "bot-9", "--outcome", "absent", "--yes", "--state-dir", tmp_path)
+    settled = shockproof(*words)
+    assert (settled.code, "It may be in flight until" in settled.out) == (0, True)
+    trace = json.loads((tmp_path / "journal" / "resolved.jsonl").read_text())
+    assert before <= _moment(trace["was"]["sent_at"]) <= after
+
+
+def test_without_a_timeout_nobody_knows_until_when_it_is_in_flight(shockproof: Run, tmp_path: Path) -> None:
+    """No moment is made up."""
+    asyncio.run(_send(tmp_path, at_most_for=None))
+    shown = shockproof("operations", "show", "bot-9", "--state-dir", tmp_path)
+    assert "nobody knows until when" in shown.out
+    as_json = shockproof("operations", "show", "bot-9", "--json", "--state-dir", tmp_path).json
+    assert as_json["in_flight_until"] is None
+
+
+def test_what_is_settled_as_absent_is_found_in_the_trace(shockproof: Run, killed: Path) -> None:
+    """The journal forgets it; who asks for it is told who settled it and where that stands."""
+    place = ("--state-dir", killed / "state")
+    resolve = ("operations", "resolve", "bot-5", "--outcome", "absent", "--by", "ann", "--yes", *place)
+    assert shockproof(*resolve).code == 0
+    trace = killed / "state" / "journal" / "resolved.jsonl"
+    for gone in (shockproof("operations", "show", "bot-5", *place), shockproof(*resolve)):
+        assert (gone.code, gone.err.count("\n")) == (3, 1)
+        assert "'bot-5' of trading.once is not pending: settled by hand as absent, says ann" in gone.err
+        assert str(trace) in gone.err
+    listed = shockproof("operations", "list", "--all", *place)
+    assert f"1 settled by hand as absent, and so free again: {trace}" in listed.out
+    assert "as absent" not in shockproof("operations", "list", *place).out.replace(str(killed), "")
+
+
+def test_a_trace_survives_a_power_cut_with_its_name(
+    shockproof: Run, killed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was synced without its directory may be a file without a name."""
+    journal = killed / "state" / "journal"
+    synced: list[tuple[Path, bool]] = []
+    sync = SystemFiles.fsync_directory
+
+    def noting(layer: SystemFiles, path: Path) -> None:
+        sync(layer, path)
+        synced.append((path, (journal / "resolved.jsonl").exists()))
+
+    monkeypatch.setattr(SystemFiles, "fsync_directory", noting)
+    words = ("operations", "resolve", "bars", "--outcome", "manual", "--yes", "--state-dir", killed / "state")
+    assert shockproof(*words).code == 0
+    assert (journal, True) in synced
+
+
+def test_a_key_that_begins_with_a_dash_goes_behind_two(shockproof: Run, tmp_path: Path) -> None:
+    """The way to say it is in the error, and in what is suggested."""
+
+    async def leave() -> None:
+        async with ErrorRecoveryService(state_dir=tmp_path, error_log_dir=tmp_path / "errors") as recovery:
+            with pytest.raises(ZeroDivisionError):
+                async with recovery.operation("job", key="-dash"):
+                    raise ZeroDivisionError
+
+    asyncio.run(leave())
+    place = ("--state-dir", tmp_path)
+    refused = shockproof("operations", "resolve", "-dash", "--outcome", "found", "--yes", *place)
+    assert (refused.code, "one that begins with a dash goes last, behind --" in refused.err) == (2, True)
+    shown = shockproof("operations", "show", *place, "--", "-dash").out
+    suggested = "shockproof operations resolve --operation job --outcome found|absent|manual -- -dash"
+    assert suggested in shown
+    resolve = ("operations", "resolve", "--operation", "job", "--outcome", "found", "--yes", *place)
+    assert shockproof(*resolve, "--", "-dash").code == 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shockproof import ErrorRecoveryService
 
 Run = Callable[..., Any]  # the fixture's result
 
@@ -109,6 +112,7 @@ def test_damage_is_told_with_what_is_restored_instead(
 def test_a_state_of_which_nothing_is_left_is_told_by_the_exit_code(shockproof: Run, killed: Path) -> None:
     """1: there is something, and it is all damaged; 3: nothing was ever saved."""
     state = killed / "state"
+    shutil.rmtree(state / "journal")
     for name in ("system_state.json", "system_state.pkl", "system_state.prev.json"):
         (state / name).write_bytes(b"?")
     lost = shockproof("state", "show", "--state-dir", state)
@@ -189,3 +193,61 @@ def test_files_of_the_original_program_are_read(shockproof: Run, original: Path,
     assert "by the original program" in verified.out
     assert "AAPL" in shockproof("state", "show", "--state-dir", original).out
     assert contents(original) == before
+
+
+@pytest.mark.asyncio
+async def test_what_is_pending_is_shown_as_it_would_be_restored(shockproof: Run, killed: Path) -> None:
+    """In the same order, beside what was saved, and the same once the program has saved what it restored."""
+    place = ("--state-dir", killed / "state")
+
+    def names(operations: list[dict[str, Any]]) -> list[tuple[object, object, object]]:
+        return [(one["operation"], one.get("key"), one.get("status")) for one in operations]
+
+    shown = await asyncio.to_thread(shockproof, "state", "show", "active_operations", "--json", *place)
+    (killed / "state" / "system_state.json").unlink()  # it holds a class that only the trader has
+    (killed / "state" / "system_state.pkl").unlink()
+    async with ErrorRecoveryService(state_dir=killed / "state", error_log_dir=killed / "errors") as recovery:
+        restored = await recovery.restore_state()
+        assert restored is not None
+        assert names(shown.json) == [("fetch", None, None), *names(restored.active_operations)]
+        assert shown.json[2] == {
+            "operation": "import",
+            "key": "bars",
+            "status": "pending",
+            "index": 3,
+            "price": {"$": "decimal", "v": "1.10"},
+        }
+        await recovery.save_state(active_operations=restored.active_operations, force=True)
+    again = await asyncio.to_thread(shockproof, "state", "show", "active_operations", "--json", *place)
+    assert names(again.json) == names(restored.active_operations)
+
+
+def test_pending_operations_make_a_state_where_none_was_saved(shockproof: Run, killed: Path) -> None:
+    """As restore_state() gives one; where files are there and all damaged, the exit code says so all the same."""
+    state = killed / "state"
+    for file in state.glob("system_state*"):
+        file.write_bytes(b"?")
+    damaged = shockproof("state", "show", "--state-dir", state)
+    assert (damaged.code, "active_operations (3)" in damaged.out) == (1, True)
+    for file in state.glob("system_state*"):
+        file.unlink()
+    shown = shockproof("state", "show", "--state-dir", state)
+    assert (shown.code, shown.out.splitlines()[0]) == (
+        0,
+        "No state is there: what is pending in the journal makes one.",
+    )
+    assert "bot-5" in shown.out
+    as_json = shockproof("state", "show", "--json", "--state-dir", state).json
+    assert (as_json["file"], len(as_json["active_operations"])) == (None, 3)
+
+
+def test_a_halt_is_said_where_nothing_was_saved(shockproof: Run, tmp_path: Path) -> None:
+    """A bot that was halted before its first save is halted; scripts find it beside their document, on stderr."""
+    (tmp_path / "halted.json").touch()
+    shown = shockproof("state", "show", "--state-dir", tmp_path)
+    assert (shown.code, shown.out.count("\n")) == (3, 1)
+    assert shown.out.startswith("HALTED since ")
+    assert shown.out.endswith(": by hand, no reason given: halted.json is empty\n")
+    for words in (("--json",), ("cached_data",)):
+        shown = shockproof("state", "show", *words, "--state-dir", tmp_path)
+        assert (shown.code, shown.out, "HALTED since" in shown.err.splitlines()[0]) == (3, "", True)

@@ -327,7 +327,8 @@ def _journal(state_dir: Path) -> Iterator[Finding]:
         yield Finding(
             "journal",
             "warning",
-            f"{pending} pending, and no program runs that could settle them",
+            f"{pending} pending, and no process that this machine knows of owns the journal: a program that runs "
+            "takes it with its first operation or order",
             "shockproof operations list",
         )
     elif pending:

@@ -93,25 +93,47 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
 
 
 async def _read(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> int:
-    reading = ErrorReading(given.error_log_dir, wanted, writer_for(given.error_log_dir), first=nothing_first)
+    reading = _reading(given, wanted)
+    found = False
     if given.summary:
         summary = Summary()
         with progress("reading") as advance:
             async for record in with_progress(reading, advance):
                 summary.add(record)
+        found = summary.by_severity.total() > 0
         summary.show(screen, as_json=given.json, skipped=reading.skipped)
     elif given.last is not None:
         last: deque[ErrorRecord] = deque(maxlen=given.last)
         with progress("reading") as advance:
             async for record in with_progress(reading, advance):
                 last.append(record)
+        found = bool(last)
         _show(last, given, screen)
     else:
         async for record in reading:
+            found = True
             _show((record,), given, screen)
     if reading.skipped:
         screen.warn(f"{reading.skipped} lines are no records: torn by a crash, or somebody else's")
+    if given.service is not None and not found:
+        await _name_the_services(given, screen)
     return ExitCode.FINE
+
+
+def _reading(given: argparse.Namespace, wanted: Wanted) -> ErrorReading:
+    return ErrorReading(given.error_log_dir, wanted, writer_for(given.error_log_dir), first=nothing_first)
+
+
+async def _name_the_services(given: argparse.Namespace, screen: Screen) -> None:
+    """Say which services the files have, if the one that was asked for is none of them: a name is mistyped easily."""
+    everything = Wanted(since=None, until=None, service_name=None, min_severity=None)
+    names: set[str] = set()
+    with progress("reading") as advance:
+        async for record in with_progress(_reading(given, everything), advance):
+            names.add(record.service_name)
+    if given.service not in names:
+        there = ", ".join(sorted(names)) or "none"
+        screen.warn(f"no record in {given.error_log_dir} is of service {given.service!r}; there are: {there}")
 
 
 # ---- to follow

@@ -23,7 +23,9 @@ from shockproof.views.words import local_time, size_text
 
 __all__ = ["add_options"]
 
-_OWN_NAMES: Final = frozenset({"operation", "key", "service", "status", "at", "begun", "sent_at", "ended"})
+_OWN_NAMES: Final = frozenset(
+    {"operation", "key", "service", "status", "at", "begun", "attempt_at", "sent_at", "ended"}
+)
 _TRIES: Final = 5
 
 

@@ -22,7 +22,7 @@ from shockproof.memory.journal.journal import Journal, Session
 from shockproof.memory.journal.journal_files import Recovered, read_journal
 from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind, decode_body
-from shockproof.memory.journal.sending import is_sending, sent_at, service_of
+from shockproof.memory.journal.sending import is_sending, sent_at, service_of, under_way_until
 from shockproof.memory.state.codec import freeze
 from shockproof.views.shown_values import as_text, for_people, without_secrets
 from shockproof.views.words import ago, local_time
@@ -69,8 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     resolve = actions.add_parser(
         "resolve",
         help="say what became of one",
-        description="Tells the journal what became of an operation, so that it is not pending any more. The program "
-        "that owns the journal must not run. Who said it, when and why is kept in journal/resolved.jsonl.",
+        description="Tells the journal what became of an operation, so that it is not pending any more. "
+        "Refused while a program owns the journal. Who said it, when and why is kept in journal/resolved.jsonl.",
     )
     _add_which(resolve)
     resolve.add_argument(
@@ -138,12 +138,17 @@ def _list(given: argparse.Namespace, screen: Screen) -> int:
         )
         pending = len(table.pending())
         screen.line(f"{pending} pending in {journal}; its owner: {owner_of(journal)}", "dim")
+        if given.all and (forgotten := _settled_as_absent(journal)):
+            screen.line(
+                f"{forgotten} settled by hand as absent, and so free again: {journal / RESOLUTIONS_NAME}",
+                "dim",
+            )
     return ExitCode.WRONG if given.exit_code and table.pending() else ExitCode.FINE
 
 
 def _row(entry: OperationEntry, now: float) -> tuple[str, ...]:
     body = entry.body
-    at = _number(body.get("ended")) or _number(body.get("sent_at")) or _number(body.get("at"))
+    at = _number(body.get("ended")) or _last_begun(entry) or _number(body.get("at"))
     resolved = body.get("resolved")
     last_words = body.get("interrupted")
     if isinstance(resolved, dict):
@@ -162,7 +167,7 @@ def _row(entry: OperationEntry, now: float) -> tuple[str, ...]:
 def _show(given: argparse.Namespace, screen: Screen) -> int:
     journal = journal_dir(given.state_dir)
     recovered = _read(journal, screen)
-    entry = _chosen(recovered, given)
+    entry = _chosen(recovered, given, journal)
     story = _story(recovered, entry.name)
     if given.json:
         records = [{**record, "at": _iso(record["at"])} for record in story]
@@ -176,8 +181,9 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
             ("kind", _kind(entry)),
             ("service", service_of(entry) if is_sending(entry) else ""),
             ("status", "completed" if entry.is_completed else "pending"),
-            ("begun", f"{body.get('begun', '?')} times, first {local_time(_number(body.get('at')))}"),
-            ("last sent", local_time(sent_at(entry) or None)),
+            ("begun", f"{_times(entry)}, first {local_time(_number(body.get('at')))}"),
+            ("last sent", local_time(_last_begun(entry))),
+            ("under way", _under_way(entry, time.time())),
             ("ended", local_time(_number(body.get("ended")))),
             *(
                 (name, as_text(for_people(_secretless(body, name))))
@@ -195,8 +201,27 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
         screen.line(
             "Look it up at the venue by its key, then: " if is_sending(entry) else "See what it did, then: "
         )
-        screen.line(f"  shockproof operations resolve {_words(entry)} --outcome found|absent|manual", "cyan")
+        screen.line(f"  shockproof operations resolve {_words(entry)}", "cyan")
     return ExitCode.FINE
+
+
+def _times(entry: OperationEntry) -> str:
+    times = entry.times_begun
+    return "once" if times == 1 else f"{times or '?'} times"
+
+
+def _last_begun(entry: OperationEntry) -> float | None:
+    return sent_at(entry) if is_sending(entry) else None
+
+
+def _under_way(entry: OperationEntry, now: float) -> str:
+    """Of an order that is pending: whether its last attempt may be at the venue's door still."""
+    if entry.is_completed or not is_sending(entry):
+        return ""
+    until = under_way_until(entry)
+    if until is None:
+        return "nobody knows until when"
+    return f"{'may be in flight until' if until > now else 'until'} {local_time(until)}, at the latest"
 
 
 _USERS_VALUES: Final = ("details", "progress", "interrupted", "result", "resolved")
@@ -217,7 +242,8 @@ def _described(entry: OperationEntry) -> dict[str, object]:
         "status": "completed" if entry.is_completed else "pending",
         "begun": body.get("begun"),
         "at": _iso(body.get("at")),
-        "sent_at": _iso(body.get("sent_at")),
+        "sent_at": _iso(_last_begun(entry)),
+        "in_flight_until": _iso(under_way_until(entry)) if is_sending(entry) else None,
         "ended": _iso(body.get("ended")),
         **{name: _secretless(body, name) for name in _USERS_VALUES if name in body},
     }
@@ -261,9 +287,12 @@ def _iso(value: object) -> str | None:
 def _words(entry: OperationEntry) -> str:
     import shlex
 
-    if entry.name.key is None:
-        return shlex.quote(entry.name.operation)
-    return f"{shlex.quote(entry.name.key)} --operation {shlex.quote(entry.name.operation)}"
+    which = entry.name.operation if entry.name.key is None else entry.name.key
+    options = "--outcome found|absent|manual"
+    if entry.name.key is not None:
+        options = f"--operation {shlex.quote(entry.name.operation)} {options}"
+    is_like_an_option = which.startswith("-")
+    return f"{options} -- {shlex.quote(which)}" if is_like_an_option else f"{shlex.quote(which)} {options}"
 
 
 def _read(journal: Path, screen: Screen) -> Recovered:
@@ -276,7 +305,9 @@ def _read(journal: Path, screen: Screen) -> Recovered:
     return recovered
 
 
-def _chosen(recovered: Recovered, given: argparse.Namespace, *, pending_only: bool = False) -> OperationEntry:
+def _chosen(
+    recovered: Recovered, given: argparse.Namespace, journal: Path, *, pending_only: bool = False
+) -> OperationEntry:
     table = recovered.table
     everything = [*table.pending()] if pending_only else [*table.pending(), *table.completed()]
     found = [
@@ -295,10 +326,32 @@ def _chosen(recovered: Recovered, given: argparse.Namespace, *, pending_only: bo
             raise CommandError(
                 f"{given.which!r} of {entry.name.operation} is not pending: it has ended", ExitCode.NOT_THERE
             )
+    for trace in reversed(_traces(journal)):
+        operation, key = trace.get("operation"), trace.get("key")
+        if given.which == (operation if key is None else key) and given.operation in {None, operation}:
+            raise CommandError(
+                f"{given.which!r} of {operation} is not pending: settled by hand as "
+                f"{trace.get('outcome')}, says {trace.get('by')}, {trace.get('at')}; what was known of it is in "
+                f"{journal / RESOLUTIONS_NAME}",
+                ExitCode.NOT_THERE,
+            )
     raise CommandError(
         f"nothing is pending with the key {given.which!r}; shockproof operations list shows what is",
         ExitCode.NOT_THERE,
     )
+
+
+def _traces(journal: Path) -> list[dict[str, Any]]:  # Any: numbers and texts
+    """What was settled by hand, the oldest first; a line that a crash tore is none."""
+    try:
+        lines = (journal / RESOLUTIONS_NAME).read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [trace for trace in map(decode_body, lines) if trace is not None]
+
+
+def _settled_as_absent(journal: Path) -> int:
+    return sum(trace.get("outcome") == "absent" for trace in _traces(journal))
 
 
 # ---- settling
@@ -308,7 +361,7 @@ def _resolve(given: argparse.Namespace, screen: Screen) -> int:
     if given.result is not None and given.outcome != "found":
         raise CommandError(f"--result goes with --outcome found, and not with {given.outcome}")
     journal = journal_dir(given.state_dir)
-    entry = _chosen(_read(journal, screen), given, pending_only=True)
+    entry = _chosen(_read(journal, screen), given, journal, pending_only=True)
     require_owner(journal)
     _refuse_if_owned(journal)
     shown = _described(entry)
@@ -317,12 +370,8 @@ def _resolve(given: argparse.Namespace, screen: Screen) -> int:
         screen.table(
             ("KEY", "OPERATION", "KIND", "STATUS", "SINCE", "BEGUN", "LAST WORDS"), [_row(entry, now)]
         )
-        since = now - sent_at(entry)
-        if given.outcome == "absent" and is_sending(entry) and since < _FRESH:
-            screen.line(
-                f"It was sent {ago(since)} ago, and may still arrive: a later look at the venue proves more.",
-                "yellow",
-            )
+        if given.outcome == "absent" and is_sending(entry) and (warning := _may_still_arrive(entry, now)):
+            screen.line(warning, "yellow")
     question = f"Record {given.outcome!r} ({_OUTCOMES[given.outcome]})?"
     if not screen.confirm(question, is_yes=given.yes):
         raise CommandError("nothing was changed")
@@ -347,6 +396,20 @@ def _resolve(given: argparse.Namespace, screen: Screen) -> int:
     else:
         screen.line(f"Recorded: {given.outcome}, says {resolution['by']}.", "green")
     return ExitCode.FINE
+
+
+def _may_still_arrive(entry: OperationEntry, now: float) -> str | None:
+    until, sent = under_way_until(entry), sent_at(entry)
+    if until is not None and until > now:
+        return (
+            f"It may be in flight until {local_time(until)}, and still arrive: a look at the venue before then "
+            "proves nothing."
+        )
+    last = sent if until is None else until
+    if last is None or now - last >= _FRESH:
+        return None
+    what = "was sent" if until is None else "was under way until, at the latest,"
+    return f"It {what} {ago(now - last)} ago, and may still arrive: a later look at the venue proves more."
 
 
 async def _record(
@@ -394,6 +457,7 @@ def _append(path: Path, line: dict[str, object]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+    SystemFiles().fsync_directory(path.parent)  # each time: who made the file may not have come to it
 
 
 def _refuse_if_owned(journal: Path) -> None:

@@ -33,6 +33,8 @@ _COMMANDS: Final = {
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """What is wrong, in one line: the whole usage would bury it."""
+        if message.endswith("required: KEY"):
+            message += "; one that begins with a dash goes last, behind --"
         self.exit(ExitCode.NOT_DONE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 

@@ -12,10 +12,13 @@ from shockproof.command_line.options import add_json, add_state_dir, existing
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal_files import read_journal
+from shockproof.memory.journal.operation import with_pending
 from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.state_files import DAMAGED_DIRECTORY, StateFiles, SurveyedFile
 from shockproof.views.shown_values import as_text, for_people, without_secrets
 from shockproof.views.words import ago, local_time, size_text
+from shockproof.vocabulary.errors import ShockproofError
 
 __all__ = ["add_options", "files_set_aside"]
 
@@ -28,8 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser(
         "show",
         help="what the program saved last",
-        description="What the program saved last: the file that restore_state() would take. Changes nothing, also "
-        "while the program runs.",
+        description="What restore_state() would give: what the program saved last, and what is pending in the "
+        "journal; first the kill switch, if it is on. Changes nothing, also while the program runs.",
     )
     show.add_argument(
         "section", nargs="?", metavar="SECTION", help="only this one, such as cached_data or cached_data.AAPL"
@@ -74,13 +77,21 @@ def _survey(given: argparse.Namespace) -> tuple[SurveyedFile, ...]:
 
 
 def _newest(files: Sequence[SurveyedFile], directory: Path, screen: Screen) -> SurveyedFile:
+    _warn_of(files, screen)
+    if files and files[0].verdict == "valid":
+        return files[0]
+    raise _no_state(files, directory)
+
+
+def _warn_of(files: Sequence[SurveyedFile], screen: Screen) -> None:
     for file in files:
         if file.verdict != "valid":
             screen.warn(f"{file.path.name} is {file.verdict}: {file.reason}")
-    if files and files[0].verdict == "valid":
-        return files[0]
+
+
+def _no_state(files: Sequence[SurveyedFile], directory: Path) -> CommandError:
     what = "no state file is valid" if files else "no state was saved"
-    raise CommandError(f"{what} in {directory}", ExitCode.WRONG if files else ExitCode.NOT_THERE)
+    return CommandError(f"{what} in {directory}", ExitCode.WRONG if files else ExitCode.NOT_THERE)
 
 
 def _save(file: SurveyedFile) -> str:
@@ -91,30 +102,84 @@ def _save(file: SurveyedFile) -> str:
 
 
 def _show(given: argparse.Namespace, screen: Screen) -> int:
-    file = _newest(_survey(given), given.state_dir, screen)
-    content = without_secrets(file.content)
+    files = _survey(given)
+    mark = _mark(given.state_dir)
+    said_of_the_halt = None if mark is None else f"HALTED since {local_time(mark.since)}: {mark.reason}"
+    if said_of_the_halt is not None:
+        if given.json or given.section is not None:
+            screen.warn(said_of_the_halt)  # stdout has one JSON document
+        else:
+            screen.line(said_of_the_halt, "red")
+    _warn_of(files, screen)
+    pending = _pending(given.state_dir / "journal", screen)
+    file = files[0] if files and files[0].verdict == "valid" else None
+    content: dict[str, Any] = {} if file is None else without_secrets(file.content)  # Any: frozen values
+    if pending:
+        content["active_operations"] = _with_pending(content.get("active_operations"), pending)
+    if file is None and not content:
+        raise _no_state(files, given.state_dir)
     if given.section is not None:
         value = _section(content, given.section)
         screen.json(value if given.json else for_people(value))
-        return ExitCode.FINE
-    mark = read_mark(given.state_dir, now=time.time())
-    if given.json:
+    elif given.json:
         halted = None if mark is None else {"reason": mark.reason, "since": local_time(mark.since)}
-        screen.json({"file": file.path.name, "sequence": file.sequence, "halted": halted, **content})
-        return ExitCode.FINE
-    _show_to_people(file, content, mark, screen)
-    return ExitCode.FINE
+        head = (
+            {"file": None, "sequence": None}
+            if file is None
+            else {"file": file.path.name, "sequence": file.sequence}
+        )
+        screen.json({**head, "halted": halted, **content})
+    else:
+        _show_to_people(file, content, screen)
+    # Pending operations alone make a state, too; a file that is damaged, or of a newer program, is wrong all the same.
+    return ExitCode.WRONG if file is None and files else ExitCode.FINE
+
+
+def _mark(state_dir: Path) -> Mark | None:
+    now = time.time()
+    try:
+        return read_mark(state_dir, now=now)
+    except OSError as error:
+        return Mark(
+            f"whether it is halted cannot be read ({error.strerror}), and so it counts as halted", now
+        )
+
+
+def _pending(journal: Path, screen: Screen) -> list[dict[str, Any]]:  # Any: frozen values
+    """What restore_state() adds from the journal, oldest first, without secrets."""
+    try:
+        recovered = read_journal(SystemFiles(), journal)
+    except (OSError, ShockproofError) as error:
+        screen.warn(f"the journal cannot be read, nor could restore_state(): {error}")
+        return []
+    if recovered.damage is not None:
+        screen.warn(f"the journal is damaged: {recovered.damage}; see shockproof journal verify")
+    return [
+        {
+            "operation": entry.name.operation,
+            "key": entry.name.key,
+            "status": "pending",
+            **without_secrets(entry.body.get("progress") or {}),
+        }
+        for entry in recovered.table.pending()
+    ]
+
+
+def _with_pending(saved: Any, pending: list[dict[str, Any]]) -> list[Any]:  # Any: frozen values
+    dicts = [one for one in saved if isinstance(one, dict)] if isinstance(saved, list) else []
+    return with_pending(dicts, pending)
 
 
 def _show_to_people(
-    file: SurveyedFile, content: dict[str, Any], mark: Mark | None, screen: Screen
+    file: SurveyedFile | None, content: dict[str, Any], screen: Screen
 ) -> None:  # Any: frozen values
-    if mark is not None:
-        screen.line(f"HALTED since {local_time(mark.since)}: {mark.reason}", "red")
-    age = "" if file.timestamp is None else ago(time.time() - file.timestamp.timestamp())
-    screen.fields(
-        [("file", f"{file.path}, {_save(file)}"), ("saved", f"{local_time(file.timestamp)}, {age} ago")]
-    )
+    if file is None:
+        screen.line("No state is there: what is pending in the journal makes one.")
+    else:
+        age = "" if file.timestamp is None else ago(time.time() - file.timestamp.timestamp())
+        screen.fields(
+            [("file", f"{file.path}, {_save(file)}"), ("saved", f"{local_time(file.timestamp)}, {age} ago")]
+        )
     shown = for_people({name: value for name, value in content.items() if name != "timestamp"})
     for name, section in shown.items():
         screen.line()

@@ -19,6 +19,7 @@ from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.error_log.redaction import Redactor
 from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation_table import OperationEntry
+from shockproof.memory.journal.sending import is_sending, sent_at
 from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.state_files import StateFiles, SurveyedFile
 from shockproof.views.error_counts import SEVERITIES, ErrorCounts, Timeline
@@ -277,7 +278,7 @@ def _pending(on_disk: OnDisk, now: datetime) -> str:
 
 
 def _since(entry: OperationEntry, now: float) -> str:
-    at = entry.body.get("sent_at", entry.body.get("at"))
+    at = sent_at(entry) if is_sending(entry) else entry.body.get("at")
     return f"{ago(now - at)} ago" if isinstance(at, int | float) else ""
 
 

@@ -73,6 +73,9 @@ class Findings:
     """How many of them were left by a second crash."""
     wrong: list[str] = field(default_factory=list[str])
 
+    def __str__(self) -> str:
+        return f"{self.states:,} different states, {self.second_crashes:,} of them left by a second crash"
+
 
 def crash_everywhere(
     subject: Subject[Facts],

@@ -72,6 +72,8 @@ class DiskUser:
         self.ours, theirs = socket.socketpair()
         self.process = subprocess.Popen([sys.executable, SCRIPT], stdin=theirs)
         theirs.close()
+        self.hit = 0
+        """Calls so far at which a program was killed, or that failed."""
         self.heard = self.ours.makefile("r")
         while self.line() != "warm":
             pass
@@ -123,6 +125,7 @@ def disk_user() -> Iterator[DiskUser]:
     user = DiskUser()
     try:
         yield user
+        print(f"{user.hit:,} calls are hit")
     finally:
         user.close()
 
@@ -296,5 +299,7 @@ def test_whichever_system_call_is_hit_what_was_acknowledged_is_there(
         if complaint is not None:
             found.append(f"{where}: {complaint}: it said {life.said}")
 
+    disk_user.hit += touched
+    print(f"{program}, {fault}: {touched} calls are hit")
     assert found == []
     assert touched > 3

@@ -204,6 +204,7 @@ def crashes(
 def test_whatever_a_crash_leaves_what_was_acknowledged_is_there() -> None:
     """Also when the program died once more after it came back."""
     findings = crashes(SimulatedDisk, second_life_each=5)
+    print(f"journal: {findings}")
 
     assert findings.wrong == []
     assert findings.states > 20_000
@@ -229,6 +230,7 @@ class FullFromTheSecondSegmentOn(SimulatedDisk):
 def test_whatever_a_crash_leaves_on_a_full_disk_what_was_acknowledged_is_there() -> None:
     """The reserve takes the place of a segment, with a crash at each step of that."""
     findings = crashes(FullFromTheSecondSegmentOn, second_life_each=40)
+    print(f"journal on a full disk: {findings}")
 
     assert findings.wrong == []
     assert findings.states > 2_000

@@ -10,7 +10,14 @@ import pytest
 from shockproof.memory.journal.journal import Journal
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.moments import moment_of
-from shockproof.memory.journal.sending import Earlier, Sending, name_of_sending
+from shockproof.memory.journal.operation_table import OperationEntry
+from shockproof.memory.journal.sending import (
+    Earlier,
+    Sending,
+    name_of_sending,
+    sent_at,
+    under_way_until,
+)
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import StateSecrets
 from shockproof.testing import VirtualClock
@@ -111,3 +118,27 @@ async def test_late_end_tells_nothing_of_what_was_sent_again(desk: Desk) -> None
     assert (known["status"], known["result"]) == ("completed", "the order")
     second.release()
     await desk.journal.aclose()
+
+
+@pytest.mark.parametrize(
+    ("known", "sent", "until"),
+    [
+        ({"begun": 1, "at": 10.0, "sent_at": 15.0}, 10.0, None),
+        ({"begun": 2, "at": 10.0, "sent_at": 35.0, "counts_from": {"wall": 35.0}}, None, 35.0),
+        ({"begun": 2, "at": 10.0, "sent_at": 35.0, "status": "completed", "ended": 31.0}, None, None),
+        ({"begun": 2, "at": 10.0, "sent_at": 30.0, "status": "completed", "ended": 31.0}, 30.0, None),
+        ({"begun": 2, "at": 10.0, "sent_at": 30.0, "attempt_at": 30.0, "counts_from": None}, 30.0, None),
+        (
+            {"begun": 2, "at": 10.0, "sent_at": 30.0, "attempt_at": 30.0, "counts_from": {"wall": 99.0}},
+            30.0,
+            None,
+        ),
+    ],
+    ids=["first form", "older", "older, ended", "ended", "no limit", "no limit, seen later"],
+)
+def test_until_when_it_may_run_is_never_taken_for_when_it_was_sent(
+    known: dict[str, Any], sent: float | None, until: float | None
+) -> None:
+    """Also in what an older shockproof summed up, which kept only the one: better none than a wrong one."""
+    entry = OperationEntry(name_of_sending("orders", "a"), known)
+    assert (sent_at(entry), under_way_until(entry)) == (sent, until)

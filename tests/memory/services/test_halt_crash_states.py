@@ -73,6 +73,7 @@ def crashes(kind: type[SimulatedDisk], *, second_life_each: int, most: int | Non
 def test_whatever_a_crash_leaves_a_halt_is_in_force_until_it_was_resumed() -> None:
     """And what was resumed stays so: the next life finds what was decided last, or what was being decided."""
     findings = crashes(SimulatedDisk, second_life_each=25)
+    print(f"halt: {findings}")
 
     assert findings.wrong == []
     assert findings.states > 20_000

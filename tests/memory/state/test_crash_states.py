@@ -151,6 +151,7 @@ def crashes(
 def test_whatever_a_crash_leaves_the_last_saved_state_is_there() -> None:
     """Or the one that was being saved; never an older one, never none, and also when the next life crashed too."""
     findings = crashes(SimulatedDisk, second_life_each=200)
+    print(f"state: {findings}")
 
     assert findings.wrong == []
     assert findings.states > 20_000
@@ -164,6 +165,7 @@ def test_whatever_a_crash_leaves_of_a_large_state_the_last_saved_one_is_there() 
         path.name for path in LargeSaves(3).live(SimulatedDisk(), Saves.at_first, 1).disk.files()
     }
     findings = crashes(SimulatedDisk, second_life_each=1_000, program=LargeSaves)
+    print(f"large states: {findings}")
 
     assert findings.wrong == []
     assert findings.states > 20_000

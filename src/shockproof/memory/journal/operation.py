@@ -5,8 +5,8 @@ A durable operation as users hold it: known after a crash, and resumed from its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import NoneType, TracebackType
 from typing import Any, Self
 
 from shockproof.memory.journal.journal import Act, Journal, Session
@@ -14,6 +14,7 @@ from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
+from shockproof.vocabulary.arguments import NOT_GIVEN
 from shockproof.vocabulary.errors import (
     JournalUnavailableError,
     OperationBusyError,
@@ -22,7 +23,7 @@ from shockproof.vocabulary.errors import (
 )
 from shockproof.vocabulary.event_loop import require_running_loop
 
-__all__ = ["Operation", "pending_operation"]
+__all__ = ["Operation", "pending_operation", "with_pending"]
 
 RESERVED = ("operation", "key", "status")
 """What stands beside the progress in ``active_operations``."""
@@ -295,3 +296,23 @@ def pending_operation(entry: OperationEntry, values: JournalledValues) -> dict[s
     except (UnknownTypeError, MalformedValueError) as error:
         # One that cannot be restored must not hide the others.
         return {**shown, "error": str(error)}
+
+
+def with_pending(
+    saved: Iterable[dict[Any, Any]], pending: Sequence[dict[str, Any]]
+) -> list[dict[Any, Any]]:  # Any: the user's own values
+    """``active_operations`` as restored: those that were saved, then those that are pending in the journal."""
+    # What an earlier restore gave, and the program has saved again, the journal knows better.
+    told = {(one["operation"], one["key"]) for one in pending}
+    return [*(one for one in saved if not _is_in_the_journal(one, told)), *pending]
+
+
+def _is_in_the_journal(
+    operation: Mapping[Any, Any], told: set[tuple[str, str | None]]
+) -> bool:  # Any: the user's own
+    named = operation.get("operation"), operation.get("key", NOT_GIVEN)
+    return (
+        operation.get("status") == "pending"
+        and all(type(one) in (str, NoneType) for one in named)
+        and named in told
+    )

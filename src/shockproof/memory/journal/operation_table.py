@@ -105,6 +105,7 @@ class OperationTable:
             after["begun"] = _count(after) + 1
             after["interrupted"] = None
             if kind == Kind.SEND:
+                after["attempt_at"] = body.get("at")
                 after["sent_at"] = body.get("sent_at", body.get("at"))
                 after["counts_from"] = body.get("counts_from")
                 after.pop("effect", None)
@@ -141,6 +142,9 @@ class OperationTable:
         }
         if "resolved" in body:
             after["resolved"] = body["resolved"]  # by hand: by whom, and what that one knows
+        attempt_at = after.pop("attempt_at", None)
+        if attempt_at is not None:
+            after["sent_at"] = attempt_at  # until when it might have run is nobody's business any more
         for gone in ("progress", "interrupted", "details", "counts_from", "effect"):
             after.pop(gone, None)
         return after

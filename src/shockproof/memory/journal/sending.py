@@ -25,6 +25,7 @@ __all__ = [
     "name_of_sending",
     "sent_at",
     "service_of",
+    "under_way_until",
 ]
 
 _SUFFIX = ".once"
@@ -51,10 +52,32 @@ def key_of(entry: OperationEntry) -> str:
     return entry.name.key
 
 
-def sent_at(entry: OperationEntry) -> float:
-    """When it was last under way, as far as is known: wall time, seconds since 1970 UTC. For people."""
-    at = entry.body.get("sent_at")
-    return float(at) if isinstance(at, int | float) else 0.0
+def sent_at(entry: OperationEntry) -> float | None:
+    """
+    When its last attempt began: wall time, seconds since 1970 UTC. For people.
+
+    None where nobody knows: an older shockproof kept of an order that was sent again only until when it might run.
+    """
+    body = entry.body
+    attempt_at = _seconds(body.get("attempt_at"))
+    if attempt_at is not None:
+        return attempt_at
+    if entry.times_begun == 1:
+        return _seconds(body.get("at"))
+    sent, ended = _seconds(body.get("sent_at")), _seconds(body.get("ended"))
+    return sent if sent is not None and ended is not None and sent <= ended else None
+
+
+def under_way_until(entry: OperationEntry) -> float | None:
+    """Until when its last attempt may be under way, at most, as `sent_at`; None: it has ended, or nobody knows."""
+    counts_from = entry.body.get("counts_from")
+    until = _seconds(entry.body.get("sent_at"))
+    # A later life that saw one whose sending nobody can date counts from then; that says nothing of when it was sent.
+    return until if isinstance(counts_from, dict) and counts_from.get("wall") == until else None
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 class Earlier(NamedTuple):

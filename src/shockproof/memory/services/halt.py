@@ -263,6 +263,8 @@ def _content(mark: Mark) -> bytes:
 
 def _mark_of(content: bytes, now: float) -> Mark:
     # That the file is there is what counts: whatever stands in it, it is halted.
+    if not content.strip():
+        return Mark(f"by hand, no reason given: {FILE_NAME} is empty", now)
     try:
         fields = json.loads(content)
         return Mark(str(fields["reason"]), datetime.fromisoformat(fields["since"]).timestamp())
