@@ -801,11 +801,13 @@ class ErrorRecoveryService:
         for each service. Where ``confirm`` gives no answer, it ends as unknown at the latest 10 seconds after twice the
         settle window; as long as answers come, everything that waits for its turn is asked after.
 
+        A ``confirm`` that raises has proven nothing. One that gives neither Found(...), NOT_FOUND nor UNKNOWN is logged as an
+        error with what it gave, and its order stays pending; the others are settled.
+
         Returns:
             What became of each, oldest first.
 
         Raises:
-            TypeError: a ``confirm`` gave neither Found(...), NOT_FOUND nor UNKNOWN; the others are settled.
             JournalUnavailableError, JournalLockedError, StateVersionError, OSError: the journal cannot tell.
 
         Cancelled, what was settled by then is settled.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,15 +11,23 @@ from typing import Any
 
 import pytest
 
-from shockproof import NOT_FOUND, UNKNOWN, ErrorRecoveryService, Found, OperationCompletedError
+from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    ErrorRecoveryService,
+    Found,
+    OperationCompletedError,
+    OutcomeUnknownError,
+)
+from shockproof.calls.reconciliation import look_up
 from shockproof.testing import VirtualClock
 
 
-async def leave_pending(recovery: ErrorRecoveryService, count: int) -> None:
+async def leave_pending(recovery: ErrorRecoveryService, count: int, service: str = "orders") -> None:
     """Orders that are on their way, as the journal of a life that has just died shows them."""
     for number in range(count):
         assert recovery._runtime.sendings is not None
-        sending = recovery._runtime.sendings.sending("orders", f"order-{number}")
+        sending = recovery._runtime.sendings.sending(service, f"order-{number}")
         await sending.claim(is_under_way=lambda: False)
         await sending.about_to_send(at_most_for=0.0, even_without_space=False)
         sending.release()
@@ -220,3 +229,85 @@ def test_order_does_not_wait_for_a_loop_that_has_stopped(tmp_path: Path) -> None
     stopped.run_until_complete(asyncio.wait({looking}))
     stopped.close()
     asyncio.run(recovery.aclose())
+
+
+class CannotBeShown:
+    def __repr__(self) -> str:
+        raise RuntimeError("not even that")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [None, {"id": 1}, CannotBeShown()], ids=["None", "dict", "no repr"])
+async def test_lookup_that_gives_garbage_leaves_its_order_pending_and_the_others_settled(
+    recovery: ErrorRecoveryService, clock: VirtualClock, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    """One bad service takes nobody's outcomes with it; what it gave is logged, and it is asked again the next time."""
+    for service in ("bad", "orders"):
+        await leave_pending(recovery, 1, service)
+    bad, good = LookUps(answer, takes=0.0), LookUps(Found("filled"), takes=0.0)
+    recovery.service("bad").once(confirm=bad.confirm)
+    recovery.service("orders").once(confirm=good.confirm)
+
+    with caplog.at_level(logging.ERROR, "shockproof"):
+        settled = await recovery.reconcile()
+
+    assert {one.service_name: one.outcome for one in settled} == {"bad": UNKNOWN, "orders": Found("filled")}
+    (record,) = caplog.records
+    assert "'order-0' of service 'bad'" in record.getMessage()
+    assert type(answer).__name__ in record.getMessage() or repr(answer) in record.getMessage()
+    assert [one.service_name for one in await recovery.reconcile()] == ["bad"]
+
+
+async def _cancelled_within(key: str) -> Any:
+    inner = asyncio.ensure_future(asyncio.Event().wait())
+    inner.cancel()
+    await inner
+
+
+@pytest.mark.asyncio
+async def test_lookup_whose_inner_task_was_cancelled_proves_nothing(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Nobody has cancelled the caller: it is an exception of confirm like any other."""
+    for service in ("bad", "orders"):
+        await leave_pending(recovery, 1, service)
+    recovery.service("bad").once(confirm=_cancelled_within, settle=1.0)
+    recovery.service("orders").once(confirm=LookUps(Found("filled"), takes=0.0).confirm)
+
+    settled = await recovery.reconcile()
+
+    assert {one.service_name: one.outcome for one in settled} == {"bad": UNKNOWN, "orders": Found("filled")}
+
+    async def answer_lost(key: str) -> None:
+        raise ConnectionResetError
+
+    once = recovery.service("new", max_retries=0).once(confirm=_cancelled_within, settle=1.0)
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(answer_lost, "AAPL")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("when", ["before it is asked", "while it is asked"])
+async def test_cancellation_of_who_reconciles_passes(
+    recovery: ErrorRecoveryService, clock: VirtualClock, when: str
+) -> None:
+    """Also the one that reaches the look-up as its first await."""
+    asked = asyncio.Event()
+
+    async def confirm(key: str) -> Any:
+        if when == "before it is asked":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        asked.set()
+        await asyncio.Event().wait()
+
+    looking = asyncio.ensure_future(
+        look_up(confirm, "key", closes_at=clock.monotonic(), settle=10.0, clock=clock)
+    )
+    await asked.wait()
+    if when == "while it is asked":
+        looking.cancel()
+    await asyncio.wait({looking})
+
+    assert looking.cancelled()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import reprlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -106,7 +107,8 @@ async def look_up(
 
     As long as *is_under_way* an attempt was left behind and may still send it: the window begins behind that.
 
-    An exception of ``confirm``, and one that takes too long, prove nothing. The caller's cancellation passes.
+    An exception of ``confirm``, and one that takes too long, prove nothing; so does a CancelledError while nobody has
+    cancelled the current task. The caller's cancellation passes.
 
     Raises:
         TypeError: it gave neither Found(...), NOT_FOUND nor UNKNOWN.
@@ -145,24 +147,45 @@ async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
             question: object = confirm(key)
             is_async = isinstance(question, Awaitable)
             answer = await question if isinstance(question, Awaitable) else question
+    except asyncio.CancelledError as error:
+        if task is None or task.cancelling() > 0:
+            raise
+        # Nobody has cancelled the caller: what confirm awaited was cancelled, a connection's task for example.
+        _log_failure(key, error)
+        return UNKNOWN
     except Exception as error:
         if task is not None and task.cancelling() > cancellations:
             raise asyncio.CancelledError from error  # confirm has made an error of the caller's cancellation
-        _log.warning(
-            "confirm(%r) failed, which proves nothing: %s in %s", key, type(error).__name__, _place(error)
-        )
+        _log_failure(key, error)
         return UNKNOWN
     if not is_async:
-        raise TypeError(
-            f"confirm must be an async function of the key, and confirm({key!r}) gave {answer!r} at once: "
+        raise _NoAnswerError(
+            f"confirm must be an async function of the key, and confirm({key!r}) gave {_shown(answer)} at once: "
             "the order stays pending, since nothing was proven"
         )
     if isinstance(answer, Found) or answer is NOT_FOUND or answer is UNKNOWN:
         return answer
-    raise TypeError(
-        f"confirm({key!r}) must give Found(...), NOT_FOUND or UNKNOWN, got {answer!r}: "
+    raise _NoAnswerError(
+        f"confirm({key!r}) must give Found(...), NOT_FOUND or UNKNOWN, got {_shown(answer)}: "
         "the order stays pending, since nothing was proven"
     )
+
+
+def _log_failure(key: str, error: BaseException) -> None:
+    _log.warning(
+        "confirm(%r) failed, which proves nothing: %s in %s", key, type(error).__name__, _place(error)
+    )
+
+
+def _shown(answer: object) -> str:
+    """What confirm gave, cut short; one that cannot be shown is named by its class."""
+    shown = reprlib.Repr()
+    shown.maxother = shown.maxstring = shown.maxlong = 200
+    return shown.repr(answer)
+
+
+class _NoAnswerError(TypeError):
+    """``confirm`` gave what is no answer."""
 
 
 def warn_of_contradiction(service_name: str, key: str) -> None:
@@ -175,7 +198,7 @@ def warn_of_contradiction(service_name: str, key: str) -> None:
     )
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """The line that raised *error*, to find it by: its text may hold what the venue, or a secret, says."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -339,15 +362,20 @@ class Reconciliation:
             if earlier is None:
                 return None
             left = window_left(known.settle, passed=earlier.passed)
-            outcome = await look_up(
-                known.confirm,
-                key,
-                closes_at=self._clock.monotonic() + left,
-                settle=known.settle,
-                clock=self._clock,
-                is_under_way=lambda: sending.is_left_behind or known.is_under_way(),
-                line=line,
-            )
+            try:
+                outcome = await look_up(
+                    known.confirm,
+                    key,
+                    closes_at=self._clock.monotonic() + left,
+                    settle=known.settle,
+                    clock=self._clock,
+                    is_under_way=lambda: sending.is_left_behind or known.is_under_way(),
+                    line=line,
+                )
+            except _NoAnswerError as error:
+                # One bad confirm must not take the outcomes of all other services with it.
+                _log.error("order %r of service %r is unknown: %s", key, service_name, error)
+                outcome = UNKNOWN
             if outcome is NOT_FOUND and earlier.is_there:
                 warn_of_contradiction(service_name, key)
                 outcome = UNKNOWN
