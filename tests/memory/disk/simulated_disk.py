@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shockproof.memory.disk.file_layer import FileStamp
+
 __all__ = ["Files", "Inode", "SimulatedDisk", "Step", "crash_states"]
 
 Files = dict[Path, bytes]
@@ -92,6 +94,10 @@ class SimulatedDisk:
 
     def read(self, path: Path, limit: int) -> bytes:
         return self._inode(path).data[:limit]
+
+    def stamp(self, path: Path) -> FileStamp:
+        inode = self._inode(path)
+        return FileStamp(len(inode.data), 0, id(inode))
 
     def create(self, path: Path) -> int:
         if path in self.names:

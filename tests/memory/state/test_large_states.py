@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -544,3 +546,44 @@ def test_sound_file_in_another_form_is_restored_all_the_same(tmp_path: Path) -> 
         head + b',\n  "checksum": "sha256:%s"\n}\n' % state_files._sha256(head).hexdigest().encode()
     )
     assert program.restored() == {**quotes(), "d": Decimal("1.5")}
+
+
+def test_edit_while_the_program_runs_takes_no_later_save_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole on the disk is not the one that was written: what is saved next is a whole again, and the newest."""
+    program, state = Program(tmp_path), quotes()
+    program.save(state)
+    state["SYM1"]["price"] = -1.0
+    program.save(state)
+    edited = re.sub(rb'"checksum": "[^"]*"', b'"checksum": null', (tmp_path / JSON).read_bytes())
+    (tmp_path / JSON).write_bytes(edited.replace(b'"price": 0.5', b'"price": 99.5'))
+
+    state["SYM2"]["price"] = -2.0
+    assert program.save(state) == 3
+    state["SYM3"]["price"] = -3.0
+    assert program.save(state) == 4
+
+    (record,) = caplog.records
+    assert str(tmp_path / JSON) in record.getMessage()
+    assert program.restored() == state
+    assert b'"price": 99.5' in (tmp_path / PREVIOUS).read_bytes()
+    assert changes(tmp_path)[-1] == "system_state.changes.4.json"
+
+
+def test_file_of_changes_that_was_not_written_under_its_name_stops_no_later_save(tmp_path: Path) -> None:
+    """A copy with the highest number there is: no save could come behind it."""
+    program, state = Program(tmp_path), quotes()
+    for number in range(3):
+        state["SYM1"]["price"] = -float(number)
+        program.save(state)
+    copy = tmp_path / "system_state.changes.999999999999999999.json"
+
+    for next_one in (program, Program(tmp_path)):
+        shutil.copy(tmp_path / changes(tmp_path)[0], copy)
+        for number in range(3):
+            state["SYM1"]["price"] += 1.0 + number
+            assert next_one.save(state) < 20
+            assert program.restored() == state
+        assert not copy.exists()
+    assert [path.name.partition(".json.")[0] for path in (tmp_path / "damaged").iterdir()] == [copy.stem] * 2

@@ -16,13 +16,22 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-__all__ = ["FileLayer", "NotAFileError", "SystemFiles"]
+__all__ = ["FileLayer", "FileStamp", "NotAFileError", "SystemFiles"]
 
 
 class NotAFileError(OSError):
     """What has the name is there and no regular file: a directory, a pipe, a loop of symbolic links."""
+
+
+class FileStamp(NamedTuple):
+    """What tells whether somebody has written a file, or put another in its place."""
+
+    size: int
+    changed_at: int
+    """When its content was written last, in nanoseconds of the file system's clock."""
+    number: int
 
 
 class FileLayer(Protocol):
@@ -42,6 +51,16 @@ class FileLayer(Protocol):
 
         Raises:
             NotAFileError: it is none. A pipe would hold the reader until somebody writes.
+            FileNotFoundError: nothing has that name.
+        """
+        ...
+
+    def stamp(self, path: Path) -> FileStamp:
+        """
+        Size, time and number of the file.
+
+        Raises:
+            NotAFileError: it is none.
             FileNotFoundError: nothing has that name.
         """
         ...
@@ -144,6 +163,12 @@ class SystemFiles:
                 pieces.append(piece)
                 limit -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def stamp(self, path: Path) -> FileStamp:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise NotAFileError(errno.EINVAL, "it is no regular file", str(path))
+        return FileStamp(found.st_size, found.st_mtime_ns, found.st_ino)
 
     def create(self, path: Path) -> int:
         flags = (

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from shockproof.memory.disk import writer
 from shockproof.memory.disk.durable_file import Replacement, replace_durably
-from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, SystemFiles
+from shockproof.memory.disk.file_layer import FileLayer, FileStamp, NotAFileError, SystemFiles
 from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.state.codec import (
     Frozen,
@@ -157,6 +157,8 @@ class _Written(NamedTuple):
     fields: dict[str, Frozen]
     size: int
     """Bytes of the whole."""
+    stamp: FileStamp
+    """Of the whole, as this program has left it."""
     files: int = 0
     """Of changes, since then."""
     bytes: int = 0
@@ -240,6 +242,15 @@ class StateFiles:
                 last = None  # another program has written since
             if last is not None and changed_last > last.sequence:
                 last = None
+            if last is not None and self._layer.stamp(self.directory / JSON_NAME) != last.stamp:
+                # Changes would go on from what nobody can read any more, and be passed over with the next restore.
+                _log.warning(
+                    "state file %s was changed by somebody else while this program runs: what the program saves takes its "
+                    "place, and the changed file is kept as %s until the whole is written again",
+                    self.directory / JSON_NAME,
+                    PREVIOUS_NAME,
+                )
+                last = None
             pace = Pace()
             self._last = self._write_changes(captured, last, pace) or self._write_whole(captured, head, pace)
         if last is not None:
@@ -272,7 +283,11 @@ class StateFiles:
                     self._layer.unlink(self.directory / name)
         if series is None or size.bytes <= WHOLE_UP_TO:
             return None
-        return _Written(self._last_sequence, series, self._last_sequence, captured.fields, size.bytes)
+        try:
+            stamp = self._layer.stamp(self.directory / JSON_NAME)
+        except OSError:
+            return None  # somebody is at work there: the next one is written whole, too
+        return _Written(self._last_sequence, series, self._last_sequence, captured.fields, size.bytes, stamp)
 
     def _write_changes(self, captured: CapturedState, last: _Written | None, pace: Pace) -> _Written | None:
         """None where the whole has to be written."""
@@ -443,11 +458,14 @@ class StateFiles:
         damaged: dict[str, str] = {}
         unreadable: dict[str, OSError] = {}
         for number, name in self._changes_names():
-            self._last_sequence = max(self._last_sequence, number)
             try:
                 candidate = self._examine(name, self._examine_json)
-                if candidate is not None:
-                    changes[candidate.series, candidate.since] = candidate
+                if candidate is None:
+                    continue
+                if candidate.sequence != number:
+                    raise _DamagedError(_of_another_save(candidate.sequence))
+                self._last_sequence = max(self._last_sequence, number)
+                changes[candidate.series, candidate.since] = candidate
             except _DamagedError as error:
                 damaged[name] = str(error)
             except OSError as error:
@@ -648,11 +666,27 @@ class StateFiles:
         if head.version > FORMAT_VERSION or head.version < 1 or head.schema > self._schema.version:
             self._survey()  # it is damaged, or this refuses
             head = self._head(JSON_NAME) or nothing
-        changed_last = max((number for number, _ in self._changes_names()), default=0)
+        changed_last = self._changed_last()
         self._last_sequence = max(self._last_sequence, head.sequence, changed_last)
         if head.schema < self._schema.version:
             self._keep_unmigrated()
         return head, changed_last
+
+    def _changed_last(self) -> int:
+        """The number of the last changes; a file that holds another save than its name says is set aside."""
+        last = 0
+        for number, name in self._changes_names():
+            if number > self._last_sequence:  # another program has written it, or nobody
+                with contextlib.suppress(OSError):
+                    head = self._head(name)
+                    found = None if head is None else head.sequence
+                    if found == number:
+                        last = number
+                    else:
+                        self._report({name: _of_another_save(found)}, {})
+            else:
+                last = number
+        return last
 
     def _keep_unmigrated(self) -> None:
         """Copy the files of the older schema once, so that whoever goes back to the older program finds them."""
@@ -775,6 +809,10 @@ def _size_of(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
+
+
+def _of_another_save(number: int | None) -> str:
+    return f"it holds {'no save' if number is None else f'save {number}'}, and its name says another"
 
 
 def _as_it_is(value: Frozen) -> Frozen:
