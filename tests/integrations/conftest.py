@@ -43,14 +43,24 @@ class Misbehaving:
         """First lines of all requests that came through whole."""
         self.bodies: list[str] = []
         self.port = 0
+        self._then: int | None = None
         self.by_path = False
         """Turn every request away, each with the number in its path as Retry-After, and as its body."""
+        self.by_path_ends: dict[str, tuple[int, bytes]] = {}
+        """Status and body of the answer by how the path ends."""
+        self.tunnels: ssl.SSLContext | None = None
+        """Open the tunnel that a CONNECT asks for, and be the venue at its other end, with this certificate."""
         self._serving: set[asyncio.Task[None]] = set()
 
     def answers(self, status: int, body: bytes = b"{}", **headers: str) -> None:
         self.manner, self.status, self.body = "answer", status, body
         self.headers = {"Content-Type": "application/json"}
         self.headers |= {name.replace("_", "-"): text for name, text in headers.items()}
+
+    def redirects_first(self, status: int) -> None:
+        """Answer the next request with a redirect to here, and those after it with *status*."""
+        self.answers(303, b"", Location=f"{self.url}/elsewhere")
+        self._then = status
 
     @property
     def url(self) -> str:
@@ -77,9 +87,18 @@ class Misbehaving:
         body = await reader.readexactly(int(length[0].partition(":")[2])) if length else b""
         self.bodies.append(body.decode())
         self.requests.append(head.partition("\r\n")[0])
+        if head.startswith("CONNECT ") and self.tunnels is not None:
+            writer.write(b"HTTP/1.1 200 Go Ahead\r\n\r\n")
+            await writer.drain()
+            await writer.start_tls(self.tunnels)
+            return True
         if self.by_path:
             number = head.split()[1].strip("/")
             self.answers(429, number.encode(), Retry_After=number)
+        path = head.split()[1].partition("?")[0]
+        for end, (status, text) in self.by_path_ends.items():
+            if path.endswith(end):
+                self.answers(status, text)
         match self.manner:
             case "reset":
                 reset(writer.transport)
@@ -104,6 +123,9 @@ class Misbehaving:
                 lines += [f"{name}: {text}" for name, text in self.headers.items()]
                 writer.write("\r\n".join([*lines, "", ""]).encode() + self.body)
                 await writer.drain()
+                if self._then is not None:
+                    self.answers(self._then)
+                    self._then = None
                 return True
 
     async def end(self) -> None:

@@ -99,6 +99,19 @@ async def test_an_answer_that_did_not_come_leaves_it_open(
     assert len(server.requests) == 1
 
 
+async def test_a_redirect_is_not_followed(
+    server: Misbehaving, nobody: str, recovery: ErrorRecoveryService
+) -> None:
+    """Alpaca-py switches it off by itself: the order is sent once, and its outcome is unknown."""
+    server.answers(303, b"", Location=f"{nobody}/orders/1")
+    venue = shockproof.integrations.alpaca.protect(client_of(server.url), recovery)
+    with pytest.raises(Exception) as caught:
+        await venue.submit_order(buy())
+    assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+    assert meaning_of(caught.value) is not Meaning.NOT_SENT
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "body", "meaning"),
     [

@@ -14,6 +14,7 @@ import pytest_asyncio
 pytest.importorskip("binance", reason="the binance extra is not installed")
 
 from binance import AsyncClient
+from binance.exceptions import BinanceAPIException
 
 import shockproof.integrations.binance
 from shockproof import (
@@ -23,6 +24,7 @@ from shockproof import (
     CircuitOpenError,
     ErrorRecoveryService,
     Found,
+    HaltedError,
     Outcome,
     attempts_of,
 )
@@ -101,6 +103,21 @@ async def test_an_answer_means_what_it_proves(
     body = words if code is None else json.dumps({"code": code, "msg": words})
     server.answers(status, body.encode())
     assert meaning_of(await error_of(server.url)) is meaning
+
+
+async def test_a_redirect_to_where_nobody_is_proves_nothing_about_the_order_before_it(
+    server: Misbehaving, nobody: str, recovery: ErrorRecoveryService
+) -> None:
+    """A bare client follows it; a protected one does not, and the order is sent once by both."""
+    server.answers(303, b"", Location=f"{nobody}/orders/1")
+    assert meaning_of(await error_of(server.url)) is Meaning.UNKNOWN
+    async with connected(server.url, timeout=5.0) as client:
+        venue = shockproof.integrations.binance.protect(client, recovery)
+        with pytest.raises(BinanceAPIException) as caught:
+            await venue.create_order(**ORDER)
+    assert caught.value.status_code == 303
+    assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+    assert len(server.requests) == 2
 
 
 async def test_how_long_to_wait_is_taken_from_the_header_or_the_words(server: Misbehaving) -> None:
@@ -205,6 +222,42 @@ async def test_a_cancel_passes_an_open_circuit(
     assert (await venue.cancel_order(symbol="EURUSDT", orderId=resting["orderId"]))["status"] == "CANCELED"
 
 
+@pytest.mark.parametrize("says", [{"reduceOnly": True}, {"reduceOnly": "true"}, {"closePosition": "TRUE"}])
+async def test_an_order_that_can_only_close_passes_a_halt(
+    recovery: ErrorRecoveryService, server: Misbehaving, says: dict[str, Any]
+) -> None:
+    """It reduces risk, as a cancel does, and has a key, as every order; Binance takes "false" for false."""
+    server.answers(200, b'{"orderId": 1}')
+    await recovery.halt("enough")
+    async with connected(server.url) as client:
+        client.FUTURES_URL = f"{server.url}/fapi"
+        venue = shockproof.integrations.binance.protect(client, recovery)
+        for without in ({}, dict.fromkeys(says, "false"), dict.fromkeys(says, False)):
+            with pytest.raises(HaltedError):
+                await venue.futures_create_order(**ORDER, **without)
+        await venue.futures_create_order(**ORDER, **says)
+    (body,) = server.bodies
+    assert "newClientOrderId=sp-" in body
+
+
+async def test_every_attempt_of_a_conditional_order_sends_the_same_id(
+    recovery: ErrorRecoveryService, server: Misbehaving
+) -> None:
+    """python-binance drops the newClientOrderId of these, and makes a new clientAlgoId each time."""
+    server.answers(429, Retry_After="0")
+    stop = {**ORDER, "type": "STOP_MARKET", "stopPrice": "0.9"}
+    async with connected(server.url) as client:
+        client.FUTURES_URL = f"{server.url}/fapi"
+        venue = shockproof.integrations.binance.protect(client, recovery, orders={"max_retries": 2})
+        for given in ({}, {"newClientOrderId": "mine"}, {"clientAlgoId": "mine"}):
+            with pytest.raises(BinanceAPIException):
+                await venue.futures_create_order(**stop, **given)
+    keys = [body.partition("clientAlgoId=")[2].partition("&")[0] for body in server.bodies]
+    assert len(keys) == 9
+    assert keys[0].startswith("sp-")
+    assert keys == [keys[0]] * 3 + ["mine"] * 6
+
+
 @pytest.mark.parametrize(
     ("method", "effect", "reduces_risk"),
     [
@@ -264,6 +317,59 @@ async def test_a_look_up_that_failed_says_nothing(
     """Whichever of its two questions failed."""
     weather.befall(FaultKind.ERROR_BEFORE, endpoint)
     assert await find_order(venue, "mine", "EURUSDT") is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("market", "asks"),
+    [
+        ("spot", ["/api/v3/order", "/api/v3/allOrders"]),
+        ("margin", ["/sapi/v1/margin/order", "/sapi/v1/margin/allOrders"]),
+        ("isolated_margin", ["/sapi/v1/margin/order", "/sapi/v1/margin/allOrders"]),
+        (
+            "futures",
+            ["/fapi/v1/order", "/fapi/v1/allOrders", "/fapi/v1/algoOrder", "/fapi/v1/allAlgoOrders"],
+        ),
+        ("coin_futures", ["/dapi/v1/order", "/dapi/v1/allOrders"]),
+    ],
+)
+async def test_an_order_is_looked_up_in_its_own_market(
+    market: Any, asks: list[str], server: Misbehaving
+) -> None:
+    """And absence is proven there alone, by every list that it may be in."""
+    absent = b'{"code": -2013, "msg": "Order does not exist."}'
+    async with connected(server.url) as client:
+        client.FUTURES_URL, client.FUTURES_COIN_URL = f"{server.url}/fapi", f"{server.url}/dapi"
+        client.MARGIN_API_URL = f"{server.url}/sapi"
+        server.by_path_ends = {"rder": (400, absent), "rders": (200, b"[]")}
+        assert await find_order(client, "mine", "EURUSDT", market=market) is NOT_FOUND
+        assert [line.split()[1].partition("?")[0] for line in server.requests] == asks
+        assert all(("isIsolated=TRUE" in line) is (market == "isolated_margin") for line in server.requests)
+        server.by_path_ends["rders"] = (200, b'[{"clientOrderId": "mine"}]')
+        assert isinstance(await find_order(client, "mine", "EURUSDT", market=market), Found)
+        server.by_path_ends["rders"] = (500, b"{}")
+        assert await find_order(client, "mine", "EURUSDT", market=market) is UNKNOWN
+
+
+async def test_a_conditional_order_is_found_by_its_own_id(server: Misbehaving) -> None:
+    """Its list is another one, and its id has another name."""
+    absent = b'{"code": -2013, "msg": "Order does not exist."}'
+    async with connected(server.url) as client:
+        client.FUTURES_URL = f"{server.url}/fapi"
+        server.by_path_ends = {
+            "rder": (400, absent),
+            "allOrders": (200, b"[]"),
+            "allAlgoOrders": (200, b'[{"clientAlgoId": "mine"}]'),
+        }
+        found = await find_order(client, "mine", "EURUSDT", market="futures")
+    assert isinstance(found, Found)
+    assert found.value == {"clientAlgoId": "mine"}
+
+
+async def test_a_market_that_is_none_is_refused(venue: AsyncClient) -> None:
+    """A look-up in the wrong market would prove nothing."""
+    market: Any = "swap"
+    with pytest.raises(ValueError, match="market must be one of spot, margin, .* got 'swap'"):
+        await find_order(venue, "mine", "EURUSDT", market=market)
 
 
 @pytest.mark.asyncio

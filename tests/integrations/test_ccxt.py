@@ -23,6 +23,7 @@ from shockproof import (  # noqa: E402  after the importorskip
     CallInfo,
     CircuitOpenError,
     ErrorRecoveryService,
+    HaltedError,
     Outcome,
     attempts_of,
 )
@@ -72,6 +73,15 @@ async def test_a_connection_that_never_stood_sent_nothing(nobody: str) -> None:
     error = await error_of(nobody)
     assert type(error) is ccxt.ExchangeNotAvailable
     assert meaning_of(error) is Meaning.NOT_SENT
+
+
+async def test_a_redirect_to_where_nobody_is_proves_nothing_about_the_order_before_it(
+    server: Misbehaving, nobody: str
+) -> None:
+    """Ccxt follows it; the order was booked."""
+    server.answers(303, b"", Location=f"{nobody}/orders/1")
+    assert meaning_of(await error_of(server.url)) is Meaning.UNKNOWN
+    assert len(server.requests) == 1
 
 
 async def test_a_connection_that_takes_too_long_leaves_it_open(unreachable: str) -> None:
@@ -377,6 +387,42 @@ async def test_a_cancel_passes_an_open_circuit(venue: Venue, recovery: ErrorReco
     assert venue.orders == ["rest"]
 
 
+@pytest.mark.parametrize("says", [{"reduceOnly": True}, {"closePosition": True}, {"reduceOnly": "true"}])
+async def test_an_order_that_can_only_close_passes_a_halt(
+    venue: Venue, recovery: ErrorRecoveryService, says: dict[str, Any]
+) -> None:
+    """It reduces risk, as closing a position does; an order that does not say so is refused, and so is a false one."""
+    sent: list[dict[str, Any]] = []
+
+    async def create_order(*_: object, params: dict[str, Any]) -> dict[str, Any]:
+        sent.append(params)
+        return {}
+
+    venue.exchange.create_order = create_order
+    await recovery.halt("enough")
+    for params in ({}, dict.fromkeys(says, False), dict.fromkeys(says, "false"), {"reduceOnly": None}):
+        with pytest.raises(HaltedError):
+            await venue.protected.create_order("EUR/USDT", "market", "sell", 50, params=params)
+    await venue.protected.create_order("EUR/USDT", "market", "sell", 50, params=says)
+    assert sent == [says]
+
+
+async def test_an_order_that_can_only_close_is_never_repeated_blindly(venue: Venue) -> None:
+    """Its answer was lost: it is sent once, and its id is known, as for any order."""
+    calls: list[object] = []
+
+    async def create_order(*arguments: object) -> None:
+        calls.append(arguments)
+        raise ccxt.RequestTimeout("late")
+
+    venue.exchange.create_order = create_order
+    with pytest.raises(ccxt.RequestTimeout) as caught:
+        await venue.buy(reduceOnly=True)
+    assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+    assert caught.value.__notes__[-1] == "client order id: mine"
+    assert len(calls) == 1
+
+
 async def test_a_cancel_whose_answer_was_lost_is_repeated(venue: Venue) -> None:
     """Cancelling twice does no harm; the later answers are that it is gone already."""
     resting = await venue.protected.create_limit_buy_order("EUR/USDT", 10, 0.9)
@@ -452,16 +498,54 @@ async def test_an_exchange_that_cannot_list_all_is_asked_for_open_and_closed_one
     async def not_by_id(*_: object) -> dict[str, Any]:
         raise ccxt.OrderNotFound("by id")
 
-    async def closed(symbol: str) -> list[dict[str, Any]]:
+    async def closed(symbol: str, *page: object) -> list[dict[str, Any]]:
         asked.append(symbol)
-        return [one for one in await venue.exchange.fetch_orders(symbol) if one["status"] == "closed"]
+        return [one for one in await venue.exchange.fetch_orders(symbol, *page) if one["status"] == "closed"]
 
     venue.exchange.fetch_order = not_by_id
     venue.exchange.fetch_closed_orders = closed
-    venue.exchange.has = {**venue.exchange.has, "fetchOrders": False}
+    venue.exchange.has = {**venue.exchange.has, "fetchOrders": False, "fetchClosedOrders": True}
     found = await find_order(venue.exchange, key, "EUR/USDT")
     assert isinstance(found, Found) is known
     assert asked == ["EUR/USDT"]
+
+
+@pytest.mark.parametrize("lacks", ["fetchOpenOrders", "fetchClosedOrders"])
+@pytest.mark.parametrize("how", [None, False, "emulated"])
+async def test_an_exchange_that_cannot_list_all_proves_no_absence(
+    venue: Venue, lacks: str, how: str | bool | None
+) -> None:
+    """A filled order is in none of the lists that it has; one that is in them is found all the same."""
+
+    async def nothing(*_: object) -> list[dict[str, Any]]:
+        return []
+
+    venue.exchange.fetch_open_orders = venue.exchange.fetch_closed_orders = nothing
+    has = {**venue.exchange.has, "fetchOrders": how, "fetchOpenOrders": True, "fetchClosedOrders": True}
+    venue.exchange.has = {**has, lacks: how}
+    assert await find_order(venue.exchange, "mine", "EUR/USDT") is UNKNOWN
+    venue.exchange.has = has
+    assert await find_order(venue.exchange, "mine", "EUR/USDT") is NOT_FOUND
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_page_that_is_full_proves_no_absence(venue: Venue, *, known: bool) -> None:
+    """As many orders as were asked for: there may be more. Where ccxt names no limit, few are asked for."""
+    asked: list[int] = []
+    lacking = [0]
+
+    async def page(_symbol: str, _since: None, limit: int) -> list[dict[str, Any]]:
+        asked.append(limit)
+        return [{"clientOrderId": str(number)} for number in range(limit - lacking[0])]
+
+    venue.exchange.fetch_orders = page
+    if not known:
+        venue.exchange.features = None
+    assert await find_order(venue.exchange, "mine", "EUR/USDT") is UNKNOWN
+    assert asked == [1000 if known else 20]
+    assert isinstance(await find_order(venue.exchange, "1", "EUR/USDT"), Found)
+    lacking[0] = 1
+    assert await find_order(venue.exchange, "mine", "EUR/USDT") is NOT_FOUND
 
 
 async def test_a_look_up_that_is_cancelled_ends(venue: Venue) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ import aiohttp  # noqa: E402  after the importorskip
 import httpx  # noqa: E402  after the importorskip
 import httpx2  # noqa: E402  after the importorskip
 import requests  # noqa: E402  after the importorskip
+import urllib3.exceptions as urllib3  # noqa: E402  it comes with requests
 
 import shockproof.integrations.aiohttp  # noqa: E402  after the importorskip
 import shockproof.integrations.httpx  # noqa: E402  after the importorskip
@@ -35,19 +39,30 @@ IMPATIENT = 0.05
 Post = Callable[..., Awaitable[object]]
 
 
-async def post_by_aiohttp(url: str, *, timeout: float = PATIENT, proxy: str | None = None) -> object:
+async def post_by_aiohttp(
+    url: str, *, timeout: float = PATIENT, proxy: str | None = None, verify: bool = True, follow: bool = True
+) -> object:
     limits = aiohttp.ClientTimeout(sock_connect=timeout, sock_read=timeout)
     async with (
         aiohttp.ClientSession(timeout=limits) as session,
-        session.post(url, data=b"an order", proxy=proxy) as answer,
+        session.post(url, data=b"an order", proxy=proxy, ssl=verify, allow_redirects=follow) as answer,
     ):
         answer.raise_for_status()
         return await answer.json()
 
 
 def post_by(module: ModuleType) -> Post:
-    async def post(url: str, *, timeout: float = PATIENT, proxy: str | None = None) -> object:
-        async with module.AsyncClient(timeout=timeout, proxy=proxy) as client:
+    async def post(
+        url: str,
+        *,
+        timeout: float = PATIENT,
+        proxy: str | None = None,
+        verify: bool = True,
+        follow: bool = True,
+    ) -> object:
+        async with module.AsyncClient(
+            timeout=timeout, proxy=proxy, verify=verify, follow_redirects=follow
+        ) as client:
             answer = await client.post(url, content=b"an order")
             answer.raise_for_status()
             return answer.json()
@@ -55,9 +70,13 @@ def post_by(module: ModuleType) -> Post:
     return post
 
 
-def post_by_requests(url: str, *, timeout: float = PATIENT, proxy: str | None = None) -> object:
+def post_by_requests(
+    url: str, *, timeout: float = PATIENT, proxy: str | None = None, verify: bool = True, follow: bool = True
+) -> object:
     proxies = {"http": proxy, "https": proxy} if proxy else None
-    answer = requests.post(url, data=b"an order", timeout=timeout, proxies=proxies)
+    answer = requests.post(
+        url, data=b"an order", timeout=timeout, proxies=proxies, verify=verify, allow_redirects=follow
+    )
     answer.raise_for_status()
     return answer.json()
 
@@ -147,6 +166,90 @@ async def test_a_tunnel_that_the_proxy_refuses_is_no_order(attempt: Attempt, ser
     tried = await attempt("https://venue.invalid/orders", proxy=server.url)
     assert tried.meaning is Meaning.NOT_SENT
     assert all(line.startswith("CONNECT venue.invalid:443") for line in server.requests)
+
+
+@pytest.mark.parametrize("manner", ["reset", "close"])
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_an_order_that_was_cut_behind_a_proxy_is_unknown(
+    scheme: str, manner: str, attempt: Attempt, server: Misbehaving, certificate: Path
+) -> None:
+    """Forwarded or through a tunnel: it had arrived, though urllib3 calls it a proxy that is not there."""
+    server.tunnels = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.tunnels.load_cert_chain(certificate)
+    server.manner = manner
+    tried = await attempt(f"{scheme}://venue.invalid/orders", proxy=server.url, verify=False)
+    assert tried.meaning is Meaning.UNKNOWN
+    assert tried.outcomes == [Outcome.UNKNOWN]
+    assert server.bodies.count("an order") == 1
+
+
+async def test_a_proxy_error_that_nobody_understands_is_unknown() -> None:
+    """What urllib3 wraps, and how, may change: only what is known proves something."""
+    pool: Any = None
+    reasons: list[Exception | None] = [
+        None,
+        urllib3.ProxyError("no", OSError("Tunnel of another kind")),
+        urllib3.ProxyError("no", ConnectionResetError("Tunnel connection failed: 502")),
+    ]
+    errors = [requests.exceptions.ProxyError(urllib3.MaxRetryError(pool, "/", reason)) for reason in reasons]
+    for error in [requests.exceptions.ProxyError(), requests.exceptions.ProxyError("x"), *errors]:
+        assert shockproof.integrations.requests.meaning_of(error) is Meaning.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("status", "where"),
+    [(303, "nobody"), (307, "nobody"), (303, "http://nobody.invalid"), (303, "unreachable")],
+)
+async def test_a_redirect_to_where_nobody_is_proves_nothing_about_the_order_before_it(
+    status: int, where: str, attempt: Attempt, server: Misbehaving, request: pytest.FixtureRequest
+) -> None:
+    """The order was booked; only what came after it was not sent."""
+    url = where if where.startswith("http") else request.getfixturevalue(where)
+    server.answers(status, b"", Location=f"{url}/orders/1")
+    tried = await attempt(server.url, timeout=1.0 if where == "unreachable" else PATIENT)
+    assert tried.meaning is Meaning.UNKNOWN
+    assert tried.outcomes == [Outcome.UNKNOWN]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [404, 429])
+async def test_a_no_after_a_redirect_is_no_answer_to_the_order_before_it(
+    status: int, attempt: Attempt, server: Misbehaving
+) -> None:
+    """It was about another request."""
+    server.redirects_first(status)
+    tried = await attempt(server.url)
+    assert tried.meaning is Meaning.UNKNOWN
+    assert tried.outcomes == [Outcome.UNKNOWN]
+    assert [line.split()[0] for line in server.requests] == ["POST", "GET"]
+
+
+async def test_a_no_after_the_redirect_of_a_read_is_a_no(server: Misbehaving) -> None:
+    """Nothing came before it that could have been booked."""
+    server.redirects_first(404)
+    answer = await asyncio.to_thread(requests.get, server.url, timeout=PATIENT)
+    assert shockproof.integrations.requests.meaning_of(answer) is Meaning.REFUSED
+    for preset, module in ((shockproof.integrations.httpx, httpx), (shockproof.integrations.httpx2, httpx2)):
+        server.redirects_first(404)
+        async with module.AsyncClient(follow_redirects=True) as client:
+            assert preset.meaning_of(await client.get(server.url)) is Meaning.REFUSED
+    server.redirects_first(404)
+    async with aiohttp.ClientSession() as session, session.get(server.url) as response:
+        assert shockproof.integrations.aiohttp.meaning_of(response) is Meaning.REFUSED
+
+
+async def test_a_redirect_that_is_not_followed_is_no_answer(
+    client: str, server: Misbehaving, nobody: str, recovery: ErrorRecoveryService
+) -> None:
+    """As the how-to says: nothing goes to the other host, and an unsafe call is not repeated."""
+    server.answers(303, b"see there", Location=nobody)
+    post, table = CLIENTS[client]
+    venue = recovery.service("venue", effect="unsafe", classify=table.classify, max_retries=1)
+    with pytest.raises(Exception) as caught:
+        await venue.call(functools.partial(post, server.url, follow=False))
+    assert [one.outcome for one in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("manner", ["reset", "close", "silent", "half", "garbage"])

@@ -7,13 +7,20 @@ from __future__ import annotations
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 import shockproof.integrations.aiohttp as aiohttp_outcomes
 from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
-from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
+from shockproof.integrations.protected_client import (
+    Does,
+    ProtectedClient,
+    WithKey,
+    new_key,
+    only_closes,
+    stand_in,
+)
 from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from shockproof.calls.options import ServiceOptions
     from shockproof.service import ErrorRecoveryService
 
-__all__ = ["KEY_PATTERN", "TABLE", "classify", "find_order", "meaning_of", "protect"]
+__all__ = ["KEY_PATTERN", "TABLE", "Market", "classify", "find_order", "meaning_of", "protect"]
 
 _log = logging.getLogger("shockproof")
 
@@ -110,9 +117,15 @@ _DOES: Final = (
     (re.compile(r"futures_(coin_)?change_(leverage|margin_type|position_mode)$"), Does.SET),
     (re.compile(r"(\w+_)?stream_(keepalive|close)$"), Does.SET),
 )
+_MAY_ONLY_CLOSE: Final = re.compile(r"(ws_)?futures_(coin_)?(create|limit|market)_|papi_create_")
 _TAKES_A_KEY: Final = re.compile(
     r"(create|create_test|create_margin|futures_create|futures_coin_create)_order$|order_(market|limit)(_buy|_sell)?$"
 )
+
+_CONDITIONAL: Final = frozenset(
+    {"STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"}
+)
+"""Futures orders that are kept apart from the others, under a ``clientAlgoId``."""
 
 
 def _does(name: str) -> Does | None:
@@ -125,6 +138,30 @@ def _with_key(
 ) -> tuple[tuple[Any, ...], dict[str, Any], str]:  # Any: as above
     key = kwargs.get("newClientOrderId") or new_key()
     return args, {**kwargs, "newClientOrderId": key}, key
+
+
+def _with_key_of_futures(
+    args: tuple[Any, ...],  # Any: python-binance's own arguments
+    kwargs: dict[str, Any],  # Any: as above
+) -> tuple[tuple[Any, ...], dict[str, Any], str]:  # Any: as above
+    # For these python-binance drops the newClientOrderId, and makes a clientAlgoId for each attempt.
+    if str(kwargs.get("type")).upper() not in _CONDITIONAL:
+        return _with_key(args, kwargs)
+    key = kwargs.get("clientAlgoId") or kwargs.get("newClientOrderId") or new_key()
+    return args, {**kwargs, "clientAlgoId": key}, key
+
+
+def _with_key_of_its_kind(method: str) -> WithKey | None:
+    if not _TAKES_A_KEY.match(method):
+        return None
+    return _with_key_of_futures if method == "futures_create_order" else _with_key
+
+
+def _closes(
+    _args: tuple[Any, ...],  # Any: python-binance's own arguments
+    kwargs: dict[str, Any],  # Any: as above
+) -> bool:
+    return only_closes(kwargs)
 
 
 C = TypeVar("C", bound=AsyncClient)
@@ -142,9 +179,13 @@ def protect(
     The same *client* with its coroutine methods guarded.
 
     ``get_*`` and the like are reads; ``cancel_*`` may be repeated and reduce risk; leverage and margin type
-    may be set again; everything else, orders included, is unsafe. An order without a ``newClientOrderId``
+    may be set again; a futures order with a true ``reduceOnly`` or ``closePosition`` reduces risk and is not repeated
+    blindly; everything else, orders included, is unsafe. An order without a ``newClientOrderId``
     gets one before its first attempt, so that a second attempt sends the same: python-binance itself makes
     a new one for each. It stands in the error log, and in a note on the error that ends the call.
+
+    *client* itself is changed in one way: its requests follow no redirects, for what comes after one proves
+    nothing about the order before it.
 
     Args:
         client: an ``AsyncClient``.
@@ -161,37 +202,103 @@ def protect(
         raise TypeError("client is protected already")
     if not isinstance(client, AsyncClient):
         raise TypeError(f"client must be a binance.AsyncClient, got {client!r}")
+    client._requests_params = {
+        **(client._requests_params or {}),
+        "allow_redirects": False,
+    }  # there is no other way
     return stand_in(
         client,
         recovery,
         name=name,
         classify=classify,
         does=_does,
-        with_key=lambda method: _with_key if _TAKES_A_KEY.match(method) else None,
+        with_key=_with_key_of_its_kind,
+        closes=lambda method: _closes if _MAY_ONLY_CLOSE.match(method) else None,
         orders=orders,
         reads=reads,
     )
 
 
+Market = Literal["spot", "margin", "isolated_margin", "futures", "coin_futures"]
+"""Where an order is: each market of Binance has orders of its own."""
+
+_Question = tuple[str, str, str, str, dict[str, Any]]  # Any: python-binance's own arguments
+"""The method that asks for one, with which argument; the one that lists all, where the id is; what both take."""
+
+_ASKS: Final[dict[Market, tuple[_Question, ...]]] = {
+    "spot": (("get_order", "origClientOrderId", "get_all_orders", "clientOrderId", {}),),
+    "margin": (("get_margin_order", "origClientOrderId", "get_all_margin_orders", "clientOrderId", {}),),
+    "isolated_margin": (
+        (
+            "get_margin_order",
+            "origClientOrderId",
+            "get_all_margin_orders",
+            "clientOrderId",
+            {"isIsolated": "TRUE"},
+        ),
+    ),
+    "futures": (
+        ("futures_get_order", "origClientOrderId", "futures_get_all_orders", "clientOrderId", {}),
+        (
+            "futures_get_order",
+            "clientAlgoId",
+            "futures_get_all_orders",
+            "clientAlgoId",
+            {"conditional": True},
+        ),
+    ),
+    "coin_futures": (
+        ("futures_coin_get_order", "origClientOrderId", "futures_coin_get_all_orders", "clientOrderId", {}),
+    ),
+}
+
+
 async def find_order(
-    client: AsyncClient, key: str, symbol: str
+    client: AsyncClient, key: str, symbol: str, *, market: Market = "spot"
 ) -> LookUp[dict[str, Any]]:  # Any: Binance's own order
     """
-    Look up the spot order of *symbol* whose ``newClientOrderId`` was *key*.
+    Look up the order of *symbol* whose ``newClientOrderId`` was *key*, in *market* and nowhere else.
 
-    The venue is asked for it, and if it has none of that id, for all orders. `NOT_FOUND` proves absence only
-    if the look-up began after the venue had time to book the order. A look-up that fails says nothing, so
-    that every error means `UNKNOWN`; cancellation passes.
+    The venue is asked for it, and if it has none of that id, for the latest orders. `NOT_FOUND` proves absence only
+    in the market that the order was sent to, and only if the look-up began after the venue had time to book it. A
+    look-up that fails says nothing, so that every error means `UNKNOWN`; cancellation passes.
+
+    Args:
+        client: an ``AsyncClient``, protected or not.
+        key: the id that the order was sent with.
+        symbol: what was ordered.
+        market: "spot", "margin" (cross), "isolated_margin", "futures" (USD-M) or "coin_futures" (COIN-M).
+
+    Raises:
+        ValueError: there is no such market.
     """
+    if market not in _ASKS:
+        raise ValueError(f"market must be one of {', '.join(get_args(Market))}, got {market!r}")
     try:
-        try:
-            return Found(await client.get_order(symbol=symbol, origClientOrderId=key))
-        except BinanceAPIException as error:
-            if error.code != _NO_SUCH_ORDER:
-                raise
-        listed: Any = await client.get_all_orders(symbol=symbol)  # Any: a list of Binance's orders
+        for question in _ASKS[market]:
+            order = await _answer_to(client, question, key, symbol)
+            if order is not None:
+                return Found(order)
     except Exception:  # noqa: BLE001 - whatever it is, nothing was found out
         _log.debug("binance: looking up %s failed", key, exc_info=True)
         return UNKNOWN
-    order = next((one for one in listed if one["clientOrderId"] == key), None)
-    return NOT_FOUND if order is None else Found(order)
+    return NOT_FOUND
+
+
+async def _answer_to(
+    client: AsyncClient, question: _Question, key: str, symbol: str
+) -> dict[str, Any] | None:  # Any: Binance's own order
+    ask, by, list_all, its_id, with_both = question
+    try:
+        one: dict[str, Any] = await getattr(client, ask)(
+            symbol=symbol, **{by: key}, **with_both
+        )  # Any: as above
+    except BinanceAPIException as error:
+        if error.code != _NO_SUCH_ORDER:
+            raise
+    else:
+        return one
+    listed: list[dict[str, Any]] = await getattr(client, list_all)(
+        symbol=symbol, **with_both
+    )  # Any: as above
+    return next((one for one in listed if one[its_id] == key), None)

@@ -18,7 +18,7 @@ import shockproof.integrations.aiohttp as aiohttp_outcomes
 from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
-from shockproof.integrations.protected_client import Does, ProtectedClient, stand_in
+from shockproof.integrations.protected_client import Does, ProtectedClient, only_closes, stand_in
 from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
@@ -53,7 +53,9 @@ def _if_duplicate(error: Exception) -> Meaning | None:
 
 def _if_never_connected(error: Exception) -> Meaning | None:
     cause = error.__cause__
-    if isinstance(cause, gaierror) or aiohttp_outcomes.meaning_of(cause) is Meaning.NOT_SENT:
+    if isinstance(cause, gaierror):
+        return Meaning.UNKNOWN if aiohttp_outcomes.was_redirected(cause) else Meaning.NOT_SENT
+    if aiohttp_outcomes.meaning_of(cause) is Meaning.NOT_SENT:
         return Meaning.NOT_SENT
     return None
 
@@ -153,7 +155,7 @@ _LEFT_ALONE: Final = frozenset(
 _DOES: Final = (
     (re.compile(r"fetch_|load_|is_"), Does.READ),
     (re.compile(r"cancel_"), Does.CANCEL),
-    (re.compile(r"close_(all_)?position"), Does.CLOSE),
+    (re.compile(r"close_(all_)?position|create_reduce_only_order"), Does.CLOSE),
     (re.compile(r"set_(leverage|margin_mode|position_mode)|sign_in"), Does.SET),
     (re.compile(r"watch_|un_watch_|close_"), None),
 )
@@ -169,13 +171,28 @@ _OWN_RETRIES: Final = ("maxRetriesOnFailure", "defaultMaxRetriesOnFailure")
 _CLIENT_ORDER_IDS: Final = ("clientOrderId", "newClientOrderId", "clOrdId", "text")
 
 
+_CREATES_ONE: Final = re.compile(r"create_(\w+_)?order(_ws)?$")
+
+
+def _params(
+    args: tuple[Any, ...],  # Any: ccxt's own arguments
+    kwargs: dict[str, Any],  # Any: as above
+) -> dict[str, Any]:  # Any: as above
+    return kwargs.get("params") or next((one for one in reversed(args) if isinstance(one, dict)), {})
+
+
+def _closes(
+    args: tuple[Any, ...],  # Any: ccxt's own arguments
+    kwargs: dict[str, Any],  # Any: as above
+) -> bool:
+    return only_closes(_params(args, kwargs))
+
+
 def _with_key(
     args: tuple[Any, ...],  # Any: ccxt's own arguments
     kwargs: dict[str, Any],  # Any: as above
 ) -> tuple[tuple[Any, ...], dict[str, Any], str | None]:  # Any: as above
-    given: dict[str, Any] = kwargs.get("params") or next(  # Any: as above
-        (one for one in reversed(args) if isinstance(one, dict)), {}
-    )
+    given = _params(args, kwargs)
     for name in _OWN_RETRIES:
         if given.get(name):
             raise ValueError(
@@ -202,8 +219,8 @@ def protect(
     The same *exchange* with its unified methods guarded.
 
     ``fetch_*`` and ``load_*`` are reads; ``cancel_*`` may be repeated and reduce risk; closing a position
-    reduces risk and is not repeated blindly; everything else that talks to the venue, with ``create_*`` and
-    ``edit_*``, is unsafe. ``watch_*`` and the implicit methods (``private_post_order``) are left alone, and
+    reduces risk and is not repeated blindly, and so does an order whose ``params`` hold a true ``reduceOnly`` or
+    ``closePosition``; everything else that talks to the venue, with ``create_*`` and ``edit_*``, is unsafe. ``watch_*`` and the implicit methods (``private_post_order``) are left alone, and
     so is everything that is no call. The exchange itself stays as it is, but for its own retries
     (``maxRetriesOnFailure``), which are switched off: they send an order a second time. The client order id
     among an order's ``params`` stands in the error log, and in a note on the error that ends the call.
@@ -234,6 +251,7 @@ def protect(
         classify=classify_for(exchange),
         does=_does,
         with_key=lambda method: None if _does(method) is Does.READ else _with_key,
+        closes=lambda method: _closes if _CREATES_ONE.match(method) else None,
         orders=orders,
         reads=reads,
     )
@@ -253,21 +271,27 @@ def _switch_off_retries(exchange: Exchange) -> None:
                 holder[name] = 0
 
 
+_PAGE: Final = 20
+"""Orders asked for where ccxt does not say how many an exchange lists at once: few, so that none lists fewer."""
+
+
 async def find_order(exchange: Exchange, key: str, symbol: str) -> LookUp[Order]:
     """
     Look up the order of *symbol* whose client order id is *key*.
 
-    The venue is asked for it, and if it has none of that id, for all orders where it can list them.
-    `NOT_FOUND` proves absence only if the look-up began after the venue had time to book the order.
-    A look-up that fails says nothing, so that every error means `UNKNOWN`; cancellation passes.
+    The venue is asked for it, and if it has none of that id, for its list of all orders, or for those of the open
+    and of the closed ones. Where it has no such lists, or a list is as long as the longest page it gives, the order
+    may be where nobody looked: `UNKNOWN`.
+
+    `NOT_FOUND` proves absence only if the look-up began after the venue had time to book the order, and before the
+    order was older than what the venue lists. Trigger orders are listed elsewhere by many venues, and not looked for
+    there. A look-up that fails says nothing, so that every error means `UNKNOWN`; cancellation passes.
     """
     try:
         try:
             order = await exchange.fetch_order("", symbol, {"clientOrderId": key})
         except ccxt.OrderNotFound:
-            listed = await _list_orders(exchange, symbol)
-            order = next((one for one in listed if one["clientOrderId"] == key), None)
-            return NOT_FOUND if order is None else Found(order)
+            return await _find_listed(exchange, key, symbol)
     except Exception:  # noqa: BLE001 - whatever it is, nothing was found out
         _log.debug("%s: looking up %s failed", exchange.id, key, exc_info=True)
         return UNKNOWN
@@ -275,15 +299,26 @@ async def find_order(exchange: Exchange, key: str, symbol: str) -> LookUp[Order]
     return Found(order) if order["clientOrderId"] == key else UNKNOWN
 
 
-async def _list_orders(exchange: Exchange, symbol: str) -> list[Order]:
-    if exchange.has["fetchOrders"]:
-        return list(await exchange.fetch_orders(symbol))
-    found: list[Order] = []
+async def _find_listed(exchange: Exchange, key: str, symbol: str) -> LookUp[Order]:
+    # "emulated" is no list of the venue's.
+    has_all = exchange.has.get("fetchOrders") is True
     lists: tuple[tuple[str, Callable[..., Any]], ...] = (  # Any: ccxt's own arguments
-        ("fetchOpenOrders", exchange.fetch_open_orders),
-        ("fetchClosedOrders", exchange.fetch_closed_orders),
+        (("fetchOrders", exchange.fetch_orders),)
+        if has_all
+        else (
+            ("fetchOpenOrders", exchange.fetch_open_orders),
+            ("fetchClosedOrders", exchange.fetch_closed_orders),
+        )
     )
+    is_whole = True
     for ability, fetch in lists:
-        if exchange.has[ability]:
-            found += await fetch(symbol)
-    return found
+        if exchange.has.get(ability) is not True:
+            is_whole = False
+            continue
+        limit: int = exchange.feature_value(symbol, ability, "limit") or _PAGE
+        listed: list[Order] = await fetch(symbol, None, limit)
+        order = next((one for one in listed if one["clientOrderId"] == key), None)
+        if order is not None:
+            return Found(order)
+        is_whole = is_whole and len(listed) < limit
+    return NOT_FOUND if is_whole else UNKNOWN

@@ -278,8 +278,10 @@ async def find_order(ib: IB, key: str) -> LookUp[Trade | Fill]:
     Look up the order whose ``orderRef`` is *key*, among open orders, completed ones and executions.
 
     `Found` holds the trade, or a fill of it. `NOT_FOUND` proves absence only if the look-up began after IB had
-    time to accept the order; completed orders and executions are those of the day. A look-up that fails,
-    or takes longer than 10 seconds, says nothing, so that it means `UNKNOWN`; cancellation passes.
+    time to accept the order, and on the day on which the order was sent, by the gateway's clock: IB lists completed
+    orders and executions of the day alone, and a key does not say when it was sent. After midnight, `NOT_FOUND` may
+    be an order that was filled the day before: give ``once`` a ``confirm`` that makes it `UNKNOWN` then. A look-up
+    that fails, or takes longer than 10 seconds, says nothing, so that it means `UNKNOWN`; cancellation passes.
     """
     try:
         async with asyncio.timeout(_LOOK_UP_WITHIN):

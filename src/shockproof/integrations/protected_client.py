@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shockproof.policies.classification import Classify
     from shockproof.service import ErrorRecoveryService
 
-__all__ = ["Does", "ProtectedClient", "WithKey", "new_key", "stand_in"]
+__all__ = ["Closes", "Does", "ProtectedClient", "WithKey", "new_key", "only_closes", "stand_in"]
 
 
 class Does(Enum):
@@ -43,6 +43,10 @@ WithKey = Callable[
 """Takes an order's arguments; gives them with a client order id in them, and the id; None if there is none."""
 
 
+Closes = Callable[[tuple[Any, ...], dict[str, Any]], bool]  # Any: as above
+"""Whether the order of these arguments can only close a position."""
+
+
 MethodsAre = Literal["coroutine functions", "functions that wait", "functions that give awaitables"]
 """What the calls of a client are."""
 
@@ -50,6 +54,14 @@ MethodsAre = Literal["coroutine functions", "functions that wait", "functions th
 def new_key() -> str:
     """A client order id that no other order has: 35 letters and digits and a hyphen."""
     return f"sp-{uuid.uuid4().hex}"
+
+
+def only_closes(parameters: Mapping[str, object]) -> bool:
+    """Whether an order with these *parameters* says that it can only close: Binance takes "true" for true, too."""
+    return any(
+        value.lower() == "true" if isinstance(value, str) else bool(value)
+        for value in (parameters.get("reduceOnly"), parameters.get("closePosition"))
+    )
 
 
 _SETTLED: Final = ("effect", "risk_reducing", "classify")
@@ -68,6 +80,7 @@ class Protection:
         classify: Classify,
         does: Callable[[str], Does | None],
         with_key: Callable[[str], WithKey | None],
+        closes: Callable[[str], Closes | None],
         added: Mapping[str, Callable[..., Any]],  # Any: as the client's own methods
         orders: ServiceOptions | None,
         reads: ServiceOptions | None,
@@ -85,6 +98,7 @@ class Protection:
         self.client = client
         self.does = does
         self.with_key = with_key
+        self.closes = closes
         self.added = added
         self.recovery = recovery
         self.methods_are = methods_are
@@ -110,6 +124,9 @@ class Protection:
         plain_name = _CAPITALS.sub("_", name).lower()
         does = self.does(plain_name)
         guarded = value if does is None else self.handles[does](self._awaitable(value))
+        closes = self.closes(plain_name) if does is Does.WRITE else None
+        if closes is not None:
+            guarded = self._as_it_says(guarded, self.handles[Does.CLOSE](self._awaitable(value)), closes)
         with_key = None if does is None else self.with_key(plain_name)
         if with_key is not None:
             guarded = self._keyed(guarded, with_key)
@@ -127,6 +144,20 @@ class Protection:
         @functools.wraps(method)
         async def call(*args: Any, **kwargs: Any) -> Any:  # Any: as above
             return await method(*args, **kwargs)
+
+        return call
+
+    def _as_it_says(
+        self,
+        write: Callable[..., Any],  # Any: the method's own arguments and result
+        close: Callable[..., Any],  # Any: as above
+        closes: Closes,
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: as above
+        """The one or the other, by the arguments of each call."""
+
+        @functools.wraps(write)
+        async def call(*args: Any, **kwargs: Any) -> Any:  # Any: as above
+            return await (close if closes(args, kwargs) else write)(*args, **kwargs)
 
         return call
 
@@ -201,6 +232,7 @@ def stand_in(
     classify: Classify,
     does: Callable[[str], Does | None],
     with_key: Callable[[str], WithKey | None] = lambda _name: None,
+    closes: Callable[[str], Closes | None] = lambda _name: None,
     added: Mapping[str, Callable[..., Any]] = MappingProxyType({}),  # Any: as the client's own methods
     orders: ServiceOptions | None = None,
     reads: ServiceOptions | None = None,
@@ -218,6 +250,7 @@ def stand_in(
         does: what the method of a name does, the name in snake case; None leaves it alone.
         added: methods that the adapter adds, guarded as `does` says.
         with_key: for a method that takes a client order id, the function that finds it or makes one.
+        closes: for a write whose arguments may say that it can only close a position, the function that tells.
         orders: options of ``name.orders``.
         reads: options of ``name.reads``.
         methods_are: what the client's calls are. Functions that wait run in threads; those that give
@@ -234,6 +267,7 @@ def stand_in(
         classify=classify,
         does=does,
         with_key=with_key,
+        closes=closes,
         added=added,
         orders=orders,
         reads=reads,

@@ -18,9 +18,9 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
+from shockproof.integrations.redirects import meaning_of_last_status, not_sent_unless, raised_within
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
 try:
@@ -32,29 +32,59 @@ except ImportError as error:
 __all__ = ["TABLE", "classify", "meaning_of"]
 
 
-def _of_connection_error(error: requests.ConnectionError) -> Meaning:
+_FOLLOWING: Final = (requests.sessions.SessionRedirectMixin.resolve_redirects.__code__,)
+_NEVER_STOOD: Final = (urllib3.NewConnectionError, urllib3.ConnectTimeoutError)
+
+
+def _reason_of(error: requests.ConnectionError) -> object:
     # requests has one class for a connection that never stood and one that was cut: urllib3's reason,
-    # which it wraps, tells; so it does for ConnectTimeout, which is one of them. Other TLS errors than an unknown certificate may also come after the sending.
+    # which it wraps, tells; so it does for ConnectTimeout, which is one of them.
     cause = error.args[0] if error.args else None
-    reason = cause.reason if isinstance(cause, urllib3.MaxRetryError) else None
-    never_stood = isinstance(reason, (urllib3.NewConnectionError, urllib3.ConnectTimeoutError)) or (
+    return cause.reason if isinstance(cause, urllib3.MaxRetryError) else None
+
+
+def _of_proxy_error(error: requests.exceptions.ProxyError) -> Meaning:
+    # With a proxy, urllib3 calls every cut so, after the request was sent, too.
+    reason = _reason_of(error)
+    cause = reason.original_error if isinstance(reason, urllib3.ProxyError) else None
+    never_sent = isinstance(cause, _NEVER_STOOD) or (
+        type(cause) is OSError and str(cause).startswith("Tunnel connection failed: ")
+    )
+    return _unless_redirected(error) if never_sent else Meaning.UNKNOWN
+
+
+def _of_connection_error(error: requests.ConnectionError) -> Meaning:
+    # Other TLS errors than an unknown certificate may also come after the sending.
+    reason = _reason_of(error)
+    never_stood = isinstance(reason, _NEVER_STOOD) or (
         isinstance(reason, urllib3.SSLError)
         and bool(reason.args)
         and isinstance(reason.args[0], ssl.SSLCertVerificationError)
     )
-    return Meaning.NOT_SENT if never_stood else Meaning.UNKNOWN
+    return _unless_redirected(error) if never_stood else Meaning.UNKNOWN
+
+
+def _was_redirected(error: BaseException) -> bool:
+    return raised_within(error, _FOLLOWING)
+
+
+_unless_redirected: Final = not_sent_unless(_was_redirected)
+
+
+def _of_response(answer: requests.Response) -> Meaning | None:
+    first = answer.history[0].request.method if answer.history else None
+    return meaning_of_last_status(answer.status_code, first)
 
 
 def _of_http_error(error: requests.HTTPError) -> Meaning:
-    status = None if error.response is None else error.response.status_code
-    return Meaning.UNKNOWN if status is None else meaning_of_status(status) or Meaning.UNKNOWN
+    return (None if error.response is None else _of_response(error.response)) or Meaning.UNKNOWN
 
 
 TABLE: Final = OutcomeTable(
-    Rule("no way to the proxy", (requests.exceptions.ProxyError,), Meaning.NOT_SENT),
+    Rule("no way to the proxy, or a cut behind it", (requests.exceptions.ProxyError,), _of_proxy_error),
     Rule("no connection, or one that was cut", (requests.ConnectionError,), _of_connection_error),
     Rule("a status, raised", (requests.HTTPError,), _of_http_error),
-    Rule("a status, returned", (requests.Response,), lambda answer: meaning_of_status(answer.status_code)),
+    Rule("a status, returned", (requests.Response,), _of_response),
     Rule("late or unreadable", (requests.RequestException,), Meaning.UNKNOWN),
 )
 """The rules, in order."""
