@@ -248,7 +248,9 @@ async def test_every_attempt_of_a_conditional_order_sends_the_same_id(
     stop = {**ORDER, "type": "STOP_MARKET", "stopPrice": "0.9"}
     async with connected(server.url) as client:
         client.FUTURES_URL = f"{server.url}/fapi"
-        venue = shockproof.integrations.binance.protect(client, recovery, orders={"max_retries": 2})
+        venue = shockproof.integrations.binance.protect(
+            client, recovery, orders={"max_retries": 2, "circuit_threshold": None}
+        )
         for given in ({}, {"newClientOrderId": "mine"}, {"clientAlgoId": "mine"}):
             with pytest.raises(BinanceAPIException):
                 await venue.futures_create_order(**stop, **given)
@@ -368,7 +370,7 @@ async def test_a_conditional_order_is_found_by_its_own_id(server: Misbehaving) -
 async def test_a_market_that_is_none_is_refused(venue: AsyncClient) -> None:
     """A look-up in the wrong market would prove nothing."""
     market: Any = "swap"
-    with pytest.raises(ValueError, match="market must be one of spot, margin, .* got 'swap'"):
+    with pytest.raises(ValueError, match=r"market must be one of spot, margin, .* got 'swap'"):
         await find_order(venue, "mine", "EURUSDT", market=market)
 
 

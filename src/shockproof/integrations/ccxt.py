@@ -315,7 +315,8 @@ async def _find_listed(exchange: Exchange, key: str, symbol: str) -> LookUp[Orde
         if exchange.has.get(ability) is not True:
             is_whole = False
             continue
-        limit: int = exchange.feature_value(symbol, ability, "limit") or _PAGE
+        longest: object = exchange.feature_value(symbol, ability, "limit")
+        limit = longest if isinstance(longest, int) else _PAGE
         listed: list[Order] = await fetch(symbol, None, limit)
         order = next((one for one in listed if one["clientOrderId"] == key), None)
         if order is not None:
