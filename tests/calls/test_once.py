@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import re
 import shutil
 import threading
@@ -98,6 +99,20 @@ class Venue:
         if key in self.visible_at and self.clock.monotonic() >= self.visible_at[key]:
             return Found({"id": key, "symbol": "found"})
         return NOT_FOUND
+
+
+class HangingDisk:
+    """Whether syncs hang, and what comes of them."""
+
+    def __init__(self) -> None:
+        self.is_asked = threading.Event()
+        self.answers = threading.Event()
+        self.answers.set()
+        self.is_broken = False
+
+    def hangs(self) -> None:
+        self.is_asked.clear()
+        self.answers.clear()
 
 
 def classify(ended_with: object, call: CallInfo) -> Verdict | None:
@@ -664,6 +679,121 @@ async def test_close_does_not_wait_for_a_disk_that_hangs(
     assert await once.call(close) == "mine"
     assert recovery.get_error_summary()["errors_by_severity"]["critical"] > 0
     gate.set()
+    await recovery.aclose()
+
+
+@pytest.fixture
+def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> HangingDisk:
+    """The disk of all journals that are written in this test, and closes have no patience with it."""
+    disk = HangingDisk()
+    sync_data = SystemFiles.sync_data
+
+    def held_back(self: SystemFiles, handle: int) -> None:
+        disk.is_asked.set()
+        assert disk.answers.wait(30)
+        if disk.is_broken:
+            raise OSError(errno.EIO, "broken")
+        sync_data(self, handle)
+
+    monkeypatch.setattr(SystemFiles, "sync_data", held_back)
+    monkeypatch.setattr(once_module, "_PATIENCE", 0.01)
+    return disk
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("the_disk", ["comes back", "fails"])
+async def test_close_is_sent_once_whatever_the_disk_does_meanwhile(
+    tmp_path: Path, hanging_disk: HangingDisk, the_disk: str
+) -> None:
+    """What this process did with a key stands in memory: no patience with the disk is needed to know it, nor its success."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    closes = recovery.service("orders", risk_reducing=True, max_retries=0)
+    sent: list[str] = []
+
+    async def close(key: str) -> str:
+        sent.append(key)
+        await asyncio.sleep(0)
+        if key.startswith("lost"):
+            raise ConnectionResetError
+        return f"closed {key}"
+
+    async def nobody_knows(key: str) -> Any:
+        return UNKNOWN
+
+    async def there(key: str) -> Any:
+        return Found(f"found {key}")
+
+    async def closed(key: str, confirm: Any = nobody_knows) -> str:
+        answer: str = await closes.once(key=key, confirm=confirm, settle=0.0).call(close, key)
+        return answer
+
+    async def something_else() -> None:
+        async with recovery.operation("else", key="e"):
+            pass
+
+    await closed("before")
+    with pytest.raises(OutcomeUnknownError):
+        await closed("lost before")
+    await recovery._journal.flush()
+    hanging_disk.hangs()
+    other = asyncio.ensure_future(something_else())
+    await asyncio.to_thread(hanging_disk.is_asked.wait, 30)
+
+    results = await asyncio.gather(*(closed("mine") for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [str, OperationBusyError, OperationBusyError]
+    for key in ("before", "mine"):
+        with pytest.raises(OperationCompletedError) as completed:
+            await closed(key)
+        assert completed.value.result == f"closed {key}"
+    for key in ("lost", "lost and not found"):
+        with pytest.raises(OutcomeUnknownError):
+            await closed(key)
+    for key in ("lost before", "lost"):
+        assert await closed(key, there) == f"found {key}"
+    hanging_disk.is_broken = the_disk == "fails"
+    hanging_disk.answers.set()
+    await asyncio.gather(other, return_exceptions=True)
+    hanging_disk.is_broken = False
+    for key in ("before", "mine", "lost before", "lost"):
+        with pytest.raises(OperationCompletedError):
+            await closed(key)
+    with pytest.raises(OutcomeUnknownError):
+        await closed("lost and not found")
+    await recovery.aclose()
+
+    assert sent == ["before", "lost before", "mine", "lost", "lost and not found"]
+    known = [
+        one["key"] for one in await pending(ErrorRecoveryService(tmp_path / "state", tmp_path / "errors"))
+    ]
+    assert "lost and not found" in known
+    assert not {"before", "mine", "lost before", "lost"} & set(known)
+
+
+@pytest.mark.asyncio
+async def test_close_that_provably_never_arrived_leaves_nothing_when_the_disk_hung(
+    tmp_path: Path, hanging_disk: HangingDisk
+) -> None:
+    """It went without the journal: nobody has to look it up."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    hanging_disk.hangs()
+    operation = recovery.operation("else", key="e")
+    other = asyncio.ensure_future(operation.__aenter__())
+    await asyncio.to_thread(hanging_disk.is_asked.wait, 30)
+
+    async def close() -> str:
+        raise ConnectionRefusedError
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    closes = recovery.service("orders", risk_reducing=True, max_retries=0)
+    with pytest.raises(ConnectionRefusedError):
+        await closes.once(key="mine", confirm=find).call(close)
+    hanging_disk.answers.set()
+    await other
+
+    assert [one["key"] for one in await pending(recovery)] == ["e"]
+    await operation.__aexit__(None, None, None)
     await recovery.aclose()
 
 

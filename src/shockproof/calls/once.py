@@ -236,8 +236,11 @@ class Once(Generic[R]):
         self._require_no_halt()
         sending = reconciliation.sending(plan.state.name, self.key)
         refusal: Exception | None = None
+        earlier: Earlier | None = None
         try:
-            if plan.risk_reducing or reconciliation.are_settled(plan.state.name):
+            if plan.risk_reducing:
+                earlier = await self._claim(sending, asks_the_disk=False)
+            if earlier is None and (plan.risk_reducing or reconciliation.are_settled(plan.state.name)):
                 # Most keys are fresh: one turn of the disk claims it and has it durable.
                 try:
                     return await self._send(sending, fn, args, kwargs, began)
@@ -249,7 +252,8 @@ class Once(Generic[R]):
                         raise
                     # Or it was refused before anybody looked whether it was sent earlier, and that comes first.
                     refusal = None if is_known else error
-            earlier = await self._claim(sending)
+            if earlier is None:
+                earlier = await self._claim(sending)
             claimed_at = self._clock.monotonic()
             if not plan.risk_reducing:
                 await reconciliation.earlier_are_settled(plan.state.name, but=self.key)
@@ -274,9 +278,14 @@ class Once(Generic[R]):
             refusal = None  # its traceback holds this frame: no cycle
             sending.release()
 
-    async def _claim(self, sending: Sending) -> Earlier | None:
+    async def _claim(self, sending: Sending, *, asks_the_disk: bool = True) -> Earlier | None:
         while True:
             try:
+                # What reduces risk has little patience with the disk, and none is needed for what stands in memory.
+                if self._plan.risk_reducing:
+                    earlier = sending.claim_at_once(is_under_way=self._is_under_way)
+                    if earlier is not None or not asks_the_disk:
+                        return earlier
                 return await self._claim_now(sending)
             except OperationBusyError:
                 if not await self._reconciliation.is_over(self._plan.state.name, self.key):
@@ -522,16 +531,20 @@ class Once(Generic[R]):
     async def _before_attempt(self, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
         self._require_wanted()
         left = None if ends_at is None else max(0.0, ends_at - self._clock.monotonic())
+        at_most_for = self._longest_attempt(left)
         try:
             async with self._patience(left):
                 await sending.about_to_send(
-                    at_most_for=self._longest_attempt(left),
-                    even_without_space=self._plan.risk_reducing,
+                    at_most_for=at_most_for, even_without_space=self._plan.risk_reducing
                 )
         except _NO_JOURNAL as error:
             if not self._plan.risk_reducing:
                 raise self._unavailable(error) from None
+            if sending.is_news:
+                raise NotFreshError from None  # it was read in the meantime
             self._goes_on_without_the_journal(error)
+            self._require_wanted()
+            sending.sends_all_the_same(at_most_for=at_most_for)
         self._require_wanted()  # the disk may have taken its time
         flight.begins()
 

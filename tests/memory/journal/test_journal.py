@@ -294,7 +294,7 @@ async def test_a_journal_is_not_closed_while_something_runs(bench: Bench) -> Non
     runners = [Runner()]
 
     def run(session: Session) -> None:
-        session.running[Name("A", "k")] = runners[0]
+        session.claims.take(Name("A", "k"), runners[0])
 
     await bench.journal.ask(run)
     await bench.journal.aclose()

@@ -26,6 +26,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 from shockproof.memory.disk import writer as background
 from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
 from shockproof.memory.disk.writer import after_fork, at_exit, writer_for
+from shockproof.memory.journal.claims import Claims
 from shockproof.memory.journal.journal_files import SEGMENT_BYTES, JournalFiles, read_journal
 from shockproof.memory.journal.operation_table import Body, Name, OperationEntry, OperationTable
 from shockproof.memory.journal.record import MAX_BODY, Kind, encode_body
@@ -72,10 +73,9 @@ class Session:
     durable. Not an outcome, nor what one was recorded on top of: what happened has happened.
     """
 
-    def __init__(self, table: OperationTable, running: weakref.WeakValueDictionary[Name, object]) -> None:
+    def __init__(self, table: OperationTable, claims: Claims) -> None:
         self.table = table
-        self.running = running
-        """Who runs what in this process. Whoever is forgotten runs nothing any more."""
+        self.claims = claims
         self.has_space = True
         self.records: list[tuple[Kind, bytes]] = []
         self.is_to_sync = False
@@ -175,7 +175,7 @@ class Journal:
         self._pending = 0
         self._pending_on_disk = 0
         """When it was last read, or closed."""
-        self._running: weakref.WeakValueDictionary[Name, object] = weakref.WeakValueDictionary()
+        self.claims = Claims()
         self.left_behind: set[Name] = set()
         """What runs on in this process although nobody waits for it, and will tell when it ends."""
         self.life = object()
@@ -195,6 +195,10 @@ class Journal:
         elif not self._files.has_reserve:
             state = "no space"
         return JournalStatus(state, self._pending, self._failure)
+
+    def known(self, name: Name) -> OperationEntry | None:
+        """What stands in memory of an operation, at once and in any thread; nothing of a journal that is not open."""
+        return self._files.table.get(name)
 
     # ---- asking
 
@@ -331,7 +335,7 @@ class Journal:
     def _commit(self, batch: list[_Request]) -> list[_Answer]:
         is_needed = self._has_unwritten or any(request.needs_open for request in batch)
         refusal = self._make_usable() if is_needed else None
-        session = Session(self._files.table, self._running)
+        session = Session(self._files.table, self.claims)
         session.has_space = self._files.has_reserve or refusal is not None
         answers: list[_Answer] = []
         concerned: set[_Request] = set()
@@ -441,7 +445,7 @@ class Journal:
 
     def _close_if_idle(self) -> None:
         # Behind the whole batch: whatever else it holds was decided by this table, and is written from it.
-        if not self._running and not self._has_unsynced and not self._has_unwritten:
+        if not self.claims and not self._has_unsynced and not self._has_unwritten:
             self._files.close()
             self._files.table = OperationTable()
 

@@ -123,8 +123,7 @@ class Operation:
 
     def _begin(self, session: Session, details: Any) -> Any:  # Any: frozen values; what __aenter__ unpacks
         name = Name(self.name, self.key)
-        runner = session.running.get(name)
-        if runner is not None:
+        if session.claims.holder_of(name) is not None:
             raise OperationBusyError(self.name, self.key)
         known = session.table.get(name)
         if known is not None and known.is_completed:
@@ -141,14 +140,14 @@ class Operation:
                 "at": self._now(),
             },
         )
-        session.running[name] = self
-        session.take_back.append(lambda: session.running.pop(name, None))
+        if session.claims.take(name, self) is not None:
+            raise OperationBusyError(self.name, self.key)
+        session.take_back.append(lambda: session.claims.give_back(name, self))
         return *resumed_with, known is not None
 
     def _never_ran(self, session: Session) -> None:
         name = Name(self.name, self.key)
-        if session.running.get(name) is self:
-            del session.running[name]
+        if session.claims.give_back(name, self):
             entry = session.table.get(name)
             if entry is not None and not entry.is_completed and entry.body.get("begun") == 1:
                 session.tell(Kind.END, {"operation": self.name, "key": self.key, "status": "abandoned"})
@@ -254,7 +253,7 @@ class Operation:
 
     def _end(self, status: str, result: Callable[[], Any]) -> Act[None]:  # Any: frozen values
         def act(session: Session) -> None:
-            session.running.pop(Name(self.name, self.key), None)
+            session.claims.give_back(Name(self.name, self.key), self)
             body = {"operation": self.name, "key": self.key, "status": status, "at": self._now()}
             if status == "completed":
                 body["result"] = result()
@@ -267,7 +266,7 @@ class Operation:
         text = _described(error, self._redact)
 
         def act(session: Session) -> None:
-            session.running.pop(Name(self.name, self.key), None)
+            session.claims.give_back(Name(self.name, self.key), self)
             session.tell(
                 Kind.INTERRUPT, {"operation": self.name, "key": self.key, "why": text, "at": self._now()}
             )

@@ -53,7 +53,7 @@ class OperationEntry:
 
 class OperationTable:
     """
-    All operations that are known. Used by one thread at a time.
+    All operations that are known. Changed by one thread; `get` may be asked in any.
 
     `apply` gives a function that takes the change back, for a record that could not be made durable. What was
     recorded of the operation since stays: an outcome has happened, whatever was refused before it.
@@ -172,9 +172,10 @@ class OperationTable:
     def _hold(self, name: Name, held: _Held | None) -> None:
         if name.key is not None:
             packed_name = _packed_name(name.operation, name.key)
-            self._completed.pop(packed_name, None)
             if isinstance(held, bytes):
-                self._completed[packed_name] = held
+                self._completed[packed_name] = held  # before it is pending no more: `get` misses neither
+            else:
+                self._completed.pop(packed_name, None)
         if isinstance(held, OperationEntry):
             self._pending[name] = held
         else:

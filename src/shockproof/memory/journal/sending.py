@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from shockproof.memory.journal.journal import Act, Journal, RecordTooLargeError, Session
 from shockproof.memory.journal.journalled_values import JournalledValues
@@ -93,6 +93,15 @@ class NotFreshError(Exception):
     """Somebody has sent this key, or is about to: `Sending.claim` tells more."""
 
 
+class _Told(NamedTuple):
+    """What was told of a key, for those who ask before the journal's thread has recorded it."""
+
+    outcome: Literal["there", "unknown", "not there"]
+    result: object = None
+    counts_from: Moment | None = None
+    is_known_there: bool = False
+
+
 class Sending:
     """
     One key on its way: `claim`, then `about_to_send` before each attempt, then one of the ends.
@@ -119,9 +128,11 @@ class Sending:
         self._which = 0
         """How often it had been sent, by anybody, when it was last sent from here."""
         self.is_claimed = False
-        """Whether nobody else of this process may send it until `release`."""
+        """Whether the journal was asked, and nobody else of this process may send it until `release`."""
         self.was_about_to_send = False
         """Whether `about_to_send` was called, whatever came of it."""
+        self._is_released = False
+        self._told: _Told | None = None
 
     @property
     def is_left_behind(self) -> bool:
@@ -143,30 +154,63 @@ class Sending:
             OperationBusyError: it is being sent at another place of this process.
             JournalUnavailableError, JournalLockedError, StateVersionError: the journal cannot tell.
         """
-        first_seen: Moment | None = None
 
         def act(session: Session) -> Earlier | None:
-            nonlocal first_seen
             known = session.table.get(self._name)
             if known is not None and known.is_completed:
                 raise OperationCompletedError(self._name.operation, self._key, self._result_of(known))
-            if session.running.get(self._name) is not None:
+            if session.claims.take(self._name, self) is not None:
                 raise OperationBusyError(self._name.operation, self._key)
-            session.running[self._name] = self
             self.is_claimed = True
-            if known is None:
-                return None
-            now = self._now()
-            counts_from = Moment.from_dict(known.body.get("counts_from"))
-            passed = None if counts_from is None else now.since(counts_from)
-            if passed is None and not self.is_left_behind and not is_under_way():
-                first_seen = now
-            return Earlier(passed or 0.0, is_there=known.body.get("effect") == "done")
+            return None if known is None else self._earlier(known, is_under_way)
 
-        earlier = await self._journal.ask(act)
-        if first_seen is not None:
-            self._seen(first_seen)
-        return earlier
+        return await self._journal.ask(act)
+
+    def claim_at_once(self, *, is_under_way: Callable[[], bool]) -> Earlier | None:
+        """
+        As `claim`, by what stands in memory: no disk that is slow or fails keeps from knowing what this process did.
+
+        None also where only the disk knows more: then the first `about_to_send` finds it out.
+
+        Raises:
+            OperationCompletedError, OperationBusyError: see `claim`.
+        """
+        claims = self._journal.claims
+        told: _Told | None = None
+        while (holder := claims.take(self._name, self)) is not None:
+            told = holder._told if isinstance(holder, Sending) else None
+            if told is not None and told.outcome == "there":
+                raise OperationCompletedError(self._name.operation, self._key, told.result)
+            if not isinstance(holder, Sending) or not holder._is_released:
+                raise OperationBusyError(self._name.operation, self._key)
+            if claims.take(self._name, self, instead_of=holder) is None:
+                break  # whatever that one told is recorded before anything that is told from here
+        if told is not None and told.outcome == "not there":
+            return None
+        if told is not None:
+            self.is_claimed = True
+            passed = None if told.counts_from is None else self._now().since(told.counts_from)
+            return Earlier(passed or 0.0, is_there=told.is_known_there)
+        known = self._journal.known(self._name)
+        if known is None:
+            return None
+        if known.is_completed:
+            raise OperationCompletedError(self._name.operation, self._key, self._result_of(known))
+        self.is_claimed = True
+        return self._earlier(known, is_under_way)
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it turned out meanwhile that the key is known, and nobody has claimed it knowingly."""
+        return not self.is_claimed and self._journal.known(self._name) is not None
+
+    def _earlier(self, known: OperationEntry, is_under_way: Callable[[], bool]) -> Earlier:
+        now = self._now()
+        counts_from = Moment.from_dict(known.body.get("counts_from"))
+        passed = None if counts_from is None else now.since(counts_from)
+        if passed is None and not self.is_left_behind and not is_under_way():
+            self._seen(now)
+        return Earlier(passed or 0.0, is_there=known.body.get("effect") == "done")
 
     def _seen(self, at: Moment) -> None:
         # By itself, so that a disk that takes nothing keeps nobody from looking it up.
@@ -191,36 +235,48 @@ class Sending:
         def act(session: Session) -> None:
             if not self.is_claimed:
                 self._claim_fresh(session)
-            now = self._now()
-            until = now.later(at_most_for or 0.0)
-            session.require(
-                Kind.SEND,
-                {
-                    **self._body(),
-                    "service": self._service_name,
-                    "at": now.wall,
-                    "sent_at": until.wall,
-                    "counts_from": None if at_most_for is None else until.as_dict(),
-                },
-                even_without_space=even_without_space,
-            )
-            known = session.table.get(self._name)
-            self._which = 0 if known is None else known.times_begun
+            session.require(Kind.SEND, self._sent(at_most_for), even_without_space=even_without_space)
+            self._remember_which(session)
 
         self.was_about_to_send = True
         await self._journal.ask(act)
 
+    def sends_all_the_same(self, *, at_most_for: float | None) -> None:
+        """It is sent although `about_to_send` did not succeed. That has happened, and is an outcome; never waits."""
+        body = self._sent(at_most_for)
+
+        def act(session: Session) -> None:
+            known = session.table.get(self._name)
+            if known is None:
+                session.tell(Kind.SEND, body)
+                self.is_claimed = True
+            elif not known.is_completed:
+                # What was asked for may have been recorded by now, and be taken back if the disk refuses: not this.
+                session.tell(Kind.INTERRUPT, {**body, "why": None})
+            self._remember_which(session)
+
+        self._tell(act)
+
+    def _sent(self, at_most_for: float | None) -> dict[str, Any]:  # Any: frozen values
+        now = self._now()
+        until = now.later(at_most_for or 0.0)
+        return {
+            **self._body(),
+            "service": self._service_name,
+            "at": now.wall,
+            "sent_at": until.wall,
+            "counts_from": None if at_most_for is None else until.as_dict(),
+        }
+
+    def _remember_which(self, session: Session) -> None:
+        known = session.table.get(self._name)
+        self._which = 0 if known is None else known.times_begun
+
     def _claim_fresh(self, session: Session) -> None:
-        if session.table.get(self._name) is not None or session.running.get(self._name) is not None:
+        known = session.table.get(self._name)
+        if known is not None or session.claims.take(self._name, self) is not None:
             raise NotFreshError
-
-        def take_back() -> None:
-            session.running.pop(self._name, None)
-            self.is_claimed = False
-
-        session.running[self._name] = self
         self.is_claimed = True
-        session.take_back.append(take_back)
 
     def outcome_unknown(self, why: str, at: Moment, *, is_over: bool, is_there: bool = False) -> None:
         """
@@ -228,6 +284,7 @@ class Sending:
 
         With *is_there*, the other side said that it has this key already.
         """
+        self._told = _Told("unknown", counts_from=at if is_over else None, is_known_there=is_there)
         body = self._interrupted(why, at, is_over=is_over, is_there=is_there)
         self._tell(lambda session: session.tell(Kind.INTERRUPT, body))
 
@@ -286,6 +343,7 @@ class Sending:
 
     def is_there(self, result: object) -> None:
         """It was sent, and is there; never waits. A result that could not come back is not kept."""
+        self._told = _Told("there", result)
         self._tell(self._there(result))
 
     def _there(self, result: object) -> Act[None]:
@@ -306,9 +364,12 @@ class Sending:
 
     def is_not_there(self) -> None:
         """It is certain that it was not sent, or did not arrive; never waits. The key may be used again."""
+        if self.is_claimed:
+            self._told = _Told("not there")
 
         def act(session: Session) -> None:
-            if session.running.get(self._name) is self and session.table.get(self._name) is not None:
+            # Not what an earlier life left, if nobody has asked for it.
+            if self.is_claimed and session.table.get(self._name) is not None:
                 self._abandon(session)
 
         self._tell(act)
@@ -318,12 +379,12 @@ class Sending:
 
     def release(self) -> None:
         """Whatever is known of it stays; another place may claim it. Never waits."""
+        self._is_released = True
+        self._journal.tell(self._give_back, needs_open=False)
 
-        def act(session: Session) -> None:
-            if session.running.get(self._name) is self:
-                del session.running[self._name]
-
-        self._journal.tell(act, needs_open=False)
+    def _give_back(self, session: Session) -> None:
+        # Behind all that was told: until then, whoever asks for the key asks `self`.
+        session.claims.give_back(self._name, self)
 
     def _body(self) -> dict[str, Any]:  # Any: frozen values
         return {"operation": self._name.operation, "key": self._key}
