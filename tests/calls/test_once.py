@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import re
 import shutil
 import threading
@@ -36,6 +37,7 @@ from shockproof import (
 )
 from shockproof.calls import once as once_module
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.segment import HEAD_BYTES
 from shockproof.testing import VirtualClock, cancel_at_each_await
 
 FIRST_FORM = Path(__file__).parents[1] / "data" / "journal-of-the-first-form"
@@ -1258,6 +1260,40 @@ async def test_key_of_an_earlier_life_is_looked_up_and_not_sent_again(
 
     assert (await again.call(venue.submit, "AAPL"))["symbol"] == "found"
     assert venue.booked == ["earlier"]
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("risk_reducing", [False, True])
+async def test_key_that_a_damaged_journal_may_have_lost_is_looked_up_before_it_is_sent(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock, risk_reducing: bool
+) -> None:
+    """An order that it does not know may be there all the same. A key that is made now cannot be."""
+    once, venue = make(key="placed")
+    await once.call(venue.submit, "AAPL")
+    await recovery.aclose()
+    (segment,) = (recovery.state_dir / "journal").glob("journal-*")
+    os.truncate(segment, HEAD_BYTES)
+    reborn = after_a_crash(recovery, clock)
+
+    def again(**more: Any) -> Any:
+        options = {"settle": 5.0, "risk_reducing": risk_reducing, "venue": venue, "service": reborn}
+        return make(**{**options, **more})[0]
+
+    await again().call(venue.submit, "AAPL")
+    assert venue.asked_at == []
+    assert (await again(key="placed").call(venue.submit, "AAPL"))["symbol"] == "found"
+    venue.says = UNKNOWN
+    with pytest.raises(OutcomeUnknownError):
+        await again(key="nobody knows").call(venue.submit, "AAPL")
+    venue.says = None
+    begun = clock.monotonic()
+    await again(key="never placed").call(venue.submit, "AAPL")
+
+    assert venue.booked.count("placed") == 1
+    assert venue.booked[-1] == "never placed"
+    assert clock.monotonic() - begun <= 5.0
+    assert [one["key"] for one in await pending(reborn)] == ["nobody knows"]
     await reborn.aclose()
 
 

@@ -179,6 +179,7 @@ class Once(Generic[R]):
         """Made once; pass it to the venue, or let ``key_argument`` do it."""
         if key_pattern is not None:
             _check_key(self.key, key_pattern)
+        self._is_new = key is None
         self._confirm = confirm
         self._settle = seconds("settle", settle)
         self._still_wanted = still_wanted
@@ -235,6 +236,7 @@ class Once(Generic[R]):
         await plan.learn_of_halt()
         self._require_no_halt()
         sending = reconciliation.sending(plan.state.name, self.key)
+        sending.is_new = self._is_new
         refusal: Exception | None = None
         earlier: Earlier | None = None
         try:

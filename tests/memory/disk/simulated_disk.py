@@ -128,6 +128,9 @@ class SimulatedDisk:
         inode, _ = self.open[handle]
         self.put(inode, len(inode.data), bytes(max(0, size - len(inode.data))))
 
+    def size(self, handle: int) -> int:
+        return len(self.open[handle][0].data)
+
     def fsync(self, handle: int) -> None:
         inode, _ = self.open[handle]
         try:

@@ -52,6 +52,7 @@ def whatever_the_library_does(layer: FileLayer, home: Path) -> list[object]:
     tell(lambda: layer.stamp(home / "b") == layer.stamp(home / "b"))
     handle = layer.rewrite(home / "b")
     layer.preallocate(handle, 12)
+    tell(lambda: layer.size(handle))
     layer.write(handle, memoryview(b"abc"))
     layer.sync_data(handle)
     layer.close(handle)

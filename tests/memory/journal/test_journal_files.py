@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest  # noqa: TC002  a test's annotations are read
+import pytest
 
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import JournalFiles, read_journal
@@ -99,6 +100,24 @@ def test_damage_at_the_end_is_taken_for_a_torn_tail_and_kept(
     assert "torn by a crash" in caplog.text
     assert b'"operation":"C"'[::-1] in (tmp_path / "damaged" / f"{path.name}.tail").read_bytes()
     files.close()
+
+
+@pytest.mark.parametrize("left", [64, 300, 4095])
+def test_a_file_that_was_cut_off_is_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """Its space was synced before it got its name: no crash takes it, whatever was written there."""
+    path = a_journal(tmp_path, "ABC")
+    os.truncate(path, left)
+    files = files_in(tmp_path)
+    with caplog.at_level(logging.ERROR):
+        recovered = files.open()
+
+    assert f"{left:,} of its 4,096 bytes" in (recovered.damage or "")
+    assert "damaged after it had been acknowledged" in caplog.text
+    assert (tmp_path / "damaged" / f"{path.name}.whole").exists()
+    files.close()
+    assert files_in(tmp_path).open().damage is None
 
 
 def test_damage_that_cannot_be_copied_stays_where_it_is(

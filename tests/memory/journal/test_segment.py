@@ -78,6 +78,15 @@ def test_a_torn_end_is_no_damage() -> None:
         assert content.damage is None
 
 
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_file_of_unknown_or_larger_size_is_not_cut_off(size: int) -> None:
+    """Those before the size was recorded tell none, and a file may grow as it is written."""
+    data = segment_head(3, IDENTITY, size).ljust(120, b"\0")
+
+    assert read_segment(3, data) == SegmentContent(3, ())
+    assert read_segment(3, data[:100]).damage is None
+
+
 def test_a_lost_record_that_had_been_acknowledged_is_damage() -> None:
     """A later record says that it was durable; what is behind it is still read."""
     whole = segment(BATCHES)

@@ -90,6 +90,10 @@ class FileLayer(Protocol):
         """Have *size* bytes of disk for the file, zeros so far, without moving where the next write goes."""
         ...
 
+    def size(self, handle: int) -> int:
+        """How many bytes the file has."""
+        ...
+
     def rewrite(self, path: Path) -> int:
         """A handle to write to an existing file from its beginning, in the space that it has."""
         ...
@@ -204,6 +208,9 @@ class SystemFiles:
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
+
+    def size(self, handle: int) -> int:
+        return os.fstat(handle).st_size
 
     def rewrite(self, path: Path) -> int:
         return os.open(

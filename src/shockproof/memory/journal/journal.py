@@ -36,6 +36,7 @@ from shockproof.vocabulary.errors import (
     ShockproofError,
     StateVersionError,
 )
+from shockproof.vocabulary.moment import Moment
 
 __all__ = ["Journal", "JournalStatus", "RecordTooLargeError", "Session", "journal_for"]
 
@@ -178,6 +179,10 @@ class Journal:
         self.claims = Claims()
         self.left_behind: set[Name] = set()
         """What runs on in this process although nobody waits for it, and will tell when it ends."""
+        self.has_lost_something = False
+        """Whether it was damaged when it was opened: it may have known what it does not know."""
+        self.loss_noticed: Moment | None = None
+        """When somebody first asked for a key that may be lost."""
         self.life = object()
         """Another one in a forked child: what runs in the parent is not the child's to record."""
 
@@ -395,7 +400,7 @@ class Journal:
                 at_exit(self._drain)
                 with background.imports:
                     importlib.import_module("json")  # now, and for good: a fork waits for it
-                files.open()
+                self.has_lost_something = files.open().damage is not None
         except (JournalLockedError, StateVersionError) as error:
             self._again_at = 0.0
             return error

@@ -282,7 +282,7 @@ class JournalFiles:
                 ((Kind.OPERATION, body) for body in bodies),
                 [(Kind.COMPLETE, b'{"operations":%d}' % len(bodies))],
             )
-            content, written = segment_head(number, identity), 0
+            content, written = segment_head(number, identity, self._layer.size(handle)), 0
             # In pieces: there may be a hundred thousand.
             while piece := content + self._encoded(itertools.islice(records, _RECORDS_AT_ONCE)):
                 self._write(handle, piece)

@@ -1,9 +1,9 @@
 """
 One segment of the journal: a file with a head, everything known when it was begun, then what happened since.
 
-The head has 64 bytes: the magic ``SHOCKJNL``, u16 format version, 6 zeros, u64 segment number, 16 random
-bytes that begin the checksums of its records (so that no record of another file is taken for one of its
-own), u32 checksum (CRC-32) of these 40 bytes, zeros.
+The head has 64 bytes: the magic ``SHOCKJNL``, u16 format version, u48 bytes that the file had when it got its name
+(0: not known), u64 segment number, 16 random bytes that begin the checksums of its records (so that no record of
+another file is taken for one of its own), u32 checksum (CRC-32) of these 40 bytes, zeros.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 
 HEAD_BYTES = 64
 
-_HEAD = struct.Struct("<8sH6xQ16s")
+_HEAD = struct.Struct("<8sH6sQ16s")
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"SHOCKJNL"
 _NAME = re.compile(r"journal-([0-9]{16})\.wal")
@@ -67,9 +67,9 @@ def number_in(name: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def segment_head(number: int, identity: bytes) -> bytes:
-    """The head of segment *number*; *identity* are its 16 random bytes."""
-    head = _HEAD.pack(_MAGIC, FORMAT_VERSION, number, identity)
+def segment_head(number: int, identity: bytes, size: int = 0) -> bytes:
+    """The head of segment *number* with space for *size* bytes (0: not known); *identity* are its 16 random bytes."""
+    head = _HEAD.pack(_MAGIC, FORMAT_VERSION, size.to_bytes(6, "little"), number, identity)
     return (head + _CHECKSUM.pack(zlib.crc32(head))).ljust(HEAD_BYTES, b"\0")
 
 
@@ -84,7 +84,8 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
 
     The first record that is not valid ends the unbroken chain. Either a crash tore what was being written,
     and nobody was told that it is durable; or the disk damaged what had been acknowledged. It is the latter
-    if a later valid record says that the missing number was durable when it was written. Valid records
+    if a later valid record says that the missing number was durable when it was written, or if the file is
+    shorter than it was made: no crash takes space that was synced before it got its name. Valid records
     behind the break are taken in both cases: each of them tells something that happened.
 
     Raises:
@@ -93,7 +94,7 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
     if len(data) < HEAD_BYTES:
         return SegmentContent(number, (), data, "it is shorter than its head")
     head = data[: _HEAD.size]
-    magic, version, found_number, identity = _HEAD.unpack(head)
+    magic, version, made_with, found_number, identity = _HEAD.unpack(head)
     if _CHECKSUM.unpack_from(data, _HEAD.size)[0] != zlib.crc32(head) or magic != _MAGIC:
         return SegmentContent(number, (), data.rstrip(b"\0"), "its head is damaged")
     if version > FORMAT_VERSION:
@@ -109,8 +110,10 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
         records.append(record)
         offset, previous = record.end, record.checksum
     tail = data[offset:].rstrip(b"\0")
+    size = int.from_bytes(made_with, "little")
+    cut_off = f"only {len(data):,} of its {size:,} bytes are left" if len(data) < size else None
     if not tail:
-        return SegmentContent(number, tuple(records), chain_end=offset)
+        return SegmentContent(number, tuple(records), damage=cut_off, chain_end=offset)
     later = _records_in(data, offset, offset + len(tail), seed)
     missing = records[-1].sequence + 1 if records else later[0].sequence - 1 if later else 0
     damaged = any(record.durable >= missing for record in later)
@@ -118,7 +121,7 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
         number,
         (*records, *later),
         tail,
-        f"record {missing} is damaged, and it had been acknowledged as durable" if damaged else None,
+        f"record {missing} is damaged, and it had been acknowledged as durable" if damaged else cut_off,
         offset,
     )
 

@@ -131,6 +131,8 @@ class Sending:
         """Whether the journal was asked, and nobody else of this process may send it until `release`."""
         self.was_about_to_send = False
         """Whether `about_to_send` was called, whatever came of it."""
+        self.is_new = False
+        """Whether the key was made for this: then no damaged journal can have lost it."""
         self._is_released = False
         self._told: _Told | None = None
 
@@ -162,6 +164,9 @@ class Sending:
             if session.claims.take(self._name, self) is not None:
                 raise OperationBusyError(self._name.operation, self._key)
             self.is_claimed = True
+            if known is None and self._may_be_lost:
+                session.tell(Kind.SEND, self._lost())
+                known = session.table.get(self._name)
             return None if known is None else self._earlier(known, is_under_way)
 
         return await self._journal.ask(act)
@@ -192,12 +197,32 @@ class Sending:
             passed = None if told.counts_from is None else self._now().since(told.counts_from)
             return Earlier(passed or 0.0, is_there=told.is_known_there)
         known = self._journal.known(self._name)
+        if known is None and self._may_be_lost:
+            body = self._lost()
+            self._tell(lambda session: session.tell(Kind.SEND, body))
+            known = OperationEntry(self._name, body)
         if known is None:
             return None
         if known.is_completed:
             raise OperationCompletedError(self._name.operation, self._key, self._result_of(known))
         self.is_claimed = True
         return self._earlier(known, is_under_way)
+
+    @property
+    def _may_be_lost(self) -> bool:
+        return self._journal.has_lost_something and not self.is_new
+
+    def _lost(self) -> dict[str, Any]:  # Any: frozen values
+        """It may have been sent by an earlier life, of which a damaged journal does not know any more."""
+        journal = self._journal
+        noticed = journal.loss_noticed = journal.loss_noticed or self._now()
+        return {
+            **self._body(),
+            "service": self._service_name,
+            "at": noticed.wall,
+            "sent_at": noticed.wall,
+            "counts_from": noticed.as_dict(),
+        }
 
     @property
     def is_news(self) -> bool:
@@ -228,7 +253,7 @@ class Sending:
         Have it durable that it may be under way from now on, for *at_most_for* seconds; None: nobody knows.
 
         Raises:
-            NotFreshError: it was not claimed, and it is known; nothing was written.
+            NotFreshError: it was not claimed, and it is known or may be lost; nothing was written.
             JournalUnavailableError, JournalLockedError, StateVersionError: it is not.
         """
 
@@ -274,7 +299,7 @@ class Sending:
 
     def _claim_fresh(self, session: Session) -> None:
         known = session.table.get(self._name)
-        if known is not None or session.claims.take(self._name, self) is not None:
+        if known is not None or self._may_be_lost or session.claims.take(self._name, self) is not None:
             raise NotFreshError
         self.is_claimed = True
 
