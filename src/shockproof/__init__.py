@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.look_up import NOT_FOUND as NOT_FOUND
     from shockproof.vocabulary.look_up import UNKNOWN as UNKNOWN
     from shockproof.vocabulary.look_up import Found as Found
+    from shockproof.vocabulary.look_up import LookUp as LookUp
     from shockproof.vocabulary.models import ErrorRecord as ErrorRecord
     from shockproof.vocabulary.models import SystemState as SystemState
     from shockproof.vocabulary.outcomes import Attempt as Attempt
@@ -147,7 +148,7 @@ _HOMES = {
         "StreamGap",
         "StreamLost",
     ),
-    "vocabulary.look_up": ("NOT_FOUND", "UNKNOWN", "Found"),
+    "vocabulary.look_up": ("NOT_FOUND", "UNKNOWN", "Found", "LookUp"),
     "vocabulary.models": ("ErrorRecord", "SystemState"),
     "vocabulary.outcomes": ("Attempt", "CallInfo", "Outcome", "Verdict"),
     "vocabulary.statuses": ("ErrorSeverity", "ServiceStatus"),

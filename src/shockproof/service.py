@@ -508,7 +508,7 @@ class ErrorRecoveryService:
 
         Cancelled while awaited, it stays halted, and is written.
         """
-        told = self._redactor.text(a_name("reason", reason))
+        told = self._redactor.text(a_name("reason", reason, "lost the risk feed"))
         durable = self._halt.halt(told)
         _log.warning("halted: %s", told)
         if self._listeners:
@@ -781,8 +781,8 @@ class ErrorRecoveryService:
         return Operation(
             self._journal,
             self._journalled_values,
-            a_name("name", name),
-            None if key is None else a_name("key", key),
+            a_name("name", name, "rebalance"),
+            None if key is None else a_name("key", key, "2026-11-23"),
             a_name("service_name", service_name),
             details,
             now=self._clock.time,

@@ -353,6 +353,43 @@ async def test_lookup_that_fails_is_no_proof(make: Make) -> None:
 
 
 @pytest.mark.asyncio
+async def test_lookup_that_fails_again_and_again_is_logged_once_for_each_way_it_fails(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not once for each question."""
+    venue = make("answer lost")[1]
+    asked: list[str] = []
+
+    async def fails(key: str) -> Any:
+        asked.append(key)
+        if len(asked) > 4:
+            raise TimeoutError
+        raise ConnectionResetError
+
+    venue.find = fails  # type: ignore[method-assign]  # before once takes it
+    once, _ = make(venue=venue, settle=5.0)
+
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+
+    told = [line for line in caplog.messages if "which proves nothing" in line]
+    assert len(asked) > 8
+    assert ["ConnectionResetError" in told[0], "TimeoutError" in told[1], len(told)] == [True, True, 2]
+
+
+@pytest.mark.asyncio
+async def test_order_that_left_no_result_says_so_when_it_is_placed_again(make: Make) -> None:
+    """The error does not promise what it does not have."""
+
+    async def submit(client_order_id: str) -> None: ...
+
+    await make(key="mine")[0].call(submit)
+
+    with pytest.raises(OperationCompletedError, match="was completed before: it left no result; to do it"):
+        await make(key="mine")[0].call(submit)
+
+
+@pytest.mark.asyncio
 async def test_lookup_that_hangs_does_not_hang_the_order(make: Make, recovery: ErrorRecoveryService) -> None:
     """It ends as unknown."""
     once, venue = make("answer lost", settle=5.0)

@@ -9,7 +9,7 @@ import sys
 import tomllib
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 
@@ -109,7 +109,8 @@ def test_everything_public_is_documented() -> None:
             silent += [
                 path for path, _ in parts if not inspect.getdoc(getattr(thing, path.partition(".")[2]))
             ]
-        if (isinstance(thing, type) or callable(thing)) and not inspect.getdoc(thing):
+        is_alias = get_origin(thing) is not None  # it cannot hold the text that stands below it
+        if (isinstance(thing, type) or callable(thing)) and not is_alias and not inspect.getdoc(thing):
             silent.append(name)
     assert silent == []
 

@@ -32,6 +32,7 @@ from shockproof import (
     Event,
     Found,
     Handle,
+    LookUp,
     Once,
     Outcome,
     ServiceStatus,
@@ -56,7 +57,6 @@ from shockproof.testing import (
     cancel_at_each_await,
     record_events,
 )
-from shockproof.vocabulary.look_up import LookUp
 
 
 class Quote:

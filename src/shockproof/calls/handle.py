@@ -204,7 +204,7 @@ class Handle:
 
     def guard(self) -> Guard:
         """
-        A block under the breaker, the time limits, the health and the error log; nothing is repeated.
+        A block under the breaker, the time limits, the health and the error log; nothing is repeated, and no fallback answers.
 
         ``async with handle.guard(): ...``; each entry needs a fresh ``guard()``.
         """
@@ -340,7 +340,8 @@ class Handle:
             confirm: ``async (key) -> Found(value) | NOT_FOUND | UNKNOWN``; looks it up at the venue. An exception counts as
                 UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
             key_argument: the name under which the function takes the key, for example ``"client_order_id"``; type checkers
-                then do not know the other arguments. Default: it is not passed, and you give ``once.key`` to the function.
+                then do not know the other arguments. Default: it is not passed, and you give ``once.key`` to the function;
+                a call that cannot have it is refused, or warned about (`Once.call`).
             key_pattern: a regular expression that the whole key must match: the alphabet and the length that the venue
                 allows, ``r"[0-9A-Za-z_-]{1,36}"`` for example; ``KEY_PATTERN`` of Binance's and Alpaca's adapters. Default: not checked.
             settle: seconds that the venue may take to show an order that was sent. Default: 30.0.

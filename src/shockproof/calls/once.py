@@ -19,6 +19,7 @@ from shockproof.calls.bad_end import end_badly
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute
 from shockproof.calls.history_of_attempts import describe
+from shockproof.calls.key_in_call import require_key
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Confirm, look_up, warn_of_contradiction
@@ -28,7 +29,7 @@ from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.sending import Earlier, NotFreshError, Sending
 from shockproof.policies.classification import Classifier
 from shockproof.policies.confirmation import window_left
-from shockproof.vocabulary.arguments import Seconds, a_name, seconds
+from shockproof.vocabulary.arguments import Seconds, a_name, out_of, seconds
 from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
     CallRejectedError,
@@ -175,10 +176,11 @@ class Once(Generic[R]):
                 f"still_wanted must be a plain function, got the async {still_wanted!r}: a coroutine always counts "
                 "as true. It is asked between the disk and the venue, where nothing may wait"
             )
-        self.key = make_key() if key is None else a_name("key", key)
-        """Made once; pass it to the venue, or let ``key_argument`` do it."""
+        self._key = make_key() if key is None else a_name("key", key, "bot-1")
+        self._is_key_known = key is not None
+        """Outside of this object."""
         if key_pattern is not None:
-            _check_key(self.key, key_pattern)
+            _check_key(self._key, key_pattern)
         self._is_new = key is None
         self._confirm = confirm
         self._settle = seconds("settle", settle)
@@ -193,8 +195,14 @@ class Once(Generic[R]):
         self._plan = Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state)
         self._reconciliation.knows(plan.state.name, confirm, self._settle, self._is_under_way)
 
+    @property
+    def key(self) -> str:
+        """Made once; pass it to the venue, or let ``key_argument`` do it."""
+        self._is_key_known = True
+        return self._key
+
     def __repr__(self) -> str:
-        return f"<Once {self.key!r} of service {self._plan.state.name!r}>"
+        return f"<Once {self._key!r} of service {self._plan.state.name!r}>"
 
     @overload
     async def call(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -226,16 +234,19 @@ class Once(Generic[R]):
                 or the open circuit refused it; it was not sent.
             Exception: *fn*'s own error; it is certain that nothing happened.
             TypeError: ``confirm`` gave neither Found(...), NOT_FOUND nor UNKNOWN; it stays pending.
+            ValueError: *fn* cannot know the key: there is no ``key_argument``, nobody has read `key`, and *fn* is a plain
+                function or method. Where the key was given to `Handle.once`, that is a warning.
 
         Cancelled in flight it stays pending, and the cancellation passes at once.
         """
         check_callable(fn)
         _check_arguments(fn, args, kwargs)
+        require_key(fn, args, kwargs, key=self._key, owner=self, is_known=self._is_key_known)
         began = self._clock.monotonic()
         plan, reconciliation = self._plan, self._reconciliation
         await plan.learn_of_halt()
         self._require_no_halt()
-        sending = reconciliation.sending(plan.state.name, self.key)
+        sending = reconciliation.sending(plan.state.name, self._key)
         sending.is_new = self._is_new
         refusal: Exception | None = None
         earlier: Earlier | None = None
@@ -258,7 +269,7 @@ class Once(Generic[R]):
                 earlier = await self._claim(sending)
             claimed_at = self._clock.monotonic()
             if not plan.risk_reducing:
-                await reconciliation.earlier_are_settled(plan.state.name, but=self.key)
+                await reconciliation.earlier_are_settled(plan.state.name, but=self._key)
             if earlier is not None:
                 closes_at = claimed_at + window_left(self._settle, passed=earlier.passed)
                 try:
@@ -290,7 +301,7 @@ class Once(Generic[R]):
                         return earlier
                 return await self._claim_now(sending)
             except OperationBusyError:
-                if not await self._reconciliation.is_over(self._plan.state.name, self.key):
+                if not await self._reconciliation.is_over(self._plan.state.name, self._key):
                     raise
 
     async def _claim_now(self, sending: Sending) -> Earlier | None:
@@ -312,7 +323,7 @@ class Once(Generic[R]):
         if not isinstance(error, TimeoutError):
             return error
         return JournalUnavailableError(
-            f"the disk did not answer within the deadline of {self._plan.deadline} s: order {self.key!r} was not sent"
+            f"the disk did not answer within the deadline of {self._plan.deadline} s: order {self._key!r} was not sent"
         )
 
     async def _send(
@@ -590,7 +601,7 @@ class Once(Generic[R]):
         """What was found; None: it is certain that there is nothing."""
         outcome = await look_up(
             confirm,
-            self.key,
+            self._key,
             closes_at=closes_at,
             settle=self._settle,
             clock=self._clock,
@@ -602,9 +613,9 @@ class Once(Generic[R]):
         if outcome is NOT_FOUND and not is_known_there:
             return None
         if outcome is NOT_FOUND:
-            warn_of_contradiction(self._plan.state.name, self.key)
+            warn_of_contradiction(self._plan.state.name, self._key)
         last_error = None if failed is None else self._plan.runtime.redact(": ".join(describe(failed)))
-        raise OutcomeUnknownError(self.key, self._plan.state.name, last_error) from failed
+        raise OutcomeUnknownError(self._key, self._plan.state.name, last_error) from failed
 
     def _is_under_way(self) -> bool:
         # A thread that was left behind, or an attempt that ignored its cancellation, may not have sent it yet.
@@ -645,7 +656,7 @@ class KeyedOnce(Once[R]):
         valid_until: datetime | None,
         still_wanted: Callable[[], bool] | None,
     ) -> None:
-        self._key_argument = a_name("key_argument", key_argument)
+        self._key_argument = a_name("key_argument", key_argument, "client_order_id")
         super().__init__(
             plan,
             key=key,
@@ -677,12 +688,14 @@ class KeyedOnce(Once[R]):
     ) -> Any:  # Any: see the overloads
         """See `Once.call`; *fn* is called with the key as well."""
         name = self._key_argument
-        if kwargs.get(name, self.key) != self.key:
+        if kwargs.get(name, self._key) != self._key:
             raise ValueError(
-                f"{name}={kwargs[name]!r} is given to call(), and once() has the key {self.key!r}: leave it out, "
+                f"{name}={kwargs[name]!r} is given to call(), and once() has the key {self._key!r}: leave it out, "
                 "or give it to once(key=...)"
             )
-        return await super().call(fn, *args, **{**kwargs, name: self.key})
+        check_callable(fn)
+        _check_takes(fn, name)
+        return await super().call(fn, *args, **{**kwargs, name: self._key})
 
 
 def _check_arguments(
@@ -697,6 +710,17 @@ def _check_arguments(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{name_of(fn)}() {error}") from None
+
+
+def _check_takes(fn: Callable[..., Any], name: str) -> None:  # Any: the function's own arguments
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return  # as above
+    takes = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    if name not in takes and all(one.kind is not one.VAR_KEYWORD for one in parameters):
+        known = out_of(name, takes) if takes else "it takes none by name"
+        raise TypeError(f"key_argument={name!r}: {name_of(fn)}() has no such argument; {known}")
 
 
 def _check_key(key: str, pattern: str | re.Pattern[str]) -> None:

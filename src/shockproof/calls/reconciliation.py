@@ -116,6 +116,7 @@ async def look_up(
     questions = Confirmation(
         closes_at=closes_at, settle=settle, at_least=0.0 if line is None else line.at_least
     )
+    failures = _Failures(key)
     while True:
         if line is not None and not await line.has_turn(questions):
             return UNKNOWN
@@ -124,7 +125,7 @@ async def look_up(
             begun = clock.monotonic()
             if is_under_way():
                 questions.still_under_way(begun + settle)
-            answer = await _answer(confirm, key, within=questions.asks(begun))
+            answer = await _answer(confirm, key, failures, within=questions.asks(begun))
         finally:
             if line is not None:
                 line.leaves(answer)
@@ -138,7 +139,21 @@ async def look_up(
         await clock.sleep(step)
 
 
-async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
+class _Failures:
+    """How the questions after one key failed: logged when it is another failure than before, and not each time."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._last = ""
+
+    def tell(self, error: BaseException) -> None:
+        how = f"{type(error).__name__} in {_place(error)}"
+        if how != self._last:
+            self._last = how
+            _log.warning("confirm(%r) failed, which proves nothing: %s", self._key, how)
+
+
+async def _answer(confirm: Confirm[R], key: str, failures: _Failures, *, within: float) -> LookUp[R]:
     answer: object
     task = asyncio.current_task()
     cancellations = 0 if task is None else task.cancelling()
@@ -151,12 +166,12 @@ async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
         if task is None or task.cancelling() > 0:
             raise
         # Nobody has cancelled the caller: what confirm awaited was cancelled, a connection's task for example.
-        _log_failure(key, error)
+        failures.tell(error)
         return UNKNOWN
     except Exception as error:
         if task is not None and task.cancelling() > cancellations:
             raise asyncio.CancelledError from error  # confirm has made an error of the caller's cancellation
-        _log_failure(key, error)
+        failures.tell(error)
         return UNKNOWN
     if not is_async:
         raise _NoAnswerError(
@@ -168,12 +183,6 @@ async def _answer(confirm: Confirm[R], key: str, *, within: float) -> LookUp[R]:
     raise _NoAnswerError(
         f"confirm({key!r}) must give Found(...), NOT_FOUND or UNKNOWN, got {_shown(answer)}: "
         "the order stays pending, since nothing was proven"
-    )
-
-
-def _log_failure(key: str, error: BaseException) -> None:
-    _log.warning(
-        "confirm(%r) failed, which proves nothing: %s in %s", key, type(error).__name__, _place(error)
     )
 
 

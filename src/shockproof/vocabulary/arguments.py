@@ -124,12 +124,13 @@ def one_of(name: str, value: object, allowed: Collection[object]) -> Any:  # Any
     return value
 
 
-def a_name(argument: str, value: object) -> str:
-    """*value* as a service's name: a string with something in it."""
+def a_name(argument: str, value: object, example: str = "market_data") -> str:
+    """*value* as a service's name, or another one: a string with something in it, *example* for instance."""
+    allowed = f'{argument} must be a string such as "{example}"'
     if not isinstance(value, str):
-        raise TypeError(f'{argument} must be a string such as "market_data", got {value!r}')
+        raise TypeError(f"{allowed}, got {value!r}")
     if not value:
-        raise ValueError(f'{argument} must be a name such as "market_data", got an empty string')
+        raise ValueError(f"{allowed}, got an empty one")
     return value
 
 

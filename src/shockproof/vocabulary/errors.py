@@ -196,7 +196,8 @@ class OperationCompletedError(_OperationError):
         self.result = result
 
     def __str__(self) -> str:
-        return f"{self._named} was completed before: its result is on this error; to do it again, use another key"
+        left = "it left no result" if self.result is None else "its result is on this error"
+        return f"{self._named} was completed before: {left}; to do it again, use another key"
 
 
 class OperationBusyError(_OperationError):

@@ -35,4 +35,4 @@ UNKNOWN: Final = _Without.UNKNOWN
 """The look-up failed: it says nothing, whatever the failure."""
 
 LookUp = Found[T_co] | Literal[_Without.NOT_FOUND, _Without.UNKNOWN]
-"""What a look-up answers."""
+"""What a look-up answers, and the type of a ``confirm``: ``async def find_order(key: str) -> LookUp[Order]``."""
