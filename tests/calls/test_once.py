@@ -649,6 +649,54 @@ async def test_order_that_is_not_wanted_any_more_is_not_sent(
     assert await pending(recovery) == []
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("policy", ["valid_until", "still_wanted"])
+async def test_order_that_is_not_wanted_any_more_when_it_has_a_thread_at_last_is_not_sent(
+    recovery: ErrorRecoveryService, clock: VirtualClock, policy: str
+) -> None:
+    """A plain function waits for its thread behind all that was asked before; it is a refusal like any other."""
+    gate = threading.Event()
+    wanted, asked = True, 0
+    sent: list[str] = []
+
+    def still_wanted() -> bool:
+        nonlocal asked
+        asked += 1
+        return wanted
+
+    handle = recovery.service(
+        "orders", max_retries=0, classify=lambda ended_with, call: Verdict(Outcome.FAILURE)
+    )
+    busy = [asyncio.ensure_future(handle.call(gate.wait, 60)) for _ in range(handle.plan.runtime.max_threads)]
+    await asyncio.sleep(0)
+    once = handle.once(
+        confirm=Venue(clock).find,
+        key_argument="client_order_id",
+        valid_until=datetime.fromtimestamp(clock.time() + 5.0, UTC),
+        still_wanted=still_wanted,
+    )
+
+    def submit(client_order_id: str) -> None:
+        sent.append(client_order_id)
+
+    order = asyncio.ensure_future(once.call(submit))
+    while asked < 2:  # noqa: ASYNC110  behind the disk, in the step in which it joins the queue
+        await asyncio.sleep(0)
+    if policy == "still_wanted":
+        wanted = False
+    else:
+        clock.advance(5.0)
+    gate.set()
+
+    with pytest.raises(CallRejectedError) as caught:
+        await order
+
+    assert (caught.value.policy, sent) == (policy, [])
+    assert handle.plan.state.rejections == 1
+    assert await pending(recovery) == []
+    await asyncio.wait(busy)
+
+
 # ---- circuits and the disk
 
 
@@ -960,7 +1008,7 @@ async def test_reconcile_waits_for_the_window_of_the_last_send(
     settled = await reborn.reconcile()
 
     assert settled[0].outcome is NOT_FOUND
-    assert venue.asked_at[-1] == pytest.approx(sent + 35.0)
+    assert venue.asked_at[-1] == pytest.approx(sent + 37.0)
     assert await pending(reborn) == []
     await reborn.aclose()
 
@@ -981,7 +1029,7 @@ async def test_wall_clock_that_is_set_between_two_lives_changes_no_window(
     settled = await reborn.reconcile()
 
     assert settled[0].outcome is NOT_FOUND
-    assert venue.asked_at[-1] == pytest.approx(venue.sent_at[0] + 35.0)
+    assert venue.asked_at[-1] == pytest.approx(venue.sent_at[0] + 37.0)
     await reborn.aclose()
 
 
@@ -1600,7 +1648,103 @@ async def test_crash_counts_the_window_from_when_the_attempt_would_have_been_ove
     settled = await reborn.reconcile()
 
     assert settled[0].outcome is NOT_FOUND
-    assert venue.asked_at[-1] == pytest.approx(venue.sent_at[0] + 45.0)
+    assert venue.asked_at[-1] == pytest.approx(venue.sent_at[0] + 47.0)
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("by", ["the disk", "the loop", "the user's predicate"])
+async def test_crash_counts_the_window_from_the_end_of_an_attempt_that_was_held_up_before_it_was_sent(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """What was journalled before must not be over sooner than the attempt: the window would be half over when it begins."""
+    once, venue = make()
+    await once.call(venue.submit, "AAPL")
+    sync, ask = SystemFiles.sync_data, recovery._journal.ask
+    asked = 0
+
+    def slow(self: SystemFiles, handle: int) -> None:
+        sync(self, handle)
+        clock.advance(7.0)
+
+    async def answered_late(*args: Any, **kwargs: Any) -> Any:
+        answer = await ask(*args, **kwargs)
+        clock.advance(7.0)
+        return answer
+
+    def still_wanted() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked > 1 and by == "the user's predicate":
+            clock.advance(7.0)
+        return True
+
+    with monkeypatch.context() as patched:
+        if by == "the disk":
+            patched.setattr(SystemFiles, "sync_data", slow)
+        if by == "the loop":
+            patched.setattr(recovery._journal, "ask", answered_late)
+        venue = await dies_in_flight(make, recovery, timeout=5.0, still_wanted=still_wanted)
+    venue.visible_at.clear()
+    clock.advance(20.0)
+    reborn = next_life(recovery, clock)
+    make(venue=venue, service=reborn, settle=30.0)
+
+    settled = await reborn.reconcile()
+
+    assert settled[0].outcome is NOT_FOUND
+    assert len(venue.sent_at) == 1
+    assert venue.asked_at[-1] - venue.sent_at[0] >= 5.0 + 30.0
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
+async def test_attempt_whose_own_task_began_too_late_is_not_sent(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The loop stood still between the two, and a later life would count from a moment that is over."""
+    asked = 0
+
+    def still_wanted() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # behind the disk: this comes before the first step of the attempt's task
+            asyncio.get_running_loop().call_soon(clock.advance, 60.0)
+        return True
+
+    once, venue = make(timeout=5.0, grace=1.0, still_wanted=still_wanted)
+
+    with pytest.raises(CallRejectedError) as caught:
+        await once.call(venue.submit, "AAPL")
+
+    assert caught.value.policy == "timeout"
+    assert venue.sent_at == []
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("limit", [{"timeout": 5.0}, {"deadline": 5.0}])
+async def test_window_of_an_order_that_a_thread_was_sending_counts_from_the_next_life(
+    recovery: ErrorRecoveryService, clock: VirtualClock, limit: dict[str, float]
+) -> None:
+    """No time limit ends a thread: it may have sent at the moment of the crash."""
+    client, venue = SlowClient(), Venue(clock)
+    once = recovery.service("orders", **limit).once(
+        "mine", confirm=venue.find, key_argument="client_order_id", settle=30.0
+    )
+    task = asyncio.ensure_future(once.call(client.submit))
+    assert await asyncio.to_thread(client.begun.wait, 60)
+    reborn = after_a_crash(recovery, clock)
+    client.gate.set()
+    assert await task == "the order"
+    clock.advance(100.0)
+    first_seen = clock.monotonic()
+    reborn.service("orders").once(confirm=venue.find, settle=30.0)
+
+    settled = await reborn.reconcile()
+
+    assert settled[0].outcome is NOT_FOUND
+    assert venue.asked_at[-1] == pytest.approx(first_seen + 30.0)
     await reborn.aclose()
 
 

@@ -13,6 +13,10 @@ from shockproof.calls.witness import Witness, witnessed
 from shockproof.vocabulary.look_up import Found
 
 
+def none() -> None:
+    """Nothing is refused."""
+
+
 class Told:
     """A witness, and what it tells, in order."""
 
@@ -81,7 +85,7 @@ async def test_result_that_still_has_to_be_awaited_is_no_answer() -> None:
     def plain() -> Any:
         return submit()
 
-    coroutine = witnessed(plain, lambda: one.witness, has_own_task=False)()
+    coroutine = witnessed(plain, lambda: one.witness, refusal=none, has_own_task=False)()
     assert one.witness.give_up(one.leave) == "over"
     assert await coroutine == 7
 
@@ -94,8 +98,25 @@ def test_function_stays_what_it_is() -> None:
     def plain() -> None: ...
 
     by = Told
-    assert witnessed(submit, lambda: by().witness, has_own_task=False) is submit
-    seen = witnessed(partial(submit), lambda: by().witness, has_own_task=True)
+    assert witnessed(submit, lambda: by().witness, refusal=none, has_own_task=False) is submit
+    seen = witnessed(partial(submit), lambda: by().witness, refusal=none, has_own_task=True)
     assert (is_async(seen), seen.__name__) == (True, "submit")
-    seen = witnessed(plain, lambda: by().witness, has_own_task=True)
+    seen = witnessed(plain, lambda: by().witness, refusal=none, has_own_task=True)
     assert (is_async(seen), seen.__name__) == (False, "plain")
+
+
+def test_attempt_that_is_refused_at_its_beginning_does_not_run_and_tells_so_late() -> None:
+    """It was given up while somebody was asked, and its end is told like any other."""
+    one, ran = Told(), list[str]()
+
+    def refuses() -> Exception:
+        assert one.witness.give_up(one.leave) == "left behind"
+        return refusal
+
+    refusal = LookupError()
+    seen = witnessed(lambda: ran.append("ran"), lambda: one.witness, refusal=refuses, has_own_task=False)
+
+    with pytest.raises(LookupError):
+        seen()
+    assert one.told == ["left behind", refusal]
+    assert ran == []

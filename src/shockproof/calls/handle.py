@@ -345,8 +345,9 @@ class Handle:
             key_pattern: a regular expression that the whole key must match: the alphabet and the length that the venue
                 allows, ``r"[0-9A-Za-z_-]{1,36}"`` for example; ``KEY_PATTERN`` of Binance's and Alpaca's adapters. Default: not checked.
             settle: seconds that the venue may take to show an order that was sent. Default: 30.0.
-            valid_until: checked before every attempt; afterwards it is not sent any more. A naive time is local time.
-            still_wanted: a plain function, asked before every attempt; where it gives False or raises, it is not sent any more.
+            valid_until: checked before every attempt, as ``still_wanted`` is; afterwards it is not sent any more. A naive time is local time.
+            still_wanted: a plain function, asked before every attempt, and once more where that has a thread or a task of its
+                own: there. Where it gives False or raises, it is not sent any more.
 
         Raises:
             TypeError, ValueError: a value that is not allowed; a handle with a fallback or a hedge, or without a journal.

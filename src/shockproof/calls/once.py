@@ -34,6 +34,7 @@ from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
     CallRejectedError,
     DeadlineExceededError,
+    HaltedError,
     JournalLockedError,
     JournalUnavailableError,
     OperationBusyError,
@@ -54,7 +55,18 @@ _log = logging.getLogger("shockproof")
 
 _PATIENCE: Final = 1.0
 """Seconds that what reduces risk waits for the journal."""
+_SPARE: Final = 2.0
+"""
+Seconds by which the journal says more than an attempt may take.
+
+Half of them are for the disk, and for the loop's next turn: an attempt that would begin later is journalled anew. The
+other half stays for a loop that is late to end it.
+"""
 _NO_JOURNAL: Final = (JournalUnavailableError, JournalLockedError, StateVersionError, TimeoutError)
+
+
+_AT_LAST: Final = "_shockproof_refused_at_last"
+"""Marks the refusal of what had its thread or its task already."""
 
 
 def make_key() -> str:
@@ -67,8 +79,11 @@ class _Flight(Classifier):
 
     __slots__ = (
         "_late",
+        "_refused",
         "attempts",
         "began",
+        "begins_by",
+        "can_be_ended",
         "is_known_there",
         "is_open",
         "late_answer",
@@ -85,12 +100,20 @@ class _Flight(Classifier):
             [_Flight, Found[Any] | None, BaseException | None], None
         ],  # Any: what the function returned
         began: float,
+        *,
+        refused: Callable[[CallRejectedError], None],
+        can_be_ended: bool,
     ) -> None:
         self.began = began
         """When the call began: monotonic seconds."""
         self.attempts = 0
         self.outcome: Outcome | None = None
         """What was said of the last attempt."""
+        self._refused = refused
+        self.can_be_ended = can_be_ended
+        """Whether a time limit ends an attempt; a thread goes on, and may send long after it."""
+        self.begins_by: float | None = None
+        """Seconds of a moment's running clock after which the last attempt must not begin: the journal says so."""
         self.rules = rules
         """What is said without being remembered."""
         self._late = late
@@ -126,6 +149,11 @@ class _Flight(Classifier):
         return None if verdict is None else self._judged(verdict)
 
     def of_error(self, error: Exception, call: CallInfo) -> Verdict:
+        if isinstance(error, CallRejectedError) and getattr(error, _AT_LAST, False):
+            self._refused(error)
+            return self._judged(
+                Verdict(Outcome.NEUTRAL)
+            )  # it did not run, whatever the user's classification says
         return self._judged(self.rules.of_error(error, call))
 
     def _judged(self, verdict: Verdict) -> Verdict:
@@ -230,8 +258,9 @@ class Once(Generic[R]):
             JournalUnavailableError, JournalLockedError: it could not be journalled; it was not sent.
             HaltedError: `ErrorRecoveryService.halt` is in force; it was not sent. Nobody asked what came of an earlier
                 call with this key: `ErrorRecoveryService.reconcile` does.
-            CallRejectedError: it is not wanted any more (``policy`` is ``"valid_until"`` or ``"still_wanted"``), or a limit
-                or the open circuit refused it; it was not sent.
+            CallRejectedError: it is not wanted any more (``policy`` is ``"valid_until"`` or ``"still_wanted"``), the event
+                loop stood still before its task had a turn (``"timeout"``; with ``grace`` only), or a limit or the open
+                circuit refused it; it was not sent.
             Exception: *fn*'s own error; it is certain that nothing happened.
             TypeError: ``confirm`` gave neither Found(...), NOT_FOUND nor UNKNOWN; it stays pending.
             ValueError: *fn* cannot know the key: there is no ``key_argument``, nobody has read `key`, and *fn* is a plain
@@ -338,7 +367,12 @@ class Once(Generic[R]):
         ends_at = None if deadline is None else self._clock.monotonic() + deadline
         plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
         flight = self._flight(plan, sending, fn, began)
-        fn = witnessed(fn, lambda: flight.witness, has_own_task=plan.grace is not None)
+        fn = witnessed(
+            fn,
+            lambda: flight.witness,
+            refusal=lambda: self._refusal_at_last(flight),
+            has_own_task=plan.grace is not None,
+        )
         self._is_asked_before(plan, sending, flight, ends_at)
         resends = 0
         while True:
@@ -448,7 +482,7 @@ class Once(Generic[R]):
                 elif verdict.effect == "done":
                     sending.ended_late(_told(error), ended_at, is_there=True)
 
-        return _Flight(plan.classifier, late, began)
+        return _Flight(plan.classifier, late, began, refused=self._plan.rejected, can_be_ended=is_async(fn))
 
     def _flight_ends_badly(
         self,
@@ -544,12 +578,10 @@ class Once(Generic[R]):
     async def _before_attempt(self, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
         self._require_wanted()
         left = None if ends_at is None else max(0.0, ends_at - self._clock.monotonic())
-        at_most_for = self._longest_attempt(left)
+        flight.begins_by = None
         try:
             async with self._patience(left):
-                await sending.about_to_send(
-                    at_most_for=at_most_for, even_without_space=self._plan.risk_reducing
-                )
+                await self._journalled(sending, flight, ends_at)
         except _NO_JOURNAL as error:
             if not self._plan.risk_reducing:
                 raise self._unavailable(error) from None
@@ -557,11 +589,33 @@ class Once(Generic[R]):
                 raise NotFreshError from None  # it was read in the meantime
             self._goes_on_without_the_journal(error)
             self._require_wanted()
-            sending.sends_all_the_same(at_most_for=at_most_for)
-        self._require_wanted()  # the disk may have taken its time
+            longest = self._longest_attempt(ends_at) if flight.can_be_ended else None
+            sending.sends_all_the_same(at_most_for=None if longest is None else longest + _SPARE)
         flight.begins()
 
-    def _longest_attempt(self, left: float | None) -> float | None:
+    async def _journalled(self, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
+        """Have it on the disk until when the attempt that begins right behind this may be under way."""
+        spare = _SPARE
+        while True:
+            asked_at = moment_of(self._clock)
+            longest = self._longest_attempt(ends_at) if flight.can_be_ended else None
+            until = await sending.about_to_send(
+                at_most_for=None if longest is None else longest + spare,
+                even_without_space=self._plan.risk_reducing,
+            )
+            self._require_wanted()  # the disk may have taken its time, and so may the user's predicate
+            longest = self._longest_attempt(ends_at)
+            if until is None or longest is None:
+                return
+            now = moment_of(self._clock)
+            flight.begins_by = until.running - longest
+            if now.running <= flight.begins_by - _SPARE / 2:
+                return
+            spare = 2 * (now.running - asked_at.running) + _SPARE
+
+    def _longest_attempt(self, ends_at: float | None) -> float | None:
+        """Seconds an attempt that begins now may be under way; None: nothing ends it."""
+        left = None if ends_at is None else max(0.0, ends_at - self._clock.monotonic())
         limits = [limit for limit in (self._plan.limit, left) if limit is not None]
         return min(limits) + (self._plan.grace or 0.0) if limits else None
 
@@ -572,6 +626,27 @@ class Once(Generic[R]):
 
     def _require_wanted(self) -> None:
         self._require_no_halt()
+        refusal = self._not_wanted()
+        if refusal is not None:
+            self._plan.rejected(refusal)
+            raise refusal
+
+    def _refusal_at_last(self, flight: _Flight) -> CallRejectedError | None:
+        """
+        Why it must not run, now that it has its thread or its task; in that thread.
+
+        Behind ``begins_by`` a later life would count from too early.
+        """
+        reason, name = self._plan.halt_reason, self._plan.state.name
+        refusal = self._not_wanted() if reason is None else HaltedError(name, reason=reason)
+        is_too_late = flight.begins_by is not None and moment_of(self._clock).running > flight.begins_by
+        if refusal is None and is_too_late:
+            refusal = CallRejectedError(name, "timeout")
+        if refusal is not None:
+            setattr(refusal, _AT_LAST, True)
+        return refusal
+
+    def _not_wanted(self) -> CallRejectedError | None:
         policy = None
         if self._valid_until is not None and self._valid_for is not None:
             waited = self._clock.monotonic() - self._made_at
@@ -584,10 +659,7 @@ class Once(Generic[R]):
             except Exception:  # noqa: BLE001  the user's predicate; what is not known to be wanted is not sent
                 _log.exception("still_wanted failed; the order is not sent")
                 policy = "still_wanted"
-        if policy is not None:
-            refusal = CallRejectedError(self._plan.state.name, policy)
-            self._plan.rejected(refusal)
-            raise refusal
+        return None if policy is None else CallRejectedError(self._plan.state.name, policy)
 
     async def _found(
         self,

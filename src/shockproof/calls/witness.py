@@ -77,10 +77,13 @@ def witnessed(
     fn: Callable[..., Any],  # Any: the function's own arguments and result
     by: Callable[[], Witness],
     *,
+    refusal: Callable[[], Exception | None],
     has_own_task: bool,
 ) -> Callable[..., Any]:  # Any: as above
     """
     *fn*, each attempt of which is seen by what *by* gives at its beginning.
+
+    It may have waited for its thread or task: what *refusal* gives when it has it, is raised in its place.
 
     A coroutine without a task of its own cannot be left behind, and stays as it is.
     """
@@ -92,6 +95,7 @@ def witnessed(
         witness = by()
         witness.begins()
         try:
+            _raise_if_refused(refusal)
             result = await fn(*args, **kwargs)
         except BaseException as error:
             witness.raises(error)
@@ -103,6 +107,7 @@ def witnessed(
         witness = by()
         witness.begins()
         try:
+            _raise_if_refused(refusal)
             result = fn(*args, **kwargs)
         except BaseException as error:
             witness.raises(error)
@@ -113,3 +118,13 @@ def witnessed(
     seen: Callable[..., Any] = awaited if is_coroutine_function else called  # Any: as above
     seen.__name__ = name_of(fn)
     return seen
+
+
+def _raise_if_refused(refusal: Callable[[], Exception | None]) -> None:
+    error = refusal()
+    if error is None:
+        return
+    try:
+        raise error
+    finally:
+        del error  # its traceback holds this frame: no cycle

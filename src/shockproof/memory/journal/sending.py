@@ -248,27 +248,32 @@ class Sending:
         except (UnknownTypeError, MalformedValueError):
             return None
 
-    async def about_to_send(self, *, at_most_for: float | None, even_without_space: bool) -> None:
+    async def about_to_send(self, *, at_most_for: float | None, even_without_space: bool) -> Moment | None:
         """
         Have it durable that it may be under way from now on, for *at_most_for* seconds; None: nobody knows.
+
+        Returns the moment that the journal was told: later lives count from it, whatever time the disk took. Whoever
+        would be under way for longer has to tell the journal again before it is sent.
 
         Raises:
             NotFreshError: it was not claimed, and it is known or may be lost; nothing was written.
             JournalUnavailableError, JournalLockedError, StateVersionError: it is not.
         """
 
-        def act(session: Session) -> None:
+        def act(session: Session) -> Moment | None:
             if not self.is_claimed:
                 self._claim_fresh(session)
-            session.require(Kind.SEND, self._sent(at_most_for), even_without_space=even_without_space)
+            now = self._now()
+            session.require(Kind.SEND, self._sent(now, at_most_for), even_without_space=even_without_space)
             self._remember_which(session)
+            return None if at_most_for is None else now.later(at_most_for)
 
         self.was_about_to_send = True
-        await self._journal.ask(act)
+        return await self._journal.ask(act)
 
     def sends_all_the_same(self, *, at_most_for: float | None) -> None:
         """It is sent although `about_to_send` did not succeed. That has happened, and is an outcome; never waits."""
-        body = self._sent(at_most_for)
+        body = self._sent(self._now(), at_most_for)
 
         def act(session: Session) -> None:
             known = session.table.get(self._name)
@@ -282,8 +287,7 @@ class Sending:
 
         self._tell(act)
 
-    def _sent(self, at_most_for: float | None) -> dict[str, Any]:  # Any: frozen values
-        now = self._now()
+    def _sent(self, now: Moment, at_most_for: float | None) -> dict[str, Any]:  # Any: frozen values
         until = now.later(at_most_for or 0.0)
         return {
             **self._body(),
