@@ -969,7 +969,9 @@ class ErrorRecoveryService:
 
         Returns after at most *timeout* seconds, also with a hung disk. A hedged request that lost and has
         not ended by then nobody can end: the log names it, and it counts in ``abandoned_attempts`` until it
-        really ends. The service can be used again afterwards: what it needs starts again.
+        really ends. While an order's thread or attempt that was left behind may still send, the log says so, and the
+        journal stays this process's own until that has ended. The service can be used again afterwards: what it needs
+        starts again.
         """
         require_running_loop()
         limit = seconds("timeout", timeout)

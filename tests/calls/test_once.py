@@ -37,6 +37,7 @@ from shockproof import (
 )
 from shockproof.calls import once as once_module
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal import Journal
 from shockproof.memory.journal.segment import HEAD_BYTES
 from shockproof.testing import VirtualClock, cancel_at_each_await
 
@@ -1281,20 +1282,24 @@ async def test_answer_that_comes_within_the_grace_of_a_cancellation_is_known_to_
 
 
 @pytest.mark.asyncio
-async def test_late_answer_of_what_was_settled_meanwhile_changes_nothing(
+async def test_journal_is_no_other_processes_as_long_as_a_thread_that_was_left_behind_may_send(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:
-    """The journal that was given up is not taken again for it."""
+    """The other would look up, find nothing, and send the order as well. It is given up behind the thread's answer."""
     client = SlowClient()
     once = recovery.service("orders").once("mine", confirm=Venue(clock).find, key_argument="client_order_id")
     await client.is_left_behind(once.call(client.submit))
     await recovery.aclose()
-    assert recovery.get_health_status()["journal"]["state"] == "closed"
+    other = Journal(recovery._journal.directory)
+    with pytest.raises(JournalLockedError):
+        await other.ask(lambda session: None)
 
     await client.ends(recovery)
 
     assert recovery.get_health_status()["journal"]["state"] == "closed"
-    assert [one["key"] for one in await pending(recovery)] == ["mine"]
+    assert await pending(recovery) == []
+    await other.ask(lambda session: None)
+    await other.aclose()
 
 
 @pytest.mark.asyncio

@@ -21,6 +21,7 @@ from shockproof.memory.journal.sending import (
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import StateSecrets
 from shockproof.testing import VirtualClock
+from shockproof.vocabulary.errors import JournalLockedError
 
 
 def nobody() -> bool:
@@ -142,3 +143,41 @@ def test_until_when_it_may_run_is_never_taken_for_when_it_was_sent(
     """Also in what an older shockproof summed up, which kept only the one: better none than a wrong one."""
     entry = OperationEntry(name_of_sending("orders", "a"), known)
     assert (sent_at(entry), under_way_until(entry)) == (sent, until)
+
+
+@pytest.mark.asyncio
+async def test_journal_stays_owned_until_what_was_left_behind_has_ended(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process would send the key as well. The end is known before the directory is given up."""
+    left_behind = await desk.sent()
+    other = Journal(desk.journal.directory)
+
+    for _ in range(2):
+        await desk.journal.aclose()
+        assert desk.journal.status().state == "open"
+    with pytest.raises(JournalLockedError):
+        await other.ask(lambda session: None)
+    assert "stays locked: 1 that were left behind may still send" in caplog.text
+
+    left_behind.is_there_late("the order")
+    await desk.journal.flush()
+
+    assert desk.journal.status().state == "closed"
+    assert await other.ask(lambda session: len(session.table.pending())) == 0
+    await other.aclose()
+
+
+@pytest.mark.asyncio
+async def test_journal_that_is_used_again_is_not_given_up_for_an_earlier_close(desk: Desk) -> None:
+    """Whoever uses it closes it."""
+    left_behind = await desk.sent()
+    await desk.journal.aclose()
+    await desk.known()
+
+    left_behind.ended_late("OSError", moment_of(desk.clock))
+    await desk.journal.flush()
+
+    assert desk.journal.status().state == "open"
+    await desk.journal.aclose()
+    assert desk.journal.status().state == "closed"

@@ -183,6 +183,8 @@ class Journal:
         """Whether it was damaged when it was opened: it may have known what it does not know."""
         self.loss_noticed: Moment | None = None
         """When somebody first asked for a key that may be lost."""
+        self._closes_later = False
+        """It would have been given up, but for what was left behind."""
         self.life = object()
         """Another one in a forked child: what runs in the parent is not the child's to record."""
 
@@ -248,6 +250,9 @@ class Journal:
     async def aclose(self) -> None:
         """
         `flush`, then give the directory up if nothing runs; the next request takes it again.
+
+        As long as something that was left behind may still send, another process must not: the directory stays owned,
+        which is logged, until that has ended, or the process.
 
         Raises:
             JournalUnavailableError: something is not durable; the directory stays owned.
@@ -338,7 +343,9 @@ class Journal:
         return batch
 
     def _commit(self, batch: list[_Request]) -> list[_Answer]:
-        is_needed = self._has_unwritten or any(request.needs_open for request in batch)
+        is_wanted = any(request.needs_open for request in batch)
+        self._closes_later = self._closes_later and not is_wanted
+        is_needed = self._has_unwritten or is_wanted
         refusal = self._make_usable() if is_needed else None
         session = Session(self._files.table, self.claims)
         session.has_space = self._files.has_reserve or refusal is not None
@@ -355,6 +362,8 @@ class Journal:
                 answers.append((request, None, error))
             if len(session.records) > recorded:
                 concerned.add(request)
+        if self._closes_later and not self.left_behind:
+            _close(session)
         try:
             if session.records or (session.is_to_sync and (self._has_unsynced or self._has_unwritten)):
                 if refusal is not None:
@@ -450,9 +459,20 @@ class Journal:
 
     def _close_if_idle(self) -> None:
         # Behind the whole batch: whatever else it holds was decided by this table, and is written from it.
-        if not self.claims and not self._has_unsynced and not self._has_unwritten:
-            self._files.close()
-            self._files.table = OperationTable()
+        if self.claims or self._has_unsynced or self._has_unwritten:
+            return
+        if self.left_behind:
+            self._closes_later = True
+            _log.warning(
+                "the journal in %s stays locked: %d that were left behind may still send; it is given up when they, or "
+                "this process, have ended",
+                self.directory,
+                len(self.left_behind),
+            )
+            return
+        self._closes_later = False
+        self._files.close()
+        self._files.table = OperationTable()
 
     # ---- answering
 
