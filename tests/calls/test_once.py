@@ -886,6 +886,41 @@ async def test_close_that_provably_never_arrived_leaves_nothing_when_the_disk_hu
 
 
 @pytest.mark.asyncio
+async def test_close_that_did_not_wait_for_the_disk_counts_from_the_next_life_once_the_disk_wakes_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk was asked to keep says when the attempt would have ended, had it begun then."""
+    gate, reached, answered = threading.Event(), asyncio.Event(), asyncio.Event()
+    real = SystemFiles.fsync
+    monkeypatch.setattr(SystemFiles, "fsync", lambda self, handle: (gate.wait(60), real(self, handle)))
+    monkeypatch.setattr(once_module, "_PATIENCE", 0.01)
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+
+    async def close(client_order_id: str) -> str:
+        reached.set()
+        await answered.wait()
+        return client_order_id
+
+    async def find(key: str) -> Any:
+        return NOT_FOUND
+
+    once = recovery.service("orders", risk_reducing=True, timeout=600.0).once(
+        "mine", confirm=find, key_argument="client_order_id"
+    )
+    order = asyncio.ensure_future(once.call(close))
+    await reached.wait()
+    gate.set()
+    await recovery._journal.flush()
+
+    known = await recovery._journal.ask(lambda session: [one.body for one in session.table.pending()])
+
+    assert [(one["key"], one["counts_from"]) for one in known] == [("mine", None)]
+    answered.set()
+    assert await order == "mine"
+    await recovery.aclose()
+
+
+@pytest.mark.asyncio
 async def test_order_takes_one_turn_of_the_disk(
     make: Make, recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
