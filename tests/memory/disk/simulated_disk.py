@@ -131,6 +131,9 @@ class SimulatedDisk:
     def size(self, handle: int) -> int:
         return len(self.open[handle][0].data)
 
+    def leads_to(self, path: Path, handle: int) -> bool:
+        return self.names.get(path) is self.open[handle][0]
+
     def fsync(self, handle: int) -> None:
         inode, _ = self.open[handle]
         try:

@@ -53,6 +53,7 @@ def whatever_the_library_does(layer: FileLayer, home: Path) -> list[object]:
     handle = layer.rewrite(home / "b")
     layer.preallocate(handle, 12)
     tell(lambda: layer.size(handle))
+    tell(lambda: [layer.leads_to(home / name, handle) for name in "ab"])
     layer.write(handle, memoryview(b"abc"))
     layer.sync_data(handle)
     layer.close(handle)

@@ -348,16 +348,45 @@ async def test_what_several_large_records_told_survives_the_next_segment(bench: 
 
 
 @pytest.mark.asyncio
-async def test_a_directory_that_is_removed_is_made_again_with_what_is_known(
-    bench: Bench, tmp_path: Path
+@pytest.mark.parametrize("gone", ["removed", "moved", "replaced"])
+async def test_a_directory_that_is_gone_is_made_again_with_what_is_known(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture, gone: str
 ) -> None:
-    """A file without a name takes what is written, and gives it to nobody: that is not durable."""
+    """A file that nobody finds takes what is written, and gives it to nobody. It is noticed before that."""
     journal = bench.journal
     await journal.ask(begin("A"))
+    if gone == "removed":
+        shutil.rmtree(journal.directory)
+    else:
+        journal.directory.rename(tmp_path / "elsewhere")
+    if gone == "replaced":
+        shutil.copytree(tmp_path / "elsewhere", journal.directory)
+
+    await journal.ask(begin("B"))
+
+    assert set(bench.on_disk()) == {Name("A", "k"), Name("B", "k")}
+    assert "not in" in caplog.text
+    with pytest.raises(JournalLockedError):
+        await Bench(tmp_path / "journal").journal.ask(begin("C"))
+    await journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_directory_that_is_removed_while_it_is_written_is_made_again_with_what_is_known(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """What was synced into a file without a name is not durable."""
+    journal, disk = bench.journal, bench.disk
+    await journal.ask(begin("A"))
+    disk.at_the_gate.clear()
+    disk.gate.clear()
+    asked = asyncio.ensure_future(journal.ask(begin("B")))
+    await asyncio.to_thread(disk.at_the_gate.wait, 30)
     shutil.rmtree(journal.directory)
+    disk.gate.set()
 
     with pytest.raises(JournalUnavailableError, match="removed"):
-        await journal.ask(begin("B"))
+        await asked
     bench.now += 1.0
     await journal.ask(begin("C"))
 

@@ -94,6 +94,10 @@ class FileLayer(Protocol):
         """How many bytes the file has."""
         ...
 
+    def leads_to(self, path: Path, handle: int) -> bool:
+        """Whether *path* still names the file of *handle*; a directory above it may have been moved."""
+        ...
+
     def rewrite(self, path: Path) -> int:
         """A handle to write to an existing file from its beginning, in the space that it has."""
         ...
@@ -211,6 +215,14 @@ class SystemFiles:
 
     def size(self, handle: int) -> int:
         return os.fstat(handle).st_size
+
+    def leads_to(self, path: Path, handle: int) -> bool:
+        if sys.platform == "win32":
+            return True  # no directory is moved there that holds an open file
+        try:
+            return os.path.samestat(path.stat(), os.fstat(handle))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def rewrite(self, path: Path) -> int:
         return os.open(

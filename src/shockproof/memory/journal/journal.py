@@ -394,8 +394,13 @@ class Journal:
     def _make_usable(self) -> Exception | None:
         """Own the directory and have a segment to write to, or say why not."""
         files = self._files
+        is_astray = files.is_usable and not files.is_in_place
+        if is_astray:
+            # Everything is known here: nobody has to be refused for it.
+            _log.error("the journal's file is not in %s any more: another one is begun there", self.directory)
+            self._again_at = 0.0
         try:
-            if files.is_open and files.is_usable:
+            if files.is_open and files.is_usable and not is_astray:
                 if not files.has_reserve and self._may_try():
                     files.make_reserve()
                 return None

@@ -165,6 +165,16 @@ class JournalFiles:
         """Whether the directory is owned."""
         return self._lock is not None
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the segment that is written is the one that a later life will find; false when there is none."""
+        if self._handle is None:
+            return False
+        try:
+            return self._layer.leads_to(self.directory / name_of(self._number), self._handle)
+        except OSError:
+            return True  # nobody can tell; the next sync says what it thinks
+
     def open(self) -> Recovered:
         """
         Own the directory, take over what is known, and begin a segment.
@@ -201,14 +211,13 @@ class JournalFiles:
             raise JournalLockedError(str(self.directory), pid) from None
 
     def _own_again_if_removed(self) -> None:
-        # Somebody has removed the directory of a running program. What is known stands in memory too.
+        # Somebody has removed or moved the directory of a running program. What is known stands in memory too.
         owned = self._lock
         if owned is None:
             return
         self._layer.make_directory(self.directory)
-        with contextlib.suppress(FileNotFoundError):
-            if self._layer.read(self.directory / LOCK_NAME, 32) == _owner():
-                return
+        if self._layer.leads_to(self.directory / LOCK_NAME, owned):
+            return
         self._own()
         with contextlib.suppress(OSError):
             self._layer.close(owned)
@@ -262,7 +271,7 @@ class JournalFiles:
 
         Raises:
             OSError: the disk refuses; if there was a good segment, it is not written to any more.
-            JournalLockedError: the directory was removed, and another process owns what has its name now.
+            JournalLockedError: the directory was removed or moved, and another process owns what has its name now.
         """
         self._give_up_segment()
         self._own_again_if_removed()
