@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shockproof.memory.journal.journal import Journal
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal import Journal, Session
+from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.operation_table import OperationEntry
@@ -21,11 +26,22 @@ from shockproof.memory.journal.sending import (
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import StateSecrets
 from shockproof.testing import VirtualClock
-from shockproof.vocabulary.errors import JournalLockedError
+from shockproof.vocabulary.errors import JournalLockedError, JournalUnavailableError
 
 
 def nobody() -> bool:
     return False
+
+
+class BrokenDisk(SystemFiles):
+    """The real disk, until it is broken."""
+
+    is_broken = False
+
+    def sync_data(self, handle: int) -> None:
+        if self.is_broken:
+            raise OSError(errno.EIO, "broken")
+        super().sync_data(handle)
 
 
 class Desk:
@@ -33,7 +49,8 @@ class Desk:
 
     def __init__(self, directory: Path) -> None:
         self.clock = VirtualClock()
-        self.journal = Journal(directory)
+        self.disk = BrokenDisk()
+        self.journal = Journal(directory, layer=self.disk)
         self.values = JournalledValues(StateSecrets(SecretNames()))
 
     def sending(self) -> Sending:
@@ -181,3 +198,36 @@ async def test_journal_that_is_used_again_is_not_given_up_for_an_earlier_close(d
     assert desk.journal.status().state == "open"
     await desk.journal.aclose()
     assert desk.journal.status().state == "closed"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("gave_up", ["before the disk refused", "after it refused"])
+async def test_what_is_sent_without_the_journal_is_pending_whatever_the_disk_refuses(
+    desk: Desk, gave_up: str
+) -> None:
+    """That it goes out has happened. It is taken back with no batch, and written with the next segment."""
+    held, sending = threading.Event(), desk.sending()
+    await desk.known()
+    desk.disk.is_broken = True
+
+    def hold(session: Session) -> None:
+        assert held.wait(30)
+
+    desk.journal.tell(hold)
+    asked = asyncio.ensure_future(sending.about_to_send(at_most_for=1.0, even_without_space=True))
+    await asyncio.sleep(0)
+    if gave_up == "before the disk refused":
+        sending.sends_all_the_same(at_most_for=1.0)
+    held.set()
+    with pytest.raises(JournalUnavailableError):
+        await asked
+    if gave_up == "after it refused":
+        sending.sends_all_the_same(at_most_for=1.0)
+    desk.disk.is_broken = False
+    await desk.journal.flush()
+
+    assert (await desk.known() or {})["status"] == "pending"
+    table = read_journal(desk.disk, desk.journal.directory).table
+    assert [entry.name.key for entry in table.pending()] == ["a"]
+    sending.release()
+    await desk.journal.aclose()
