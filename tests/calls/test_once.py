@@ -802,7 +802,7 @@ async def test_close_is_sent_once_whatever_the_disk_does_meanwhile(
         sent.append(key)
         await asyncio.sleep(0)
         if key.startswith("lost"):
-            raise ConnectionResetError
+            raise asyncio.CancelledError  # while it is under way: it stays pending, and nobody is asked
         return f"closed {key}"
 
     async def nobody_knows(key: str) -> Any:
@@ -820,7 +820,7 @@ async def test_close_is_sent_once_whatever_the_disk_does_meanwhile(
             pass
 
     await closed("before")
-    with pytest.raises(OutcomeUnknownError):
+    with pytest.raises(asyncio.CancelledError):
         await closed("lost before")
     await recovery._journal.flush()
     hanging_disk.hangs()
@@ -834,7 +834,7 @@ async def test_close_is_sent_once_whatever_the_disk_does_meanwhile(
             await closed(key)
         assert completed.value.result == f"closed {key}"
     for key in ("lost", "lost and not found"):
-        with pytest.raises(OutcomeUnknownError):
+        with pytest.raises(asyncio.CancelledError):
             await closed(key)
     for key in ("lost before", "lost"):
         assert await closed(key, there) == f"found {key}"
@@ -845,8 +845,6 @@ async def test_close_is_sent_once_whatever_the_disk_does_meanwhile(
     for key in ("before", "mine", "lost before", "lost"):
         with pytest.raises(OperationCompletedError):
             await closed(key)
-    with pytest.raises(OutcomeUnknownError):
-        await closed("lost and not found")
     await recovery.aclose()
 
     assert sent == ["before", "lost before", "mine", "lost", "lost and not found"]
