@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -214,3 +215,107 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
 
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not (tmp_path / ".journal-0000000000000009.wal.tmp").exists()
+
+
+class FullDisk(SystemFiles):
+    """Nothing can be allocated any more; what is allocated can be written."""
+
+    is_full = False
+
+    def preallocate(self, handle: int, size: int) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().preallocate(handle, size)
+
+    def write(self, handle: int, data: memoryview) -> int:
+        if self.is_full and os.lseek(handle, 0, os.SEEK_CUR) + len(data) > os.fstat(handle).st_size:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(handle, data)
+
+
+def learn(files: JournalFiles, first: int, last: int) -> None:
+    for number in range(first, last):
+        files.table.apply(Kind.BEGIN, {"operation": f"operation {number}", "key": None, "details": "x" * 100})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is allocated in advance")
+@pytest.mark.parametrize("life", ["the same life", "the next life"])
+def test_reserve_grows_with_the_segments(tmp_path: Path, life: str) -> None:
+    """On a full disk it takes everything that is known, and not only what was known when the journal was young."""
+    disk = FullDisk()
+    files = files_in(tmp_path, disk)
+    files.open()
+    if life == "the next life":
+        files.close()
+        files = files_in(tmp_path, disk)
+        files.open()
+    learn(files, 0, 300)
+    files.begin_segment()
+    assert files.has_reserve
+
+    disk.is_full = True
+    learn(files, 300, 320)
+    files.begin_segment()
+
+    assert not files.has_reserve
+    assert len(read_journal(disk, tmp_path).table) == 320
+    disk.is_full = False
+    assert files.make_reserve()
+    files.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is allocated in advance")
+def test_reserve_that_is_too_small_does_not_count_and_is_kept_until_less_is_pending(tmp_path: Path) -> None:
+    """The disk is full before it could grow: nothing new begins, and what there is stays for outcomes."""
+    disk = FullDisk()
+    files = files_in(tmp_path, disk)
+    files.open()
+    small = (tmp_path / "reserve.wal").stat().st_size
+    disk.is_full = True
+    files._size = 10 * small
+
+    assert not files.make_reserve()
+    assert (tmp_path / "reserve.wal").stat().st_size == small
+    assert not (tmp_path / ".reserve.wal.tmp").exists()
+
+    learn(files, 0, 300)
+    with pytest.raises(OSError, match="No space left"):
+        files.begin_segment()
+    assert (tmp_path / "reserve.wal").stat().st_size == small
+    for number in range(290):
+        files.table.apply(Kind.END, {"operation": f"operation {number}", "key": None, "status": "abandoned"})
+    files.begin_segment()
+    recovered = read_journal(disk, tmp_path)
+    assert len(recovered.table) == 10
+    assert recovered.segments[-1].tail == b""
+    files.close()
+
+
+def test_directories_with_our_names_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody's, by accident: the journal is read, written and told apart from them."""
+    a_journal(tmp_path, "AB")
+    for name in ("journal-0000000000000099.wal", ".mine.tmp"):
+        (tmp_path / name).mkdir()
+
+    for life in ("ABC", "ABCD"):
+        files = files_in(tmp_path)
+        files.open()
+        write(files, life[-1])
+        files.close()
+        assert pending(files) == life
+
+    for name in ("journal-0000000000000099.wal", ".mine.tmp"):
+        assert (tmp_path / name).is_dir()
+        assert str(tmp_path / name) in caplog.text
+
+
+def test_numbers_go_on_behind_the_largest_of_sixteen_digits(tmp_path: Path) -> None:
+    """A segment that somebody has given the last of them hides none that is written later."""
+    segment = a_journal(tmp_path, "A")
+    segment.rename(tmp_path / "journal-9999999999999999.wal")
+    a_journal(tmp_path, "B")
+    files = files_in(tmp_path)
+    files.open()
+
+    assert pending(files) == "B"
+    files.close()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from shockproof.memory.disk.file_layer import FileLayer
+from shockproof.memory.disk.file_layer import FileLayer, NotAFileError
 from shockproof.memory.journal.operation_table import OperationTable
 from shockproof.memory.journal.record import Kind, encode, size_of
 from shockproof.memory.journal.segment import (
@@ -49,6 +49,7 @@ DAMAGED_DIRECTORY: Final = "damaged"
 
 _MAX_BYTES: Final = 4 << 30
 _RECORDS_AT_ONCE: Final = 4096
+_ZEROS_AT_ONCE: Final = 1 << 20
 _RACES: Final = 5
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -104,6 +105,9 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
         path = directory / name_of(number)
         try:
             content = read_segment(number, layer.read(path, _MAX_BYTES))
+        except NotAFileError as error:
+            _log.warning("%s is no segment of the journal and is passed over: %s", path, error.strerror)
+            continue
         except NewerSegmentError as error:
             raise StateVersionError(
                 f"journal segment {path} has format version {error}: use the newer shockproof that wrote it, "
@@ -145,6 +149,8 @@ class JournalFiles:
         self.is_usable = False
         self.has_reserve = False
         """Whether there is space for one more segment, come what may."""
+        self._asked_for = 0
+        """Bytes of the reserve, if this program has made it."""
         self._layer = layer
         self._segment_bytes = segment_bytes
         self._identity = identity
@@ -192,13 +198,21 @@ class JournalFiles:
             self._number, self._sequence = recovered.last_number, recovered.last_sequence
             for name in self._layer.list_directory(self.directory):
                 if name.endswith(".tmp"):
-                    self._layer.unlink(self.directory / name)
+                    self._remove_leftover(self.directory / name)
             self._keep_what_is_wrong(recovered)
             self.begin_segment()
         except BaseException:
             self.close()
             raise
         return recovered
+
+    def _remove_leftover(self, path: Path) -> None:
+        try:
+            self._layer.unlink(path)
+        except OSError as error:
+            _log.warning(
+                "%s cannot be removed and is left alone: %s: %s", path, type(error).__name__, error.strerror
+            )
 
     def _own(self) -> None:
         path = self.directory / LOCK_NAME
@@ -284,7 +298,7 @@ class JournalFiles:
         number, identity = self._number, self._identity()
         path = self.directory / name_of(number)
         temporary = self.directory / f".{path.name}.tmp"
-        handle = self._new_file(temporary, size)
+        handle, was_reserve = self._new_file(temporary, size)
         try:
             self._seed, self._checksum = seed_of(identity), 0
             records = itertools.chain(
@@ -299,9 +313,12 @@ class JournalFiles:
             self._layer.fsync(handle)
             self._layer.replace(temporary, path)
             self._layer.fsync_directory(self.directory)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 self._layer.close(handle)
+            with contextlib.suppress(OSError):
+                if was_reserve and isinstance(error, OSError) and error.errno in _FULL:
+                    self._give_back(temporary)
             with contextlib.suppress(OSError):
                 self._layer.unlink(temporary)
             raise
@@ -312,21 +329,35 @@ class JournalFiles:
         self.make_reserve()
 
     def make_reserve(self) -> bool:
-        """See to it that there is space for one more segment; whether there is."""
-        self.has_reserve = RESERVE_NAME in self._layer.list_directory(self.directory)
+        """See to it that there is space for one more segment as large as this one; whether there is."""
+        path = self.directory / RESERVE_NAME
+        reserved = self._reserved(path)
+        self.has_reserve = reserved is not None and reserved >= self._size
         if not self.has_reserve:
-            path = self.directory / RESERVE_NAME
+            # The one that is too small stays until there is a larger one: it is better than none.
+            new = path if reserved is None else self.directory / f".{RESERVE_NAME}.tmp"
             try:
-                handle = self._layer.create(path)
+                handle = self._layer.create(new)
                 try:
                     self._layer.preallocate(handle, self._size)
                 finally:
                     self._layer.close(handle)
+                if new != path:
+                    self._layer.replace(new, path)
+                self._asked_for = self._size
                 self.has_reserve = True
             except OSError:
                 with contextlib.suppress(OSError):
-                    self._layer.unlink(path)
+                    self._layer.unlink(new)
         return self.has_reserve
+
+    def _reserved(self, path: Path) -> int | None:
+        """The bytes of the reserve; None: there is none."""
+        try:
+            # Some systems allocate nothing in advance: there, what was asked for is all there can be.
+            return max(self._layer.stamp(path).size, self._asked_for)
+        except OSError:
+            return None
 
     def forked(self) -> None:
         """In a child process: everything belongs to the parent, and only these handles are ours to close."""
@@ -355,7 +386,8 @@ class JournalFiles:
         while rest:
             rest = rest[self._layer.write(handle, rest) :]
 
-    def _new_file(self, temporary: Path, size: int) -> int:
+    def _new_file(self, temporary: Path, size: int) -> tuple[int, bool]:
+        """A handle to write to, and whether that was the reserve."""
         handle = self._layer.create(temporary)
         try:
             self._layer.preallocate(handle, size)
@@ -366,15 +398,27 @@ class JournalFiles:
             if error.errno not in _FULL:
                 raise
             try:
+                self._layer.stamp(self.directory / RESERVE_NAME)  # no directory must take the segment's name
                 self._layer.replace(self.directory / RESERVE_NAME, temporary)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotAFileError):
                 raise error from None
-            self.has_reserve = False
-            return self._layer.rewrite(temporary)
+            self.has_reserve, self._asked_for = False, 0
+            return self._layer.rewrite(temporary), True
         except BaseException:
             self._layer.close(handle)
             raise
-        return handle
+        return handle, False
+
+    def _give_back(self, temporary: Path) -> None:
+        # It was too small for all that is known: it is kept for when less is pending, without what was written to it.
+        size = self._layer.stamp(temporary).size
+        handle = self._layer.rewrite(temporary)
+        try:
+            for begin in range(0, size, _ZEROS_AT_ONCE):
+                self._write(handle, bytes(min(_ZEROS_AT_ONCE, size - begin)))
+        finally:
+            self._layer.close(handle)
+        self._layer.replace(temporary, self.directory / RESERVE_NAME)
 
     def _give_up_segment(self) -> None:
         handle, self._handle = self._handle, None

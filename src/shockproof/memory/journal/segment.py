@@ -35,7 +35,7 @@ HEAD_BYTES = 64
 _HEAD = struct.Struct("<8sH6sQ16s")
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"SHOCKJNL"
-_NAME = re.compile(r"journal-([0-9]{16})\.wal")
+_NAME = re.compile(r"journal-([0-9]{16,18})\.wal")
 
 
 class NewerSegmentError(Exception):
