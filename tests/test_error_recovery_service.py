@@ -1753,6 +1753,32 @@ class TestState:
         assert state is not None
         assert (state.cached_data, state.configuration) == ({"n": 1}, {"c": 2})
 
+    async def test_a_provider_that_fails_at_the_end_is_named_and_stops_no_closing(
+        self, recovery: ErrorRecoveryService, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What it gave before stays saved, what another one gives is, and the journal is closed."""
+        fails = False
+
+        def broken() -> dict[str, Any]:
+            if fails:
+                raise LookupError("gone")
+            return {"cached_data": {"n": 1}}
+
+        recovery.track_state(broken, every=10.0)
+        await clock.sleep(11)
+        fails = True
+
+        await recovery.aclose()
+
+        (record,) = [record for record in caplog.records if "while the service was closed" in record.message]
+        assert "broken" in record.message
+        assert record.exc_info is not None
+        assert isinstance(record.exc_info[1], LookupError)
+        state = await recovery.restore_state()
+        assert state is not None
+        assert state.cached_data == {"n": 1}
+        assert recovery.get_health_status()["journal"]["state"] == "closed"
+
 
 class TestSettings:
     """What can be read, changed and refused; tests/test_settings.py has the environment."""

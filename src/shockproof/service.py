@@ -826,7 +826,8 @@ class ErrorRecoveryService:
 
         Args:
             provider: gives the three arguments of `save_state`, as a dict of them or a tuple; plain
-                or async. It runs on the loop and must be quick.
+                or async. It runs on the loop and must be quick. One that fails is logged and asked again the next
+                time; when the service is closed, what it gave before stays saved.
             every: seconds between two saves, more than 0. Default: ``state_save_interval``.
 
         Returns:
@@ -838,16 +839,29 @@ class ErrorRecoveryService:
         by = getattr(provider, "__qualname__", provider)
         name = f"automatic saving no. {next(self._numbers)} by {by!s}"
 
-        async def save() -> None:
+        async def arguments() -> dict[str, Any]:  # Any: the user's own values
             given = provider()
             if inspect.isawaitable(given):
                 given = await given
-            await self.save_state(**_as_keywords(given), force=True)
+            return _as_keywords(given)
+
+        async def save() -> None:
+            await self.save_state(**await arguments(), force=True)
+
+        async def save_at_the_end() -> None:
+            try:
+                last = await arguments()
+            except Exception:
+                _log.exception(
+                    "%s failed while the service was closed; what it gave before stays saved", name
+                )
+                return
+            await self.save_state(**last, force=True)
 
         periodic = self._add_periodic(
             name, every=lambda: self._interval_or_a_second() if fixed is None else fixed, action=save
         )
-        self._final_saves[name] = save
+        self._final_saves[name] = save_at_the_end
 
         def stop() -> None:
             periodic.stop()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -423,6 +424,30 @@ async def test_empty_mark_is_a_halt_by_hand(tmp_path: Path) -> None:
     recovery = ErrorRecoveryService(tmp_path, tmp_path)
     with pytest.raises(HaltedError, match="by hand, no reason given"):
         await recovery.service("venue", effect="unsafe").call(answer)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "since",
+    [
+        "9999-12-31T23:59:59-12:00",
+        "9999-12-31T23:59:59+00:00",
+        "9999-12-31T23:59:59",
+        "0001-01-01T00:00:00+14:00",
+        "0001-01-01T00:00:00",
+    ],
+)
+async def test_mark_since_a_moment_that_cannot_be_shown_counts_as_halted_and_is_shown(
+    tmp_path: Path, since: str
+) -> None:
+    """The health, which a monitor asks for while it is halted, does not fail over it."""
+    (tmp_path / "halted.json").write_text(json.dumps({"reason": "enough", "since": since}))
+    recovery = ErrorRecoveryService(tmp_path, tmp_path)
+    with pytest.raises(HaltedError, match="damaged"):
+        await recovery.service("venue", effect="unsafe").call(answer)
+    health = recovery.get_health_status()
+    assert health["halted"]
+    assert datetime.fromisoformat(health["halt"]["since"]).tzinfo is not None
 
 
 @pytest.mark.asyncio

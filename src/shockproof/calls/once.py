@@ -215,7 +215,7 @@ class Once(Generic[R]):
         self._still_wanted = still_wanted
         self._reconciliation = plan.runtime.sendings
         self._clock = plan.runtime.clock
-        self._valid_until = None if valid_until is None else valid_until.timestamp()
+        self._valid_until = None if valid_until is None else _seconds_at(valid_until)
         # By both clocks, so that neither a step of the one nor a sleep of the machine makes it younger.
         self._valid_for = None if self._valid_until is None else self._valid_until - self._clock.time()
         self._made_at = self._clock.monotonic()
@@ -705,6 +705,15 @@ class Once(Generic[R]):
             retry_count=0,
             now=runtime.clock.monotonic(),
         )
+
+
+def _seconds_at(valid_until: datetime) -> float:
+    try:
+        return valid_until.timestamp()
+    except (ValueError, OverflowError, OSError):  # a naive one at either end of time, when it is local time
+        raise ValueError(
+            f"valid_until is out of range as local time, got {valid_until!r}: give it a time zone, or None for no end"
+        ) from None
 
 
 class KeyedOnce(Once[R]):

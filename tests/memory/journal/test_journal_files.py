@@ -251,7 +251,8 @@ def test_reserve_grows_with_the_segments(tmp_path: Path, life: str) -> None:
         files.open()
     learn(files, 0, 300)
     files.begin_segment()
-    assert files.has_reserve
+    segment = next(tmp_path.glob("journal-*"))
+    assert (tmp_path / "reserve.wal").stat().st_size == segment.stat().st_size
 
     disk.is_full = True
     learn(files, 300, 320)

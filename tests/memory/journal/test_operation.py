@@ -362,6 +362,28 @@ async def test_details_come_back_whole_with_a_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("has_key", [False, True], ids=["without a key", "with a key"])
+async def test_secret_in_the_key_of_a_dict_is_cleaned_in_the_details(tmp_path: Path, has_key: bool) -> None:
+    """Nor does it stand in the path of what was left out; keys that are the same then are told apart."""
+    fernet = pytest.importorskip("cryptography.fernet")
+    key = fernet.Fernet.generate_key() if has_key else None
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", encryption_key=key)
+    recovery.register_secret("S3cret-value")
+    details = {"seen": {"token=S3cret-value": 1, "token=S3cret-other": "a text", "GET S3cret-value": ["b"]}}
+    with warnings.catch_warnings(record=True) as warned, pytest.raises(KeyError):
+        warnings.simplefilter("always")
+        await failing(recovery.operation("job", **details), KeyError())
+    await recovery.aclose()
+    assert b"S3cret" not in in_the_journal(recovery)
+    assert "S3cret" not in " ".join(str(warning.message) for warning in warned)
+
+    async with recovery.operation("job") as op:
+        assert list(op.details["seen"]) == ["token=***", "token=****", "GET ***"]
+        assert op.details["seen"]["GET ***"] == ["b"]
+    await recovery.aclose()
+
+
+@pytest.mark.asyncio
 async def test_details_are_left_alone_without_redaction(tmp_path: Path) -> None:
     """``redact=()`` turns it off."""
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", redact=())

@@ -61,10 +61,15 @@ class JournalledValues:
         return self._frozen(_freeze(what, value, collector), collector)
 
     def freeze_details(self, details: Mapping[str, object]) -> FrozenValues:
-        """As `freeze`, for what an operation is begun with. A text that holds a secret is encrypted whole, or cleaned."""
+        """
+        As `freeze`, for what an operation is begun with. A text that holds a secret is encrypted whole, or cleaned; the
+        key of a dict is always cleaned.
+        """
         collector = SecretCollector(self._in_details)
         frozen = _freeze("details", details, collector)
-        return self._frozen(self._hide_in_texts(frozen, "details", collector), collector)
+        hidden = self._hide_in_texts(frozen, "details", collector)
+        collector.left_out = [self._redact(path) for path in collector.left_out]
+        return self._frozen(hidden, collector)
 
     def _frozen(self, frozen: Frozen, collector: SecretCollector) -> FrozenValues:
         if collector.left_out:
@@ -90,13 +95,20 @@ class JournalledValues:
                 self._hide_in_texts(value, f"{path}[{index}]", collector)
                 for index, value in enumerate(frozen)
             ]
-        if not isinstance(frozen, dict) or frozen.get(TAG) in _SECRET:
+        if not isinstance(frozen, dict):
+            return frozen
+        if frozen.get(TAG) in _SECRET:
+            frozen["path"] = self._redact(frozen["path"])  # in place: what is encrypted later comes into it
             return frozen
         if TAG in frozen:  # its path is that of what it stands for
             return {name: self._hide_in_texts(value, path, collector) for name, value in frozen.items()}
-        return {
-            name: self._hide_in_texts(value, f"{path}.{name}", collector) for name, value in frozen.items()
-        }
+        hidden: dict[str, Frozen] = {}
+        for name, value in frozen.items():
+            cleaned = unique = self._redact(name)
+            while unique in hidden:
+                unique += "*"
+            hidden[unique] = self._hide_in_texts(value, f"{path}.{cleaned}", collector)
+        return hidden
 
     def thaw(self, frozen: Frozen) -> Any:  # Any: what was journalled
         """

@@ -267,6 +267,9 @@ def _mark_of(content: bytes, now: float) -> Mark:
         return Mark(f"by hand, no reason given: {FILE_NAME} is empty", now)
     try:
         fields = json.loads(content)
-        return Mark(str(fields["reason"]), datetime.fromisoformat(fields["since"]).timestamp())
+        since = datetime.fromisoformat(fields["since"])
+        if not 1 < since.year < 9999:
+            raise ValueError("that moment does not exist in every time zone")
+        return Mark(str(fields["reason"]), since.timestamp())
     except (ValueError, TypeError, KeyError, RecursionError):
         return Mark(f"for a reason that cannot be read: {FILE_NAME} is damaged", now)
