@@ -851,7 +851,7 @@ class ErrorRecoveryService:
         async def save_at_the_end() -> None:
             try:
                 last = await arguments()
-            except Exception:
+            except Exception:  # noqa: BLE001  whatever the user's function raises, it is logged
                 _log.exception(
                     "%s failed while the service was closed; what it gave before stays saved", name
                 )

@@ -1811,7 +1811,7 @@ async def test_fallback_is_refused(recovery: ErrorRecoveryService) -> None:
         ({"key": ""}, "key"),
         ({"key_argument": ""}, "key_argument"),
         ({"valid_until": 5}, "valid_until"),
-        ({"valid_until": datetime.min}, "valid_until is out of range"),  # noqa: DTZ901 - a naive one is the mistake
+        ({"valid_until": datetime.min}, "valid_until is out of range"),
         ({"still_wanted": True}, "still_wanted"),
         ({"still_wanted": wants_asynchronously}, "still_wanted"),
         ({"key": "a b", "key_pattern": "[a-z]{1,36}"}, "key_pattern"),

@@ -370,9 +370,10 @@ async def test_secret_in_the_key_of_a_dict_is_cleaned_in_the_details(tmp_path: P
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", encryption_key=key)
     recovery.register_secret("S3cret-value")
     details = {"seen": {"token=S3cret-value": 1, "token=S3cret-other": "a text", "GET S3cret-value": ["b"]}}
-    with warnings.catch_warnings(record=True) as warned, pytest.raises(KeyError):
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        await failing(recovery.operation("job", **details), KeyError())
+        with pytest.raises(KeyError):
+            await failing(recovery.operation("job", **details), KeyError())
     await recovery.aclose()
     assert b"S3cret" not in in_the_journal(recovery)
     assert "S3cret" not in " ".join(str(warning.message) for warning in warned)
