@@ -283,7 +283,7 @@ async def test_lookup_whose_inner_task_was_cancelled_proves_nothing(
 
     once = recovery.service("new", max_retries=0).once(confirm=_cancelled_within, settle=1.0)
     with pytest.raises(OutcomeUnknownError):
-        await once.call(answer_lost, "AAPL")
+        await once.call(answer_lost, once.key)
 
 
 @pytest.mark.asyncio

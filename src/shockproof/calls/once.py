@@ -589,8 +589,8 @@ class Once(Generic[R]):
                 raise NotFreshError from None  # it was read in the meantime
             self._goes_on_without_the_journal(error)
             self._require_wanted()
-            longest = self._longest_attempt(ends_at) if flight.can_be_ended else None
-            sending.sends_all_the_same(at_most_for=None if longest is None else longest + _SPARE)
+            # The disk may write what it was asked to only later, and nobody waits for it: nobody knows until when.
+            sending.sends_all_the_same(at_most_for=None)
         flight.begins()
 
     async def _journalled(self, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
