@@ -43,6 +43,35 @@ def test_any_error_is_a_failure(error: Exception) -> None:
     assert classifier().of_error(error, CALL).outcome is Outcome.FAILURE
 
 
+def asking_to_wait(error: Exception) -> Exception:
+    """The same error, by which the other side wants to be left alone for three seconds."""
+    error.retry_after = 3.0  # type: ignore[attr-defined]  # as the errors of many clients have it
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (ConnectionError(), Verdict(Outcome.FAILURE, None, "unknown")),
+        (ConnectionRefusedError(), Verdict(Outcome.FAILURE, None, "none")),
+        (asking_to_wait(ConnectionError()), Verdict(Outcome.FAILURE, 3.0, "unknown")),
+        (asking_to_wait(ConnectionRefusedError()), Verdict(Outcome.FAILURE, 3.0, "none")),
+        (ExceptionGroup("", [ConnectionError()]), Verdict(Outcome.FAILURE, None, "unknown")),
+        (asking_to_wait(ExceptionGroup("", [ConnectionError()])), Verdict(Outcome.FAILURE, 3.0, "unknown")),
+        (
+            asking_to_wait(ExceptionGroup("", [ConnectionRefusedError()])),
+            Verdict(Outcome.FAILURE, 3.0, "none"),
+        ),
+    ],
+    ids=repr,
+)
+def test_error_says_how_long_to_wait_and_whether_anything_happened(
+    error: Exception, verdict: Verdict
+) -> None:
+    """Alone or in a group; only what proves that the request never left says that nothing happened."""
+    assert classifier().of_error(error, CALL) == verdict
+
+
 @pytest.mark.parametrize(
     "error",
     [
