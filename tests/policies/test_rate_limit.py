@@ -338,6 +338,7 @@ def test_windows_are_made_from_an_export_alone() -> None:
         {"rates": [[1, 0.0, "weight"]]},
         {"rates": [[1, "soon", "weight"]]},
         {"rates": [[math.inf, 1.0, "weight"]]},
+        {"rates": [[1, math.inf, "weight"]]},
         {"sent": [[-1.0, {"weight": 1}]]},
         {"sent": [[math.nan, {"weight": 1}]]},
         {"sent": [[1.0, {"weight": -1}]]},
@@ -357,6 +358,21 @@ def test_what_is_no_export_is_refused_and_counts_nothing(wrong: Any) -> None:
     with pytest.raises(
         ValueError, match=r"Error: |its rates are|no length|no count|could not convert|not enough"
     ):
+        RollingWindows.from_export(0.0, 0.0, exported)
+
+
+def test_smallest_windows_are_made_from_an_export_too() -> None:
+    """One in half a second is a rate like any other."""
+    exported = {**windows_of("5/s").export(0.0), "rates": [[1, 0.5, "weight"]]}
+
+    assert RollingWindows.from_export(0.0, 0.0, exported).rates == (Rate(1, 0.5, "weight"),)
+
+
+def test_rates_that_make_no_sense_are_named() -> None:
+    """Whoever reads the file by hand finds them."""
+    exported = {**windows_of("5/s").export(0.0), "rates": [[0, 1.0, "weight"]]}
+
+    with pytest.raises(ValueError, match=r"its rates are \[\[0, 1\.0, 'weight'\]\]"):
         RollingWindows.from_export(0.0, 0.0, exported)
 
 

@@ -131,3 +131,26 @@ def test_a_ban_in_words_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked_to_wait(ValueError(text.format(1_699_000_000_000))) == 0.0
     assert asked_to_wait(ValueError(text.format("tomorrow"))) is None
     assert asked_to_wait(text.format(1_700_000_090_500)) is None  # a result that speaks of one is no error
+
+
+class BusyError(Exception):
+    """What a client of somebody's may raise."""
+
+    @property
+    def retry_after(self) -> float:
+        return 7.0
+
+
+def test_what_the_class_of_an_error_says_is_found() -> None:
+    """Although the error itself holds nothing but its text."""
+    assert asked_to_wait(BusyError("busy")) == 7.0
+
+
+def test_a_ban_in_the_words_of_somebodys_own_error_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a client wraps what the venue said."""
+    monkeypatch.setattr(retry_after.time, "time", lambda: 1_700_000_000.0)
+
+    class VenueError(Exception):
+        """A client's."""
+
+    assert asked_to_wait(VenueError("IP banned until 1700000030000")) == 30.0
