@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from shockproof import CircuitBreaker, CircuitOpenError, ErrorRecoveryService, Handle
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.circuit_breaker import Admission, Circuit, Rates
+from shockproof.policies.circuit_breaker import Admission, Circuit
 from shockproof.policies.open_time import OpenTime
+from shockproof.policies.trip_rates import Rates
 from shockproof.testing import VirtualClock, VirtualTimeLoop, cancel_at_each_await
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode
 

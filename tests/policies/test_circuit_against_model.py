@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from shockproof.policies.circuit_breaker import Admission, Circuit, Rates, SavedCircuit
+from shockproof.policies.circuit_breaker import Admission, Circuit
 from shockproof.policies.open_time import OpenTime
+from shockproof.policies.saved_circuit import SavedCircuit
+from shockproof.policies.trip_rates import Rates
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode
 
 CAUSE = "ValueError: no"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from shockproof.policies.circuit_breaker import Admission, Circuit, Rates, Ticket
+from shockproof.policies.circuit_breaker import Admission, Circuit, Ticket
+from shockproof.policies.trip_rates import Rates
 
 CAUSE = "ValueError: no"
 

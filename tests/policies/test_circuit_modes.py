@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from shockproof.policies.circuit_breaker import PASS_THROUGH, Circuit, CircuitState, Rates
+from shockproof.policies.circuit_breaker import PASS_THROUGH, Circuit, CircuitState
+from shockproof.policies.trip_rates import Rates
 from shockproof.vocabulary.statuses import CircuitMode
 
 CAUSE = "ValueError: no"

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shockproof.policies.circuit_breaker import Circuit, CircuitState, Rates, SavedCircuit
+from shockproof.policies.circuit_breaker import Circuit, CircuitState
 from shockproof.policies.open_time import OpenTime
+from shockproof.policies.saved_circuit import SavedCircuit
+from shockproof.policies.trip_rates import Rates
 
 CAUSE = "ValueError: no"
 WEEK = 7 * 86_400.0

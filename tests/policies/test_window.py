@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shockproof.policies.circuit_breaker import Circuit, Rates
+from shockproof.policies.circuit_breaker import Circuit
+from shockproof.policies.trip_rates import Rates
 from shockproof.policies.window import CallWindow, Counts, TimeWindow
 
 

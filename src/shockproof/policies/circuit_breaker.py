@@ -15,25 +15,21 @@ By hand it may be held open, switched off, or made to watch only: see `Circuit.s
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, Protocol
 
 from shockproof.policies.backoff import Randomness
 from shockproof.policies.open_time import OpenTime
-from shockproof.policies.window import CallWindow, Counts, TimeWindow, Window
+from shockproof.policies.saved_circuit import SavedCircuit
+from shockproof.policies.trip_rates import NO_RATES, Rates
 from shockproof.vocabulary.statuses import CircuitMode
 
 __all__ = [
-    "NO_RATES",
     "PASS_THROUGH",
     "Admission",
     "Circuit",
     "CircuitState",
-    "Rates",
-    "SavedCircuit",
     "Ticket",
 ]
 
@@ -94,104 +90,6 @@ class _PassThrough:
 PASS_THROUGH: Final = _PassThrough()
 
 
-class SavedCircuit(NamedTuple):
-    """
-    What of a circuit outlives its process. Counts do not: they are what that process saw.
-
-    Times are lengths and not moments, so that no clock of one process is read in another.
-    """
-
-    remaining: float = 0.0
-    """Seconds it would still be open; 0 for one that is half-open."""
-    openings: int = 0
-    """How often it opened in a row."""
-    is_paused: bool = False
-    """Whether the other side asked for the time."""
-    last_error: str | None = None
-    is_forced_open: bool = False
-    """Whether somebody forced it open by hand; then the rest means nothing."""
-    reason: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:  # Any: text and numbers
-        """As plain values; `from_dict` reads it."""
-        return self._asdict()
-
-    @classmethod
-    def from_dict(cls, saved: object) -> SavedCircuit:
-        """
-        What `to_dict` gave; names it does not know are passed over.
-
-        Raises:
-            ValueError: it is something else, says what.
-        """
-        if not isinstance(saved, dict):
-            raise ValueError(f"it is no object but {type(saved).__name__}")  # noqa: TRY004 - bad data, no bad call
-        fields = {name: saved[name] for name in cls._fields if name in saved}
-        for name, value in fields.items():
-            if type(value) not in _KINDS[name] or (
-                isinstance(value, float | int) and not 0 <= value <= sys.float_info.max
-            ):
-                raise ValueError(f"its {name} is {value!r}")
-        return cls(**fields)
-
-
-_KINDS: Final[dict[str, tuple[type, ...]]] = {
-    "remaining": (float, int),
-    "openings": (int,),
-    "is_paused": (bool,),
-    "last_error": (str, type(None)),
-    "is_forced_open": (bool,),
-    "reason": (str, type(None)),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """
-    Trip rules over a window, beside the failures in a row.
-
-    The circuit opens when, of at least `min_calls` calls in the window, a share of at least
-    `failure_rate` failed, or a share of at least `slow_call_rate` took longer than `slow_call_after`
-    seconds. None switches a rule off.
-
-    The window is the last `window` seconds (None: 10); with `window_calls` it is the last so many
-    calls, and with both those of the last so many calls that ended in the last `window` seconds.
-    """
-
-    failure_rate: float | None = None
-    slow_call_after: float | None = None
-    slow_call_rate: float | None = None
-    window: float | None = None
-    window_calls: int | None = None
-    min_calls: int = 10
-
-    @property
-    def are_on(self) -> bool:
-        """Whether there is any rule at all."""
-        return self.failure_rate is not None or self.slow_call_rate is not None
-
-    def new_window(self) -> Window:
-        """An empty window of the kind that is asked for."""
-        if self.window_calls is not None:
-            return CallWindow(self.window_calls, self.window)
-        return TimeWindow(_WINDOW_SECONDS if self.window is None else self.window)
-
-    def is_slow(self, duration: float) -> bool:
-        """Whether a call of *duration* seconds counts as slow."""
-        return self.slow_call_after is not None and duration > self.slow_call_after
-
-    def trip(self, counts: Counts) -> bool:
-        """Whether *counts* meet one of the rules; a share that is reached is enough."""
-        if counts.calls < self.min_calls:
-            return False
-        if self.failure_rate is not None and counts.failures >= self.failure_rate * counts.calls:
-            return True
-        return self.slow_call_rate is not None and counts.slow >= self.slow_call_rate * counts.calls
-
-
-_WINDOW_SECONDS: Final = 10.0
-NO_RATES: Final = Rates()
-"""Failures in a row alone."""
 _ITS_TIMEOUT: Final = OpenTime()
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.circuit_breaker import SavedCircuit
 from shockproof.policies.rate_limit import RollingWindows
+from shockproof.policies.saved_circuit import SavedCircuit
 
 __all__ = ["export_services", "restore_circuits", "restore_sends"]
 

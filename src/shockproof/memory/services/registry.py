@@ -14,8 +14,9 @@ from weakref import WeakValueDictionary
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.service_state import CallTimer, ServiceState
 from shockproof.policies.backoff import Randomness
-from shockproof.policies.circuit_breaker import NO_RATES, Circuit, CircuitState, Rates
+from shockproof.policies.circuit_breaker import Circuit, CircuitState
 from shockproof.policies.open_time import OpenTime
+from shockproof.policies.trip_rates import NO_RATES, Rates
 
 __all__ = [
     "CIRCUIT_OPTIONS",
