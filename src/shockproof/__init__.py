@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.errors import HaltedError as HaltedError
     from shockproof.vocabulary.errors import JournalLockedError as JournalLockedError
     from shockproof.vocabulary.errors import JournalUnavailableError as JournalUnavailableError
+    from shockproof.vocabulary.errors import KeyReusedError as KeyReusedError
     from shockproof.vocabulary.errors import OperationBusyError as OperationBusyError
     from shockproof.vocabulary.errors import OperationCompletedError as OperationCompletedError
     from shockproof.vocabulary.errors import OutcomeUnknownError as OutcomeUnknownError
@@ -118,6 +119,7 @@ _HOMES = {
         "HaltedError",
         "JournalLockedError",
         "JournalUnavailableError",
+        "KeyReusedError",
         "OperationBusyError",
         "OperationCompletedError",
         "OutcomeUnknownError",

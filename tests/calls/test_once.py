@@ -36,6 +36,7 @@ from shockproof import (
     Verdict,
 )
 from shockproof.calls import once as once_module
+from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal import Journal
 from shockproof.memory.journal.segment import HEAD_BYTES
@@ -1758,6 +1759,44 @@ async def test_attempt_whose_own_task_began_too_late_is_not_sent(
     assert caught.value.policy == "timeout"
     assert venue.sent_at == []
     assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("policy", ["timeout", "valid_until", "halt"])
+@pytest.mark.parametrize("kind", ["coroutine", "own task"])
+async def test_attempt_before_which_the_program_stood_still_is_not_sent(
+    make: Make,
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    kind: str,
+) -> None:
+    """A laptop that slept, a thread that held everything up: between the last question and the first step of the coroutine."""
+    options: dict[str, Any] = {"timeout": 5.0} if policy == "timeout" else {}
+    if policy == "valid_until":
+        options["valid_until"] = datetime.fromtimestamp(clock.time() + 30.0, UTC)
+    if kind == "own task":
+        options["grace"] = 1.0
+    once, venue = make(**options)
+    start_timer = OngoingCall.start_timer
+
+    def stands_still(call: OngoingCall) -> Any:
+        if call.plan.before_attempt is not None:
+            clock.advance(60.0)
+            if policy == "halt":
+                recovery.halt("meanwhile")
+        return start_timer(call)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OngoingCall, "start_timer", stands_still)
+        with pytest.raises(CallRejectedError) as caught:
+            await once.call(venue.submit, "AAPL")
+
+    assert caught.value.policy == policy
+    assert venue.sent_at == []
+    assert await pending(recovery) == []
+    await recovery.resume()
 
 
 @pytest.mark.asyncio

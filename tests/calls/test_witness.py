@@ -91,16 +91,16 @@ async def test_result_that_still_has_to_be_awaited_is_no_answer() -> None:
 
 
 def test_function_stays_what_it_is() -> None:
-    """Its kind decides who runs it, its name is on record, and one that cannot be left behind is left alone."""
+    """Its kind decides who runs it, and its name is on record."""
 
     async def submit() -> None: ...
 
     def plain() -> None: ...
 
     by = Told
-    assert witnessed(submit, lambda: by().witness, refusal=none, has_own_task=False) is submit
-    seen = witnessed(partial(submit), lambda: by().witness, refusal=none, has_own_task=True)
-    assert (is_async(seen), seen.__name__) == (True, "submit")
+    for has_own_task in (False, True):
+        seen = witnessed(partial(submit), lambda: by().witness, refusal=none, has_own_task=has_own_task)
+        assert (is_async(seen), seen.__name__) == (True, "submit")
     seen = witnessed(plain, lambda: by().witness, refusal=none, has_own_task=True)
     assert (is_async(seen), seen.__name__) == (False, "plain")
 

@@ -5,7 +5,7 @@ A handle: one service with the options of one way to use it.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from inspect import CO_COROUTINE
@@ -307,6 +307,7 @@ class Handle:
         settle: Seconds = 30.0,
         valid_until: datetime | None = None,
         still_wanted: Callable[[], bool] | None = None,
+        compare_arguments: bool | Collection[str] = True,
     ) -> Once[R]: ...
     @overload
     def once(
@@ -319,6 +320,7 @@ class Handle:
         settle: Seconds = 30.0,
         valid_until: datetime | None = None,
         still_wanted: Callable[[], bool] | None = None,
+        compare_arguments: bool | Collection[str] = True,
     ) -> KeyedOnce[R]: ...
     def once(
         self,
@@ -330,6 +332,7 @@ class Handle:
         settle: Seconds = 30.0,
         valid_until: datetime | None = None,
         still_wanted: Callable[[], bool] | None = None,
+        compare_arguments: bool | Collection[str] = True,
     ) -> Once[R]:
         """
         One order, which is never blindly sent twice: ``await handle.once(confirm=find_order).call(submit, ...)``.
@@ -348,6 +351,9 @@ class Handle:
             valid_until: checked before every attempt, as ``still_wanted`` is; afterwards it is not sent any more. A naive time is local time.
             still_wanted: a plain function, asked before every attempt, and once more where that has a thread or a task of its
                 own: there. Where it gives False or raises, it is not sent any more.
+            compare_arguments: what has to be the same where this key is known already; else `KeyReusedError`. True: each argument
+                that is a plain value (a text, a number, a time, an enum), and what dicts, lists, frozen dataclasses and pydantic
+                models hold of these. False: nothing. Names: these arguments, ``("symbol", "qty")`` for example. Default: True.
 
         Raises:
             TypeError, ValueError: a value that is not allowed; a handle with a fallback or a hedge, or without a journal.
@@ -362,6 +368,7 @@ class Handle:
                 settle=settle,
                 valid_until=valid_until,
                 still_wanted=still_wanted,
+                compare_arguments=compare_arguments,
             )
         return Once(
             self.plan,
@@ -371,6 +378,7 @@ class Handle:
             settle=settle,
             valid_until=valid_until,
             still_wanted=still_wanted,
+            compare_arguments=compare_arguments,
         )
 
     def __repr__(self) -> str:

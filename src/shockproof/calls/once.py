@@ -7,11 +7,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import inspect
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
@@ -20,6 +19,7 @@ from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.key_in_call import require_key
+from shockproof.calls.named_arguments import check_takes, named_arguments
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Confirm, look_up, warn_of_contradiction
@@ -29,7 +29,7 @@ from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.sending import Earlier, NotFreshError, Sending
 from shockproof.policies.classification import Classifier
 from shockproof.policies.confirmation import window_left
-from shockproof.vocabulary.arguments import Seconds, a_name, out_of, seconds
+from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
     CallRejectedError,
@@ -37,6 +37,7 @@ from shockproof.vocabulary.errors import (
     HaltedError,
     JournalLockedError,
     JournalUnavailableError,
+    KeyReusedError,
     OperationBusyError,
     OutcomeUnknownError,
     StateVersionError,
@@ -181,6 +182,7 @@ class Once(Generic[R]):
         settle: Seconds,
         valid_until: datetime | None,
         still_wanted: Callable[[], bool] | None,
+        compare_arguments: bool | Collection[str],
     ) -> None:
         if plan.fallbacks:
             raise ValueError(
@@ -210,6 +212,8 @@ class Once(Generic[R]):
         if key_pattern is not None:
             _check_key(self._key, key_pattern)
         self._is_new = key is None
+        self._compares = compare_arguments is not False
+        self._compared = _names_compared(compare_arguments)
         self._confirm = confirm
         self._settle = seconds("settle", settle)
         self._still_wanted = still_wanted
@@ -254,6 +258,7 @@ class Once(Generic[R]):
             OutcomeUnknownError: it was sent, and nothing can be proven; it stays pending, and
                 `ErrorRecoveryService.reconcile` or another call with the same key settles it.
             OperationCompletedError: it was sent in an earlier call, and is there.
+            KeyReusedError: as above, and it was sent with other arguments (`Handle.once`): this one is another order.
             OperationBusyError: it is being sent at another place.
             JournalUnavailableError, JournalLockedError: it could not be journalled; it was not sent.
             HaltedError: `ErrorRecoveryService.halt` is in force; it was not sent. Nobody asked what came of an earlier
@@ -269,13 +274,19 @@ class Once(Generic[R]):
         Cancelled in flight it stays pending, and the cancellation passes at once.
         """
         check_callable(fn)
-        _check_arguments(fn, args, kwargs)
+        arguments = named_arguments(fn, args, kwargs)
+        check_takes(fn, "compare_arguments", [name for name in self._compared or () if name not in arguments])
         require_key(fn, args, kwargs, key=self._key, owner=self, is_known=self._is_key_known)
         began = self._clock.monotonic()
         plan, reconciliation = self._plan, self._reconciliation
         await plan.learn_of_halt()
         self._require_no_halt()
-        sending = reconciliation.sending(plan.state.name, self._key)
+        sending = reconciliation.sending(
+            plan.state.name,
+            self._key,
+            arguments=arguments if self._compares else None,
+            compared=self._compared,
+        )
         sending.is_new = self._is_new
         refusal: Exception | None = None
         earlier: Earlier | None = None
@@ -309,6 +320,8 @@ class Once(Generic[R]):
                     if refusal is None:  # else it is counted as refused
                         self._ends_badly(fn, Outcome.UNKNOWN, type(error).__name__, NOBODY_KNOWS, began)
                     raise
+                if found is not None and earlier.differs:
+                    raise KeyReusedError(self._key, plan.state.name, earlier.differs, found.value)
                 if found is not None:
                     if refusal is None:
                         plan.state.answered_by_look_up(self._clock.monotonic() - began)
@@ -367,11 +380,13 @@ class Once(Generic[R]):
         ends_at = None if deadline is None else self._clock.monotonic() + deadline
         plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
         flight = self._flight(plan, sending, fn, began)
+        has_own_task = plan.grace is not None
         fn = witnessed(
             fn,
             lambda: flight.witness,
-            refusal=lambda: self._refusal_at_last(flight),
-            has_own_task=plan.grace is not None,
+            # One in the caller's own task follows the last question without a wait.
+            refusal=lambda: self._refusal_at_last(flight, has_waited=has_own_task or not flight.can_be_ended),
+            has_own_task=has_own_task,
         )
         self._is_asked_before(plan, sending, flight, ends_at)
         resends = 0
@@ -631,14 +646,16 @@ class Once(Generic[R]):
             self._plan.rejected(refusal)
             raise refusal
 
-    def _refusal_at_last(self, flight: _Flight) -> CallRejectedError | None:
+    def _refusal_at_last(self, flight: _Flight, *, has_waited: bool) -> CallRejectedError | None:
         """
-        Why it must not run, now that it has its thread or its task; in that thread.
+        Why it must not run, in its first step; in its thread, if it has one.
 
         Behind ``begins_by`` a later life would count from too early.
         """
         reason, name = self._plan.halt_reason, self._plan.state.name
-        refusal = self._not_wanted() if reason is None else HaltedError(name, reason=reason)
+        refusal: CallRejectedError | None = None if reason is None else HaltedError(name, reason=reason)
+        if refusal is None:
+            refusal = self._not_wanted() if has_waited else self._too_old()
         is_too_late = flight.begins_by is not None and moment_of(self._clock).running > flight.begins_by
         if refusal is None and is_too_late:
             refusal = CallRejectedError(name, "timeout")
@@ -647,19 +664,24 @@ class Once(Generic[R]):
         return refusal
 
     def _not_wanted(self) -> CallRejectedError | None:
-        policy = None
-        if self._valid_until is not None and self._valid_for is not None:
-            waited = self._clock.monotonic() - self._made_at
-            if waited >= self._valid_for or self._clock.time() >= self._valid_until:
-                policy = "valid_until"
-        if policy is None and self._still_wanted is not None:
-            try:
-                if not self._still_wanted():
-                    policy = "still_wanted"
-            except Exception:  # noqa: BLE001  the user's predicate; what is not known to be wanted is not sent
-                _log.exception("still_wanted failed; the order is not sent")
-                policy = "still_wanted"
-        return None if policy is None else CallRejectedError(self._plan.state.name, policy)
+        refusal = self._too_old()
+        if refusal is not None or self._still_wanted is None:
+            return refusal
+        try:
+            is_wanted = bool(self._still_wanted())
+        except Exception:  # noqa: BLE001  the user's predicate; what is not known to be wanted is not sent
+            _log.exception("still_wanted failed; the order is not sent")
+            is_wanted = False
+        # The predicate may have taken its time.
+        return self._too_old() if is_wanted else CallRejectedError(self._plan.state.name, "still_wanted")
+
+    def _too_old(self) -> CallRejectedError | None:
+        if self._valid_until is None or self._valid_for is None:
+            return None
+        waited = self._clock.monotonic() - self._made_at
+        if waited < self._valid_for and self._clock.time() < self._valid_until:
+            return None
+        return CallRejectedError(self._plan.state.name, "valid_until")
 
     async def _found(
         self,
@@ -736,6 +758,7 @@ class KeyedOnce(Once[R]):
         settle: Seconds,
         valid_until: datetime | None,
         still_wanted: Callable[[], bool] | None,
+        compare_arguments: bool | Collection[str],
     ) -> None:
         self._key_argument = a_name("key_argument", key_argument, "client_order_id")
         super().__init__(
@@ -746,6 +769,7 @@ class KeyedOnce(Once[R]):
             settle=settle,
             valid_until=valid_until,
             still_wanted=still_wanted,
+            compare_arguments=compare_arguments,
         )
 
     @overload
@@ -775,33 +799,19 @@ class KeyedOnce(Once[R]):
                 "or give it to once(key=...)"
             )
         check_callable(fn)
-        _check_takes(fn, name)
+        check_takes(fn, "key_argument", (name,))
         return await super().call(fn, *args, **{**kwargs, name: self._key})
 
 
-def _check_arguments(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:  # Any: the function's own arguments
-    # Before anything is journalled: a mistake in the program is no order.
-    try:
-        signature = inspect.signature(fn)
-    except (TypeError, ValueError):
-        return  # some built-ins have none
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(f"{name_of(fn)}() {error}") from None
-
-
-def _check_takes(fn: Callable[..., Any], name: str) -> None:  # Any: the function's own arguments
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):
-        return  # as above
-    takes = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    if name not in takes and all(one.kind is not one.VAR_KEYWORD for one in parameters):
-        known = out_of(name, takes) if takes else "it takes none by name"
-        raise TypeError(f"key_argument={name!r}: {name_of(fn)}() has no such argument; {known}")
+def _names_compared(compare_arguments: bool | Collection[str]) -> tuple[str, ...] | None:
+    if isinstance(compare_arguments, bool):
+        return None
+    if isinstance(compare_arguments, str) or not isinstance(compare_arguments, Collection):
+        raise TypeError(
+            "compare_arguments must be True, False or the names of those that tell orders apart, such as "
+            f'("symbol", "qty"), got {compare_arguments!r}'
+        )
+    return tuple(a_name("each of compare_arguments", name, "symbol") for name in compare_arguments)
 
 
 def _check_key(key: str, pattern: str | re.Pattern[str]) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import reprlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -261,9 +261,35 @@ class Reconciliation:
         """From now on, orders of this service are looked up so."""
         self._known[service_name] = _Known(confirm, settle, is_under_way)
 
-    def sending(self, service_name: str, key: str) -> Sending:
-        """A way to tell the journal of one key."""
-        return Sending(self._journal, self._values, service_name, key, now=lambda: moment_of(self._clock))
+    def sending(
+        self,
+        service_name: str,
+        key: str,
+        *,
+        arguments: Mapping[str, object] | None = None,
+        compared: Collection[str] | None = None,
+    ) -> Sending:
+        """
+        A way to tell the journal of one key.
+
+        Args:
+            service_name: whose order it is.
+            key: its key.
+            arguments: what it is to be sent with. None: whatever it was sent with is the same.
+            compared: those of them that have to be the same as before. None: all.
+        """
+        told = None
+        if arguments is not None:
+            told = self._values.fingerprint(arguments, salt=f"{service_name}\0{key}")
+        return Sending(
+            self._journal,
+            self._values,
+            service_name,
+            key,
+            now=lambda: moment_of(self._clock),
+            arguments=told,
+            compared=compared,
+        )
 
     def are_settled(self, service_name: str) -> bool:
         """Whether `earlier_are_settled` has nothing to wait for any more."""

@@ -83,13 +83,16 @@ def witnessed(
     """
     *fn*, each attempt of which is seen by what *by* gives at its beginning.
 
-    It may have waited for its thread or task: what *refusal* gives when it has it, is raised in its place.
+    It may have waited for its thread or task, and its program may have stood still: what *refusal* gives in its first step,
+    is raised in its place.
 
-    A coroutine without a task of its own cannot be left behind, and stays as it is.
+    A coroutine without a task of its own cannot be left behind, and has no witness.
     """
     is_coroutine_function = is_async(fn)
-    if is_coroutine_function and not has_own_task:
-        return fn
+
+    async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
+        _raise_if_refused(refusal)
+        return await fn(*args, **kwargs)
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         witness = by()
@@ -115,7 +118,9 @@ def witnessed(
         witness.returns(result)
         return result
 
-    seen: Callable[..., Any] = awaited if is_coroutine_function else called  # Any: as above
+    seen: Callable[..., Any] = called  # Any: as above
+    if is_coroutine_function:
+        seen = awaited if has_own_task else in_place
     seen.__name__ = name_of(fn)
     return seen
 

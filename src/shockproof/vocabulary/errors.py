@@ -9,6 +9,7 @@ Everything shockproof raises by itself. The user's own errors always pass untouc
     │   └── HaltedError              the kill switch is on
     ├── AttemptTimeoutError          also a TimeoutError: one attempt took too long
     ├── DeadlineExceededError        also a TimeoutError: all attempts together took too long
+    ├── KeyReusedError               the key of an order was used for another one
     ├── StreamSilentError            also a TimeoutError: a feed gave no item for too long
     ├── StreamEndedError             also a ConnectionError: a feed ended, and should not
     ├── StateNotSavedError           the disk refused the state
@@ -26,6 +27,7 @@ __all__ = [
     "HaltedError",
     "JournalLockedError",
     "JournalUnavailableError",
+    "KeyReusedError",
     "OperationBusyError",
     "OperationCompletedError",
     "OutcomeUnknownError",
@@ -205,6 +207,35 @@ class OperationBusyError(_OperationError):
 
     def __str__(self) -> str:
         return f"{self._named} is running already: wait for it, or give this one a key of its own"
+
+
+class KeyReusedError(ShockproofError):
+    """
+    The key of an order that is there was used for another order, which was not sent.
+
+    ``differs`` names the arguments that are not the same, ``result`` is the order that has the key, as far as it is known.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        service_name: str = "unknown",
+        differs: tuple[str, ...] = (),
+        result: object = None,
+    ) -> None:
+        super().__init__(key, service_name, differs, result)
+        self.key = key
+        self.service_name = service_name
+        self.differs = differs
+        self.result = result
+
+    def __str__(self) -> str:
+        differs = ", ".join(map(repr, self.differs)) or "its arguments"
+        return (
+            f"service {self.service_name!r}: the key {self.key!r} belongs to an order that was placed with another value of "
+            f"{differs}; this one was not sent. Give each order a key of its own; where these may change and it is "
+            "the same order all the same, say so with once(compare_arguments=...)"
+        )
 
 
 class OutcomeUnknownError(ShockproofError):

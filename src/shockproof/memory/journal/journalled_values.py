@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from shockproof.memory.journal.fingerprint import Fingerprint, fingerprint
 from shockproof.memory.state.codec import TAG, Frozen, freeze, thaw
 from shockproof.memory.state.secrets import SecretNames, SecretNotSavedWarning
 from shockproof.memory.state.state_capture import CapturedState, SecretCollector, StateSecrets
@@ -70,6 +71,12 @@ class JournalledValues:
         hidden = self._hide_in_texts(frozen, "details", collector)
         collector.left_out = [self._redact(path) for path in collector.left_out]
         return self._frozen(hidden, collector)
+
+    def fingerprint(self, arguments: Mapping[str, object], *, salt: str) -> Fingerprint:
+        """See `fingerprint`: what counts as a secret in details does so here."""
+        return fingerprint(
+            arguments, salt=salt, is_secret=self._in_details.names.matches, redact=self._redact
+        )
 
     def _frozen(self, frozen: Frozen, collector: SecretCollector) -> FrozenValues:
         if collector.left_out:

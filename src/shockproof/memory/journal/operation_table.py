@@ -109,6 +109,7 @@ class OperationTable:
                 after["sent_at"] = body.get("sent_at", body.get("at"))
                 after["counts_from"] = body.get("counts_from")
                 after.pop("effect", None)
+                _take_over("arguments", body, after)
         elif kind == Kind.CHECKPOINT:
             # Also for one that is not known: where the record of its beginning is damaged, this one tells of it.
             after = {"status": "pending", "begun": 1, "interrupted": None, **(known or {}), **body}
@@ -119,8 +120,9 @@ class OperationTable:
             if "sent_at" in body:
                 after["sent_at"] = body["sent_at"]
                 after["counts_from"] = body.get("counts_from")
-            if "effect" in body:
-                after["effect"] = body["effect"]
+            for told in ("effect", "arguments"):
+                if told in body:
+                    after[told] = body[told]
         elif kind == Kind.SEEN:
             if known is None:
                 return _nothing
@@ -248,6 +250,13 @@ def _ended_at(packed: bytes) -> float:
 def _unpacked(name: Name, packed: bytes) -> Body:
     said = {"operation": name.operation, "key": name.key, "status": "completed", "ended": _ended_at(packed)}
     return {**said, **(decode_body(b"{%b}" % packed[_ENDED.size :]) or {})}
+
+
+def _take_over(name: str, body: Body, after: Body) -> None:
+    if name in body:
+        after[name] = body[name]
+    else:
+        after.pop(name, None)
 
 
 def _count(body: Body) -> int:

@@ -5,15 +5,16 @@ What the journal knows of something that is sent once: that it may be under way,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple
 
+from shockproof.memory.journal.fingerprint import Fingerprint, differing
 from shockproof.memory.journal.journal import Act, Journal, RecordTooLargeError, Session
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
-from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
+from shockproof.vocabulary.errors import KeyReusedError, OperationBusyError, OperationCompletedError
 from shockproof.vocabulary.moment import Moment
 
 __all__ = [
@@ -87,6 +88,8 @@ class Earlier(NamedTuple):
     """Seconds, at least, since it was last under way."""
     is_there: bool
     """The other side said that it has this key; what it is, nobody knows."""
+    differs: tuple[str, ...] = ()
+    """The arguments that were others when it was sent."""
 
 
 class NotFreshError(Exception):
@@ -117,7 +120,15 @@ class Sending:
         key: str,
         *,
         now: Callable[[], Moment],
+        arguments: Fingerprint | None = None,
+        compared: Collection[str] | None = None,
     ) -> None:
+        self._arguments = arguments
+        """What it is to be sent with; None: that is not compared."""
+        self._compared = compared
+        """The arguments that have to be the same as before; None: all."""
+        self._known_arguments: object = arguments
+        """What is under way, or there, was sent with."""
         self._journal = journal
         self._values = values
         self._service_name = service_name
@@ -152,7 +163,7 @@ class Sending:
         again and again before the window has closed.
 
         Raises:
-            OperationCompletedError: it was sent, and is there.
+            OperationCompletedError, KeyReusedError: it was sent, and is there.
             OperationBusyError: it is being sent at another place of this process.
             JournalUnavailableError, JournalLockedError, StateVersionError: the journal cannot tell.
         """
@@ -160,7 +171,7 @@ class Sending:
         def act(session: Session) -> Earlier | None:
             known = session.table.get(self._name)
             if known is not None and known.is_completed:
-                raise OperationCompletedError(self._name.operation, self._key, self._result_of(known))
+                raise self._completed(known)
             if session.claims.take(self._name, self) is not None:
                 raise OperationBusyError(self._name.operation, self._key)
             self.is_claimed = True
@@ -178,24 +189,26 @@ class Sending:
         None also where only the disk knows more: then the first `about_to_send` finds it out.
 
         Raises:
-            OperationCompletedError, OperationBusyError: see `claim`.
+            OperationCompletedError, KeyReusedError, OperationBusyError: see `claim`.
         """
         claims = self._journal.claims
         told: _Told | None = None
         while (holder := claims.take(self._name, self)) is not None:
             told = holder._told if isinstance(holder, Sending) else None
-            if told is not None and told.outcome == "there":
-                raise OperationCompletedError(self._name.operation, self._key, told.result)
+            if isinstance(holder, Sending) and told is not None and told.outcome == "there":
+                raise self._is_there_already(holder._known_arguments, told.result)
             if not isinstance(holder, Sending) or not holder._is_released:
                 raise OperationBusyError(self._name.operation, self._key)
             if claims.take(self._name, self, instead_of=holder) is None:
+                self._known_arguments = holder._known_arguments
                 break  # whatever that one told is recorded before anything that is told from here
         if told is not None and told.outcome == "not there":
             return None
         if told is not None:
             self.is_claimed = True
             passed = None if told.counts_from is None else self._now().since(told.counts_from)
-            return Earlier(passed or 0.0, is_there=told.is_known_there)
+            differs = self._differs_from(self._known_arguments)
+            return Earlier(passed or 0.0, is_there=told.is_known_there, differs=differs)
         known = self._journal.known(self._name)
         if known is None and self._may_be_lost:
             body = self._lost()
@@ -204,9 +217,21 @@ class Sending:
         if known is None:
             return None
         if known.is_completed:
-            raise OperationCompletedError(self._name.operation, self._key, self._result_of(known))
+            raise self._completed(known)
         self.is_claimed = True
         return self._earlier(known, is_under_way)
+
+    def _completed(self, known: OperationEntry) -> Exception:
+        return self._is_there_already(known.body.get("arguments"), self._result_of(known))
+
+    def _is_there_already(self, arguments: object, result: object) -> Exception:
+        differs = self._differs_from(arguments)
+        if differs:
+            return KeyReusedError(self._key, self._service_name, differs, result)
+        return OperationCompletedError(self._name.operation, self._key, result)
+
+    def _differs_from(self, arguments: object) -> tuple[str, ...]:
+        return differing(arguments, self._arguments, only=self._compared)
 
     @property
     def _may_be_lost(self) -> bool:
@@ -235,7 +260,12 @@ class Sending:
         passed = None if counts_from is None else now.since(counts_from)
         if passed is None and not self.is_left_behind and not is_under_way():
             self._seen(now)
-        return Earlier(passed or 0.0, is_there=known.body.get("effect") == "done")
+        self._known_arguments = arguments = known.body.get("arguments")
+        return Earlier(
+            passed or 0.0,
+            is_there=known.body.get("effect") == "done",
+            differs=self._differs_from(arguments),
+        )
 
     def _seen(self, at: Moment) -> None:
         # By itself, so that a disk that takes nothing keeps nobody from looking it up.
@@ -289,8 +319,10 @@ class Sending:
 
     def _sent(self, now: Moment, at_most_for: float | None) -> dict[str, Any]:  # Any: frozen values
         until = now.later(at_most_for or 0.0)
+        self._known_arguments = self._arguments
         return {
             **self._body(),
+            **({} if self._arguments is None else {"arguments": self._arguments}),
             "service": self._service_name,
             "at": now.wall,
             "sent_at": until.wall,
