@@ -560,8 +560,19 @@ class ErrorRecoveryService:
         ``since``, ``is_known``, ``is_durable``, ``last_error``), ``timestamp``.
         """
         now = self._clock.monotonic()
+        return health_report(
+            self._registry.all(),
+            now=now,
+            wall=self._clock.time(),
+            recent_errors=self._history.recent_count(now, within=RECENT_SECONDS),
+            error_log=self._error_log_report(),
+            journal=self._journal.status()._asdict(),
+            halt=self._halt,
+        )
+
+    def _error_log_report(self) -> dict[str, Any]:  # Any: text and numbers
         statistics = self._error_log.statistics()
-        log = {
+        return {
             "state": statistics.state,
             "written": statistics.written,
             "queued": statistics.queued,
@@ -569,15 +580,6 @@ class ErrorRecoveryService:
             "dropped_by_severity": dict(statistics.dropped_by_severity),
             "last_error": statistics.last_error,
         }
-        return health_report(
-            self._registry.all(),
-            now=now,
-            wall=self._clock.time(),
-            recent_errors=self._history.recent_count(now, within=RECENT_SECONDS),
-            error_log=log,
-            journal=self._journal.status()._asdict(),
-            halt=self._halt,
-        )
 
     def get_error_summary(
         self,

@@ -1,3 +1,3 @@
 """
-What is on the disk, made readable for people: for the command line, and as a page.
+What is on the disk, and how a program runs, made readable for people: for the command line, and as pages.
 """

@@ -46,6 +46,10 @@ class ErrorHistory:
             count += 1
         return count
 
+    def latest(self, most: int) -> list[CapturedError]:
+        """The last ones, newest first."""
+        return self._moment()[: -most - 1 : -1]
+
     def summary(
         self,
         since: datetime | float | None = None,

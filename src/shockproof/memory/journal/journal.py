@@ -207,6 +207,18 @@ class Journal:
         """What stands in memory of an operation, at once and in any thread; nothing of a journal that is not open."""
         return self._files.table.get(name)
 
+    def pending_now(self) -> list[OperationEntry]:
+        """
+        What has not ended, oldest first, as it stands in memory: at once and in any thread.
+
+        Nothing of a journal that is not open; `pending` reads the disk.
+        """
+        while True:
+            try:
+                return list(self._files.table.pending())
+            except RuntimeError:  # its thread has changed the table meanwhile
+                continue
+
     # ---- asking
 
     async def ask(self, act: Act[T], *, needs_open: bool = True) -> T:

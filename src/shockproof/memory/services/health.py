@@ -5,16 +5,16 @@ How everything is doing, as one plain JSON-ready dict.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.circuit_breaker import Circuit
 from shockproof.vocabulary.statuses import ServiceStatus
 
-__all__ = ["RECENT_SECONDS", "health_report"]
+__all__ = ["RECENT_SECONDS", "halt_report", "health_report", "overall_health", "service_report"]
 
 RECENT_SECONDS = 300.0
 """How far back `recent_error_count` looks."""
@@ -38,57 +38,67 @@ def health_report(
     """
     known = list(services)
     statuses = {state.name: state.status_at(now) for state in known}
-    if ServiceStatus.UNAVAILABLE in statuses.values():
-        overall = "unhealthy"
-    elif ServiceStatus.DEGRADED in statuses.values() or halt.mark is not None or halt.last_error is not None:
-        overall = "degraded"
-    else:
-        overall = "healthy"
     return {
-        "overall_health": overall,
+        "overall_health": overall_health(statuses.values(), halt),
         "service_statuses": {name: status.value for name, status in statuses.items()},
         "recent_error_count": recent_errors,
         "circuit_breakers": {state.name: state.circuit.state(now) for state in known},
-        "services": {
-            state.name: {
-                "status": statuses[state.name].value,
-                "circuit": state.circuit.state(now),
-                "circuit_mode": state.circuit.mode,
-                "circuit_mode_reason": state.circuit.mode_reason,
-                "circuit_shadow": _shadow(state.circuit, now),
-                "retry_after": _retry_after(state.circuit, now),
-                "critical": state.critical,
-                "successes": state.successes,
-                "failures": state.failures,
-                "retries": state.retries,
-                "timeouts": state.timeouts,
-                "overdue": state.overdue,
-                "fallbacks": state.fallbacks,
-                "hedges": state.hedges,
-                "rejections": state.rejections,
-                "circuit_trips": state.circuit.trips,
-                "in_flight": None if state.limits is None else state.limits.in_flight,
-                "max_concurrent": None if state.limits is None else state.limits.max_concurrent,
-                "send_rate": _send_rate(state),
-                "retry_budget": _tokens(state),
-                "queued": 0 if state.limits is None else state.limits.queued,
-                "rate_limit": [] if state.limits is None else state.limits.usage,
-                "paused_for": 0.0 if state.limits is None else round(state.limits.paused_for, 3),
-                "abandoned_attempts": state.abandoned_attempts,
-                "abandoned_threads": state.abandoned_threads,
-                "streams": [stream.report(now) for stream in state.streams],
-            }
-            for state in known
-        },
+        "services": {state.name: service_report(state, now, statuses[state.name]) for state in known},
         "error_log": error_log,
         "journal": journal,
         "halted": halt.mark is not None,
-        "halt": _halt(halt),
+        "halt": halt_report(halt),
         "timestamp": datetime.fromtimestamp(wall, UTC).isoformat(),
     }
 
 
-def _halt(halt: Halt) -> dict[str, Any]:  # Any: text and truth values
+def service_report(
+    state: ServiceState, now: float, status: ServiceStatus
+) -> dict[str, Any]:  # Any: text and numbers
+    """What the health tells of one service, whose `ServiceState.status_at` is *status*."""
+    return {
+        "status": status.value,
+        "circuit": state.circuit.state(now),
+        "circuit_mode": state.circuit.mode,
+        "circuit_mode_reason": state.circuit.mode_reason,
+        "circuit_shadow": _shadow(state.circuit, now),
+        "retry_after": _retry_after(state.circuit, now),
+        "critical": state.critical,
+        "successes": state.successes,
+        "failures": state.failures,
+        "retries": state.retries,
+        "timeouts": state.timeouts,
+        "overdue": state.overdue,
+        "fallbacks": state.fallbacks,
+        "hedges": state.hedges,
+        "rejections": state.rejections,
+        "circuit_trips": state.circuit.trips,
+        "in_flight": None if state.limits is None else state.limits.in_flight,
+        "max_concurrent": None if state.limits is None else state.limits.max_concurrent,
+        "send_rate": _send_rate(state),
+        "retry_budget": _tokens(state),
+        "queued": 0 if state.limits is None else state.limits.queued,
+        "rate_limit": [] if state.limits is None else state.limits.usage,
+        "paused_for": 0.0 if state.limits is None else round(state.limits.paused_for, 3),
+        "abandoned_attempts": state.abandoned_attempts,
+        "abandoned_threads": state.abandoned_threads,
+        "streams": [stream.report(now) for stream in state.streams],
+    }
+
+
+def overall_health(
+    statuses: Collection[ServiceStatus], halt: Halt
+) -> Literal["healthy", "degraded", "unhealthy"]:
+    """The one word for all of them together; see `health_report`."""
+    if ServiceStatus.UNAVAILABLE in statuses:
+        return "unhealthy"
+    if ServiceStatus.DEGRADED in statuses or halt.mark is not None or halt.last_error is not None:
+        return "degraded"
+    return "healthy"
+
+
+def halt_report(halt: Halt) -> dict[str, Any]:  # Any: text and truth values
+    """What the health tells of the kill switch."""
     mark = halt.mark
     return {
         "reason": None if mark is None else mark.reason,

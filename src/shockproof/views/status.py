@@ -1,0 +1,222 @@
+"""
+How everything is doing at one moment, what is in trouble first: for the status page, for the JSON beside it, and for
+whoever watches a running program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from shockproof.memory.error_log.capture import CapturedError
+from shockproof.memory.journal.operation_table import OperationEntry
+from shockproof.memory.journal.sending import is_sending, sent_at, service_of
+from shockproof.memory.services.health import (
+    RECENT_SECONDS,
+    halt_report,
+    overall_health,
+    service_report,
+)
+from shockproof.memory.services.service_state import ServiceState
+from shockproof.views.shown_values import as_text, for_people, without_secrets
+from shockproof.views.status_history import BOUNDS, STEP, STEPS, WINDOW, StatusHistory, quantile
+from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
+
+if TYPE_CHECKING:
+    from shockproof.service import ErrorRecoveryService
+
+__all__ = ["MOST_SERVICES", "id_of", "named_by_id", "status_of"]
+
+MOST_SERVICES: Final = 50
+_MOST_ERRORS: Final = 50
+_MOST_PENDING: Final = 50
+_LONGEST: Final = 500
+"""Characters of a text of others: an error, a checkpoint."""
+_MINUTES_OF_QUANTILES: Final = 5
+
+
+def status_of(
+    recovery: ErrorRecoveryService,
+    history: StatusHistory | None = None,
+    *,
+    matching: str = "",
+    most: int = MOST_SERVICES,
+) -> dict[str, Any]:  # Any: JSON
+    """
+    The status as a JSON-ready dict without secrets; takes no lock for long, reads no file, and waits for nothing.
+
+    Args:
+        recovery: whose status.
+        history: what was recorded of it; without it there are no pictures and no rates.
+        matching: only services with this in their names, whatever its case.
+        most: how many services, those in trouble first.
+    """
+    now, wall = recovery._clock.monotonic(), recovery._clock.time()
+    known = recovery._registry.all()
+    statuses = [state.status_at(now) for state in known]
+    circuits = [state.circuit.state(now) for state in known]
+    wanted = matching.casefold()
+    chosen = [place for place, state in enumerate(known) if wanted in state.name.casefold()]
+    chosen.sort(key=lambda place: _trouble(known[place], statuses[place], circuits[place]))
+    health = recovery._error_log_report()
+    status = {
+        "overall_health": overall_health(statuses, recovery._halt),
+        "halted": recovery._halt.mark is not None,
+        "halt": halt_report(recovery._halt),
+        "counts": {
+            "services": len(known),
+            "matching": len(chosen),
+            "shown": min(most, len(chosen)),
+            "unavailable": statuses.count(ServiceStatus.UNAVAILABLE),
+            "degraded": statuses.count(ServiceStatus.DEGRADED),
+            "circuits_open": circuits.count("open"),
+            "circuits_half_open": circuits.count("half-open"),
+        },
+        "services": [
+            _service(known[place], statuses[place], history, now) for place in chosen[: max(0, most)]
+        ],
+        "recent_error_count": recovery._history.recent_count(now, within=RECENT_SECONDS),
+        "errors": [_error(error) for error in recovery._history.latest(_MOST_ERRORS)],
+        "errors_over_time": _errors_over_time(recovery._history.latest(1_000), now),
+        "pending": [_pending(entry) for entry in recovery._journal.pending_now()[:_MOST_PENDING]],
+        "history": None if history is None else _recorded(history, now),
+        "error_log": health,
+        "journal": recovery._journal.status()._asdict(),
+        "saved_at": recovery._saver.saved_at,
+        "pid": os.getpid(),
+        "at": wall,
+    }
+    redacted: dict[str, Any] = _redacted(status, recovery._redactor.text)  # Any: JSON
+    return redacted
+
+
+def id_of(service_name: str) -> str:
+    """What a service is called where a name may stand in no one's way: in links, and for the browser."""
+    return hashlib.blake2s(service_name.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+
+
+def named_by_id(recovery: ErrorRecoveryService, wanted: str) -> str | None:
+    """The name of the service that `id_of` calls so; None: there is none."""
+    return next((state.name for state in recovery._registry.all() if id_of(state.name) == wanted), None)
+
+
+def _trouble(state: ServiceState, status: ServiceStatus, circuit: str) -> tuple[int, str, str]:
+    if circuit == "open":
+        rank = 0 if state.critical else 1
+    elif status is ServiceStatus.UNAVAILABLE:
+        rank = 2
+    elif status is ServiceStatus.DEGRADED:
+        rank = 3
+    else:
+        rank = 4 if state.circuit.mode != "normal" else 5
+    return rank, state.name.casefold(), state.name
+
+
+def _service(
+    state: ServiceState, status: ServiceStatus, history: StatusHistory | None, now: float
+) -> dict[str, Any]:  # Any: JSON
+    report: dict[str, Any] = {  # Any: JSON
+        "id": id_of(state.name),
+        "name": state.name,
+        **service_report(state, now, status),
+        "failed_calls": state.failed_calls,
+        "unknown_calls": state.unknown_calls,
+        "last_error": None if state.circuit.last_error is None else _short(state.circuit.last_error),
+    }
+    if history is not None:
+        shown = report["circuit"] if report["circuit_mode"] == "normal" else report["circuit_mode"]
+        report["timeline"] = [
+            {"state": stretch.state, "seconds": round(stretch.seconds, 3)}
+            for stretch in history.circuit(state.name, shown, now)
+        ]
+        minutes = history.minutes(state.name, now)
+        lately = [sum(column) for column in zip(*minutes[-_MINUTES_OF_QUANTILES:], strict=True)]
+        report["calls"] = {
+            "per_second": round(history.per_second(minutes, now), 3),
+            "lately": sum(lately[:-1]),
+            "failed_lately": lately[-1],
+            **{f"p{share}": _rounded(quantile(lately, share / 100)) for share in (50, 95, 99)},
+            "p95_by_minute": [_rounded(quantile(minute, 0.95)) for minute in minutes],
+        }
+    return report
+
+
+def _recorded(history: StatusHistory, now: float) -> dict[str, Any]:  # Any: JSON
+    steps = history.steps(now)
+    return {
+        "seconds": WINDOW,
+        "recorded": round(history.recorded_for(now), 3),
+        "step": STEP,
+        "steps": STEPS,
+        "bounds": BOUNDS,
+        "calls": [list(step.counts[:-1]) for step in steps],
+        "failed": [step.counts[-1] for step in steps],
+        "worst_lag": [_rounded(step.worst_lag) for step in steps],
+        "happenings": [happening._asdict() for happening in reversed(list(history.happenings))],
+    }
+
+
+def _error(error: CapturedError) -> dict[str, Any]:  # Any: text and numbers
+    return {
+        "at": error.timestamp,
+        "service_name": error.service_name,
+        "function_name": error.function_name,
+        "error_type": error.error_type,
+        "error_message": _short(error.error_message),
+        "severity": error.severity.value,
+        "retry_count": error.retry_count,
+    }
+
+
+def _errors_over_time(latest: Sequence[CapturedError], now: float) -> dict[str, Any]:  # Any: JSON
+    """The errors in memory by the step in which they came; *covers*: seconds for which there are all of them."""
+    rows = {severity.value: [0] * STEPS for severity in ErrorSeverity}
+    # Steps end at multiples of their length, so that a column does not change while it wanders to the left.
+    newest = int(now // STEP)
+    for error in latest:
+        place = STEPS - 1 - (newest - int(error.captured_at // STEP))
+        if 0 <= place < STEPS:
+            rows[error.severity.value][place] += 1
+    is_cut = len(latest) >= 1_000
+    covers = min(WINDOW, now - latest[-1].captured_at) if is_cut else WINDOW
+    return {"step": STEP, "covers": round(covers, 3), "by_severity": rows}
+
+
+def _pending(entry: OperationEntry) -> dict[str, Any]:  # Any: JSON
+    body = entry.body
+    is_order = is_sending(entry)
+    at = sent_at(entry) if is_order else body.get("at")
+    return {
+        "operation": service_of(entry) if is_order else entry.name.operation,
+        "key": entry.name.key,
+        "kind": "order" if is_order else "operation",
+        "since": at if isinstance(at, int | float) else None,
+        "begun": entry.times_begun,
+        "stopped_by": _short(as_text(without_secrets(body.get("interrupted") or ""))),
+        "progress": "" if is_order else _progress(body.get("progress")),
+    }
+
+
+def _progress(progress: Any) -> str:  # Any: frozen values
+    return _short(as_text(for_people(without_secrets(progress)))) if progress else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def _redacted(value: Any, hide: Callable[[str], str]) -> Any:  # Any: JSON
+    # Text by text, and not by the names of keys: a service may be named after a secret and be none.
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, dict):
+        return {key: _redacted(one, hide) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(one, hide) for one in value]
+    return value

@@ -1,0 +1,137 @@
+"""The status of a running program: what is in trouble first, nothing secret, and bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from shockproof import ErrorRecoveryService
+from shockproof.testing import VirtualClock
+from shockproof.views.status import id_of, named_by_id, status_of
+from shockproof.views.status_history import StatusHistory
+
+pytestmark = pytest.mark.asyncio
+
+
+def failing(text: str) -> Callable[[], object]:
+    async def fail() -> None:
+        raise ConnectionError(text)
+
+    return fail
+
+
+async def answer() -> int:
+    return 1
+
+
+async def trip(
+    recovery: ErrorRecoveryService, name: str, text: str = "reset", *, critical: bool = False
+) -> None:
+    """Open the circuit of a service."""
+    broken = recovery.service(name, circuit_threshold=1, max_retries=0, critical=critical)
+    with pytest.raises(ConnectionError):
+        await broken.call(failing(text))
+
+
+async def test_what_is_in_trouble_comes_first_and_the_rest_by_name(recovery: ErrorRecoveryService) -> None:
+    """Among a thousand services one looks for those that are broken, the critical ones before all."""
+    for name in ("zinc", "alpha", "Beta"):
+        await recovery.service(name).call(answer)
+    recovery.service("watched", circuit_mode="shadow")
+    await trip(recovery, "news")
+    await trip(recovery, "venue", critical=True)
+    status = status_of(recovery)
+    assert [one["name"] for one in status["services"]] == [
+        "venue",
+        "news",
+        "watched",
+        "alpha",
+        "Beta",
+        "zinc",
+    ]
+    assert status["counts"] == {
+        "services": 6,
+        "matching": 6,
+        "shown": 6,
+        "unavailable": 2,
+        "degraded": 0,
+        "circuits_open": 2,
+        "circuits_half_open": 0,
+    }
+    assert status["overall_health"] == "unhealthy"
+    # The same words as the health.
+    shown = {one["name"]: one for one in status["services"]}
+    for name, health in recovery.get_health_status()["services"].items():
+        assert health.items() <= shown[name].items()
+
+
+async def test_only_so_many_and_only_those_asked_for_are_shown(recovery: ErrorRecoveryService) -> None:
+    """A page of a thousand rows is none; the counts are those of all."""
+    for number in range(60):
+        recovery.service(f"feed-{number}")
+    await trip(recovery, "Broker")
+    assert len(status_of(recovery)["services"]) == 50
+    few = status_of(recovery, matching="BROK", most=3)
+    assert [one["name"] for one in few["services"]] == ["Broker"]
+    assert (few["counts"]["services"], few["counts"]["matching"]) == (61, 1)
+
+
+async def test_secrets_are_hidden_and_the_rest_is_json(recovery: ErrorRecoveryService) -> None:
+    """Names, errors, reasons and checkpoints are the program's own texts."""
+    recovery.register_secret("hunter2hunter2")
+    history = StatusHistory(recovery)
+    await trip(recovery, "venue hunter2hunter2", "api_key=AKIA99 hunter2hunter2" + "x" * 1_000)
+    recovery.set_circuit_mode("venue hunter2hunter2", "forced-open", "hunter2hunter2 leaked")
+    async with recovery.operation("rebalance", key="today") as operation:
+        await operation.checkpoint(token="AKIA99", done=7)
+        text = json.dumps(status_of(recovery, history))
+    assert "hunter2" not in text
+    assert "AKIA99" not in text
+    assert len(json.loads(text)["errors"][0]["error_message"]) <= 501
+    assert '"done": 7' in json.loads(text)["pending"][0]["progress"]
+
+
+async def test_pending_operations_tell_since_when_and_how_far(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """As the journal has them in memory: nothing is waited for."""
+    async with recovery.operation("rebalance", key="2026-11-26") as operation:
+        began = clock.time()
+        await operation.checkpoint(leg=2)
+        (pending,) = status_of(recovery)["pending"]
+    assert pending == {
+        "operation": "rebalance",
+        "key": "2026-11-26",
+        "kind": "operation",
+        "since": began,
+        "begun": 1,
+        "stopped_by": "",
+        "progress": '{"leg": 2}',
+    }
+    assert status_of(recovery)["pending"] == []
+
+
+async def test_errors_are_the_newest_first_and_counted_by_time(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """What is older than the window is in the list, and not in the picture."""
+    broken = recovery.service("news", max_retries=0)
+    for text, wait in (("old", 1_000.0), ("new", 20.0), ("newest", 0.0)):
+        with pytest.raises(ConnectionError):
+            await broken.call(failing(text))
+        await clock.sleep(wait)
+    status = status_of(recovery)
+    assert [one["error_message"] for one in status["errors"]] == ["newest", "new", "old"]
+    over_time = status["errors_over_time"]["by_severity"]["high"]
+    assert (len(over_time), sum(over_time)) == (60, 2)
+    assert over_time[-1] == 1
+
+
+async def test_a_service_is_found_by_its_id_whatever_its_name(recovery: ErrorRecoveryService) -> None:
+    """Slashes, markup and halves of surrogate pairs may be in a name, and stand in no link."""
+    for name in ("a/b", "<b>", "\ud800"):
+        recovery.service(name)
+        assert named_by_id(recovery, id_of(name)) == name
+    assert named_by_id(recovery, "nobody") is None
