@@ -32,9 +32,11 @@ CLIENTS = (
     "httpx",
     "httpx2",
     "ib",
+    "logging",
     "opentelemetry",
     "prometheus",
     "requests",
+    "structlog",
 )
 """The integrations; the test extras bring all of them."""
 PINNED = Path(__file__).with_name("public_names.txt")

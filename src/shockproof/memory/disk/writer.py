@@ -142,6 +142,11 @@ class Writer:
         state = "asleep" if self._loop is None else f"running {len(self._tasks)} tasks"
         return f"<Writer {str(self.directory)!r} {state}>"
 
+    @property
+    def is_running_here(self) -> bool:
+        """Whether the private loop is the one that runs in this thread."""
+        return self._loop is not None and asyncio._get_running_loop() is self._loop
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """
         Run a blocking function in the disk's thread, after what was submitted before.

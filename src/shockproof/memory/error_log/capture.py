@@ -215,6 +215,7 @@ def capture(
     context: Mapping[str, object] | None = None,
     captured_at: float = 0.0,
     redactor: Redactor | None = None,
+    said: str = "",
 ) -> CapturedError:
     """
     Take an error down. Never raises, never waits, reads no file.
@@ -230,10 +231,13 @@ def capture(
             others become a short ``repr``, within bounds.
         captured_at: the clock's monotonic reading.
         redactor: takes out the secrets, not here but where the record is rendered or read.
+        said: what the program said about it, which stands before the error's own text.
     """
     try:
         message = _message_of(error)
         chain = _chain_of(error, message)
+        if said:
+            message = clean_text(f"{said}: {message}" if message else said, _LONGEST_MESSAGE)
         size = 500 + len(message)  # of what waits in memory; the line will have about twice as much
         for link in chain:
             size += 150 + len(link[1]) + 18 * len(link[2])

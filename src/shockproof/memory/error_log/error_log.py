@@ -177,6 +177,11 @@ class ErrorLog:
         except Exception as failure:  # noqa: BLE001  a log must not hurt the one who logs
             self._last_error = f"{type(failure).__name__}: {failure}"
 
+    @property
+    def is_writing_here(self) -> bool:
+        """Whether this is the loop on which the log is written: what is said here is about the writing itself."""
+        return self._writer.is_running_here
+
     def statistics(self) -> ErrorLogStatistics:
         """What became of the records so far; waits for nobody."""
         counts = self._queue.counts()
