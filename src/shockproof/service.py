@@ -578,6 +578,7 @@ class ErrorRecoveryService:
             "queued": statistics.queued,
             "dropped": statistics.dropped,
             "dropped_by_severity": dict(statistics.dropped_by_severity),
+            "folded": statistics.folded,
             "last_error": statistics.last_error,
         }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict
 
 from shockproof.memory.error_log.bounded_queue import WhenFull
-from shockproof.vocabulary.arguments import NOT_GIVEN, at_least, seconds, whole_number
+from shockproof.vocabulary.arguments import NOT_GIVEN, Seconds, at_least, seconds, whole_number
 
 __all__ = ["CONFIGURABLE", "DEFAULTS", "ErrorLogOptions", "check_change", "check_error_log", "resolve"]
 
@@ -30,6 +30,10 @@ class ErrorLogOptions(TypedDict, total=False):
     """The oldest days are deleted until the rest is no larger. Default: all are kept."""
     compress: bool
     """Files of closed days become ``.gz``. Default: False."""
+    fold: Seconds | None
+    """Seconds in which identical records become two lines, the first, and the last with how many. Default: all are lines."""
+    fold_numbers: bool
+    """Messages that differ in numbers only are identical then. Default: False."""
     max_records: int
     """How many records may wait for the disk. Default: 10,000."""
     max_bytes: int
@@ -166,6 +170,8 @@ _ERROR_LOG: Final[Mapping[str, _Check]] = {
     "keep_days": _or_none(_at_least(0)),
     "keep_bytes": _or_none(_at_least(0)),
     "compress": _of_type(bool, "True or False"),
+    "fold": _or_none(_positive),
+    "fold_numbers": _of_type(bool, "True or False"),
     "max_records": _at_least(1),
     "max_bytes": _at_least(1),
     "when_full": _when_full,

@@ -252,3 +252,26 @@ def test_a_mistyped_service_is_told_from_one_without_errors(
     said = f"shockproof: no record in {log} is of service 'trdaing'; there are: market, trading"
     assert said in mistyped.err.splitlines()
     assert "there are" not in shockproof(*words, "trading", "--severity", "critical").err
+
+
+def test_a_folded_storm_is_told_and_counted(shockproof: Run, tmp_path: Path) -> None:
+    """Two lines in the file, and a thousand errors in the summary."""
+    line = {
+        "timestamp": "2026-11-25T10:00:00+00:00",
+        "error_type": "TimeoutError",
+        "error_message": "slow",
+        "severity": "high",
+        "service_name": "market",
+        "function_name": "fetch",
+    }
+    folded = line | {"context": {"folded": {"count": 999}}}
+    (tmp_path / "errors_20261125.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(folded)}\n")
+
+    shown = shockproof("errors", "--error-log-dir", tmp_path)
+    summary = shockproof("errors", "--error-log-dir", tmp_path, "--summary", "--json")
+
+    assert [one.rpartition("TimeoutError: ")[2] for one in shown.out.splitlines()] == [
+        "slow",
+        "slow (999 times)",
+    ]
+    assert json.loads(summary.out)["errors_by_service"] == {"market": 1000}

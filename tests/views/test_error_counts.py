@@ -103,3 +103,14 @@ def test_only_the_last_are_kept_as_they_are() -> None:
         counts.add(record(number, f"{number}"))
     assert [one.error_message for one in counts.latest] == ["3", "4"]
     assert counts.total == 5
+
+
+def test_a_line_that_ends_a_folded_storm_counts_as_often_as_it_says() -> None:
+    """Folding makes the file smaller, and the picture no other."""
+    storm = record(1).model_copy(update={"context": {"folded": {"count": 99}}})
+    counts = counted(record(0), storm)
+
+    timeline = counts.timeline()
+    assert timeline is not None
+    assert counts.total == counts.by_severity["high"] == sum(map(sum, timeline.by_service.values())) == 100
+    assert counts.most_repeated(1)[0].times == 100

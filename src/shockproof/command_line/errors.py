@@ -17,6 +17,7 @@ from shockproof.command_line.reading import nothing_first, with_progress
 from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.writer import writer_for
 from shockproof.memory.error_log.error_reading import ErrorReading, Wanted
+from shockproof.memory.error_log.folding import times
 from shockproof.memory.error_log.redaction import Redactor
 from shockproof.views.words import local_time
 from shockproof.vocabulary.statuses import ErrorSeverity
@@ -162,10 +163,11 @@ def _show(records: Iterable[ErrorRecord], given: argparse.Namespace, screen: Scr
             continue
         severity = shown["severity"]
         retry = f" (retry {shown['retry_count']})" if shown["retry_count"] else ""
+        many = f" ({times(record)} times)" if times(record) > 1 else ""
         head = f"{local_time(record.timestamp)}  {severity.upper():<8}  "
         screen.line(
             f"{head}{shown['service_name']}.{shown['function_name']}  "
-            f"{shown['error_type']}: {shown['error_message']}{retry}",
+            f"{shown['error_type']}: {shown['error_message']}{retry}{many}",
             _STYLES[severity],
         )
         if given.traces:
@@ -188,13 +190,14 @@ class Summary:
         self.by_severity: Counter[str] = Counter()
 
     def add(self, record: ErrorRecord) -> None:
-        """Count one more."""
+        """Count one more, or as many as it stands for."""
+        number = times(record)
         hour = record.timestamp.astimezone().replace(minute=0, second=0, microsecond=0)
         severity = record.severity.value
-        self.by_hour.setdefault(hour.isoformat(sep=" ", timespec="minutes"), Counter())[severity] += 1
-        self.by_service[record.service_name] += 1
-        self.by_type[record.error_type] += 1
-        self.by_severity[severity] += 1
+        self.by_hour.setdefault(hour.isoformat(sep=" ", timespec="minutes"), Counter())[severity] += number
+        self.by_service[record.service_name] += number
+        self.by_type[record.error_type] += number
+        self.by_severity[severity] += number
 
     def show(self, screen: Screen, *, as_json: bool, skipped: int) -> None:
         """All counts, for people or as JSON."""

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from shockproof.memory.error_log.folding import times
 from shockproof.vocabulary.statuses import ErrorSeverity
 
 if TYPE_CHECKING:
@@ -67,19 +68,20 @@ class ErrorCounts:
         self._repeated: dict[tuple[str, str, str], Repeated] = {}
 
     def add(self, record: ErrorRecord) -> None:
-        """Count one more; in any order of time."""
+        """Count one more, or as many as it stands for; in any order of time."""
         severity = record.severity.value
-        self.total += 1
-        self.by_severity[severity] += 1
-        self.by_service[record.service_name] += 1
-        self.by_type[record.error_type] += 1
+        number = times(record)
+        self.total += number
+        self.by_severity[severity] += number
+        self.by_service[record.service_name] += number
+        self.by_type[record.error_type] += number
         self.first = record.timestamp if self.first is None else min(self.first, record.timestamp)
         self.last = record.timestamp if self.last is None else max(self.last, record.timestamp)
         self.latest.append(record)
-        self._cells[int(record.timestamp.timestamp() // self._cell), severity, record.service_name] += 1
+        self._cells[int(record.timestamp.timestamp() // self._cell), severity, record.service_name] += number
         if len(self._cells) > _MOST_CELLS and self._cell != _WIDTHS[-1]:
             self._coarsen()
-        self._repeat(record)
+        self._repeat(record, number)
 
     def _coarsen(self) -> None:
         before, self._cell = (
@@ -91,7 +93,7 @@ class ErrorCounts:
             cells[at * before // self._cell, severity, service] += count
         self._cells = cells
 
-    def _repeat(self, record: ErrorRecord) -> None:
+    def _repeat(self, record: ErrorRecord, number: int) -> None:
         key = record.service_name, record.error_type, _NUMBERS.sub("#", record.error_message)
         known = self._repeated.get(key)
         if known is None and len(self._repeated) >= _MOST_DIFFERENT:
@@ -100,7 +102,7 @@ class ErrorCounts:
             record.service_name,
             record.error_type,
             record.error_message,
-            1 if known is None else known.times + 1,
+            number if known is None else known.times + number,
             record.timestamp if known is None else max(known.last, record.timestamp),
         )
 

@@ -32,6 +32,7 @@ from shockproof.vocabulary.statuses import ErrorSeverity
 if TYPE_CHECKING:
     from shockproof.memory.error_log.error_reading import ErrorReading
     from shockproof.memory.error_log.error_retention import Retention
+    from shockproof.memory.error_log.folding import Folding
 
 __all__ = ["ErrorLog", "ErrorLogStatistics"]
 
@@ -57,7 +58,7 @@ _SEVERITIES: Final = tuple(ErrorSeverity)
 
 @dataclass(frozen=True, slots=True)
 class ErrorLogStatistics:
-    """One moment of the log. ``submitted == written + queued + dropped``, always."""
+    """One moment of the log. ``submitted == written + queued + dropped + folded``, always."""
 
     state: Literal["ok", "degraded", "closed"]
     """Degraded: the disk refuses or hangs; records wait, within bounds, and are written when it is back."""
@@ -73,6 +74,8 @@ class ErrorLogStatistics:
     """The same by severity, worst last; only those that occur."""
     queued_bytes: int
     """About how much memory waits."""
+    folded: int
+    """Counted in the line of another that says the same; 0 unless ``fold`` is on."""
     last_error: str | None
     """What the disk said last, None if nothing is wrong with it."""
 
@@ -114,6 +117,9 @@ class ErrorLog:
         keep_days: days before today whose files are kept; None: all.
         keep_bytes: bytes of files that are kept, the oldest days going first; None: all.
         compress: whether the files of closed days are compressed.
+        fold: seconds in which identical records become two lines, the first and the last with how many there
+            were, see `Folding`; None: every record is a line. A line that counts others may be dropped as any other.
+        fold_numbers: whether messages that differ in numbers only count as identical.
 
     The last three are done when a record is written and the day is a new one; they never touch
     today's files, nor any whose name is not ours.
@@ -133,6 +139,8 @@ class ErrorLog:
         keep_days: int | None = None,
         keep_bytes: int | None = None,
         compress: bool = False,
+        fold: float | None = None,
+        fold_numbers: bool = False,
     ) -> None:
         self.directory = directory
         self._clock = clock if clock is not None else SystemClock()
@@ -153,6 +161,11 @@ class ErrorLog:
             self._retention = Retention(
                 directory, keep_days=keep_days, keep_bytes=keep_bytes, compress=compress
             )
+        self._folding: Folding | None = None
+        if fold is not None:
+            from shockproof.memory.error_log.folding import Folding
+
+            self._folding = Folding(fold, ignore_numbers=fold_numbers)
         self._files: dict[date, tuple[int, AppendFile]] = {}
         self._last_error: str | None = None
         self._start_over()
@@ -169,13 +182,20 @@ class ErrorLog:
         long as the queue is more than half full and that helps the writer.
         """
         try:
-            self._queue.put(error, rank=error.severity.rank, size=error.size, at=error.timestamp)
-            if self._is_asleep:
-                self._wake()
-            elif self._queue.is_crowded:
-                self._give_way()
+            if self._folding is None:
+                self._enqueue(error)
+            else:
+                for one in self._folding.add(error, time.monotonic()):
+                    self._enqueue(one)
         except Exception as failure:  # noqa: BLE001  a log must not hurt the one who logs
             self._last_error = f"{type(failure).__name__}: {failure}"
+
+    def _enqueue(self, error: CapturedError) -> None:
+        self._queue.put(error, rank=error.severity.rank, size=error.size, at=error.timestamp)
+        if self._is_asleep:
+            self._wake()
+        elif self._queue.is_crowded:
+            self._give_way()
 
     @property
     def is_writing_here(self) -> bool:
@@ -185,6 +205,8 @@ class ErrorLog:
     def statistics(self) -> ErrorLogStatistics:
         """What became of the records so far; waits for nobody."""
         counts = self._queue.counts()
+        folding = self._folding
+        folded, waiting = (0, 0) if folding is None else (folding.folded, folding.waiting)
         last_error = self._last_error
         state: Literal["ok", "degraded", "closed"] = "closed" if self._is_closed else "ok"
         asked_at = self._asked_disk_at
@@ -194,14 +216,15 @@ class ErrorLog:
             state = "degraded"
         return ErrorLogStatistics(
             state=state,
-            submitted=counts.submitted,
+            submitted=counts.submitted + folded + waiting,
             written=counts.settled,
-            queued=counts.queued,
+            queued=counts.queued + waiting,
             dropped=sum(counts.dropped),
             dropped_by_severity=MappingProxyType(
                 {_SEVERITIES[rank].value: count for rank, count in enumerate(counts.dropped) if count}
             ),
             queued_bytes=counts.queued_bytes,
+            folded=folded,
             last_error=last_error,
         )
 
@@ -292,6 +315,8 @@ class ErrorLog:
     def _in_the_child(self) -> None:
         # What waits belongs to the parent, which will write it.
         self._queue.clear()
+        if self._folding is not None:
+            self._folding.clear()
         self._left_to_the_parent = [file.leave_to_parent() for _, file in self._files.values()], self._task
         self._files = {}
         self._start_over()
@@ -326,6 +351,7 @@ class ErrorLog:
             self._gave_way_at = time.perf_counter()
 
     def _flush_soon(self, timeout: float) -> Future[bool]:
+        self._end_storms()
         flush = _Flush(self._queue.mark(), sync=self._fsync)
         if self._queue.is_empty() and (self._task is None or not self._fsync):
             flush.answer(written=True)
@@ -333,7 +359,13 @@ class ErrorLog:
             self._ask(flush, timeout)
         return flush.done
 
+    def _end_storms(self) -> None:
+        if self._folding is not None:
+            for end in self._folding.end():
+                self._enqueue(end)
+
     def _close_soon(self, timeout: float) -> Future[bool]:
+        self._end_storms()
         flush = _Flush(self._queue.mark(), sync=self._fsync)
         if self._queue.is_empty() and self._task is None:
             self._is_closed = True
@@ -390,7 +422,11 @@ class ErrorLog:
                 if self._queue.is_empty():
                     await self._answer()
                     self._is_asleep = True  # and look again: a record that comes after that look rings
-                    if self._queue.is_empty() and (self._closings or not await self._rings_within(_IDLE)):
+                    if (
+                        self._queue.is_empty()
+                        and (self._closings or not await self._rings_within(self._patience()))
+                        and not self._goes_on_counting()
+                    ):
                         break
                     self._is_asleep = False
                     continue
@@ -401,6 +437,7 @@ class ErrorLog:
                 except Exception as failure:  # noqa: BLE001  no memory, a clock that raises: the batch is kept
                     self._last_error = f"{type(failure).__name__}: {failure}"
                     await asyncio.sleep(_LAST_RETRY)
+                self._goes_on_counting()
                 await self._answer()
         finally:
             await self._close_files()
@@ -414,6 +451,20 @@ class ErrorLog:
             else:  # somebody came while the files were being closed
                 self._closings = closings
                 self._ring()
+
+    def _patience(self) -> float:
+        due = None if self._folding is None else self._folding.next_due
+        return _IDLE if due is None else min(_IDLE, max(0.0, due - time.monotonic()))
+
+    def _goes_on_counting(self) -> bool:
+        # Ends the storms whose time is over; True if there is something to write or to wait for.
+        folding = self._folding
+        if folding is None:
+            return False
+        ends = folding.end() if self._closings else folding.end_due(time.monotonic())
+        for end in ends:
+            self._enqueue(end)
+        return bool(ends) or folding.next_due is not None
 
     def _is_hurried(self) -> bool:
         return bool(self._flushes or self._closings)
