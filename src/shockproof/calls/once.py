@@ -37,7 +37,6 @@ from shockproof.vocabulary.errors import (
     HaltedError,
     JournalLockedError,
     JournalUnavailableError,
-    KeyReusedError,
     OperationBusyError,
     OutcomeUnknownError,
     StateVersionError,
@@ -321,7 +320,7 @@ class Once(Generic[R]):
                         self._ends_badly(fn, Outcome.UNKNOWN, type(error).__name__, NOBODY_KNOWS, began)
                     raise
                 if found is not None and earlier.differs:
-                    raise KeyReusedError(self._key, plan.state.name, earlier.differs, found.value)
+                    raise sending.reused(earlier.differs, found.value)
                 if found is not None:
                     if refusal is None:
                         plan.state.answered_by_look_up(self._clock.monotonic() - began)

@@ -9,9 +9,14 @@ Everything shockproof raises by itself. The user's own errors always pass untouc
     │   └── HaltedError              the kill switch is on
     ├── AttemptTimeoutError          also a TimeoutError: one attempt took too long
     ├── DeadlineExceededError        also a TimeoutError: all attempts together took too long
-    ├── KeyReusedError               the key of an order was used for another one
     ├── StreamSilentError            also a TimeoutError: a feed gave no item for too long
     ├── StreamEndedError             also a ConnectionError: a feed ended, and should not
+    ├── OutcomeUnknownError          an order was sent, and nothing can be proven of it
+    ├── OperationCompletedError      an operation or an order with this key was completed before
+    │   └── KeyReusedError           the key of an order that is there was used for another one
+    ├── OperationBusyError           it is running at another place of this process
+    ├── JournalUnavailableError      what has to be known after a crash could not be made durable
+    ├── JournalLockedError           another process owns the journal
     ├── StateNotSavedError           the disk refused the state
     └── StateVersionError            a state file was written by a newer version
 """
@@ -209,25 +214,26 @@ class OperationBusyError(_OperationError):
         return f"{self._named} is running already: wait for it, or give this one a key of its own"
 
 
-class KeyReusedError(ShockproofError):
+class KeyReusedError(OperationCompletedError):
     """
     The key of an order that is there was used for another order, which was not sent.
 
     ``differs`` names the arguments that are not the same, ``result`` is the order that has the key, as far as it is known.
+    It is an `OperationCompletedError`, so that a program that takes this for "placed before" does so here, too.
     """
 
     def __init__(
         self,
+        operation: str,
         key: str,
-        service_name: str = "unknown",
-        differs: tuple[str, ...] = (),
         result: object = None,
+        differs: tuple[str, ...] = (),
+        service_name: str = "unknown",
     ) -> None:
-        super().__init__(key, service_name, differs, result)
-        self.key = key
-        self.service_name = service_name
+        super().__init__(operation, key, result)
+        self.args = (operation, key, result, differs, service_name)
         self.differs = differs
-        self.result = result
+        self.service_name = service_name
 
     def __str__(self) -> str:
         differs = ", ".join(map(repr, self.differs)) or "its arguments"

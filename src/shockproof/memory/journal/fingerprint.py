@@ -70,7 +70,9 @@ def differing(
     then: object, now: Fingerprint | None, *, only: Collection[str] | None = None
 ) -> tuple[str, ...]:
     """
-    The names under which an order was sent with something else; none where one of the two says nothing.
+    The names under which an order was sent with something else.
+
+    What one of the two does not name is not compared: the function may have got, or lost, a parameter or a wrapper since.
 
     Args:
         then: what the journal says.
@@ -81,10 +83,10 @@ def differing(
         return ()
     return tuple(
         name
-        for name in sorted({*then, *now})
+        for name in sorted(then.keys() & now.keys())
         if (only is None or name in only or name.partition(".")[0] in only)
-        and then.get(name) != now.get(name)
-        and ANYTHING not in {then.get(name), now.get(name)}
+        and then[name] != now[name]
+        and ANYTHING not in {then[name], now[name]}
     )
 
 

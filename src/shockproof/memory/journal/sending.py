@@ -227,8 +227,12 @@ class Sending:
     def _is_there_already(self, arguments: object, result: object) -> Exception:
         differs = self._differs_from(arguments)
         if differs:
-            return KeyReusedError(self._key, self._service_name, differs, result)
+            return self.reused(differs, result)
         return OperationCompletedError(self._name.operation, self._key, result)
+
+    def reused(self, differs: tuple[str, ...], result: object) -> KeyReusedError:
+        """The error for whoever wanted to send something else: *differs*, and *result* is the order that has the key."""
+        return KeyReusedError(self._name.operation, self._key, result, differs, self._service_name)
 
     def _differs_from(self, arguments: object) -> tuple[str, ...]:
         return differing(arguments, self._arguments, only=self._compared)
