@@ -14,6 +14,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
@@ -762,6 +763,7 @@ class ErrorRecoveryService:
         *,
         key: str | None = None,
         service_name: str = "unknown",
+        risk_reducing: bool = False,
         **details: Any,  # Any: the user's own values
     ) -> Operation:
         """
@@ -776,20 +778,39 @@ class ErrorRecoveryService:
                 as long as fewer than 10,000 others were completed. None: there is one of this name, and it may begin
                 again as soon as it ended.
             service_name: whose operation it is, for those who read the journal.
+            risk_reducing: whether it cancels or closes, and runs whatever the disk does: full, broken, or hung, which it
+                waits for one second for. That is a CRITICAL record. It goes on from what this process knows of it, and what
+                becomes of it is durable as soon as the disk takes it; a crash before that has never heard of it.
+                Default: False, what cannot be made durable does not run.
             **details: what it is begun with, kept with it. Strings under names like ``api_key`` or ``token`` are
                 encrypted or left out, and secrets inside of texts and URLs too; in checkpoints and results as in the state.
 
         Entering the block raises what `Operation.__aenter__` names.
         """
+        if not isinstance(risk_reducing, bool):
+            raise TypeError(f"risk_reducing must be True or False, got {risk_reducing!r}")
+        checked_service_name = a_name("service_name", service_name)
         return Operation(
             self._journal,
             self._journalled_values,
             a_name("name", name, "rebalance"),
             None if key is None else a_name("key", key, "2026-11-23"),
-            a_name("service_name", service_name),
+            checked_service_name,
             details,
             now=self._clock.time,
             redact=self._redactor.text,
+            goes_without=partial(self._record_unjournalled, checked_service_name) if risk_reducing else None,
+        )
+
+    def _record_unjournalled(self, service_name: str, error: Exception) -> None:
+        # Nobody must be kept from closing a position by a full disk. It is on record where that still works.
+        self._runtime.recorder.record(
+            error,
+            severity=ErrorSeverity.CRITICAL,
+            service_name=service_name,
+            function_name="operation",
+            retry_count=0,
+            now=self._clock.monotonic(),
         )
 
     async def reconcile(self) -> list[Reconciled]:

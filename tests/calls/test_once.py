@@ -738,12 +738,23 @@ async def test_order_is_not_sent_without_the_journal(make: Make, recovery: Error
 
 @pytest.mark.asyncio
 async def test_close_is_sent_without_the_journal(make: Make, recovery: ErrorRecoveryService) -> None:
-    """A broken disk must keep nobody from closing a position; it is on record."""
+    """A broken disk must keep nobody from closing a position; it is on record, and journalled when the disk is there again."""
     break_the_journal(recovery)
     once, venue = make(risk_reducing=True)
 
     assert (await once.call(venue.submit, "AAPL"))["id"] == once.key
     assert recovery.get_error_summary()["errors_by_severity"] == {"critical": 1}
+    with pytest.raises(OperationCompletedError):
+        await once.call(venue.submit, "AAPL")
+    with pytest.raises(JournalUnavailableError):
+        await recovery.aclose()
+    recovery.state_dir.unlink()
+    await recovery.aclose()
+    reborn = next_life(recovery, venue.clock, directory=recovery.state_dir)
+    with pytest.raises(OperationCompletedError):
+        await make(key=once.key, venue=venue, service=reborn)[0].call(venue.submit, "AAPL")
+    assert len(venue.sent_at) == 1
+    await reborn.aclose()
 
 
 @pytest.mark.asyncio
@@ -753,7 +764,7 @@ async def test_close_does_not_wait_for_a_disk_that_hangs(
     """It does not say that it hangs; after a second the close is sent, and that is on record."""
     gate = threading.Event()
     monkeypatch.setattr(SystemFiles, "fsync", lambda self, handle: gate.wait(10))
-    monkeypatch.setattr(once_module, "_PATIENCE", 0.01)
+    monkeypatch.setattr(once_module, "PATIENCE", 0.01)
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
 
     async def close(client_order_id: str) -> str:
@@ -785,7 +796,7 @@ def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> HangingDisk:
         sync_data(self, handle)
 
     monkeypatch.setattr(SystemFiles, "sync_data", held_back)
-    monkeypatch.setattr(once_module, "_PATIENCE", 0.01)
+    monkeypatch.setattr(once_module, "PATIENCE", 0.01)
     return disk
 
 
@@ -892,7 +903,7 @@ async def test_close_that_did_not_wait_for_the_disk_counts_from_the_next_life_on
     gate, reached, answered = threading.Event(), asyncio.Event(), asyncio.Event()
     real = SystemFiles.fsync
     monkeypatch.setattr(SystemFiles, "fsync", lambda self, handle: (gate.wait(60), real(self, handle)))
-    monkeypatch.setattr(once_module, "_PATIENCE", 0.01)
+    monkeypatch.setattr(once_module, "PATIENCE", 0.01)
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
 
     async def close(client_order_id: str) -> str:
@@ -1006,8 +1017,11 @@ async def dies_in_flight(make: Make, recovery: ErrorRecoveryService, *moods: str
     return venue
 
 
-def next_life(recovery: ErrorRecoveryService, clock: VirtualClock) -> ErrorRecoveryService:
-    return ErrorRecoveryService(recovery.state_dir.with_name("copy"), recovery.error_log_dir, clock=clock)
+def next_life(
+    recovery: ErrorRecoveryService, clock: VirtualClock, *, directory: Path | None = None
+) -> ErrorRecoveryService:
+    directory = directory or recovery.state_dir.with_name("copy")
+    return ErrorRecoveryService(directory, recovery.error_log_dir, clock=clock)
 
 
 @pytest.mark.asyncio

@@ -26,6 +26,7 @@ from shockproof.calls.reconciliation import Confirm, look_up, warn_of_contradict
 from shockproof.calls.threads import never_began
 from shockproof.calls.witness import Witness, witnessed
 from shockproof.memory.journal.moments import moment_of
+from shockproof.memory.journal.risk_reducing import NO_JOURNAL, PATIENCE
 from shockproof.memory.journal.sending import Earlier, NotFreshError, Sending
 from shockproof.policies.classification import Classifier
 from shockproof.policies.confirmation import window_left
@@ -35,11 +36,9 @@ from shockproof.vocabulary.errors import (
     CallRejectedError,
     DeadlineExceededError,
     HaltedError,
-    JournalLockedError,
     JournalUnavailableError,
     OperationBusyError,
     OutcomeUnknownError,
-    StateVersionError,
 )
 from shockproof.vocabulary.look_up import NOT_FOUND, Found, LookUp
 from shockproof.vocabulary.moment import Moment
@@ -53,8 +52,6 @@ R = TypeVar("R")
 
 _log = logging.getLogger("shockproof")
 
-_PATIENCE: Final = 1.0
-"""Seconds that what reduces risk waits for the journal."""
 _SPARE: Final = 2.0
 """
 Seconds by which the journal says more than an attempt may take.
@@ -62,8 +59,6 @@ Seconds by which the journal says more than an attempt may take.
 Half of them are for the disk, and for the loop's next turn: an attempt that would begin later is journalled anew. The
 other half stays for a loop that is late to end it.
 """
-_NO_JOURNAL: Final = (JournalUnavailableError, JournalLockedError, StateVersionError, TimeoutError)
-
 
 _AT_LAST: Final = "_shockproof_refused_at_last"
 """Marks the refusal of what had its thread or its task already."""
@@ -296,7 +291,7 @@ class Once(Generic[R]):
                 # Most keys are fresh: one turn of the disk claims it and has it durable.
                 try:
                     return await self._send(sending, fn, args, kwargs, began)
-                except _NO_JOURNAL:
+                except NO_JOURNAL:
                     raise
                 except Exception as error:
                     is_known = isinstance(error, NotFreshError)
@@ -349,7 +344,7 @@ class Once(Generic[R]):
         try:
             async with self._patience(self._plan.deadline):
                 return await sending.claim(is_under_way=self._is_under_way)
-        except _NO_JOURNAL as error:
+        except NO_JOURNAL as error:
             if not self._plan.risk_reducing:
                 raise self._unavailable(error) from None
             self._goes_on_without_the_journal(error)
@@ -358,7 +353,7 @@ class Once(Generic[R]):
     def _patience(self, left: float | None) -> asyncio.Timeout:
         # A disk that hangs does not say so. What reduces risk does not wait for it; nothing else does so for longer
         # than its deadline.
-        return asyncio.timeout(_PATIENCE if self._plan.risk_reducing else left)
+        return asyncio.timeout(PATIENCE if self._plan.risk_reducing else left)
 
     def _unavailable(self, error: Exception) -> Exception:
         if not isinstance(error, TimeoutError):
@@ -596,7 +591,7 @@ class Once(Generic[R]):
         try:
             async with self._patience(left):
                 await self._journalled(sending, flight, ends_at)
-        except _NO_JOURNAL as error:
+        except NO_JOURNAL as error:
             if not self._plan.risk_reducing:
                 raise self._unavailable(error) from None
             if sending.is_news:

@@ -84,6 +84,7 @@ def test_disk_that_is_too_small_for_a_journal_sends_what_reduces_risk_only(tmp_p
         "operation 1 refused",
         "order o-1 refused",
         "cancel c-1 sent",
+        "at the end: c-1 is not journalled",
         "restored: 1 damaged: 0",
         "fillers found: 0",
         "pending: damage: None",
@@ -93,7 +94,7 @@ def test_disk_that_is_too_small_for_a_journal_sends_what_reduces_risk_only(tmp_p
 
 
 def test_disk_that_is_read_only_for_a_while_is_written_to_again(tmp_path: Path) -> None:
-    """The directories turn read-only under the program, as file systems do after an error, and back."""
+    """The directories turn read-only under the program, as file systems do after an error, and back; the cancel is known then."""
     assert in_a_namespace(tmp_path, sys.executable, SCRIPT, "read-only", tmp_path) == [
         "mounted",
         "save 1 done",
@@ -108,7 +109,7 @@ def test_disk_that_is_read_only_for_a_while_is_written_to_again(tmp_path: Path) 
         "restored: 3 damaged: 0",
         "fillers found: 0",
         "pending: 1 3 damage: None",
-        "completed:",
+        "completed: c-1",
         "errors: read-only after",
     ]
 

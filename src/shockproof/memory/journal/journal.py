@@ -47,6 +47,10 @@ _LINGER: Final = 0.02
 _MOST_AT_ONCE: Final = 4096
 _AGAIN_AFTER: Final = 1.0
 """Seconds after a failure before the disk is asked again."""
+_BY_ITSELF_AFTER: Final = 5.0
+"""Seconds after which what only the memory knows is written although nobody asks for anything; each failure doubles them."""
+_BY_ITSELF_AT_MOST: Final = 60.0
+_MOST_UNHEARD: Final = 10_000
 _SLOW_SYNC: Final = 1.0
 _DELIVERED_AT_ONCE: Final = 64
 
@@ -128,11 +132,18 @@ _Answer = tuple["_Request", object, BaseException | None]
 class _Request:
     """Something to be done in the journal's thread, and who waits for it."""
 
-    __slots__ = ("act", "loop", "needs_open", "waiter")
+    __slots__ = ("act", "loop", "needs_open", "until_heard", "waiter")
 
-    def __init__(self, act: Act[Any], *, needs_open: bool = True) -> None:  # Any: its own answer
+    def __init__(
+        self,
+        act: Act[Any],  # Any: its own answer
+        *,
+        needs_open: bool = True,
+        until_heard: bool = False,
+    ) -> None:
         self.act = act
         self.needs_open = needs_open
+        self.until_heard = until_heard
         self.loop: _Loop | None = None
         self.waiter: asyncio.Future[Any] | Future[Any] | None = None  # Any: as above
 
@@ -142,7 +153,8 @@ class Journal:
     The journal of one directory, for all services, loops and threads of the process.
 
     The directory is owned from the first request on that needs it. A journal that failed refuses what has
-    to be durable, remembers outcomes, and tries another segment with the next request a second later.
+    to be durable, remembers outcomes, and tries another segment with the next request a second later; by itself a
+    little later than that, where it has outcomes to write.
     """
 
     def __init__(
@@ -171,6 +183,9 @@ class Journal:
         self._has_unsynced = False
         self._has_unwritten = False
         """Outcomes that only the memory knows, because the segment failed."""
+        self._unheard: deque[_Request] = deque(maxlen=_MOST_UNHEARD)
+        """What was told `until_heard`, and waits for a journal that could not be opened yet."""
+        self._by_itself_after = _BY_ITSELF_AFTER
         self._failure: str | None = None
         self._again_at = 0.0
         self._pending = 0
@@ -244,9 +259,14 @@ class Journal:
         with hold():
             return await waiter
 
-    def tell(self, act: Act[None], *, needs_open: bool = True) -> None:
-        """Run *act* in the journal's thread, soon and unobserved; from any thread, and never waits."""
-        self._put(_Request(act, needs_open=needs_open))
+    def tell(self, act: Act[None], *, needs_open: bool = True, until_heard: bool = False) -> None:
+        """
+        Run *act* in the journal's thread, soon and unobserved; from any thread, and never waits.
+
+        Where the journal cannot be opened it is never run; with *until_heard* it waits until it can be, in the order
+        in which it was told.
+        """
+        self._put(_Request(act, needs_open=needs_open, until_heard=until_heard))
 
     async def flush(self) -> None:
         """
@@ -293,7 +313,8 @@ class Journal:
         return await self.ask(look, needs_open=False)
 
     def _has_to_write(self) -> bool:
-        return self._working.locked() or self._has_unsynced or self._has_unwritten
+        is_to_hear = bool(self._unheard) and self._failure is not None  # else it is another process's journal
+        return self._working.locked() or self._has_unsynced or self._has_unwritten or is_to_hear
 
     def _drain(self, timeout: float) -> str | None:
         """At the end of the program: make everything durable that was told."""
@@ -339,15 +360,28 @@ class Journal:
             if self._has_unsynced:
                 self._deliver(self._commit([_Request(_sync, needs_open=False)]))
                 continue
+            if self._waits_for_the_disk:
+                # Nobody may ask for anything for hours, and then the program may die.
+                self._by_itself_after = min(2 * self._by_itself_after, _BY_ITSELF_AT_MOST)
+                self._deliver(self._commit([_Request(_sync, needs_open=False)]))
+                continue
+            self._by_itself_after = _BY_ITSELF_AFTER
             self._working.release()
             # Whoever put something before that has not started another turn.
             if self._queue.empty() or not self._working.acquire(blocking=False):
                 return
 
+    @property
+    def _waits_for_the_disk(self) -> bool:
+        return self._failure is not None and (self._has_unwritten or bool(self._unheard))
+
     def _next_batch(self) -> list[_Request]:
         batch: list[_Request] = []
+        linger = (
+            _LINGER if self._has_unsynced else self._by_itself_after if self._waits_for_the_disk else None
+        )
         try:
-            batch.append(self._queue.get(timeout=_LINGER) if self._has_unsynced else self._queue.get_nowait())
+            batch.append(self._queue.get_nowait() if linger is None else self._queue.get(timeout=linger))
             while len(batch) < _MOST_AT_ONCE:
                 batch.append(self._queue.get_nowait())
         except queue.Empty:
@@ -355,7 +389,7 @@ class Journal:
         return batch
 
     def _commit(self, batch: list[_Request]) -> list[_Answer]:
-        is_wanted = any(request.needs_open for request in batch)
+        is_wanted = any(request.needs_open for request in batch) or self._waits_for_the_disk
         self._closes_later = self._closes_later and not is_wanted
         is_needed = self._has_unwritten or is_wanted
         refusal = self._make_usable() if is_needed else None
@@ -363,7 +397,13 @@ class Journal:
         session.has_space = self._files.has_reserve or refusal is not None
         answers: list[_Answer] = []
         concerned: set[_Request] = set()
+        if self._files.is_open:
+            batch = [*self._unheard, *batch]
+            self._unheard.clear()
         for request in batch:
+            if request.until_heard and not self._files.is_open:
+                self._keep(request)
+                continue
             if request.needs_open and refusal is not None and not self._files.is_open:
                 answers.append((request, None, _again(refusal)))
                 continue
@@ -376,8 +416,11 @@ class Journal:
                 concerned.add(request)
         if self._closes_later and not self.left_behind:
             _close(session)
+        # Another process's journal hears of what goes without it only when it is ours one day.
+        is_unheard = bool(self._unheard) and isinstance(refusal, JournalUnavailableError)
+        is_behind = self._has_unsynced or self._has_unwritten or is_unheard
         try:
-            if session.records or (session.is_to_sync and (self._has_unsynced or self._has_unwritten)):
+            if session.records or (session.is_to_sync and is_behind):
                 if refusal is not None:
                     raise refusal
                 self._write(session)
@@ -387,7 +430,8 @@ class Journal:
             self._has_unwritten = self._has_unwritten or session.has_outcomes or self._has_unsynced
             if error is not refusal:
                 self._failed(error)
-            if self._has_unwritten:
+            is_behind = self._has_unwritten or is_unheard
+            if is_behind:
                 concerned.update(request for request in batch if request.act is _sync)
             answers = [
                 (request, None, failure or self._unavailable())
@@ -402,6 +446,11 @@ class Journal:
         if session.is_to_close:
             self._close_if_idle()
         return answers
+
+    def _keep(self, request: _Request) -> None:
+        if len(self._unheard) == _MOST_UNHEARD:
+            _log.error("more was told than is kept for the journal in %s: the oldest is lost", self.directory)
+        self._unheard.append(request)
 
     def _make_usable(self) -> Exception | None:
         """Own the directory and have a segment to write to, or say why not."""
@@ -429,6 +478,8 @@ class Journal:
                 self.has_lost_something = files.open().damage is not None
         except (JournalLockedError, StateVersionError) as error:
             self._again_at = 0.0
+            if not files.is_open:
+                self._failure = None  # the disk has answered: it is another one's
             return error
         except Exception as error:  # noqa: BLE001  it is told to all who wait
             self._failed(error)

@@ -5,14 +5,16 @@ A durable operation as users hold it: known after a crash, and resumed from its 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from shockproof.memory.journal.journal import Act, Journal, Session
-from shockproof.memory.journal.journalled_values import JournalledValues
+from shockproof.memory.journal.journalled_values import FrozenValues, JournalledValues
 from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind
+from shockproof.memory.journal.risk_reducing import NO_JOURNAL, PATIENCE
 from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
 from shockproof.vocabulary.arguments import NOT_GIVEN
 from shockproof.vocabulary.errors import (
@@ -29,6 +31,23 @@ RESERVED = ("operation", "key", "status")
 """What stands beside the progress in ``active_operations``."""
 
 
+class _Begun(NamedTuple):
+    """What a block begins with."""
+
+    details: dict[str, Any]  # Any, here and below: the user's values
+    progress: dict[str, Any]
+    is_resumed: bool
+
+
+class _Left(NamedTuple):
+    """How a block was left, for those of this process who ask before the journal has recorded it."""
+
+    is_completed: bool
+    begun: _Begun | None = None
+    """What the next block goes on from; None: it begins from nothing."""
+    result: object = None
+
+
 class Operation:
     """
     ``async with recovery.operation("rebalance", key="2026-11-23") as op:`` - durable: known after a crash.
@@ -40,6 +59,9 @@ class Operation:
       unchanged. The next ``operation`` with this name and key goes on from the last checkpoint.
     * The program dies: the same, without a reason.
     * `abandon` was called: it is given up, and may begin again from nothing.
+
+    With ``risk_reducing`` the block runs and goes on whatever the disk does, and what is known of it is durable
+    when the disk is there again.
     """
 
     def __init__(
@@ -53,7 +75,14 @@ class Operation:
         *,
         now: Callable[[], float],
         redact: Callable[[str], str],
+        goes_without: Callable[[Exception], None] | None = None,
     ) -> None:
+        self._goes_without = goes_without
+        """Told why it goes on without the journal, which is for what reduces risk; None: it does not."""
+        self._is_without = False
+        self._waits_in_vain = False
+        """Whether the disk was asked in vain, and has not come to it yet."""
+        self._left: _Left | None = None
         self.name = name
         self.key = key
         self.result: object = None
@@ -95,8 +124,9 @@ class Operation:
         Raises:
             OperationCompletedError: an operation with this key was completed.
             OperationBusyError: it is running at another place of this process.
-            JournalUnavailableError, JournalLockedError: it cannot be made durable; the block does not run.
-            StateVersionError: a newer program wrote the journal, or what it holds of this operation.
+            JournalUnavailableError, JournalLockedError: it cannot be made durable; the block does not run. Not with
+                ``risk_reducing``.
+            StateVersionError: a newer program wrote the journal, or what it holds of this operation. As above.
             UnsavableValueError: the details hold a value that could not come back.
 
         Cancelled, the block does not run, and nothing new is pending.
@@ -108,42 +138,110 @@ class Operation:
             )
         frozen = self._values.freeze_details(self._details)
         self._life = self._journal.life
+        self._left = None
         try:
-            self._details, self._progress, self._resumed = await self._journal.ask(
-                lambda session: self._begin(session, frozen.values())
-            )
+            if self._goes_without is None:
+                begun = await self._journal.ask(lambda session: self._begin(session, frozen.values()))
+            else:
+                begun = await self._begin_whatever_the_disk_does(frozen)
         except asyncio.CancelledError:
-            self._journal.tell(self._never_ran)
+            self._left = _Left(is_completed=False)
+            # Claimed at once, it has to be given back whatever the disk does.
+            self._journal.tell(self._never_ran, needs_open=self._goes_without is None)
             self._life = None
             raise
         except BaseException:
+            if self._goes_without is not None:
+                self._journal.claims.give_back(Name(self.name, self.key), self)
             self._life = None
             raise
+        self._details, self._progress, self._resumed = begun
         return self
 
-    def _begin(self, session: Session, details: Any) -> Any:  # Any: frozen values; what __aenter__ unpacks
+    def _begin(self, session: Session, details: Any) -> _Begun:  # Any: frozen values
         name = Name(self.name, self.key)
-        if session.claims.holder_of(name) is not None:
+        if session.claims.holder_of(name) not in {None, self}:
             raise OperationBusyError(self.name, self.key)
         known = session.table.get(name)
-        if known is not None and known.is_completed:
-            raise OperationCompletedError(self.name, self.key, self._thawed(known.body.get("result")))
-        begun = {} if known is None else known.body
-        resumed_with = self._thawed(begun.get("details", details)), self._thawed(begun.get("progress", {}))
+        begun = self._known(known, details)
+        reduces_risk = self._goes_without is not None
         session.require(
             Kind.BEGIN,
-            {
-                "operation": self.name,
-                "key": self.key,
-                "service": self._service_name,
-                "details": details,
-                "at": self._now(),
-            },
+            self._body(details=details, service=self._service_name),
+            even_without_space=reduces_risk,
         )
         if session.claims.take(name, self) is not None:
             raise OperationBusyError(self.name, self.key)
-        session.take_back.append(lambda: session.claims.give_back(name, self))
-        return *resumed_with, known is not None
+        if not reduces_risk:
+            session.take_back.append(lambda: session.claims.give_back(name, self))
+        return begun
+
+    def _known(self, known: OperationEntry | None, details: Any) -> _Begun:  # Any: as above
+        if known is not None and known.is_completed:
+            raise OperationCompletedError(self.name, self.key, self._thawed(known.body.get("result")))
+        body = {} if known is None else known.body
+        return _Begun(
+            self._thawed(body.get("details", details)),
+            self._thawed(body.get("progress", {})),
+            known is not None,
+        )
+
+    def _body(self, **more: Any) -> dict[str, Any]:  # Any: frozen values
+        return {"operation": self.name, "key": self.key, **more, "at": self._now()}
+
+    async def _begin_whatever_the_disk_does(self, frozen: FrozenValues) -> _Begun:
+        begun = self._claim_at_once()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._journal.ask(lambda session: self._begin(session, frozen.values()))
+        except NO_JOURNAL as error:
+            self._goes_on(error)
+        details = self._values.freeze_details(
+            self._details
+        )  # what was asked for may look at the others at this moment
+
+        def act(session: Session) -> None:
+            known = session.table.get(Name(self.name, self.key))
+            if known is None:
+                session.tell(Kind.BEGIN, self._body(details=details.values(), service=self._service_name))
+            elif not known.is_completed:
+                # It may have been recorded by now, and be taken back if the disk refuses: not this.
+                session.tell(Kind.INTERRUPT, self._body(why=None))
+            self._waits_in_vain = False
+
+        self._tell(act)
+        return _Begun(dict(self._details), {}, is_resumed=False) if begun is None else begun
+
+    def _claim_at_once(self) -> _Begun | None:
+        """
+        Be the only one of this process, by what stands in memory; what it goes on from, as far as that is known.
+
+        Raises:
+            OperationCompletedError, OperationBusyError: see `__aenter__`.
+        """
+        name, claims = Name(self.name, self.key), self._journal.claims
+        while (holder := claims.take(name, self)) is not None:
+            left = holder._left if isinstance(holder, Operation) else None
+            if left is None:
+                raise OperationBusyError(self.name, self.key)
+            if left.is_completed and self.key is not None:
+                raise OperationCompletedError(self.name, self.key, left.result)
+            if claims.take(name, self, instead_of=holder) is None:
+                return left.begun
+        try:
+            known = self._journal.known(name)
+            return None if known is None else self._known(known, None)
+        except StateVersionError:
+            return None  # the journal says so, too
+        except BaseException:
+            claims.give_back(name, self)
+            raise
+
+    def _goes_on(self, error: Exception) -> None:
+        self._waits_in_vain = self._waits_in_vain or isinstance(error, TimeoutError)
+        if not self._is_without and self._goes_without is not None:
+            self._is_without = True
+            self._goes_without(error)
 
     def _never_ran(self, session: Session) -> None:
         name = Name(self.name, self.key)
@@ -172,7 +270,8 @@ class Operation:
         datetime, registered types, and so on.
 
         Raises:
-            JournalUnavailableError: it is not durable; `progress` is what it was.
+            JournalUnavailableError: it is not durable; `progress` is what it was. Not with ``risk_reducing``: then it
+                counts, and is durable later.
             UnsavableValueError: a value could not come back.
             ValueError: more than a megabyte, or a name that ``active_operations`` has a meaning for.
             RuntimeError: outside of the block.
@@ -190,13 +289,35 @@ class Operation:
 
         def act(session: Session) -> Any:  # Any: the user's values
             values = frozen.values()
+            even_without_space = self._goes_without is not None
             session.require(
-                Kind.CHECKPOINT,
-                {"operation": self.name, "key": self.key, "progress": values, "at": self._now()},
+                Kind.CHECKPOINT, self._body(progress=values), even_without_space=even_without_space
             )
             return self._values.thaw(values)
 
-        self._progress = await self._journal.ask(act)
+        if self._goes_without is None:
+            self._progress = await self._journal.ask(act)
+        else:
+            await self._checkpoint_whatever_the_disk_does(act, progress)
+
+    async def _checkpoint_whatever_the_disk_does(
+        self, act: Act[dict[str, Any]], progress: dict[str, Any]
+    ) -> None:  # Any: the user's values
+        frozen = self._values.freeze("progress", progress)  # as above
+        if not self._waits_in_vain:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    self._progress = await self._journal.ask(act)
+                    return
+            except NO_JOURNAL as error:
+                self._goes_on(error)
+
+        def told(session: Session) -> None:
+            session.tell(Kind.CHECKPOINT, self._body(progress=frozen.values()))
+            self._waits_in_vain = False
+
+        self._tell(told)
+        self._progress = copy.deepcopy(progress)
 
     def abandon(self) -> None:
         """
@@ -227,7 +348,7 @@ class Operation:
 
         Raises:
             JournalUnavailableError: it came to its end, and that is not durable: the journal still holds it in
-                memory and writes it when it can; after a crash before that it is pending.
+                memory and writes it when it can; after a crash before that it is pending. Not with ``risk_reducing``.
             UnsavableValueError: the result could not come back; the operation stays pending.
         """
         try:
@@ -243,18 +364,43 @@ class Operation:
                 raise
             self._require_this_process()
             end = self._end("abandoned" if self._is_abandoned else "completed", frozen.values)
-            await self._journal.ask(end)
+            if self._goes_without is None:
+                await self._journal.ask(end)
+            else:
+                await self._end_whatever_the_disk_does(end)
         finally:
             self._life = None
 
+    async def _end_whatever_the_disk_does(self, end: Act[None]) -> None:
+        is_heard = False
+
+        def act(session: Session) -> None:
+            nonlocal is_heard
+            if not is_heard:
+                is_heard = True
+                end(session)
+
+        if self._waits_in_vain:
+            self._tell(act)
+            return
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._journal.ask(act)
+        except NO_JOURNAL as error:
+            self._goes_on(error)
+            # An end that was heard has happened, durable or not. A journal that could not be opened has not heard it.
+            self._tell(act)
+
     def _tell(self, act: Act[None]) -> None:
         if self._life is self._journal.life:  # in a forked child, the parent has it to tell
-            self._journal.tell(act)
+            self._journal.tell(act, until_heard=self._is_without)
 
     def _end(self, status: str, result: Callable[[], Any]) -> Act[None]:  # Any: frozen values
+        self._left = _Left(status == "completed", result=self.result)
+
         def act(session: Session) -> None:
             session.claims.give_back(Name(self.name, self.key), self)
-            body = {"operation": self.name, "key": self.key, "status": status, "at": self._now()}
+            body = self._body(status=status)
             if status == "completed":
                 body["result"] = result()
             session.tell(Kind.END, body)
@@ -264,12 +410,11 @@ class Operation:
 
     def _interrupt(self, error: BaseException) -> Act[None]:
         text = _described(error, self._redact)
+        self._left = _Left(is_completed=False, begun=_Begun(self._details, self._progress, is_resumed=True))
 
         def act(session: Session) -> None:
             session.claims.give_back(Name(self.name, self.key), self)
-            session.tell(
-                Kind.INTERRUPT, {"operation": self.name, "key": self.key, "why": text, "at": self._now()}
-            )
+            session.tell(Kind.INTERRUPT, self._body(why=text))
 
         return act
 

@@ -146,6 +146,8 @@ class Sending:
         """Whether the key was made for this: then no damaged journal can have lost it."""
         self._is_released = False
         self._told: _Told | None = None
+        self._goes_without = False
+        """Whether it was sent without the journal, which hears of it as soon as it can."""
 
     @property
     def is_left_behind(self) -> bool:
@@ -307,6 +309,7 @@ class Sending:
 
     def sends_all_the_same(self, *, at_most_for: float | None) -> None:
         """It is sent although `about_to_send` did not succeed. That has happened, and is an outcome; never waits."""
+        self._goes_without = True
         body = self._sent(self._now(), at_most_for)
 
         def act(session: Session) -> None:
@@ -445,7 +448,7 @@ class Sending:
     def release(self) -> None:
         """Whatever is known of it stays; another place may claim it. Never waits."""
         self._is_released = True
-        self._journal.tell(self._give_back, needs_open=False)
+        self._journal.tell(self._give_back, needs_open=False, until_heard=self._goes_without)
 
     def _give_back(self, session: Session) -> None:
         # Behind all that was told: until then, whoever asks for the key asks `self`.
@@ -456,4 +459,4 @@ class Sending:
 
     def _tell(self, act: Act[None], *, needs_open: bool = True) -> None:
         if self._life is self._journal.life:  # in a forked child, the parent has it to tell
-            self._journal.tell(act, needs_open=needs_open)
+            self._journal.tell(act, needs_open=needs_open, until_heard=self._goes_without)
