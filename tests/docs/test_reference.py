@@ -248,6 +248,7 @@ def test_each_example_of_the_original_has_a_twin(heading: str) -> None:
         ("aiohttp", "aiohttp"),
         ("httpx and httpx2", "httpx"),
         ("httpx and httpx2", "httpx2"),
+        ("grpc.aio", "grpc"),
         ("requests", "requests"),
         ("ccxt", "ccxt"),
         ("alpaca-py", "alpaca"),

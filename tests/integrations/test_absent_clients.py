@@ -27,7 +27,7 @@ def test_a_client_that_is_not_there_is_named_with_the_command_that_installs_it(c
     package = {"ib": "ib_async", "prometheus": "prometheus_client"}.get(client, client)
     said = said_by(f"import sys; sys.modules['{package}'] = None; import shockproof.integrations.{client}")
     names = {"alpaca": "alpaca-py", "binance": "python-binance", "prometheus": "prometheus-client"}
-    names["opentelemetry"] = "opentelemetry-api"
+    names |= {"grpc": "grpcio", "opentelemetry": "opentelemetry-api"}
     known_as = names.get(client, package)
     assert said.startswith(
         f"ImportError: shockproof.integrations.{client} needs {known_as}: pip install 'shockproof[{client}]' ("

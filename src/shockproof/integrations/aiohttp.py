@@ -8,23 +8,43 @@ from shockproof import ErrorRecoveryService
 recovery = ErrorRecoveryService()
 orders = recovery.service("orders", effect="unsafe", classify=shockproof.integrations.aiohttp.classify)
 ```
+
+Or with a middleware that sends every request of a session through the service of its host:
+
+```python
+import aiohttp
+from shockproof.integrations.aiohttp import GuardMiddleware, ServicePerHost
+
+
+async def main() -> None:
+    guarded = GuardMiddleware(ServicePerHost(recovery, timeout=5.0))
+    async with aiohttp.ClientSession(middlewares=(guarded,)) as session:
+        ...
+```
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
+from shockproof.calls.handle import Handle
+from shockproof.integrations.guarded_requests import Asked, GuardedRequests
 from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.redirects import meaning_of_last_status, not_sent_unless, raised_within
-from shockproof.vocabulary.outcomes import CallInfo, Verdict
+from shockproof.integrations.service_per_host import ServicePerHost
+from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Verdict
 
 try:
     import aiohttp
 except ImportError as error:
     raise missing("aiohttp", "aiohttp", error) from error
 
-__all__ = ["TABLE", "classify", "meaning_of", "was_redirected"]
+if TYPE_CHECKING:
+    from aiohttp.client_middlewares import ClientHandlerType
+
+__all__ = ["TABLE", "GuardMiddleware", "ServicePerHost", "classify", "meaning_of", "was_redirected"]
 
 _FOLLOWING: Final = (aiohttp.ClientSession._request.__code__,)
 
@@ -75,3 +95,69 @@ def meaning_of(value: object) -> Meaning | None:
 def classify(value: object, call: CallInfo) -> Verdict | None:
     """For ``recovery.service(..., classify=...)``. Retry-After is taken from the answer's headers."""
     return TABLE.classify(value, call)
+
+
+class GuardMiddleware:
+    """
+    Sends each request of a session through a service: ``aiohttp.ClientSession(middlewares=(GuardMiddleware(venue),))``.
+
+    A status from 500 on, 408, 409, 418 and 429 count as failures, and Retry-After is heeded; the caller gets the last
+    answer as any other. What is repeated follows from the method: GET, HEAD, OPTIONS, PUT and DELETE, and whatever carries
+    an ``Idempotency-Key``, after every failure; everything else only where it is proven that nothing happened. A body
+    that is not bytes, text, JSON or a plain form is there once, and never sent again. An attempt ends when the head of its answer
+    is there: ``timeout`` and the limits do not count the body, which is streamed through. Each redirect is a request.
+
+    aiohttp's own ``ClientTimeout(total=...)`` counts everything, waits included; ``sock_connect`` and ``sock_read`` count
+    for each attempt. A service that hedges does not hedge here: aiohttp has one request for all attempts.
+
+    Args:
+        services: a handle, or a `ServicePerHost`. Its ``effect`` is not looked at; its ``classify`` is asked first, with
+            an error or an answer.
+        effect_of: what a request does, ``"read"`` of a POST that only asks for example; None leaves it to the method.
+            Called once for each request, on the loop.
+
+    Raises:
+        TypeError: it is no service.
+
+    A request that is cancelled ends as it does without it, and gives back what it has taken.
+    """
+
+    def __init__(
+        self,
+        services: Handle | ServicePerHost,
+        *,
+        effect_of: Callable[[aiohttp.ClientRequest], CallEffect | None] | None = None,
+    ) -> None:
+        self._guarded = GuardedRequests[aiohttp.ClientResponse](
+            services, TABLE, status_of=lambda answer: answer.status, close=_close, hedges=False
+        )
+        self._effect_of = effect_of
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """
+        What the session calls, once for each request and each redirect.
+
+        Raises:
+            CallRejectedError: a policy refuses, and nothing was sent.
+            Exception: the last attempt's own.
+        """
+        url = request.url.with_user(None).with_query(None).with_fragment(None)
+        asked = Asked(
+            request.method.upper(),
+            url.host_port_subcomponent or "",
+            str(url),
+            "Idempotency-Key" in request.headers,
+            request.body == b"" or isinstance(request.body, aiohttp.BytesPayload),
+        )
+        effect = None if self._effect_of is None else self._effect_of(request)
+
+        async def once() -> aiohttp.ClientResponse:
+            return await handler(request)
+
+        return await self._guarded.send(asked, effect, once)
+
+
+async def _close(answer: aiohttp.ClientResponse) -> None:
+    answer.close()

@@ -166,6 +166,7 @@ class HaltedError(CallRejectedError):
 class _TimeLimitError(ShockproofError, TimeoutError):
     def __init__(self, service_name: str, seconds: float) -> None:
         super().__init__(service_name, seconds)
+        self.errno = self.strerror = None  # an OSError takes two arguments for these; aiohttp looks at them
         self.service_name = service_name
         self.seconds = seconds
 
