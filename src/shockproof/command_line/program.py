@@ -17,6 +17,8 @@ from shockproof.command_line.outcome import CommandError, ExitCode
 __all__ = ["main", "parsers"]
 
 _COMMANDS: Final = {
+    "health": "how a program that runs is",
+    "top": "the same, watched until Ctrl-C",
     "operations": "list, show and settle what began and did not end",
     "state": "show, verify and dump what was saved",
     "journal": "verify and dump the operation journal",

@@ -23,10 +23,14 @@ _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow":
 
 
 class Screen:
-    """The terminal, file or pipe that a command prints to."""
+    """
+    The terminal, file or pipe that a command prints to.
 
-    def __init__(self) -> None:
-        self._out: TextIO = sys.stdout
+    With *into*, what would be printed to it is written there instead: a picture of a whole screen, say.
+    """
+
+    def __init__(self, into: TextIO | None = None) -> None:
+        self._out: TextIO = sys.stdout if into is None else into
         self._has_colours = (
             self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         )
@@ -34,7 +38,12 @@ class Screen:
     @property
     def is_terminal(self) -> bool:
         """Whether a person is looking."""
-        return self._out.isatty()
+        return sys.stdout.isatty()
+
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal; None: nobody looks, and a line may have any length."""
+        return shutil.get_terminal_size().columns if self.is_terminal else None
 
     def paint(self, text: str, style: str) -> str:
         """*text* in that style, where there are colours."""
@@ -80,13 +89,15 @@ class Screen:
             return
         shown = [[printable(cell) for cell in row] for row in rows]
         widths = [max(len(row[column]) for row in [heads, *shown]) for column in range(len(heads))]
-        edge = shutil.get_terminal_size().columns if self.is_terminal else None
         for number, row in enumerate([heads, *shown]):
             text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            if edge is not None and len(text) > edge:
-                text = text[: edge - 1] + "…"
+            text = self.cut(text)
             style = "dim" if number == 0 else (styles[number - 1] if number <= len(styles) else None)
             print(text if style is None else self.paint(text, style), file=self._out)
+
+    def cut(self, text: str) -> str:
+        """*text* as far as it fits on a line of the terminal."""
+        return text if self.width is None or len(text) <= self.width else f"{text[: self.width - 1]}…"
 
     def confirm(self, question: str, *, is_yes: bool) -> bool:
         """

@@ -6,5 +6,6 @@ It needs nothing but the standard library. ``/metrics`` needs prometheus-client,
 
 from shockproof.endpoints.asgi import health_app
 from shockproof.endpoints.server import serve
+from shockproof.endpoints.unix_socket import serve_socket
 
-__all__ = ["health_app", "serve"]
+__all__ = ["health_app", "serve", "serve_socket"]

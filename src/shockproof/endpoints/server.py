@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -105,6 +106,10 @@ class Server:
             raise _cannot_listen(error, host, port) from error
         address, number = self._server.sockets[0].getsockname()[:2]
         return f"http://{f'[{address}]' if ':' in address else address}:{number}"
+
+    async def listen_on(self, bound: socket.socket) -> None:
+        """Begin on a Unix socket that has its name already."""
+        self._server = await asyncio.start_unix_server(self._connected, sock=bound, limit=MOST_HEAD)
 
     async def close(self) -> None:
         """Listen no more, and end the connections; an answer that is under way is not waited for."""

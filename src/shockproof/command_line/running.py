@@ -1,0 +1,156 @@
+"""A program that runs, asked how it is: over HTTP, or by the socket in its state directory."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from shockproof.command_line.options import add_state_dir
+from shockproof.command_line.outcome import CommandError, ExitCode
+from shockproof.endpoints.unix_socket import SOCKET_NAME, STATUS
+
+__all__ = ["Running", "add_running"]
+
+_MOST: Final = 16 << 20
+"""Bytes of an answer."""
+_HEALTH: Final = "/health"
+_PAGES: Final = (STATUS, _HEALTH, "/status", "/readyz", "/livez", "/metrics")
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """``--url``, ``--socket``, ``--state-dir`` and ``--timeout``."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--url", metavar="URL", help="where it serves its health, such as http://127.0.0.1:9090"
+    )
+    where.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help=f"the socket of serve_socket() (default: {SOCKET_NAME} in the state directory)",
+    )
+    add_state_dir(parser)
+    parser.add_argument(
+        "--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long it may take (default: 5)"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, more than 0, got {text!r}")
+    return seconds
+
+
+class Running:
+    """
+    Where a program is asked.
+
+    Raises:
+        CommandError: the URL is none.
+    """
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self._timeout: float = given.timeout
+        self._path = ""
+        self._page = STATUS
+        if given.url is None:
+            self._socket: Path | None = given.socket or given.state_dir / SOCKET_NAME
+            self.name = str(self._socket)
+            return
+        self._socket = None
+        try:
+            parts = urlsplit(given.url)
+            self._host, self._port = parts.hostname or "", parts.port
+            if parts.scheme not in ("http", "https") or not self._host or parts.username is not None:
+                raise ValueError
+        except ValueError:  # also for a port that is no number, and half an IPv6 address
+            message = f"--url must be one such as http://127.0.0.1:9090, without user and password, got {given.url!r}"
+            raise CommandError(message) from None
+        self._is_secure = parts.scheme == "https"
+        self._path = parts.path.rstrip("/")
+        for page in _PAGES:
+            self._path = self._path.removesuffix(page)
+        self.name = given.url
+
+    def status(self) -> dict[str, Any]:  # Any: JSON
+        """
+        What `shockproof.views.status` tells of it, or less: the health alone, where that is all it serves.
+
+        Raises:
+            CommandError: nobody is there, it does not answer, or it answers something else.
+        """
+        code, body = self._get(self._page)
+        if code == 404 and self._page == STATUS:
+            self._page = _HEALTH
+            code, body = self._get(self._page)
+        try:
+            if code not in (200, 503):  # 503: not ready, and why
+                raise ValueError
+            answer: Any = json.loads(body)  # Any: JSON
+            services = answer["services"]
+            if isinstance(services, dict):  # as the health has them
+                answer["services"] = [{"name": name, **service} for name, service in services.items()]
+            if not all(isinstance(one["name"], str) for one in answer["services"]):
+                raise TypeError
+            return {"overall_health": str(answer["overall_health"]), **answer}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise CommandError(f"{self.name} answers {code}, and no health of shockproof") from None
+
+    def _get(self, page: str) -> tuple[int, bytes]:
+        connection = self._connection()
+        try:
+            connection.request("GET", self._path + page, headers={"Accept": "application/json"})
+            answer = connection.getresponse()
+            body = answer.read(_MOST + 1)
+        except TimeoutError:
+            raise CommandError(
+                f"{self.name} has not answered within {self._timeout:g} s: its event loop may stand still"
+            ) from None
+        except FileNotFoundError:
+            raise CommandError(
+                f"there is no {self.name}: a program that runs has it with `async with serve_socket(recovery):`; "
+                "--state-dir, --socket or --url name another one",
+                ExitCode.NOT_THERE,
+            ) from None
+        except ConnectionRefusedError:
+            left = ", which a program has left that does not run any more" if self._socket else ""
+            raise CommandError(f"nobody listens at {self.name}{left}", ExitCode.NOT_THERE) from None
+        except socket.gaierror as error:
+            raise CommandError(f"{self.name}: {error.strerror}", ExitCode.NOT_THERE) from None
+        except PermissionError:
+            raise CommandError(f"{self.name} belongs to another user: run this as that one") from None
+        except OSError as error:
+            raise CommandError(f"{self.name}: {error.strerror or str(error)}") from None
+        except http.client.HTTPException as error:
+            raise CommandError(f"{self.name} does not speak HTTP: {type(error).__name__}") from None
+        finally:
+            connection.close()
+        if len(body) > _MOST:
+            raise CommandError(f"{self.name} answers with more than {_MOST >> 20} MiB")
+        return answer.status, body
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._socket is not None:
+            return _UnixConnection(self._socket, self._timeout)
+        kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=self._timeout)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

@@ -1,0 +1,158 @@
+"""How a running program is, in lines and tables: once for ``shockproof health``, again and again for ``top``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from shockproof.command_line.screen import Screen
+from shockproof.views.words import ago, local_time
+
+__all__ = ["HEALTH_STYLES", "Counts", "show_errors", "show_head", "show_pending", "show_services"]
+
+Status = dict[str, Any]  # Any: JSON, from a program that may be of another version, or none of ours
+Counts = dict[str, tuple[float, float]]
+"""By service: how many calls succeeded and how many attempts failed so far."""
+
+HEALTH_STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
+_STATUS_STYLES: Final = {"operational": None, "degraded": "yellow", "unavailable": "red"}
+_SEVERITY_STYLES: Final = {"critical": "red", "high": "red", "medium": "yellow", "low": "dim"}
+
+
+def show_head(status: Status, name: str, screen: Screen) -> None:
+    """One line on everything, and one for each thing beside the services that is not as it should be."""
+    health = status["overall_health"]
+    services, pid = status["services"], status.get("pid")
+    counts = _dict(status.get("counts"))
+    known = counts.get("services", len(services))
+    errors = status.get("recent_error_count", 0)
+    process = "" if pid is None else f"process {pid}, "
+    text = f"{health}: {known} services, {errors} errors in the last 5 min  ({process}{name})"
+    screen.line(screen.cut(text), HEALTH_STYLES.get(health))
+    halt = _dict(status.get("halt"))
+    if status.get("halted"):
+        screen.line(screen.cut(f"HALTED: {halt.get('reason')}"), "red")
+    log, journal = _dict(status.get("error_log")), _dict(status.get("journal"))
+    for what, one, fine in (("error log", log, ("ok", "closed")), ("journal", journal, ("open", "closed"))):
+        if one and one.get("state") not in fine:
+            screen.line(screen.cut(f"{what}: {one.get('state')}: {one.get('last_error')}"), "red")
+    if log.get("dropped"):
+        screen.line(f"error log: {log['dropped']} records were dropped", "yellow")
+
+
+def show_services(
+    status: Status,
+    screen: Screen,
+    *,
+    rates: Mapping[str, tuple[float, float]] | None = None,
+    most: int | None = None,
+) -> None:
+    """A row for each service, those in trouble first; with *rates*, calls and failures a second in place of counts."""
+    services: list[Status] = sorted(status["services"], key=_trouble)
+    has_latencies = any(_latency(service) for service in services)
+    heads = [
+        "SERVICE",
+        "STATUS",
+        "CIRCUIT",
+        *(("OK", "FAILED") if rates is None else ("CALLS/S", "FAILED/S")),
+        "RETRIES",
+        "REFUSED",
+        "IN FLIGHT",
+        *(["P95"] if has_latencies else []),
+        "LAST ERROR",
+    ]
+    rows, styles = [], []
+    for service in services[:most]:
+        if rates is None:
+            counts = [_count(service.get("successes")), _count(service.get("failures"))]
+        else:
+            counts = [f"{rate:.1f}" for rate in rates.get(service["name"], (0.0, 0.0))]
+        in_flight, limit = service.get("in_flight"), service.get("max_concurrent")
+        row = [
+            f"{service['name']}{' !' if service.get('critical') else ''}",
+            str(service.get("status", "")),
+            _circuit(service),
+            *counts,
+            _count(service.get("retries")),
+            _count(service.get("rejections")),
+            "" if in_flight is None else f"{in_flight}/{limit}",
+            *([_latency(service)] if has_latencies else []),
+            str(service.get("last_error") or ""),
+        ]
+        rows.append(row)
+        styles.append(_STATUS_STYLES.get(row[1]))
+    screen.table(heads, rows, styles=styles)
+    shown, matching = len(rows), _dict(status.get("counts")).get("matching", len(services))
+    if isinstance(matching, int) and matching > shown:
+        screen.line(f"and {matching - shown} more", "dim")
+
+
+def show_errors(status: Status, screen: Screen, most: int) -> None:
+    """The newest errors, newest first, where it tells them."""
+    errors = [error for error in _list(status.get("errors")) if isinstance(error, dict)][:most]
+    if not errors:
+        return
+    screen.line()
+    screen.line("NEWEST ERRORS", "bold")
+    for error in errors:
+        at = error.get("at")
+        when = local_time(at)[11:19] if isinstance(at, int | float) else ""
+        text = (
+            f"{when}  {str(error.get('severity', '')).upper():<8}  {error.get('service_name')}."
+            f"{error.get('function_name')}  {error.get('error_type')}: {error.get('error_message')}"
+        )
+        screen.line(screen.cut(text), _SEVERITY_STYLES.get(str(error.get("severity"))))
+
+
+def show_pending(status: Status, screen: Screen, most: int) -> None:
+    """What began and has not ended, oldest first, where it tells it."""
+    pending = [one for one in _list(status.get("pending")) if isinstance(one, dict)]
+    if not pending:
+        return
+    screen.line()
+    rows = []
+    for one in pending[:most]:
+        since = one.get("since")
+        age = f"{ago(time.time() - since)} ago" if isinstance(since, int | float) else ""
+        words = one.get("stopped_by") or one.get("progress") or ""
+        rows.append(
+            (str(one.get("key") or ""), str(one.get("operation")), str(one.get("kind")), age, str(words))
+        )
+    screen.table(("PENDING", "OPERATION", "KIND", "SINCE", ""), rows)
+    if len(pending) > most:
+        screen.line(f"and {len(pending) - most} more", "dim")
+
+
+def _trouble(service: Status) -> tuple[int, str]:
+    if service.get("circuit") == "open":
+        rank = 0 if service.get("critical") else 1
+    else:
+        rank = {"unavailable": 2, "degraded": 3}.get(str(service.get("status")), 4)
+    return rank, service["name"].casefold()
+
+
+def _circuit(service: Status) -> str:
+    mode, wait = service.get("circuit_mode"), service.get("retry_after")
+    text = str(service.get("circuit", "")) if mode in (None, "normal") else str(mode)
+    if text == "open" and isinstance(wait, int | float) and math.isfinite(wait) and wait > 0:
+        text += f" {ago(wait)}"
+    return text
+
+
+def _latency(service: Status) -> str:
+    seconds = _dict(service.get("calls")).get("p95")
+    return f"{seconds * 1000:,.0f} ms" if isinstance(seconds, int | float) else ""
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and value else ""
+
+
+def _dict(value: object) -> Status:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:  # Any: JSON
+    return value if isinstance(value, list) else []

@@ -1,0 +1,298 @@
+"""A program that runs, asked once and watched: by its socket, over HTTP, and when it is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shockproof.command_line.top import Rates
+
+Run = Callable[..., Any]  # the fixture's result
+PROGRAM = Path(__file__).with_name("served_program.py")
+
+
+@contextmanager
+def served(place: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, PROGRAM, place / "state", place / "errors"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        try:
+            assert program.stdout.readline() == "READY\n"
+            yield program
+        finally:
+            program.kill()
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short one: a socket's path is at most 103 bytes long."""
+    return tmp_path_factory.mktemp("p")
+
+
+def read_until(terminal: int, wanted: bytes, said: bytes = b"") -> bytes:
+    while wanted not in said:
+        said += os.read(terminal, 65536)  # EIO, an error, when nobody writes any more
+    return said
+
+
+def test_a_program_is_asked_by_the_socket_in_its_state_directory(shockproof: Run, place: Path) -> None:
+    """As a table, as JSON, and once more when it has been killed; nothing of it is a secret."""
+    with served(place) as program:
+        state_dir = ("--state-dir", place / "state")
+        table = shockproof("health", *state_dir)
+        assert (table.code, table.err) == (1, "")
+        head, columns, news, venue, *pending = table.out.splitlines()
+        assert head.startswith("unhealthy: 2 services, 1 errors in the last 5 min  (process ")
+        assert columns.split()[:3] == ["SERVICE", "STATUS", "CIRCUIT"]
+        assert news.split()[:3] == ["news", "unavailable", "open"]
+        assert venue.split()[:5] == ["venue", "operational", "closed", "1", "0/4"]
+        assert pending[-1].split()[:3] == ["2026-11-26", "rebalance", "operation"]
+        told = shockproof("health", "--json", *state_dir)
+        assert told.json["pid"] == program.pid
+        assert told.json["errors"][0]["service_name"] == "news"
+        once = shockproof("top", "--every", "0.1", *state_dir)
+        assert (once.code, once.err) == (0, "")
+        assert "CALLS/S" in once.out
+        assert "NEWEST ERRORS" in once.out
+        assert "\x1b" not in once.out
+        assert "hunter2" not in table.out + told.out + once.out
+    gone = shockproof("health", "--state-dir", place / "state")
+    assert (gone.code, gone.out) == (3, "")
+    assert "which a program has left that does not run any more" in gone.err
+
+
+def test_top_repaints_a_terminal_goes_on_without_the_program_and_leaves_the_terminal_as_it_was(
+    place: Path,
+) -> None:
+    """Who watches a restart sees it; Ctrl-C is the way out, and no error."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "shockproof", "top", "--every", "0.1", "--state-dir", place / "state"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    try:
+        with served(place):
+            top = subprocess.Popen(
+                command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+            )
+            os.close(theirs)
+            said = read_until(ours, b"NEWEST ERRORS")
+        try:
+            said = read_until(ours, b"nobody listens at", said)
+            with served(place):
+                after = read_until(ours, b"NEWEST ERRORS")
+                top.send_signal(signal.SIGINT)
+                after = read_until(ours, b"\x1b[?1049l", after)
+                assert top.wait(60) == 0
+        finally:
+            top.kill()
+    finally:
+        os.close(ours)
+    assert said.startswith(b"\x1b[?1049h\x1b[?25l\x1b[H")
+    assert b"\x1b[31m" in said  # in colours
+    assert b"Traceback" not in said + after
+    assert after.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
+HEALTHY = {
+    "overall_health": "healthy",
+    "services": {"venue": {"status": "operational", "circuit": "closed", "successes": 5, "failures": 0}},
+    "recent_error_count": 0,
+    "halted": False,
+    "error_log": {"state": "ok", "dropped": 0},
+    "journal": {"state": "open"},
+}
+
+
+class Answers(BaseHTTPRequestHandler):
+    pages: dict[str, tuple[int, object]] = {}  # noqa: RUF012 - a new one for each test
+
+    def do_GET(self) -> None:
+        status, answer = self.pages.get(self.path, (404, "no such page"))
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *ignored: object) -> None:
+        pass
+
+
+@pytest.fixture
+def pages() -> Iterator[tuple[str, dict[str, tuple[int, object]]]]:
+    """A server, and what it answers by path."""
+    answers = type("OfThisTest", (Answers,), {"pages": {}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", answers.pages
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+Pages = tuple[str, dict[str, tuple[int, object]]]
+
+
+@pytest.mark.parametrize(
+    ("health", "words", "code"),
+    [
+        ("healthy", (), 0),
+        ("degraded", (), 0),
+        ("degraded", ("--strict",), 1),
+        ("unhealthy", (), 1),
+    ],
+)
+def test_scripts_read_the_exit_code(
+    shockproof: Run, pages: Pages, health: str, words: tuple[str, ...], code: int
+) -> None:
+    """Degraded is how a program gets over an outage: only --strict takes it for wrong."""
+    url, answers = pages
+    answers["/health"] = (503 if health == "unhealthy" else 200, {**HEALTHY, "overall_health": health})
+    told = shockproof("health", "--url", url, *words)
+    assert (told.code, told.err) == (code, "")
+    assert told.out.startswith(f"{health}: 1 services, 0 errors")
+
+
+@pytest.mark.parametrize("page", ["", "/", "/health", "/status", "/status.json"])
+def test_the_url_is_that_of_the_server_or_of_a_page(shockproof: Run, pages: Pages, page: str) -> None:
+    """People copy what stands in the browser; and it may be mounted somewhere."""
+    url, answers = pages
+    answers["/shockproof/status.json"] = (200, HEALTHY)
+    assert shockproof("health", "--url", f"{url}/shockproof{page}").code == 0
+
+
+def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothing_to_the_terminal(
+    shockproof: Run, pages: Pages
+) -> None:
+    """A halt, a disk that refuses, lost records; and a name with control characters."""
+    url, answers = pages
+    answers["/health"] = (
+        200,
+        {
+            **HEALTHY,
+            "services": {"\x1b[2Jvenue": {"status": "operational", "circuit": "open", "retry_after": "soon"}},
+            "halted": True,
+            "halt": {"reason": "lost the risk feed"},
+            "error_log": {"state": "failing", "last_error": "no space", "dropped": 3},
+            "journal": {"state": "failing", "last_error": "no space"},
+            "errors": [{"error_message": "\x1b]0;x\x07"}, "not one"],
+            "pending": [{"key": "\x1b[31m"}, 7],
+        },
+    )
+    told = shockproof("top", "--once", "--every", "0.1", "--url", url)
+    assert told.code == 0
+    for line in (
+        "HALTED: lost the risk feed",
+        "error log: failing: no space",
+        "journal: failing: no space",
+        "error log: 3 records were dropped",
+    ):
+        assert line in told.out.splitlines()
+    assert "\x1b" not in told.out
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, b"<html>hello</html>"),
+        (200, []),
+        (200, {"services": "all"}),
+        (200, {"services": [{"name": 7}], "overall_health": "healthy"}),
+        (500, HEALTHY),
+        (200, b"[" * 100_000),
+    ],
+)
+def test_an_answer_of_something_else_is_one_line(
+    shockproof: Run, pages: Pages, answer: tuple[int, object]
+) -> None:
+    """Some other program has that port."""
+    url, answers = pages
+    answers["/health"] = answer
+    told = shockproof("health", "--url", url)
+    assert (told.code, told.out, told.err.count("\n")) == (2, "", 1)
+    assert "no health of shockproof" in told.err
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:9090", "ftp://bot", "http://", "http://bot:port", "http://me:pw@bot", "http://[::1"]
+)
+def test_what_is_no_url_is_told(shockproof: Run, url: str) -> None:
+    """With one that is."""
+    told = shockproof("health", "--url", url)
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "http://127.0.0.1:9090" in told.err
+
+
+def test_nobody_there_and_nobody_answering_are_told_apart(shockproof: Run, tmp_path: Path) -> None:
+    """The one is started, the other looked at."""
+    missing = shockproof("health", "--state-dir", tmp_path)
+    assert missing.code == 3
+    assert "async with serve_socket(recovery):" in missing.err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert shockproof("top", "--url", url).code == 3
+        taken.listen()
+        silent = shockproof("health", "--url", url, "--timeout", "0.1")
+        assert silent.code == 2
+        assert "its event loop may stand still" in silent.err
+    long = shockproof("health", "--socket", tmp_path / ("x" * 200))
+    assert (long.code, long.err.count("\n")) == (2, 1)
+    assert "too long" in long.err
+
+
+def test_something_that_does_not_speak_http_is_told(shockproof: Run) -> None:
+    """A port that is another program's."""
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        connection.sendall(b"-ERR unknown command\r\n")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        told = shockproof("health", "--url", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        thread.join()
+    assert told.code == 2
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("--every", "0"), ("--timeout", "-1"), ("--url", "http://a", "--socket", "b")]
+)
+def test_arguments_that_make_no_sense_are_one_line(shockproof: Run, words: tuple[str, ...]) -> None:
+    """As for every command."""
+    told = shockproof("top", *words)
+    assert (told.code, told.err.count("\n")) == (2, 1)
+
+
+def test_rates_are_what_was_counted_since_and_none_where_it_began_anew() -> None:
+    """A restarted program, and a service that was not there before, have no rate yet."""
+
+    def at(**counts: tuple[int, int]) -> dict[str, Any]:
+        return {
+            "services": [
+                {"name": name, "successes": fine, "failures": failed}
+                for name, (fine, failed) in counts.items()
+            ]
+        }
+
+    rates = Rates()
+    assert rates.of(at(venue=(10, 2)), 100.0) == {}
+    assert rates.of(at(venue=(30, 3), news=(1, 0)), 110.0) == {"venue": (2.1, 0.1)}
+    assert rates.of(at(venue=(1, 0), news=(1, 0)), 120.0) == {"venue": (0.0, 0.0), "news": (0.0, 0.0)}
