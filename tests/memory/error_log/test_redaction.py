@@ -37,6 +37,11 @@ MESSAGES = {
     "percent-encoded": f"redirect=https%3A%2F%2Fx%3Fsignature%3D{SECRET}%26y%3D1",
     "percent in the value": f"password=%40{SECRET}&user=x",
     "cut in the middle": f'{{"api_secret": "{SECRET}',
+    "requests, a header that it refuses": (
+        f"Invalid leading whitespace, reserved character(s), or return character(s) in header value: '{SECRET}\\n'"
+    ),
+    "httpx, a header that it refuses": f"Illegal header value b'{SECRET}\\n'",
+    "the same in a repr": f"LocalProtocolError(\"Illegal header value b\\'{SECRET}\\\\n\\'\")",
     "private key": f"-----BEGIN EC PRIVATE KEY-----\n{SECRET}\n-----END EC PRIVATE KEY-----",
     "private key, cut": f"bad key -----BEGIN PRIVATE KEY-----\n{SECRET}",
     "listen key": f"wss://stream.binance.com/ws listenKey={SECRET}",
@@ -208,6 +213,7 @@ def test_no_names_switch_everything_off() -> None:
         "secret: [",
         "token=f('x')",
         "token=f('",
+        "header value '",
     ],
 )
 def test_a_megabyte_of_anything_takes_linear_time(piece: str) -> None:

@@ -2,7 +2,8 @@
 Secrets are kept out of what is written and shown.
 
 A secret is recognised by the name it stands under (``api_key``, ``X-MBX-APIKEY``, ``signature=``),
-by its place (a password in a URL, a bearer token, a private key's block), or because its value was
+by its place (a password in a URL, a bearer token, a header's value that a client refuses, a private key's
+block), or because its value was
 registered. What is recognised becomes ``***``.
 
 By name means: the name contains one of the words, whatever its case and with or without ``-``, ``_``
@@ -54,8 +55,11 @@ _COUNTED: Final = re.compile(r"tokens\Z|token[_\- ]?(?:count|limit|budget|usage)
 _ELSEWHERE: Final = r"""
     (?P<user>://[^/\s:@"']{0,256}:)(?P<password>[^/\s@"']{1,512})(?=@)
     | (?P<scheme>\b(?:bearer|basic)\s{1,4})(?P<credentials>[A-Za-z0-9._~+/=\-]{8,})
+    | (?P<header>\bheader\ value:?\s{1,4}b?(?P<mark>\\{0,4}["']))(?:(?!(?P=mark))(?s:.))*+
     | (?P<begin>-----BEGIN\ [A-Z0-9 ]{0,40}PRIVATE\ KEY-----)(?s:.*?)(?P<end>-----END|\Z)
 """
+
+_PLACES: Final = ("://", "bearer", "basic", "header value", "-----begin")
 
 # After a word: the rest of the name, what separates name and value, the value.
 _VALUE: Final = r"""
@@ -181,7 +185,7 @@ class Redactor:
         lowered = text.lower()
         if any(hint in lowered for hint in self._hints):
             text = self._by_name(text)
-        if "://" in lowered or "bearer" in lowered or "basic" in lowered or "-----begin" in lowered:
+        if any(place in lowered for place in _PLACES):
             text = re.sub(_ELSEWHERE, _hide_elsewhere, text, flags=re.IGNORECASE | re.VERBOSE)
         return text
 
@@ -285,4 +289,6 @@ def _hide_elsewhere(found: re.Match[str]) -> str:
         return found["user"] + REDACTED
     if found["scheme"] is not None:
         return found["scheme"] + REDACTED
+    if found["header"] is not None:
+        return found["header"] + REDACTED
     return found["begin"] + REDACTED + found["end"]
