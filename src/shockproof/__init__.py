@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shockproof.policies.retry_budget import RetryBudget as RetryBudget
     from shockproof.service import ErrorRecoveryService as ErrorRecoveryService
     from shockproof.settings import ErrorLogOptions as ErrorLogOptions
+    from shockproof.settings import LoopMonitorOptions as LoopMonitorOptions
     from shockproof.standalone import Bulkhead as Bulkhead
     from shockproof.standalone import CircuitBreaker as CircuitBreaker
     from shockproof.standalone import Fallback as Fallback
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.events import Event as Event
     from shockproof.vocabulary.events import FallbackAnswered as FallbackAnswered
     from shockproof.vocabulary.events import Halted as Halted
+    from shockproof.vocabulary.events import LoopStalled as LoopStalled
     from shockproof.vocabulary.events import RateLimitPaused as RateLimitPaused
     from shockproof.vocabulary.events import Resumed as Resumed
     from shockproof.vocabulary.events import RetryScheduled as RetryScheduled
@@ -107,7 +109,7 @@ _HOMES = {
     "policies.fallback": ("LastGood", "OnError", "Stale"),
     "policies.retry_budget": ("RetryBudget",),
     "service": ("ErrorRecoveryService",),
-    "settings": ("ErrorLogOptions",),
+    "settings": ("ErrorLogOptions", "LoopMonitorOptions"),
     "standalone": ("Bulkhead", "CircuitBreaker", "Fallback", "Hedge", "RateLimit", "Retry", "Timeout"),
     "vocabulary.clock": ("Clock",),
     "vocabulary.errors": (
@@ -144,6 +146,7 @@ _HOMES = {
         "Event",
         "FallbackAnswered",
         "Halted",
+        "LoopStalled",
         "RateLimitPaused",
         "Resumed",
         "RetryScheduled",

@@ -50,7 +50,14 @@ from shockproof.memory.state.state_files import StateFiles
 from shockproof.memory.state.state_saver import StateSaver, flush_all_blocking
 from shockproof.policies.backoff import Jitter, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
-from shockproof.settings import ErrorLogOptions, check_change, check_error_log, resolve
+from shockproof.settings import (
+    ErrorLogOptions,
+    LoopMonitorOptions,
+    check_change,
+    check_error_log,
+    check_loop_monitor,
+    resolve,
+)
 from shockproof.vocabulary.arguments import (
     NOT_GIVEN,
     NotGiven,
@@ -75,6 +82,7 @@ from shockproof.vocabulary.events import (
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeverity, ServiceStatus
 
 if TYPE_CHECKING:
+    from shockproof.calls.loop_monitor import LoopMonitor
     from shockproof.vocabulary.models import ErrorRecord, SystemState
 
 __all__ = ["ErrorRecoveryService"]
@@ -142,6 +150,8 @@ class ErrorRecoveryService:
         max_threads: most threads for plain functions, for each service. Default 16.
         error_log: how the error log keeps its files and its bounds, see `ErrorLogOptions`. Default:
             all files are kept, and 10,000 records or 8 MiB may wait for the disk.
+        loop_monitor: True, or a dict of `LoopMonitorOptions`: watch how late the event loop is, name the line that holds it,
+            and count a lateness above a threshold as degraded health. Default: False, which costs nothing.
         redact: the names under which strings are secret; ``()`` turns that off. Default: ``api_key``,
             ``secret``, ``password``, ``passphrase``, ``private_key``, and in the error log and the details of
             operations also ``token``, ``signature``, ``authorization``, ``cookie``.
@@ -173,6 +183,7 @@ class ErrorRecoveryService:
         jitter: Jitter = "none",
         max_threads: int = 16,
         error_log: ErrorLogOptions | None = None,
+        loop_monitor: bool | LoopMonitorOptions = False,
         redact: Iterable[str] | None = None,
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
         state_migrations: Sequence[Migration] = (),
@@ -194,6 +205,7 @@ class ErrorRecoveryService:
             os.environ,
         )
         handle_defaults, _ = check_options({"jitter": jitter})
+        self._loop_options = check_loop_monitor(loop_monitor)
         self._clock = as_clock(clock)
         self._history = ErrorHistory()
         self._error_log = ErrorLog(self.error_log_dir, clock=self._clock, **check_error_log(error_log or {}))
@@ -215,6 +227,8 @@ class ErrorRecoveryService:
             rng=randomness,
             halt=self._halt,
         )
+        self._loop_monitor = None if self._loop_options is None else self._monitor(**self._loop_options)
+        self._registry.stood_still = None if self._loop_monitor is None else self._loop_monitor.stood_still
         secrets = StateSecrets(
             SecretNames(SECRET_NAMES if redact is None else _names(redact)),
             None if encryption_key is None else SecretCipher(_keys(encryption_key)),
@@ -558,7 +572,8 @@ class ErrorRecoveryService:
         ``overall_health``, ``service_statuses``, ``recent_error_count`` (the last 300 s),
         ``circuit_breakers``, ``services`` (counts), ``error_log`` (``state``, ``written``, ``queued``,
         ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``), ``halted``, ``halt`` (``reason``,
-        ``since``, ``is_known``, ``is_durable``, ``last_error``), ``timestamp``.
+        ``since``, ``is_known``, ``is_durable``, ``last_error``), ``loop`` (``state``, ``loops``, ``stalled_for``, ``stalls``,
+        ``recent_stalls``, ``lag``; None without a ``loop_monitor``), ``timestamp``.
         """
         now = self._clock.monotonic()
         return health_report(
@@ -569,7 +584,11 @@ class ErrorRecoveryService:
             error_log=self._error_log_report(),
             journal=self._journal.status()._asdict(),
             halt=self._halt,
+            loop=self._loop_report(),
         )
+
+    def _loop_report(self) -> dict[str, Any] | None:  # Any: text and numbers
+        return None if self._loop_monitor is None else self._loop_monitor.report()
 
     def _error_log_report(self) -> dict[str, Any]:  # Any: text and numbers
         statistics = self._error_log.statistics()
@@ -972,6 +991,11 @@ class ErrorRecoveryService:
         value: Jitter = self._runtime.defaults["jitter"]
         return value
 
+    @property
+    def loop_monitor(self) -> dict[str, float] | None:
+        """How the event loop is watched, see `LoopMonitorOptions`; None: it is not."""
+        return None if self._loop_options is None else dict(self._loop_options)
+
     def _path(self, name: str) -> Path:
         value: Path = self._settings[name]
         return value
@@ -1015,6 +1039,8 @@ class ErrorRecoveryService:
         limit = seconds("timeout", timeout)
         for periodic in self._periodic.values():
             periodic.pause()
+        if self._loop_monitor is not None:
+            self._loop_monitor.pause()
         ending = asyncio.ensure_future(self._flush_everything(limit))
         done, _ = await asyncio.wait({ending}, timeout=limit)
         if not done:
@@ -1075,8 +1101,28 @@ class ErrorRecoveryService:
             self._forget_loop()  # the next call, on whatever loop, starts it
         return periodic
 
-    def _watch_loop(self, told: Callable[[float], None] | None = None) -> tuple[LoopLag, Callable[[], None]]:
+    def _monitor(
+        self, tick: float, stall_after: float, degraded_above: float, recovers_after: float
+    ) -> LoopMonitor:
+        # Here, so that a program without one does not load it.
+        from shockproof.calls.loop_monitor import LoopMonitor
+        from shockproof.policies.loop_health import LoopHealth
+
+        return LoopMonitor(
+            self._clock,
+            self._listeners,
+            self._forget_loop,
+            tick=tick,
+            stall_after=stall_after,
+            health=LoopHealth(degraded_above, recovers_after),
+        )
+
+    def _watch_loop(
+        self, told: Callable[[float], None] | None = None
+    ) -> tuple[LoopLag | LoopMonitor, Callable[[], None]]:
         """Measure from now on how late the loop is, and tell each lag; what is returned besides stops that."""
+        if self._loop_monitor is not None:  # it does so anyway
+            return self._loop_monitor, self._loop_monitor.subscribe(told or (lambda _: None))
         lag = LoopLag(self._clock, told)
         name = f"watch over the loop no. {next(self._numbers)}"
         periodic = self._add_periodic(name, every=lambda: EVERY, action=lag.beat)
@@ -1109,6 +1155,8 @@ class ErrorRecoveryService:
         self._add_periodic(name, every=lambda: state.check_every, action=check)
 
     def _start_background(self) -> None:
+        if self._loop_monitor is not None:
+            self._loop_monitor.ensure()
         for periodic in list(self._periodic.values()):
             periodic.ensure()
 

@@ -14,7 +14,16 @@ from typing import Any, Final, TypedDict
 from shockproof.memory.error_log.bounded_queue import WhenFull
 from shockproof.vocabulary.arguments import NOT_GIVEN, Seconds, at_least, seconds, whole_number
 
-__all__ = ["CONFIGURABLE", "DEFAULTS", "ErrorLogOptions", "check_change", "check_error_log", "resolve"]
+__all__ = [
+    "CONFIGURABLE",
+    "DEFAULTS",
+    "ErrorLogOptions",
+    "LoopMonitorOptions",
+    "check_change",
+    "check_error_log",
+    "check_loop_monitor",
+    "resolve",
+]
 
 
 class ErrorLogOptions(TypedDict, total=False):
@@ -42,6 +51,19 @@ class ErrorLogOptions(TypedDict, total=False):
     """``"drop_lowest"`` (default), ``"drop_oldest"`` or ``"drop_new"``; what is dropped is counted."""
     fsync: bool
     """Whether a flush also survives a power failure. Default: False."""
+
+
+class LoopMonitorOptions(TypedDict, total=False):
+    """How the event loop is watched. Seconds, as numbers or `timedelta`."""
+
+    tick: Seconds
+    """Between two beats, more than 0. Default: 0.05."""
+    stall_after: Seconds
+    """How late a beat is when that is told as a stall, more than 0. Default: 0.1."""
+    degraded_above: Seconds
+    """How late a beat is when the health becomes degraded, more than 0. Default: 0.5."""
+    recovers_after: Seconds
+    """How long none may be so late until the health is well again, at least 0. Default: 30.0."""
 
 
 def _threshold(name: str, value: object) -> int | None:
@@ -192,3 +214,34 @@ def check_error_log(options: Mapping[str, object]) -> dict[str, Any]:  # Any: ea
             raise TypeError(f"error_log knows no {name!r}; there are {', '.join(_ERROR_LOG)}")
         checked[name] = _ERROR_LOG[name](f"error_log[{name!r}]", value)
     return checked
+
+
+_LOOP_MONITOR: Final[Mapping[str, tuple[float, _Check]]] = {
+    "tick": (0.05, _positive),
+    "stall_after": (0.1, _positive),
+    "degraded_above": (0.5, _positive),
+    "recovers_after": (30.0, seconds),
+}
+
+
+def check_loop_monitor(given: object) -> dict[str, float] | None:
+    """
+    The options of the loop monitor, all of them; None where there is none.
+
+    Raises:
+        TypeError, ValueError: an unknown name, or a value that is not allowed.
+    """
+    if given is False or given is None:
+        return None
+    if given is not True and not isinstance(given, Mapping):
+        raise TypeError(
+            f'loop_monitor must be True, False or a dict such as {{"stall_after": 0.1}}, got {given!r}'
+        )
+    options: Mapping[str, object] = {} if given is True else given
+    for name in options:
+        if name not in _LOOP_MONITOR:
+            raise TypeError(f"loop_monitor knows no {name!r}; there are {', '.join(_LOOP_MONITOR)}")
+    return {
+        name: check(f"loop_monitor[{name!r}]", options[name]) if name in options else default
+        for name, (default, check) in _LOOP_MONITOR.items()
+    }

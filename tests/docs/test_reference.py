@@ -69,6 +69,23 @@ def test_options_page_lists_the_keys_of_the_error_log() -> None:
     assert list(rows(section("reference/options.md", "`error_log`"))) == list(ErrorLogOptions.__annotations__)
 
 
+def test_options_page_lists_the_keys_of_the_loop_monitor_with_their_defaults(tmp_path: Path) -> None:
+    """Whoever changes a default changes both pages that name it."""
+    service = shockproof.ErrorRecoveryService(tmp_path, tmp_path, loop_monitor=True)
+    table = rows(section("reference/options.md", "`loop_monitor`"))
+    assert {name: float(cells[0]) for name, cells in table.items()} == service.loop_monitor
+    page = rows(section("how-to/loop-monitor.md", "Options"))
+    assert {name: float(cells[0].removesuffix(" s")) for name, cells in page.items()} == service.loop_monitor
+
+
+def test_loop_monitor_page_lists_the_keys_of_its_health(tmp_path: Path) -> None:
+    """A key that is added has a row, and one that is taken away has none."""
+    service = shockproof.ErrorRecoveryService(tmp_path, tmp_path, loop_monitor=True)
+    health = service.get_health_status()["loop"]
+    assert list(rows(section("how-to/loop-monitor.md", "Health and metrics"))) == list(health)
+    assert all(f"`{key}`" in section("reference/health.md", "`get_health_status()`") for key in health)
+
+
 def test_options_page_lists_the_arguments_of_stream_with_their_defaults() -> None:
     """Whoever changes a default changes the page."""
     table = rows(section("reference/options.md", "Of `stream`"))

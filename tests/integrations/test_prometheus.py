@@ -39,9 +39,11 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 class Scraped:
     """One recovery service on virtual time, and a registry that scrapes it."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, *, loop_monitor: bool = False, **options: Any) -> None:
         self.clock = VirtualClock()
-        self.recovery = ErrorRecoveryService(folder / "state", folder / "errors", clock=self.clock)
+        self.recovery = ErrorRecoveryService(
+            folder / "state", folder / "errors", clock=self.clock, loop_monitor=loop_monitor
+        )
         self.registry = CollectorRegistry()
         self.collector = ShockproofCollector(self.recovery, **options)
         self.registry.register(self.collector)
@@ -674,3 +676,23 @@ def test_dashboard_has_panels_that_do_not_overlap() -> None:
         assert panel["type"] == "row" or panel["description"]
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
+
+
+def test_the_loop_monitor_is_what_the_lag_is_read_from_where_there_is_one(tmp_path: Path) -> None:
+    """Nothing is measured twice, and its verdict and its stalls are told beside."""
+    scraped = Scraped(tmp_path, loop_lag=True, loop_monitor=True)
+
+    async def main() -> None:
+        await scraped.recovery.service("broker").call(fine)
+        await scraped.clock.sleep(1.0)
+        scraped.clock.advance(2.0)
+        await scraped.clock.sleep(0.1)
+        assert scraped.value("shockproof_loop_degraded") == 1
+        assert not scraped.recovery._periodic
+        await scraped.recovery.aclose()
+
+    scraped.run(main)
+    assert scraped.value("shockproof_loop_stalls_total") == 1
+    lag = scraped.all("shockproof_loop_lag_seconds_bucket", "le")
+    assert lag["+Inf"] == lag["2.5"] == lag["0.1"] + 1
+    assert lag["+Inf"] > 15

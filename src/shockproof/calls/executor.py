@@ -48,6 +48,7 @@ def failure_of(
     """
     failure = Failure(ticket, elapsed(plan, started, timer))
     ended_by_us = timer is not None and timer.stop()
+    failure.stalled = ended_by_us and timer is not None and timer.stalled
     if isinstance(error, asyncio.CancelledError):
         if not ended_by_us or timer is None:
             ticket.released()
@@ -56,7 +57,6 @@ def failure_of(
         if never_began(error):  # it waited for a thread all the time
             failure.verdict = Verdict(Outcome.NEUTRAL)
         failure.error.__cause__ = error  # its traceback shows where the attempt hung
-        failure.stalled = timer.stalled
     elif isinstance(error, Exception) and (ended_by_us or not hides_cancellation(error)):
         failure.error = error
     else:

@@ -12,12 +12,13 @@ from shockproof.memory.services.durations import Durations, Histogram
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.outcomes import Outcome
 
-__all__ = ["EVERY", "LoopLag"]
+__all__ = ["BOUNDS", "EVERY", "LoopLag"]
 
 EVERY: Final = 0.25
 """Seconds between two beats."""
 
-_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Seconds: the same for every loop and process, so that counts can be added up."""
 
 
 class LoopLag:
@@ -33,8 +34,8 @@ class LoopLag:
         self._told = told
         self._task: asyncio.Task[Any] | None = None  # Any: whatever the task that beats returns
         self._due = 0.0
-        self._late = Durations(_BOUNDS)
-        self.bounds = _BOUNDS
+        self._late = Durations(BOUNDS)
+        self.bounds = BOUNDS
 
     async def beat(self) -> None:
         """It is time."""
@@ -48,7 +49,7 @@ class LoopLag:
 
     def histogram(self) -> Histogram:
         """How late the beats were."""
-        nothing = Histogram((0,) * (len(_BOUNDS) + 1), 0.0)
+        nothing = Histogram((0,) * (len(BOUNDS) + 1), 0.0)
         return self._late.histograms().get(Outcome.SUCCESS, nothing)
 
     def stalled_for(self) -> float | None:

@@ -26,10 +26,11 @@ from shockproof.calls.turn_to_send import Turn, wait_for_turn
 from shockproof.policies.adaptive_concurrency import says_too_much
 from shockproof.policies.adaptive_retry import AdaptiveRetry, SendRate
 from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
-from shockproof.policies.error_kinds import ErrorKind, kind_of
+from shockproof.policies.error_kinds import ErrorKind, kind_of, status_of
 from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.retry import Decision, leaves
 from shockproof.policies.retry_budget import RetryBudget
+from shockproof.policies.stall import was_stalled
 from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
     CallRejectedError,
@@ -454,7 +455,7 @@ class OngoingCall:
             self._answered(plan.adaptive, plan.runtime.clock.monotonic(), duration, None)
         plan.state.successes += 1
         if plan.state.limits is not None:
-            plan.state.limits.ended(duration, dropped=False)
+            plan.state.limits.ended(plan.state.own_time(duration), dropped=False)
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
         if plan.state.stirred or ticket is not plan.state.circuit.closed:
             now = plan.runtime.clock.monotonic()
@@ -512,6 +513,7 @@ class OngoingCall:
     ) -> tuple[Exception, tuple[str, str], ErrorKind]:
         """The service is told of a failure: what stands for it, its type and text, and what kind of error it is."""
         plan, state, error = self.plan, self.plan.state, failure.error
+        failure.stalled = failure.stalled or self._came_of_our_stall(failure)
         self._tell_load(failure, verdict)
         shown = error if error is not None else UnwantedResultError(failure.result)
         error_type, message = describe(shown)
@@ -552,6 +554,18 @@ class OngoingCall:
         cut_short = isinstance(answer, DeadlineExceededError) and failure.duration < 0.9 * (plan.limit or 0.0)
         if says_too_much(answer, verdict.retry_after) and not cut_short:
             plan.state.limits.ended(failure.duration, dropped=True)
+
+    def _came_of_our_stall(self, failure: Failure) -> bool:
+        """Whether a time limit of the function's own passed while our loop stood still; known where it is watched."""
+        stood_still, error = self.plan.state.stood_still, failure.error
+        if (
+            stood_still is None
+            or error is None
+            or status_of(error) is not None
+            or kind_of(error) != "timeout"
+        ):
+            return False
+        return was_stalled(stood_still(failure.duration), failure.duration)
 
     def _verdict_of(self, failure: Failure) -> Verdict:
         verdict = failure.verdict or failure.judged

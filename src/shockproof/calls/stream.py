@@ -481,6 +481,7 @@ class _Feed(Generic[T]):
         assert error is not None
         ended_by_us = limit is not None and limit.stop()
         failure = Failure(ticket, duration)
+        failure.stalled = ended_by_us and limit is not None and limit.stalled
         if isinstance(error, StopAsyncIteration):
             if self._may_end:
                 return None
@@ -488,7 +489,6 @@ class _Feed(Generic[T]):
         elif isinstance(error, asyncio.CancelledError) and ended_by_us and limit is not None:
             failure.error = self._too_late(limit)
             failure.error.__cause__ = error  # its traceback shows where the feed hung
-            failure.stalled = limit.stalled
         elif (
             isinstance(error, Exception)
             and not isinstance(error, UnusableSourceError)

@@ -16,6 +16,7 @@ from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, ErrorSeverity, ServiceStatus
 
 if TYPE_CHECKING:
+    from shockproof.calls.loop_monitor import LoopMonitor
     from shockproof.service import ErrorRecoveryService
 
 __all__ = ["BUCKETS", "METRICS", "Measured", "Metric", "Point", "check_buckets"]
@@ -41,6 +42,7 @@ class Measured:
         self.journal = recovery._journal.status()
         self.is_halted = recovery._halt.mark is not None
         self.saved_at = recovery._saver.saved_at
+        self.loop_monitor = recovery._loop_monitor
 
 
 Read = Callable[[Measured], Iterable[Point]]
@@ -198,6 +200,12 @@ def _single(of: Callable[[Measured], float | None]) -> Read:
             yield Point((), value)
 
     return read
+
+
+def _of_the_loop(of: Callable[[LoopMonitor], float]) -> Read:
+    return _single(
+        lambda measured: None if measured.loop_monitor is None else float(of(measured.loop_monitor))
+    )
 
 
 METRICS: Final = (
@@ -444,6 +452,20 @@ METRICS: Final = (
         text="1 while the kill switch refuses writes, else 0.",
         labels=(),
         read=_single(lambda measured: float(measured.is_halted)),
+    ),
+    Metric(
+        name="shockproof.loop.stalls",
+        kind="counter",
+        text="Times that the event loop stood still; absent without a loop_monitor.",
+        labels=(),
+        read=_of_the_loop(lambda monitor: monitor.stalls),
+    ),
+    Metric(
+        name="shockproof.loop.degraded",
+        kind="gauge",
+        text="1 while the event loop is, or lately was, too late, else 0; absent without a loop_monitor.",
+        labels=(),
+        read=_of_the_loop(lambda monitor: monitor.is_degraded),
     ),
 )
 """Everything but histograms, which each library makes in its own way."""

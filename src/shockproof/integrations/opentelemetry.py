@@ -108,7 +108,8 @@ def export_metrics(
         buckets: the upper bounds of that histogram in seconds, ascending; a view of the SDK may say
             otherwise. Default: 14, from 0.001 to 30.
         loop_lag: also record how late the event loop is, ``shockproof.loop.lag``: something small happens
-            there four times a second, from the first call on. Default: False.
+            there four times a second, from the first call on; where the service has a ``loop_monitor``, what that
+            measures. Default: False.
 
     Returns:
         A function that stops it: nothing is observed any more.

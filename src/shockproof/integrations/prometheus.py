@@ -37,6 +37,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as MetricFamily
 
+    from shockproof.calls.loop_monitor import LoopMonitor
     from shockproof.service import ErrorRecoveryService
 
 __all__ = ["ShockproofCollector", "alert_rules", "grafana_dashboard"]
@@ -98,7 +99,7 @@ class ShockproofCollector(Collector):
             success costs a little more: it is counted when it happens. Default: False.
         buckets: the upper bounds of that histogram in seconds, ascending. Default: 14, from 0.001 to 30.
         loop_lag: also how late the event loop is: something small happens there four times a second, from
-            the first call on. Default: False.
+            the first call on; where the service has a ``loop_monitor``, what that measures. Default: False.
 
     Raises:
         TypeError, ValueError: buckets that are none.
@@ -115,7 +116,7 @@ class ShockproofCollector(Collector):
         self._recovery = recovery
         self._bounds = check_buckets(buckets)
         self._durations: dict[str, Durations] = {}
-        self._lag: LoopLag | None = None
+        self._lag: LoopLag | LoopMonitor | None = None
         self._undo: list[Callable[[], None]] = []
         self._has_durations = durations
         if durations:
@@ -181,7 +182,7 @@ def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
     return GaugeMetricFamily(name, metric.text, labels=metric.labels)
 
 
-def _lag_families(lag: LoopLag | None, stalled_for: float | None) -> Iterator[MetricFamily]:
+def _lag_families(lag: LoopLag | LoopMonitor | None, stalled_for: float | None) -> Iterator[MetricFamily]:
     late = HistogramMetricFamily(_LAG, "How late the event loop came to what was due.")
     if lag is not None:
         histogram = lag.histogram()

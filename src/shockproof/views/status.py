@@ -60,9 +60,9 @@ def status_of(
     wanted = matching.casefold()
     chosen = [place for place, state in enumerate(known) if wanted in state.name.casefold()]
     chosen.sort(key=lambda place: _trouble(known[place], statuses[place], circuits[place]))
-    health = recovery._error_log_report()
+    loop = recovery._loop_report()
     status = {
-        "overall_health": overall_health(statuses, recovery._halt),
+        "overall_health": overall_health(statuses, recovery._halt, loop),
         "halted": recovery._halt.mark is not None,
         "halt": halt_report(recovery._halt),
         "counts": {
@@ -82,7 +82,8 @@ def status_of(
         "errors_over_time": _errors_over_time(recovery._history.latest(1_000), now),
         "pending": [_pending(entry) for entry in recovery._journal.pending_now()[:_MOST_PENDING]],
         "history": None if history is None else _recorded(history, now),
-        "error_log": health,
+        "error_log": recovery._error_log_report(),
+        "loop": loop,
         "journal": recovery._journal.status()._asdict(),
         "saved_at": recovery._saver.saved_at,
         "pid": os.getpid(),

@@ -7,6 +7,7 @@ An event is built only when somebody listens. `at` is wall time, seconds since 1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from shockproof.vocabulary.outcomes import Outcome
 from shockproof.vocabulary.statuses import CircuitMode
@@ -25,9 +26,11 @@ __all__ = [
     "Event",
     "FallbackAnswered",
     "Halted",
+    "LoopStalled",
     "RateLimitPaused",
     "Resumed",
     "RetryScheduled",
+    "StallCause",
     "StreamGap",
     "StreamLost",
 ]
@@ -155,6 +158,37 @@ class Halted(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
     """Everything is sent again; of all services, so `service_name` is ``""``."""
+
+
+StallCause = Literal["blocked", "interpreter lock", "not the loop", "unseen"]
+"""
+``blocked``: a line on the loop's thread waited, or computed. ``interpreter lock``: the same, and no other thread could run
+meanwhile: most likely the line called C code that does not let go of the lock. ``not the loop``: the loop had nothing to
+run: the process was stopped or had no processor, or another thread held the lock. ``unseen``: nobody could look in time.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopStalled(Event):
+    """
+    An event loop stood still and goes on again; of all services, so `service_name` is ``""``. `at` is the end.
+
+    Told where the service has a ``loop_monitor``.
+    """
+
+    duration: float
+    """Seconds."""
+    where: str | None
+    """
+    ``file:line in function``: the innermost line outside of the standard library at which the thread was seen most often.
+
+    None where the cause is ``not the loop`` or ``unseen``.
+    """
+    stack: tuple[str, ...]
+    """The lines that led there, outermost first, at most 30."""
+    task: str | None
+    """The name of the task that ran; None for a callback."""
+    cause: StallCause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ def report(*conditions: str) -> dict[str, Any]:
         error_log=LOG,
         journal={},
         halt=Halt(Path("nowhere"), clock=SystemClock(), submit=lambda job: None, on_change=lambda: None),
+        loop=None,
     )
 
 

@@ -5,7 +5,7 @@ How everything is doing, as one plain JSON-ready dict.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -29,17 +29,18 @@ def health_report(
     error_log: dict[str, Any],  # Any: state is text, counts are numbers
     journal: dict[str, Any],  # Any: as above
     halt: Halt,
+    loop: dict[str, Any] | None,  # Any: as above
 ) -> dict[str, Any]:  # Any: JSON
     """
     The health at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC).
 
     ``overall_health`` is ``"unhealthy"`` if any service is unavailable, else ``"degraded"`` if any is
-    degraded or it is halted, else ``"healthy"``.
+    degraded, it is halted or a watched loop was late, else ``"healthy"``.
     """
     known = list(services)
     statuses = {state.name: state.status_at(now) for state in known}
     return {
-        "overall_health": overall_health(statuses.values(), halt),
+        "overall_health": overall_health(statuses.values(), halt, loop),
         "service_statuses": {name: status.value for name, status in statuses.items()},
         "recent_error_count": recent_errors,
         "circuit_breakers": {state.name: state.circuit.state(now) for state in known},
@@ -48,6 +49,7 @@ def health_report(
         "journal": journal,
         "halted": halt.mark is not None,
         "halt": halt_report(halt),
+        "loop": loop,
         "timestamp": datetime.fromtimestamp(wall, UTC).isoformat(),
     }
 
@@ -87,12 +89,19 @@ def service_report(
 
 
 def overall_health(
-    statuses: Collection[ServiceStatus], halt: Halt
+    statuses: Collection[ServiceStatus],
+    halt: Halt,
+    loop: Mapping[str, Any] | None,  # Any: text and numbers
 ) -> Literal["healthy", "degraded", "unhealthy"]:
     """The one word for all of them together; see `health_report`."""
     if ServiceStatus.UNAVAILABLE in statuses:
         return "unhealthy"
-    if ServiceStatus.DEGRADED in statuses or halt.mark is not None or halt.last_error is not None:
+    if (
+        ServiceStatus.DEGRADED in statuses
+        or halt.mark is not None
+        or halt.last_error is not None
+        or (loop is not None and loop["state"] == "degraded")
+    ):
         return "degraded"
     return "healthy"
 

@@ -86,6 +86,8 @@ class Registry:
         self._halt = halt
         self._call_timers: tuple[CallTimer, ...] = ()
         self._tracer: object = None
+        self.stood_still: Callable[[float], float] | None = None
+        """Of the services made from now on; see `ServiceState.stood_still`."""
         self._retired: WeakValueDictionary[str, ServiceState] = WeakValueDictionary()
 
     def get(self, name: str) -> ServiceState | None:
@@ -167,6 +169,7 @@ class Registry:
         state.time_calls(self._call_timers)
         if self._tracer is not None:
             state.trace_calls(self._tracer)
+        state.stood_still = self.stood_still
         circuit.on_transition = partial(self._circuit_changed, state)
         circuit.on_would_open = partial(self._on_would_open, state)
         return state

@@ -81,6 +81,7 @@ class ServiceState:
         "set_by_hand",
         "status",
         "stirred",
+        "stood_still",
         "successes",
         "timeouts",
         "tracer",
@@ -113,6 +114,8 @@ class ServiceState:
         """What an earlier life has left in its retry budget, as long as there is none."""
         self.call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
         self.tracer: Any = None  # Any: `Tracer` of the layer above; None where nobody traces calls
+        self.stood_still: Callable[[float], float] | None = None
+        """For how long of the last so many seconds the running loop stood still; None where nobody watches it."""
         self.retry_budget: RetryBudget | None = None
         self.hedge_budget: RetryBudget | None = None
         """What pays for hedges when there is no `retry_budget`; None as long as nothing is hedged."""
@@ -267,9 +270,13 @@ class ServiceState:
         self.status = ServiceStatus.OPERATIONAL
         if self.retry_budget is not None and not self.retry_budget.is_full:
             self.retry_budget.succeeded()
-        ticket.succeeded(now, duration)
+        ticket.succeeded(now, self.own_time(duration))
         if self.call_timers:
             self.call_ended(Outcome.SUCCESS, duration if whole is None else whole)
+
+    def own_time(self, duration: float) -> float:
+        """What of *duration*, which ends now, was not our own loop standing still, where it is watched."""
+        return duration if self.stood_still is None else duration - self.stood_still(duration)
 
     def call_ended(self, outcome: Outcome, seconds: float) -> None:
         """Tell those who want to know how long a call took."""
