@@ -98,6 +98,17 @@ async def test_an_open_circuit_of_an_earlier_life_is_seen_as_it_is(
     later.close()
 
 
+async def test_a_circuit_that_never_changed_was_closed_all_the_time(
+    recovery: ErrorRecoveryService, clock: VirtualClock, history: StatusHistory
+) -> None:
+    """Also behind the beginning of the window."""
+    recovery.service("venue")
+    await clock.sleep(WINDOW + 100.0)
+    recovery.set_circuit_mode("venue", "forced-open")
+    await clock.sleep(1.0)
+    assert timeline(recovery, history) == [("closed", WINDOW - 1.0), ("forced-open", 1.0)]
+
+
 async def test_calls_are_counted_by_how_long_they_took(
     recovery: ErrorRecoveryService, clock: VirtualClock, history: StatusHistory
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hmac
 import re
 from typing import Final
+from urllib.parse import urlsplit
 
 from shockproof.endpoints.exchange import Answer, Request, plain
 
-__all__ = ["check_token", "refusal"]
+__all__ = ["check_token", "comes_from_elsewhere", "is_token", "refusal"]
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 _BEARER: Final = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
@@ -34,12 +35,31 @@ def check_token(token: object) -> bytes | None:
     return token.encode("ascii")
 
 
+def is_token(given: bytes, token: bytes) -> bool:
+    """Whether it is; takes as long for one that is nearly right."""
+    return hmac.compare_digest(given, token)
+
+
 def refusal(request: Request, token: bytes | None) -> Answer | None:
     """Why *request* may change nothing; None if it may."""
     if token is None:
         return plain(403, "no token is configured, so nothing can be changed here: pass token=")
     given = [_BEARER.fullmatch(value) for value in request.header(b"authorization")]
-    # compare_digest takes as long for a token that is nearly right.
-    if len(given) == 1 and given[0] is not None and hmac.compare_digest(given[0][1], token):
+    if len(given) == 1 and given[0] is not None and is_token(given[0][1], token):
         return None
     return plain(401, "Authorization: Bearer <token> is needed", ("www-authenticate", "Bearer"))
+
+
+def comes_from_elsewhere(request: Request) -> bool:
+    """
+    Whether a page of somebody else made a browser send this.
+
+    Such a page does not know the token, so this is the second lock. Browsers say so themselves in ``Sec-Fetch-Site``; older
+    ones send an ``Origin``, which is then compared with ``Host``.
+    """
+    sites = request.header(b"sec-fetch-site")
+    if sites:
+        return sites not in ([b"same-origin"], [b"none"])
+    hosts = request.header(b"host")
+    origins = [urlsplit(origin).netloc for origin in request.header(b"origin")]
+    return bool(origins) and origins != hosts

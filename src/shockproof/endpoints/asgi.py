@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from shockproof.endpoints.exchange import MOST_BODY, Answer, Request, plain
+from shockproof.endpoints.exchange import MOST_BODY, Answer, Request, Stream, plain
+from shockproof.endpoints.relaying import relay
 from shockproof.endpoints.routes import Routes
 
 if TYPE_CHECKING:
@@ -25,12 +26,13 @@ def health_app(
     *,
     token: str | None = None,
     registry: CollectorRegistry | None = None,
+    status_page: bool = False,
 ) -> AsgiApp:
     """
     An ASGI app with ``/livez``, ``/readyz``, ``/health`` and ``/metrics``, and what changes something.
 
     Mount it in FastAPI or Starlette with ``app.mount("/shockproof", health_app(recovery))``, in Litestar with
-    ``asgi("/shockproof", is_mount=True)(health_app(recovery))``. It needs no lifespan, and it keeps nothing.
+    ``asgi("/shockproof", is_mount=True)(health_app(recovery))``. It needs no lifespan.
 
     Args:
         recovery: whose health.
@@ -38,13 +40,16 @@ def health_app(
             Default: None, and then nothing can be changed. Reading needs none.
         registry: what ``/metrics`` shows, a registry of prometheus_client. It is read on the event loop.
             Default: one of its own, with a `ShockproofCollector` without options.
+        status_page: also ``/status``, a page for people that moves with the program, and ``/status.json``. What it draws
+            is recorded from now on, as long as *recovery* lives: each success is counted a second time, and something small
+            happens on the loop four times a second. It shows texts of errors to whoever can read it. Default: False.
 
     Raises:
         TypeError, ValueError: a token that is none; when called.
 
     A request that is cancelled changes its circuit or halts, or has not begun to.
     """
-    routes = Routes(recovery, token, registry)
+    routes = Routes(recovery, token, registry, status_page=status_page)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -64,6 +69,7 @@ async def _answer(routes: Routes, scope: Message, receive: Receive, send: Send) 
     body = await _body(receive)
     if body is None:
         return  # whoever asked is gone
+    answer: Answer | Stream
     if len(body) > MOST_BODY:
         answer = plain(413, f"the body must be at most {MOST_BODY} bytes")
     else:
@@ -72,7 +78,10 @@ async def _answer(routes: Routes, scope: Message, receive: Receive, send: Send) 
                 scope["method"], _path(scope), scope.get("query_string", b""), tuple(scope["headers"]), body
             )
         )
-    await _send(answer, send, with_body=scope["method"] != "HEAD")
+    if isinstance(answer, Stream):
+        await _relay(answer, receive, send)
+    else:
+        await _send(answer, send, with_body=scope["method"] != "HEAD")
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -98,9 +107,28 @@ def _path(scope: Message) -> str:
     return path
 
 
+async def _relay(stream: Stream, receive: Receive, send: Send) -> None:
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def write(piece: bytes) -> None:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    await send({"type": "http.response.start", "status": 200, "headers": _headers(stream)})
+    try:
+        await relay(stream.pieces, write, gone())
+    except OSError:
+        return  # the reader has gone: so do servers say it by ASGI 2.4
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _headers(answer: Answer | Stream) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+
+
 async def _send(answer: Answer, send: Send, *, with_body: bool) -> None:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer)})
     await send({"type": "http.response.body", "body": answer.body if with_body else b""})
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
-__all__ = ["MOST_BODY", "Answer", "Request", "plain"]
+__all__ = ["MOST_BODY", "Answer", "Request", "Stream", "plain"]
 
 MOST_BODY: Final = 4096
 """Bytes: a body here is one line that says why."""
@@ -36,13 +37,30 @@ class Answer(NamedTuple):
     @property
     def headers(self) -> list[tuple[str, str]]:
         """All headers but those of the connection; names in lower case, as ASGI wants them."""
-        return [
-            ("content-type", self.content_type),
-            ("content-length", str(len(self.body))),
-            ("cache-control", "no-store"),  # health of a minute ago is no health
-            ("x-content-type-options", "nosniff"),
-            *self.more,
-        ]
+        return [*_headers(self.content_type, self.more), ("content-length", str(len(self.body)))]
+
+
+class Stream(NamedTuple):
+    """An answer without an end of its own: piece by piece as it comes, with the status 200."""
+
+    pieces: AsyncGenerator[bytes]
+    """Whoever sends them closes it."""
+    content_type: str = "text/event-stream"
+    more: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """As those of an `Answer`; how long it is, nobody knows."""
+        return _headers(self.content_type, self.more)
+
+
+def _headers(content_type: str, more: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    return [
+        ("content-type", content_type),
+        ("cache-control", "no-store"),  # health of a minute ago is no health
+        ("x-content-type-options", "nosniff"),
+        *more,
+    ]
 
 
 def plain(status: int, text: str, *more: tuple[str, str]) -> Answer:

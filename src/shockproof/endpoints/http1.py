@@ -12,9 +12,9 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
-from shockproof.endpoints.exchange import MOST_BODY, Answer
+from shockproof.endpoints.exchange import MOST_BODY, Answer, Stream
 
-__all__ = ["MOST_HEAD", "BadRequestError", "Head", "bytes_of", "head_of"]
+__all__ = ["MOST_HEAD", "BadRequestError", "Head", "bytes_of", "head_of", "head_of_stream"]
 
 MOST_HEAD: Final = 16 * 1024
 """Bytes of the request line and all headers."""
@@ -107,8 +107,17 @@ def _length(given: list[bytes]) -> int:
 
 def bytes_of(answer: Answer, *, with_body: bool, keeps_open: bool) -> bytes:
     """An answer as it goes out, with the head of one with a body also where the body is left out."""
-    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in answer.headers]
+    return _head(answer.status, answer.headers, keeps_open=keeps_open) + (answer.body if with_body else b"")
+
+
+def head_of_stream(stream: Stream) -> bytes:
+    """What goes out before its pieces; the end of the connection is theirs."""
+    return _head(200, stream.headers, keeps_open=False)
+
+
+def _head(status: int, headers: list[tuple[str, str]], *, keeps_open: bool) -> bytes:
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers]
     lines += [f"date: {formatdate(usegmt=True)}"]
     lines += [] if keeps_open else ["connection: close"]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (answer.body if with_body else b"")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")

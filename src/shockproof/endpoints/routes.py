@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 from shockproof.endpoints.access import check_token, refusal
 from shockproof.endpoints.changes import Changes
 from shockproof.endpoints.checks import Check, is_ready, readiness, told
-from shockproof.endpoints.exchange import Answer, Request, plain
+from shockproof.endpoints.exchange import Answer, Request, Stream, plain
+from shockproof.endpoints.status_page import PAGE, StatusPage
 
 if TYPE_CHECKING:
     from shockproof.integrations.prometheus import CollectorRegistry
@@ -26,7 +27,12 @@ class Routes:
     """The endpoints of one recovery service. The token is a secret of that service from now on."""
 
     def __init__(
-        self, recovery: ErrorRecoveryService, token: str | None, registry: CollectorRegistry | None
+        self,
+        recovery: ErrorRecoveryService,
+        token: str | None,
+        registry: CollectorRegistry | None,
+        *,
+        status_page: bool = False,
     ) -> None:
         self._recovery = recovery
         self._token = check_token(token)
@@ -34,20 +40,37 @@ class Routes:
             recovery.register_secret(token)
         self._changes = Changes(recovery)
         self._metrics = _metrics(recovery, registry)
+        self._status = StatusPage(recovery, self._token, self._changes) if status_page else None
 
-    async def answer(self, request: Request) -> Answer:
+    def close(self) -> None:
+        """Record nothing any more for pages."""
+        if self._status is not None:
+            self._status.close()
+
+    async def answer(self, request: Request) -> Answer | Stream:
         """
         What is answered. A HEAD gets the answer of its GET: who sends it leaves the body out.
 
         Cancelled, what was asked for is done or not begun; a halt or resume is written all the same.
         """
+        if self._status is not None:
+            if self._status.knows(request.path):
+                return await self._status.answer(request)
+            if request.path in (
+                "/",
+                f"{PAGE}/",
+            ):  # by a relative way, as only the outside knows the rest of it
+                return plain(
+                    302, "see status", ("location", ".." + PAGE if request.path != "/" else PAGE[1:])
+                )
         path = request.path.rstrip("/") or "/"
         if Changes.knows(path):
             if request.method != "POST":
                 return plain(405, "only POST changes something", ("allow", "POST"))
             return refusal(request, self._token) or await self._changes.make(path, request.body)
         if path not in _READS and not path.startswith(("/livez/", "/readyz/")):
-            return plain(404, f"there is no such page; there are {', '.join(_READS)}")
+            known = _READS if self._status is None else (*_READS, PAGE)
+            return plain(404, f"there is no such page; there are {', '.join(known)}")
         if request.method not in ("GET", "HEAD"):
             return plain(405, "this can only be read", ("allow", "GET, HEAD"))
         if path == "/health":

@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from shockproof.endpoints.exchange import Answer, Request, plain
-from shockproof.endpoints.http1 import MOST_HEAD, BadRequestError, bytes_of, head_of
+from shockproof.endpoints.exchange import Answer, Request, Stream, plain
+from shockproof.endpoints.http1 import MOST_HEAD, BadRequestError, bytes_of, head_of, head_of_stream
+from shockproof.endpoints.relaying import relay
 from shockproof.endpoints.routes import Routes
 from shockproof.vocabulary.arguments import whole_number
 
@@ -33,7 +34,7 @@ class Bounds(NamedTuple):
     request_seconds: float = 10.0
     """For a request to be there as a whole; as long, a connection may be idle."""
     answer_seconds: float = 10.0
-    """For an answer to be taken."""
+    """For an answer to be taken, or one piece of a stream."""
     linger_seconds: float = 2.0
     """For the rest of a request that was refused."""
     connections: int = 64
@@ -48,6 +49,7 @@ async def serve(
     port: int = 0,
     token: str | None = None,
     registry: CollectorRegistry | None = None,
+    status_page: bool = False,
 ) -> AsyncGenerator[str]:
     """
     The endpoints of `health_app` by a small HTTP/1.1 server of their own, as long as the block lasts.
@@ -65,6 +67,7 @@ async def serve(
         port: 0 to 65535. Default: 0, one that is free.
         token: as in `health_app`. It goes over the network as it is: beyond this machine, put TLS in front.
         registry: as in `health_app`.
+        status_page: as in `health_app`; what it draws is recorded as long as the block lasts.
 
     Raises:
         TypeError, ValueError: an argument that is none.
@@ -72,18 +75,18 @@ async def serve(
 
     At the end of the block, also by a cancellation, it listens no more, and connections that are open are ended.
     """
-    routes = Routes(recovery, token, registry)
     if not isinstance(host, str):
         raise TypeError(f'host must be a string such as "127.0.0.1", got {host!r}')
     if not host:  # which would be every network
         raise ValueError(f'host must be an address or a name such as "127.0.0.1", got {host!r}')
     if whole_number("port", port, minimum=0) > 65535:
         raise ValueError(f"port must be 0 to 65535, got {port!r}")
+    routes = Routes(recovery, token, registry, status_page=status_page)
     server = Server(routes)
-    url = await server.listen(host, port)
     try:
-        yield url
+        yield await server.listen(host, port)
     finally:
+        routes.close()
         await server.close()
 
 
@@ -160,10 +163,14 @@ class Server:
             await self._read_what_is_left(reader, writer)
             return False
         try:
-            answer = await self._routes.answer(request)
+            answer: Answer | Stream = await self._routes.answer(request)
         except Exception:  # noqa: BLE001 - whatever a collector raises, the next request is answered
             _log.exception("no answer to %s %r", request.method, request.path)
             answer = plain(500, "an error, which the program has logged")
+        if isinstance(answer, Stream):
+            await self._put(writer, head_of_stream(answer))
+            await relay(answer.pieces, lambda piece: self._put(writer, piece), reader.read(1))
+            return False
         await self._write(writer, answer, with_body=request.method != "HEAD", keeps_open=keeps_open)
         return keeps_open
 
@@ -191,7 +198,10 @@ class Server:
     async def _write(
         self, writer: asyncio.StreamWriter, answer: Answer, *, with_body: bool, keeps_open: bool
     ) -> None:
-        writer.write(bytes_of(answer, with_body=with_body, keeps_open=keeps_open))
+        await self._put(writer, bytes_of(answer, with_body=with_body, keeps_open=keeps_open))
+
+    async def _put(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(data)
         async with asyncio.timeout(self._bounds.answer_seconds):
             await writer.drain()
 

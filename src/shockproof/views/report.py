@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from html import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from shockproof.memory.state.state_files import StateFiles, SurveyedFile
 from shockproof.views.error_counts import SEVERITIES, ErrorCounts, Timeline
 from shockproof.views.pictures import bar, stacked_bars, strip
 from shockproof.views.shown_values import as_text, for_people, without_secrets
-from shockproof.views.words import ago, local_time, printable
+from shockproof.views.words import ago, local_time, markup
 from shockproof.vocabulary.errors import ShockproofError
 
 __all__ = ["OnDisk", "look_at", "report", "write_whole"]
@@ -100,7 +99,7 @@ def report(
         _pending(on_disk, now),
         _latest(counts),
     ]
-    return _PAGE.format(title=_text(title), style=_STYLE, body="\n".join(filter(None, sections)))
+    return _PAGE.format(title=markup(title), style=_STYLE, body="\n".join(filter(None, sections)))
 
 
 def write_whole(path: Path, page: str) -> None:
@@ -143,16 +142,16 @@ def _head(
         ("services with errors", f"{len(counts.by_service):,}"),
         ("pending operations", f"{len(on_disk.pending):,}"),
     ]
-    tiles = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in shown)
+    tiles = "".join(f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd></div>" for name, value in shown)
     notices = (
         [f"Halted since {local_time(on_disk.mark.since)}: {on_disk.mark.reason}"] if on_disk.mark else []
     )
     notices += on_disk.complaints
     return (
-        f"<header><h1>{_text(title)}</h1><p>{_text(period)}; made {_text(local_time(now))}</p></header>\n"
-        + "".join(f'<p class="notice" role="alert">{_text(notice)}</p>' for notice in notices)
+        f"<header><h1>{markup(title)}</h1><p>{markup(period)}; made {markup(local_time(now))}</p></header>\n"
+        + "".join(f'<p class="notice" role="alert">{markup(notice)}</p>' for notice in notices)
         + f'<dl class="tiles">{tiles}</dl>\n'
-        + "".join(f"<p>{_text(line)}</p>" for line in words)
+        + "".join(f"<p>{markup(line)}</p>" for line in words)
     )
 
 
@@ -160,7 +159,7 @@ def _summary(rows: Sequence[tuple[str, str]]) -> str:
     if not rows:
         return ""
     return _section(
-        "Summary", _table(("figure", "value"), [(_text(name), _text(value)) for name, value in rows])
+        "Summary", _table(("figure", "value"), [(markup(name), markup(value)) for name, value in rows])
     )
 
 
@@ -171,7 +170,7 @@ def _over_time(counts: ErrorCounts, since: datetime | None, until: datetime | No
     labels = _labels(timeline)
     most = max(map(sum, zip(*timeline.by_severity.values(), strict=True)))
     step = _step_text(timeline.step)
-    axis = f'<p class="axis"><span>{_text(labels[0])}</span><span>{_text(labels[-1])}</span></p>'
+    axis = f'<p class="axis"><span>{markup(labels[0])}</span><span>{markup(labels[-1])}</span></p>'
     legend = "".join(
         f'<span><i class="{name}"></i>{name} {counts.by_severity[name]:,}</span>'
         for name in reversed(SEVERITIES)
@@ -185,7 +184,7 @@ def _over_time(counts: ErrorCounts, since: datetime | None, until: datetime | No
     darkest = max(max(values) for values in timeline.by_service.values())
     rows = [
         (
-            _text(service),
+            markup(service),
             strip(values, labels, title=f"{service}: {sum(values)} errors over time", most=darkest),
             f"{sum(values):,}",
         )
@@ -205,7 +204,7 @@ def _about(counts: ErrorCounts) -> str:
     tables = [
         _table(
             (what, "", "errors"),
-            [(_text(name), bar(count, counter.most_common(1)[0][1]), f"{count:,}") for name, count in top],
+            [(markup(name), bar(count, counter.most_common(1)[0][1]), f"{count:,}") for name, count in top],
             wide=1,
             numbers=(2,),
         )
@@ -220,9 +219,9 @@ def _repeated(counts: ErrorCounts) -> str:
     rows = [
         (
             f"{one.times:,}",
-            _text(one.service_name),
-            _text(f"{one.error_type}: {redactor.text(one.message)}"[:500]),
-            _text(local_time(one.last)),
+            markup(one.service_name),
+            markup(f"{one.error_type}: {redactor.text(one.message)}"[:500]),
+            markup(local_time(one.last)),
         )
         for one in counts.most_repeated(_MOST_ROWS)
     ]
@@ -243,17 +242,17 @@ def _services(on_disk: OnDisk) -> str:
     statuses: Mapping[str, object] = content.get("service_statuses") or {}
     circuits: Mapping[str, object] = content.get("circuit_breakers") or {}
     rows = [
-        (_text(name), _status(str(status)), _text(as_text(circuits.get(name, ""))))
+        (markup(name), _status(str(status)), markup(as_text(circuits.get(name, ""))))
         for name, status in statuses.items()
     ]
-    parts = [f"<p>{_text(newest.path.name)}, {_text(save)}, {_text(local_time(newest.timestamp))}</p>"]
+    parts = [f"<p>{markup(newest.path.name)}, {markup(save)}, {markup(local_time(newest.timestamp))}</p>"]
     if rows:
         parts.append(_table(("service", "status", "open circuit"), rows))
     for name, section in content.items():
         if name in {"timestamp", "service_statuses", "circuit_breakers"} or not section:
             continue
         parts.append(
-            f"<details><summary>{_text(name)} ({_size(section)})</summary>{_values(section)}</details>"
+            f"<details><summary>{markup(name)} ({_size(section)})</summary>{_values(section)}</details>"
         )
     return _section("Saved state", "".join(parts))
 
@@ -263,10 +262,10 @@ def _pending(on_disk: OnDisk, now: datetime) -> str:
         return ""
     rows = [
         (
-            _text(entry.name.key or "-"),
-            _text(entry.name.operation),
-            _text(_since(entry, now.timestamp())),
-            _text(as_text(without_secrets(entry.body.get("interrupted") or ""))),
+            markup(entry.name.key or "-"),
+            markup(entry.name.operation),
+            markup(_since(entry, now.timestamp())),
+            markup(as_text(without_secrets(entry.body.get("interrupted") or ""))),
         )
         for entry in on_disk.pending[:_MOST_OPERATIONS]
     ]
@@ -295,8 +294,8 @@ def _latest(counts: ErrorCounts) -> str:
         if fields["context"]:
             more += f"\n{as_text(fields['context'])}"
         shown.append(
-            f'<details class="{record.severity.value}"><summary><span class="small">{_text(head)}</span> '
-            f"{_text(said[:300])}</summary><pre>{_lines(more) or 'no stack trace'}</pre></details>"
+            f'<details class="{record.severity.value}"><summary><span class="small">{markup(head)}</span> '
+            f"{markup(said[:300])}</summary><pre>{_lines(more) or 'no stack trace'}</pre></details>"
         )
     return _section(f"The last {len(shown)}", "".join(shown))
 
@@ -305,7 +304,7 @@ def _latest(counts: ErrorCounts) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<section><h2>{_text(title)}</h2>{body}</section>"
+    return f"<section><h2>{markup(title)}</h2>{body}</section>"
 
 
 def _table(
@@ -320,7 +319,7 @@ def _table(
     def of(column: int) -> str:
         return ' class="wide"' if column == wide else ' class="number"' if column in numbers else ""
 
-    head = "".join(f'<th scope="col"{of(column)}>{_text(name)}</th>' for column, name in enumerate(heads))
+    head = "".join(f'<th scope="col"{of(column)}>{markup(name)}</th>' for column, name in enumerate(heads))
     body = "".join(
         "<tr>" + "".join(f"<td{of(column)}>{cell}</td>" for column, cell in enumerate(row)) + "</tr>"
         for row in rows
@@ -330,11 +329,11 @@ def _table(
 
 def _values(section: object) -> str:
     if isinstance(section, Mapping):
-        rows = [(_text(str(name)), _text(as_text(value))) for name, value in section.items()]
+        rows = [(markup(str(name)), markup(as_text(value))) for name, value in section.items()]
         return _table(("name", "value"), rows[:_MOST_OPERATIONS])
     if isinstance(section, list):
-        return _table(("value",), [(_text(as_text(value)),) for value in section[:_MOST_OPERATIONS]])
-    return f"<p>{_text(as_text(section))}</p>"
+        return _table(("value",), [(markup(as_text(value)),) for value in section[:_MOST_OPERATIONS]])
+    return f"<p>{markup(as_text(section))}</p>"
 
 
 def _size(section: object) -> str:
@@ -343,15 +342,11 @@ def _size(section: object) -> str:
 
 def _status(status: str) -> str:
     kind = "good" if status in _GOOD else "bad" if status in _BAD else "middling"
-    return f'<span class="{kind}">{_text(status)}</span>'
-
-
-def _text(text: str) -> str:
-    return escape(printable(text))
+    return f'<span class="{kind}">{markup(status)}</span>'
 
 
 def _lines(text: str) -> str:
-    return "\n".join(_text(line) for line in text.splitlines())
+    return "\n".join(markup(line) for line in text.splitlines())
 
 
 def _labels(timeline: Timeline) -> list[str]:

@@ -151,6 +151,7 @@ def _recorded(history: StatusHistory, now: float) -> dict[str, Any]:  # Any: JSO
         "recorded": round(history.recorded_for(now), 3),
         "step": STEP,
         "steps": STEPS,
+        "under_way": round(history.under_way(now), 3),
         "bounds": BOUNDS,
         "calls": [list(step.counts[:-1]) for step in steps],
         "failed": [step.counts[-1] for step in steps],

@@ -191,6 +191,10 @@ class StatusHistory:
             self._turn(now)
             return [*self._steps, Step(list(self._step), self._lag)]
 
+    def under_way(self, now: float) -> float:
+        """Seconds since the last step began."""
+        return min(STEP, max(0.0, now - self._step_began))
+
     def minutes(self, service_name: str, now: float) -> list[Sequence[int]]:
         """The same of one service, a minute each; its last one is under way."""
         with self._lock:
@@ -211,7 +215,7 @@ class StatusHistory:
         begin = now - WINDOW
         changes = list(self._changes.get(service_name, ()))
         is_whole = len(changes) < _MOST_CHANGES
-        marks: list[tuple[float, str | None]] = [(begin, None)]
+        marks: list[tuple[float, str | None]] = [(-math.inf, None)]
         if is_whole:  # what nobody heard of did not change
             marks.append((self._began, _before(changes[0].state) if changes else state))
         for change in changes:

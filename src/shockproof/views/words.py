@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 
-__all__ = ["ago", "local_time", "printable", "size_text"]
+__all__ = ["ago", "clock_time", "duration_text", "local_time", "markup", "printable", "size_text"]
 
 
 def printable(text: str) -> str:
@@ -13,6 +14,29 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def markup(text: str) -> str:
+    """*text*, whoever wrote it, as it may stand in a page: between tags, or in a quoted attribute."""
+    return escape(printable(text))
+
+
+def duration_text(seconds: float) -> str:
+    """A length of time as people write it: "0.4 ms", "12 ms", "1.2 s", "3 min 20 s"."""
+    if seconds < 0.9995:
+        milliseconds = seconds * 1000
+        return f"{milliseconds:.1f} ms" if 0 < milliseconds < 9.95 else f"{milliseconds:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 and seconds != int(seconds) else f"{seconds:.0f} s"
+    minutes, left = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {left} s" if left else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def clock_time(wall: float) -> str:
+    """The time of the day here, to the second; the whole moment where it is no time at all."""
+    return local_time(wall)[11:19] if 0 <= wall < 1e11 else local_time(wall)
 
 
 def local_time(moment: datetime | float | None) -> str:
