@@ -23,7 +23,8 @@
 
   // What is the same stays: focus, selection, scroll, and what a screen reader is about to say.
   function become(old, wanted) {
-    if (old.nodeType !== wanted.nodeType || old.nodeName !== wanted.nodeName) {
+    // Another id is another thing: what was a link to something must not become one to something else under a finger.
+    if (old.nodeType !== wanted.nodeType || old.nodeName !== wanted.nodeName || old.id !== wanted.id) {
       old.replaceWith(wanted);
       return;
     }
@@ -64,9 +65,16 @@
   }
 
   function patch({ parts, lists, whole }) {
+    const active = document.activeElement;
     for (const [id, markup] of Object.entries(parts)) {
       const old = document.getElementById(id);
-      if (old !== null) become(old, element(markup));
+      if (old === null) continue;
+      const hadFocus = old.contains(active);
+      become(old, element(markup));
+      // What had the focus is gone: it goes to what is there in its place, and not to the top of the page.
+      if (hadFocus && !active.isConnected) {
+        document.getElementById(id).querySelector("a, button, input")?.focus({ preventScroll: true });
+      }
     }
     for (const [id, ids] of Object.entries(lists)) arrange(document.getElementById(id), ids, parts, whole);
   }
