@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from shockproof.memory.state.registered_types import register_type as register_type
     from shockproof.memory.state.secrets import Redacted as Redacted
     from shockproof.memory.state.secrets import SecretNotSavedWarning as SecretNotSavedWarning
+    from shockproof.memory.stores.file_store import FileStore as FileStore
+    from shockproof.memory.stores.lease import Lease as Lease
+    from shockproof.memory.stores.lease import take_lease as take_lease
+    from shockproof.memory.stores.memory_store import MemoryStore as MemoryStore
+    from shockproof.memory.stores.state_store import StateStore as StateStore
+    from shockproof.memory.stores.state_store import StoreChange as StoreChange
+    from shockproof.memory.stores.state_store import StoreEntry as StoreEntry
     from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency as AdaptiveConcurrency
     from shockproof.policies.fallback import LastGood as LastGood
     from shockproof.policies.fallback import OnError as OnError
@@ -59,6 +66,8 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.errors import ShockproofError as ShockproofError
     from shockproof.vocabulary.errors import StateNotSavedError as StateNotSavedError
     from shockproof.vocabulary.errors import StateVersionError as StateVersionError
+    from shockproof.vocabulary.errors import StoreConflictError as StoreConflictError
+    from shockproof.vocabulary.errors import StoreUnavailableError as StoreUnavailableError
     from shockproof.vocabulary.errors import StreamEndedError as StreamEndedError
     from shockproof.vocabulary.errors import StreamSilentError as StreamSilentError
     from shockproof.vocabulary.events import AttemptFailed as AttemptFailed
@@ -105,6 +114,10 @@ _HOMES = {
     "memory.journal.operation": ("Operation",),
     "memory.state.registered_types": ("register_type",),
     "memory.state.secrets": ("Redacted", "SecretNotSavedWarning"),
+    "memory.stores.file_store": ("FileStore",),
+    "memory.stores.lease": ("Lease", "take_lease"),
+    "memory.stores.memory_store": ("MemoryStore",),
+    "memory.stores.state_store": ("StateStore", "StoreChange", "StoreEntry"),
     "policies.adaptive_concurrency": ("AdaptiveConcurrency",),
     "policies.fallback": ("LastGood", "OnError", "Stale"),
     "policies.retry_budget": ("RetryBudget",),
@@ -129,6 +142,8 @@ _HOMES = {
         "ShockproofError",
         "StateNotSavedError",
         "StateVersionError",
+        "StoreConflictError",
+        "StoreUnavailableError",
         "StreamEndedError",
         "StreamSilentError",
     ),

@@ -26,7 +26,7 @@ CLIENTS = {
     if "raise missing(" in path.read_text(encoding="utf-8")
 }
 # Those of them that are nobody's broker or HTTP client: what a user switches on, as `all` does.
-SWITCHED_ON = {"apprise", "opentelemetry", "prometheus", "structlog"}
+SWITCHED_ON = {"apprise", "etcd", "opentelemetry", "prometheus", "redis", "structlog"}
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 

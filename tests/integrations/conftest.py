@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from shockproof import ErrorRecoveryService
 from shockproof.demo.venue.connection_reset import reset
 from shockproof.demo.venue.fault_plan import Endpoint, FaultKind, FaultPlan, FaultWindow
+from tests.integrations.store_servers import Server, etcd_server, redis_server
 
 HOST = "127.0.0.1"
 
@@ -254,3 +255,17 @@ async def weather() -> AsyncIterator[Weather]:
     clock.begin()
     async with VenueServer(plan, first_day=1000, clock=clock, tick=None) as server:
         yield Weather(server, now)
+
+
+@pytest.fixture(scope="session")
+def redis_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Redis for all tests that do it no harm."""
+    with redis_server(tmp_path_factory.mktemp("redis") / "data") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def etcd_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An etcd for all tests that do it no harm."""
+    with etcd_server(tmp_path_factory.mktemp("etcd") / "data") as server:
+        yield server

@@ -24,7 +24,7 @@ def said_by(program: str) -> str:
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_client_that_is_not_there_is_named_with_the_command_that_installs_it(client: str) -> None:
     """The module is named, the client, the extra, and what Python said."""
-    package = {"ib": "ib_async", "prometheus": "prometheus_client"}.get(client, client)
+    package = {"etcd": "httpx2", "ib": "ib_async", "prometheus": "prometheus_client"}.get(client, client)
     said = said_by(f"import sys; sys.modules['{package}'] = None; import shockproof.integrations.{client}")
     names = {"alpaca": "alpaca-py", "binance": "python-binance", "prometheus": "prometheus-client"}
     names |= {"grpc": "grpcio", "opentelemetry": "opentelemetry-api"}

@@ -18,7 +18,9 @@ Everything shockproof raises by itself. The user's own errors always pass untouc
     ├── JournalUnavailableError      what has to be known after a crash could not be made durable
     ├── JournalLockedError           another process owns the journal
     ├── StateNotSavedError           the disk refused the state
-    └── StateVersionError            a state file was written by a newer version
+    ├── StateVersionError            a state file was written by a newer version
+    ├── StoreConflictError           somebody else has changed what several processes share
+    └── StoreUnavailableError        what several processes share cannot be reached
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ __all__ = [
     "ShockproofError",
     "StateNotSavedError",
     "StateVersionError",
+    "StoreConflictError",
+    "StoreUnavailableError",
     "StreamEndedError",
     "StreamSilentError",
 ]
@@ -307,3 +311,29 @@ class StateNotSavedError(ShockproofError):
 
 class StateVersionError(ShockproofError):
     """A state file was written by a newer program, or holds what this one cannot restore or migrate."""
+
+
+class StoreConflictError(ShockproofError):
+    """Somebody else has changed *key* of a shared store since it was read: nothing was put or deleted."""
+
+    def __init__(self, key: str, expected: int, found: int) -> None:
+        super().__init__(key, expected, found)
+        self.key = key
+        self.expected = expected
+        """The version that was asked for; 0: nothing."""
+        self.found = found
+        """The version that is there; 0: nothing."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key!r} has {_version(self.found)} and not {_version(self.expected)}: somebody else has changed it; "
+            "read it again"
+        )
+
+
+def _version(number: int) -> str:
+    return f"version {number}" if number else "no value"
+
+
+class StoreUnavailableError(ShockproofError):
+    """A shared store did not answer in time, refused, or answered nonsense. Whether it did what was asked is unknown."""

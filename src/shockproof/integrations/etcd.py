@@ -1,0 +1,365 @@
+"""
+etcd: what several processes and machines share, over its own JSON gateway.
+
+```python
+from shockproof.integrations.etcd import EtcdStore
+
+store = EtcdStore("http://localhost:2379", prefix="desk-7")
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import ssl
+from base64 import b64decode, b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+from shockproof.integrations.optional import missing
+from shockproof.memory.stores.state_store import (
+    Guard,
+    StoreChange,
+    StoreEntry,
+    check_expected,
+    check_guard,
+    check_key,
+    check_lifetime,
+    check_value,
+)
+from shockproof.vocabulary.arguments import Seconds, a_name, seconds
+from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
+
+try:
+    import httpx2
+except ImportError as error:
+    raise missing("httpx2", "etcd", error) from error
+
+__all__ = ["EtcdStore"]
+
+_Json = dict[str, Any]  # Any: JSON
+
+_NONSENSE: Final = (ValueError, TypeError, IndexError, KeyError, AttributeError)
+"""What taking an answer apart raises that is none of ours."""
+_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_UNAUTHENTICATED: Final = 16
+"""gRPC's number for a token that is not, or no longer, known."""
+
+
+class EtcdStore:
+    """
+    A `StateStore` in etcd 3.4 or newer.
+
+    Made anywhere, also outside a loop; it connects at first need, with connections of their own for each loop. A step
+    that changes something is one transaction, and goes to another endpoint only where it has not been sent. etcd counts the
+    life of a value in whole seconds, of which there are at least two or three.
+
+    Args:
+        *urls: the endpoints of one cluster, such as ``"https://etcd-1:2379"``: the next one is asked when one is away.
+        prefix: before all keys: stores with another one see nothing of this one. Default ``"shockproof"``.
+        username, password: where the cluster asks for them.
+        tls_ca: a file of certificates that are trusted. Default: those of the system.
+        tls_cert, tls_key: files with the certificate and key that etcd asks for. Default: none.
+        timeout: seconds one step may take in all, more than 0, connecting included. Default 1.0.
+
+    Raises:
+        TypeError, ValueError: a value that is not allowed. URLs and passwords are never shown.
+        OSError: a file with certificates cannot be read.
+    """
+
+    def __init__(
+        self,
+        *urls: str,
+        prefix: str = "shockproof",
+        username: str | None = None,
+        password: str | None = None,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        timeout: Seconds = 1.0,
+    ) -> None:
+        if not urls:
+            raise ValueError('urls must be at least one, such as "http://localhost:2379", got none')
+        if (username is None) != (password is None):
+            raise ValueError("username and password must be given together")
+        self._urls = [_endpoint(number, url) for number, url in enumerate(urls, 1)]
+        self._prefix = a_name("prefix", prefix, "shockproof")
+        self._timeout = seconds("timeout", timeout, more_than=0)
+        self._user = None if username is None else {"name": username, "password": password}
+        self._tls: ssl.SSLContext | bool = True
+        if tls_ca is not None or tls_cert is not None:
+            self._tls = ssl.create_default_context(cafile=tls_ca)
+            if tls_cert is not None:
+                self._tls.load_cert_chain(tls_cert, tls_key)
+        self._token: str | None = None
+        self._first = 0  # the endpoint that answered last
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = WeakKeyDictionary()
+
+    async def get(self, key: str) -> StoreEntry | None:
+        """What is under *key* now."""
+        check_key("key", key)
+        async with self._asked():
+            kept = await self._kept(key)
+            return None if kept is None else self._entry(kept)
+
+    async def entries(self, prefix: str) -> list[StoreEntry]:
+        """Everything whose key begins with *prefix*, by key."""
+        begin = f"{self._prefix}/{prefix}".encode()
+        async with self._asked():
+            answer = await self._ask(
+                "kv/range", {"key": _base64(begin), "range_end": _base64(_end_of(begin))}, is_read=True
+            )
+            return [self._entry(kept) for kept in answer.get("kvs", [])]
+
+    async def put(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expect: int | None = None,
+        expires_after: Seconds | None = None,
+        guard: Guard | None = None,
+    ) -> int:
+        """Put *value* under *key*, and return its version."""
+        check_key("key", key)
+        what: _Json = {"key": self._key(key), "value": _base64(check_value(value))}
+        life, expected, guard = check_lifetime(expires_after), check_expected(expect), check_guard(guard)
+        async with self._asked():
+            if life is not None:
+                granted = await self._ask("lease/grant", {"TTL": str(math.ceil(life))})
+                what["lease"] = granted["ID"]
+            try:
+                answer = await self._change({"request_put": what}, key, expected, guard)
+            except StoreConflictError:
+                if life is not None:
+                    with suppress(StoreUnavailableError):  # it ends by itself
+                        await self._ask("lease/revoke", {"ID": what["lease"]})
+                raise
+            return int(answer["header"]["revision"])
+
+    async def renew(self, key: str, version: int) -> bool:
+        """Begin the time of what was put anew; False: it is gone, or has another version."""
+        check_key("key", key)
+        async with self._asked():
+            kept = await self._kept(key)
+            if kept is None or int(kept["mod_revision"]) != version:
+                return False
+            if "lease" not in kept:
+                return True
+            answer = await self._ask("lease/keepalive", {"ID": kept["lease"]})
+            return int(answer["result"].get("TTL", 0)) > 0
+
+    async def delete(self, key: str, *, expect: int | None = None, guard: Guard | None = None) -> bool:
+        """Remove *key*; False: nothing was there."""
+        check_key("key", key)
+        expected, guard = check_expected(expect), check_guard(guard)
+        async with self._asked():
+            try:
+                answer = await self._change(
+                    {"request_delete_range": {"key": self._key(key)}}, key, expected, guard
+                )
+            except StoreConflictError as conflict:
+                if conflict.key == key and not conflict.found and (guard is None or guard[0] != key):
+                    return False
+                raise
+            return int(answer["responses"][0]["response_delete_range"].get("deleted", 0)) > 0
+
+    @asynccontextmanager
+    async def watch(self, prefix: str) -> AsyncGenerator[AsyncIterator[StoreChange]]:
+        """Be told of what changes under *prefix*."""
+        begin = f"{self._prefix}/{prefix}".encode()
+        wanted = {"key": _base64(begin), "range_end": _base64(_end_of(begin))}
+        async with AsyncExitStack() as stack:
+            async with self._asked():
+                await self._ask(
+                    "kv/range", {**wanted, "count_only": True}, is_read=True
+                )  # who answers, and the token
+                answer = await stack.enter_async_context(
+                    self._client().stream(
+                        "POST",
+                        f"{self._urls[self._first]}/v3/watch",
+                        json={"create_request": wanted},
+                        headers=await self._headers(),
+                    )
+                )
+                lines = answer.aiter_lines()
+                if not json.loads(await anext(lines))["result"].get("created"):
+                    raise ValueError("the watch was not created")
+            yield self._changes(lines)
+
+    async def _changes(self, lines: AsyncIterator[str]) -> AsyncIterator[StoreChange]:
+        while True:
+            try:
+                result = json.loads(await anext(lines))["result"]
+                if result.get("canceled"):
+                    raise ValueError(f"the watch was cancelled: {result.get('cancel_reason')}")
+                changes = [self._told(event) for event in result.get("events", [])]
+            except StopAsyncIteration:
+                raise StoreUnavailableError(f"{self!r}: it has ended the watch") from None
+            except (httpx2.HTTPError, OSError, *_NONSENSE) as error:
+                raise self._unavailable(error) from error
+            for change in changes:
+                yield change
+
+    async def aclose(self) -> None:
+        """Give the connections of this loop back. The store can be used again afterwards."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def __repr__(self) -> str:
+        return f"<EtcdStore {', '.join(self._urls)}, prefix {self._prefix!r}>"
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _asked(self) -> AsyncGenerator[None]:
+        """One step: within the time, and with its errors made ours."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except (StoreConflictError, StoreUnavailableError):
+            raise
+        except TimeoutError:
+            raise StoreUnavailableError(f"{self!r} has not answered within {self._timeout:g} s") from None
+        except StopAsyncIteration:
+            raise StoreUnavailableError(f"{self!r} has ended the watch") from None
+        except (httpx2.HTTPError, OSError, *_NONSENSE) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        return StoreUnavailableError(f"{self!r}: {type(error).__name__}: {error}")
+
+    async def _kept(self, key: str) -> _Json | None:
+        answer = await self._ask("kv/range", {"key": self._key(key)}, is_read=True)
+        found: list[_Json] = answer.get("kvs", [])
+        return found[0] if found else None
+
+    async def _change(self, change: _Json, key: str, expected: int | None, guard: Guard | None) -> _Json:
+        wanted = [] if expected is None else [(key, expected)]
+        if guard is not None:
+            wanted.append(guard)
+        answer = await self._ask(
+            "kv/txn",
+            {
+                "compare": [self._compared(*one) for one in wanted],
+                "success": [change],
+                "failure": [{"request_range": {"key": self._key(name)}} for name, _ in wanted],
+            },
+        )
+        if answer.get("succeeded"):
+            return answer
+        for (name, version), response in zip(wanted, answer["responses"], strict=True):
+            kept = response["response_range"].get("kvs")
+            found = int(kept[0]["mod_revision"]) if kept else 0
+            if found != version:
+                raise StoreConflictError(name, version, found)
+        raise ValueError("a transaction failed although everything it asked for was so")
+
+    def _compared(self, key: str, version: int) -> _Json:
+        # Of a key that is not there the revision is 0.
+        return {"key": self._key(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(version)}
+
+    async def _ask(self, path: str, body: _Json, *, is_read: bool = False) -> _Json:
+        token = self._token
+        answer = await self._post(path, body, await self._headers(), is_read=is_read)
+        if not answer.is_success and token is not None and _json_of(answer).get("code") == _UNAUTHENTICATED:
+            self._token = None  # it is over; the request was refused, and so nothing was done
+            answer = await self._post(path, body, await self._headers(), is_read=is_read)
+        told = _json_of(answer)
+        if not answer.is_success:
+            raise ValueError(f"answered {answer.status_code}: {told.get('message')}")
+        return told
+
+    async def _post(
+        self, path: str, body: Mapping[str, object], headers: dict[str, str], *, is_read: bool
+    ) -> httpx2.Response:
+        client, first = self._client(), self._first
+        for tried in range(len(self._urls)):
+            at = (first + tried) % len(self._urls)
+            is_last = tried == len(self._urls) - 1
+            try:
+                # Each endpoint has its share: one that hangs leaves time for the next.
+                async with asyncio.timeout(None if is_last else self._timeout / len(self._urls)):
+                    answer = await client.post(f"{self._urls[at]}/v3/{path}", json=body, headers=headers)
+            except (httpx2.HTTPError, OSError) as error:
+                if is_last or not (is_read or isinstance(error, _NOT_SENT)):
+                    self._first = (at + 1) % len(self._urls)
+                    raise
+            else:
+                self._first = at
+                return answer
+        raise AssertionError("there is at least one endpoint")
+
+    def _client(self) -> httpx2.AsyncClient:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            # A step is over when our own time is; a watch has none.
+            client = self._clients[loop] = httpx2.AsyncClient(verify=self._tls, timeout=None, trust_env=False)
+        return client
+
+    async def _headers(self) -> dict[str, str]:
+        if self._user is None:
+            return {}
+        if self._token is None:
+            answer = await self._post("auth/authenticate", self._user, {}, is_read=True)
+            told = _json_of(answer)
+            if not answer.is_success:
+                raise ValueError(f"answered {answer.status_code}: {told.get('message')}")
+            self._token = str(told["token"])
+        return {"Authorization": self._token}
+
+    def _key(self, key: str) -> str:
+        return _base64(f"{self._prefix}/{key}".encode())
+
+    def _entry(self, kept: _Json) -> StoreEntry:
+        return StoreEntry(
+            self._name(kept["key"]), b64decode(kept.get("value", "")), int(kept["mod_revision"])
+        )
+
+    def _told(self, event: _Json) -> StoreChange:
+        kept = event["kv"]
+        value = None if event.get("type") == "DELETE" else b64decode(kept.get("value", ""))
+        return StoreChange(self._name(kept["key"]), value, int(kept["mod_revision"]))
+
+    def _name(self, key: str) -> str:
+        return b64decode(key).decode()[len(self._prefix) + 1 :]
+
+
+def _endpoint(number: int, url: object) -> str:
+    if not isinstance(url, str):
+        raise TypeError(f"urls must be strings, got a value of type {type(url).__name__}")
+    try:
+        parts = urlsplit(url)
+        is_known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None
+        is_bare = parts.path in {"", "/"} and not parts.query and parts.port != 0
+    except ValueError:
+        is_known = is_bare = False
+    if not (is_known and is_bare):
+        # Not the URL itself: there may be a password in it.
+        raise ValueError(
+            f"URL no. {number} of urls must be like https://host:2379, without a path; user and password are arguments"
+        )
+    return url.rstrip("/")
+
+
+def _json_of(answer: httpx2.Response) -> _Json:
+    read = answer.json()
+    if not isinstance(read, dict):
+        raise TypeError(f"an object was expected, got {type(read).__name__}")
+    return read
+
+
+def _base64(value: bytes) -> str:
+    return b64encode(value).decode()
+
+
+def _end_of(prefix: bytes) -> bytes:
+    """The first key behind all that begin with *prefix*, which ends in no 0xff: it is UTF-8, and has a slash."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])

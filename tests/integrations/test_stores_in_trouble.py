@@ -1,0 +1,386 @@
+"""Stores that are away, hang, are full, talk nonsense or ask who is there: one kind of error, in time, and no secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from shockproof import FileStore, StateStore, StoreUnavailableError, take_lease
+from shockproof.integrations.etcd import EtcdStore
+from shockproof.integrations.redis import RedisStore
+from tests.integrations.store_servers import (
+    PATIENCE,
+    Server,
+    etcd_server,
+    needs_servers,
+    redis_server,
+    sentinel_server,
+    trusted_certificate,
+)
+
+if TYPE_CHECKING:
+    from tests.integrations.conftest import Misbehaving
+
+pytestmark = [needs_servers, pytest.mark.asyncio]
+
+SECRET = "hunter2/@:"
+
+
+@pytest.fixture(scope="module", params=["redis", "etcd"])
+def server_of_its_own(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("own") / "data"
+    with redis_server(folder) if request.param == "redis" else etcd_server(folder) as server:
+        server.kind = request.param
+        yield server
+
+
+Opens = Callable[..., StateStore]
+
+
+@pytest_asyncio.fixture
+async def opens(server_of_its_own: Server) -> AsyncIterator[Opens]:
+    """A store at the server that is done harm to; `timeout` may be given."""
+    stores: list[StateStore] = []
+
+    def make(**options: Any) -> StateStore:
+        options.setdefault("timeout", PATIENCE)
+        address = server_of_its_own.address
+        if server_of_its_own.kind == "redis":
+            stores.append(RedisStore(f"redis://{address}", **options))
+        else:
+            stores.append(EtcdStore(f"http://{address}", **options))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.aclose()
+
+
+async def test_a_server_that_hangs_costs_the_timeout_and_answers_later(
+    server_of_its_own: Server, opens: Opens
+) -> None:
+    """Nothing waits for longer than it was told, and nothing has to be started again."""
+    store, hasty = opens(), opens(timeout=0.05)
+    version = await store.put("a", b"x")
+    with server_of_its_own.paused():
+        for step in (
+            hasty.get("a"),
+            hasty.put("a", b"y", expect=version - 1 or 1),
+            hasty.renew("a", version),
+            hasty.delete("a", expect=version - 1 or 1),
+            hasty.entries(""),
+            take_lease(hasty, "journal"),
+        ):
+            with pytest.raises(StoreUnavailableError, match=r"has not answered within 0\.05 s"):
+                await step
+        with pytest.raises(StoreUnavailableError):
+            async with hasty.watch(""):
+                pass
+        waiting = asyncio.create_task(store.get("a"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    found = await store.get("a")
+    assert found is not None
+    assert found.value == b"x"
+
+
+async def test_answers_are_never_mixed_up_where_steps_are_cancelled(opens: Opens) -> None:
+    """An answer that comes after its question was given up is nobody's."""
+    store = opens()
+    for number in range(10):
+        await store.put(f"key {number}", f"value {number}".encode())
+
+    async def ask(number: int) -> bool:
+        found = await store.get(f"key {number}")
+        return found is not None and found.value == f"value {number}".encode()
+
+    for number in range(30):
+        doomed = asyncio.create_task(ask(number % 10))
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        doomed.cancel()
+        assert await ask((number + 1) % 10)
+        await asyncio.gather(doomed, return_exceptions=True)
+
+
+async def test_a_watch_ends_with_an_error_when_the_server_dies_and_all_goes_on_with_its_successor(
+    server_of_its_own: Server, opens: Opens
+) -> None:
+    """Whoever watches learns that there may be news that was missed; a server that comes back empty is used at once."""
+    store = opens()
+    before = await store.put("a", b"x")
+    lease = await take_lease(store, "journal", length=600.0)
+    assert lease is not None
+    async with asyncio.timeout(PATIENCE), store.watch("") as changes:
+        server_of_its_own.kill()
+        with pytest.raises(StoreUnavailableError):
+            await anext(changes)
+    with pytest.raises(StoreUnavailableError):
+        await store.get("a")
+    assert lease.is_held, "until its time is over nobody else can have it"
+    with pytest.raises(StoreUnavailableError):
+        await lease.renew()
+    server_of_its_own.start()
+    assert await store.get("a") is None
+    assert not await lease.renew()
+    assert not lease.is_held
+    after = await store.put("a", b"y", expect=0)
+    if server_of_its_own.kind == "redis":
+        assert after > before, "versions and tokens go on although everything is lost"
+
+
+async def test_a_full_redis_refuses_and_still_answers(tmp_path: Path) -> None:
+    """What cannot be kept is an error and not a silence."""
+    with redis_server(tmp_path / "data", "--maxmemory", "1", "--maxmemory-policy", "noeviction") as full:
+        store = RedisStore(f"redis://{full.address}", timeout=PATIENCE)
+        with pytest.raises(StoreUnavailableError, match="OutOfMemoryError"):
+            await store.put("a", b"x")
+        assert await store.get("a") is None
+        await store.aclose()
+
+
+@pytest.mark.parametrize("manner", ["garbage", "close", "reset", "half", "answer", "500"])
+async def test_an_etcd_that_answers_nonsense_is_away(server: Misbehaving, manner: str) -> None:
+    """A proxy's page, half an answer, another language: never another error than the one."""
+    server.manner = "answer" if manner == "500" else manner
+    server.status, server.body = (500, b"<html>") if manner == "500" else (200, b'{"kvs": [{"key": 7}]}')
+    store = EtcdStore(server.url, timeout=PATIENCE)
+    with pytest.raises(StoreUnavailableError, match="EtcdStore"):
+        await store.entries("")
+    with pytest.raises(StoreUnavailableError):
+        await store.put("a", b"x", expect=0, expires_after=5.0)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n", b"*1\r\n:7\r\n", b""])
+async def test_a_redis_that_answers_nonsense_is_away(answer: bytes) -> None:
+    """The same."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536) and answer:
+            writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        store = RedisStore(f"redis://127.0.0.1:{port}", timeout=0.2)
+        for step in (store.put("a", b"x"), store.get("a"), store.entries("")):
+            with pytest.raises(StoreUnavailableError):
+                await step
+        await store.aclose()
+
+
+async def test_what_others_keep_under_our_name_is_an_error_and_not_taken_for_a_value(
+    redis_session: Server,
+) -> None:
+    """A prefix that is somebody's already is found out at the first step."""
+    import redis.asyncio
+
+    async with redis.asyncio.Redis.from_url(f"redis://{redis_session.address}") as theirs:
+        await theirs.set("{taken}:v:a", "a text")
+    store = RedisStore(f"redis://{redis_session.address}", prefix="taken", timeout=PATIENCE)
+    with pytest.raises(StoreUnavailableError, match="WRONGTYPE"):
+        await store.get("a")
+    await store.aclose()
+
+
+async def test_a_file_that_is_no_store_is_told_and_not_touched(tmp_path: Path) -> None:
+    """Somebody else's file stays as it is."""
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes\n" * 100)
+    with pytest.raises(StoreUnavailableError, match="file is not a database"):
+        await FileStore(path).put("a", b"x")
+    assert path.read_text() == "my notes\n" * 100
+    with pytest.raises(StoreUnavailableError, match="FileStore"):
+        await FileStore(tmp_path / "notes.txt" / "below").get("a")
+
+
+async def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    """An older program does not write what it does not understand."""
+    import sqlite3
+
+    store = FileStore(tmp_path / "shared.db")
+    await store.put("a", b"x")
+    with sqlite3.connect(tmp_path / "shared.db") as newer:
+        newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(StoreUnavailableError, match="newer version"):
+        await store.put("a", b"y")
+
+
+async def test_a_file_that_was_removed_begins_anew_with_higher_versions(tmp_path: Path) -> None:
+    """A token of before is never given again."""
+    store = FileStore(tmp_path / "shared.db")
+    before = await store.put("a", b"x")
+    (tmp_path / "shared.db").unlink()
+    assert await store.get("a") is None
+    assert await store.put("a", b"x") > before
+
+
+# -- who is there ----------------------------------------------------------------------------------------
+
+
+def told_of(error: BaseException, store: StateStore, caplog: pytest.LogCaptureFixture) -> str:
+    return "".join(traceback.format_exception(error)) + repr(store) + caplog.text
+
+
+async def test_a_redis_with_a_password_and_tls_is_used_and_no_secret_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By URL or by argument; neither a wrong password nor a missing one stands in any text."""
+    caplog.set_level(logging.DEBUG)
+    certificate, key = trusted_certificate(tmp_path)
+    with redis_server(
+        tmp_path / "data", "--port", "0", "--tls-port", "PORT", "--tls-cert-file", certificate, "--tls-key-file", key,
+        "--tls-ca-cert-file", certificate, "--requirepass", SECRET,
+    ) as server:  # fmt: skip
+        common: dict[str, Any] = {"tls_ca": certificate, "timeout": PATIENCE}
+        by_url = RedisStore(
+            f"rediss://:hunter2%2F%40%3A@{server.address}", tls_cert=certificate, tls_key=key, **common
+        )
+        await by_url.put("a", b"x")
+        by_argument = RedisStore(
+            f"rediss://{server.address}", password=SECRET, tls_cert=certificate, tls_key=key, **common
+        )
+        assert await by_argument.get("a") is not None
+        wrong = RedisStore(
+            f"rediss://{server.address}", password="wr0ng", tls_cert=certificate, tls_key=key, **common
+        )
+        with pytest.raises(StoreUnavailableError, match="AuthenticationError") as refused:
+            await wrong.get("a")
+        untrusting = RedisStore(f"rediss://{server.address}", password=SECRET, timeout=PATIENCE)
+        with pytest.raises(StoreUnavailableError, match="CERTIFICATE_VERIFY_FAILED") as untrusted:
+            await untrusting.get("a")
+        text = told_of(refused.value, wrong, caplog) + told_of(untrusted.value, by_url, caplog)
+        assert f"rediss://{server.address}/0" in text
+        assert not any(secret in text for secret in (SECRET, "hunter2", "wr0ng"))
+        for store in (by_url, by_argument, wrong, untrusting):
+            await store.aclose()
+
+
+async def test_an_etcd_with_users_and_tls_is_used_and_no_secret_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token that is over is asked for anew, without anybody noticing."""
+    import ssl
+
+    import httpx2
+
+    caplog.set_level(logging.DEBUG)
+    certificate, key = trusted_certificate(tmp_path)
+    with etcd_server(
+        tmp_path / "data", "--cert-file", certificate, "--key-file", key, scheme="https"
+    ) as server:
+        url = f"https://{server.address}"
+        async with httpx2.AsyncClient(
+            base_url=f"{url}/v3/auth/", verify=ssl.create_default_context(cafile=certificate), trust_env=False
+        ) as admin:
+            for path, body in (
+                ("user/add", {"name": "root", "password": SECRET}),
+                ("role/add", {"name": "root"}),
+                ("user/grant", {"user": "root", "role": "root"}),
+                ("enable", {}),
+            ):
+                assert (await admin.post(path, json=body)).is_success
+        store = EtcdStore(url, username="root", password=SECRET, tls_ca=certificate, timeout=PATIENCE)
+        version = await store.put("a", b"x", expect=0)
+        store._token = "over"
+        assert await store.put("a", b"y", expect=version) > version
+        async with asyncio.timeout(PATIENCE), store.watch("") as changes:
+            await store.put("b", b"z")
+            assert (await anext(changes)).key == "b"
+        wrong = EtcdStore(url, username="root", password="wr0ng", tls_ca=certificate, timeout=PATIENCE)
+        with pytest.raises(StoreUnavailableError, match="authentication failed") as refused:
+            await wrong.get("a")
+        untrusting = EtcdStore(url, username="root", password=SECRET, timeout=PATIENCE)
+        with pytest.raises(StoreUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+            await untrusting.get("a")
+        text = told_of(refused.value, wrong, caplog) + repr(store)
+        assert not any(secret in text for secret in (SECRET, "wr0ng"))
+        for one in (store, wrong, untrusting):
+            await one.aclose()
+
+
+async def test_an_etcd_endpoint_that_is_away_is_passed_over(
+    etcd_session: Server, nobody: str, unreachable: str
+) -> None:
+    """One of several is enough; the one that answered is asked first from then on."""
+    for away in (nobody, unreachable):
+        store = EtcdStore(away, f"http://{etcd_session.address}", prefix=away, timeout=3.0)
+        assert await store.get("a") is None
+        assert await store.put("a", b"x") > 0
+        await store.aclose()
+
+
+async def test_redis_behind_sentinel_is_found_and_watched(tmp_path: Path, redis_session: Server) -> None:
+    """The sentinels are asked where the server is."""
+    with sentinel_server(tmp_path / "data", redis_session) as sentinel:
+        store = RedisStore(
+            f"redis://{sentinel.address}", sentinel="desk", prefix="by sentinel", timeout=PATIENCE
+        )
+        async with asyncio.timeout(PATIENCE), store.watch("") as changes:
+            version = await store.put("a", b"x")
+            assert (await anext(changes)).version == version
+        assert [entry.version for entry in await store.entries("")] == [version]
+        unknown = RedisStore(f"redis://{sentinel.address}", sentinel="another", timeout=PATIENCE)
+        with pytest.raises(StoreUnavailableError, match="another"):
+            await unknown.get("a")
+        for one in (store, unknown):
+            await one.aclose()
+
+
+async def test_a_redis_cluster_keeps_all_keys_of_a_store_together(tmp_path: Path) -> None:
+    """Scripts stay within one slot, however many keys there are; news come, too."""
+    import redis.asyncio
+
+    with redis_server(tmp_path / "data", "--cluster-enabled", "yes") as server:
+        async with redis.asyncio.Redis.from_url(f"redis://{server.address}") as admin:
+            await admin.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            while "cluster_state:ok" not in str(await admin.execute_command("CLUSTER", "INFO")):  # noqa: ASYNC110 - the event is on the server
+                await asyncio.sleep(0.01)
+        store = RedisStore(f"redis://{server.address}", cluster=True, timeout=PATIENCE)
+        async with asyncio.timeout(PATIENCE), store.watch("") as changes:
+            versions = [await store.put(f"key {number}", b"x") for number in range(5)]
+            assert [(await anext(changes)).version for _ in versions] == versions
+        assert [entry.version for entry in await store.entries("key")] == versions
+        await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (RedisStore, "urls must be at least one"),
+        (lambda: RedisStore(f"http://:{SECRET}@x"), "URL no. 1 of urls must begin with redis://"),
+        (lambda: RedisStore(f"redis://u:{SECRET}@x:1"), "URL no. 1 of urls must begin with redis://"),
+        (lambda: RedisStore("redis://a", "redis://b"), "several urls are for cluster=True"),
+        (lambda: RedisStore("redis://a", cluster=True, sentinel="b"), "cannot be together"),
+        (lambda: RedisStore("redis://a", timeout=0), "timeout must be seconds"),
+        (lambda: RedisStore(b"redis://a"), "urls must be strings"),  # type: ignore[arg-type]  # the mistake under test
+        (EtcdStore, "urls must be at least one"),
+        (lambda: EtcdStore(f"http://u:{SECRET}@x"), "URL no. 1 of urls must be like https://host:2379"),
+        (lambda: EtcdStore("localhost:2379"), "URL no. 1 of urls must be like https://host:2379"),
+        (lambda: EtcdStore("http://x", username="u"), "must be given together"),
+        (lambda: EtcdStore("http://x", prefix=""), "prefix must be a string"),
+        (lambda: FileStore(""), "path must be a file"),
+        (lambda: FileStore(7), "path must be a file"),  # type: ignore[arg-type]  # the mistake under test
+    ],
+)
+async def test_what_names_no_store_is_refused_without_its_secrets(
+    make: Callable[[], object], told: str
+) -> None:
+    """The argument and the way out, when it is made and not when it is needed."""
+    with pytest.raises((TypeError, ValueError), match=told) as refused:
+        make()
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
