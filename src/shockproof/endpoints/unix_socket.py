@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from shockproof.endpoints.exchange import Answer, Request
+from shockproof.endpoints.exchange import Answer, Request, Stream
 from shockproof.endpoints.routes import Routes
 from shockproof.endpoints.server import Server
 from shockproof.memory.disk.directory import make_writable
@@ -87,7 +87,7 @@ async def serve_socket(
 class _LocalRoutes(Routes):
     """What the others have, and the status: who may open the socket may read the error log, too."""
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Answer | Stream:
         if request.path == STATUS and request.method in ("GET", "HEAD"):
             body = json.dumps(status_of(self._recovery)).encode("ascii")
             return Answer(200, body, "application/json")
