@@ -35,7 +35,7 @@ class _Begun(NamedTuple):
     """What a block begins with."""
 
     details: dict[str, Any]  # Any, here and below: the user's values
-    progress: dict[str, Any]
+    progress: dict[str, Any]  # Any: as the journal keeps it, plain values
     is_resumed: bool
 
 
