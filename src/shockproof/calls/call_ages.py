@@ -82,7 +82,7 @@ class _Ageing:
         else:
             self.ticket.released()
 
-    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
+    def failed(self, now: float, cause: object, duration: float = 0.0) -> None:
         if self._is_in_time():
             self.ticket.failed(now, cause, duration)
         else:

@@ -20,6 +20,8 @@ _MARK = getattr(asyncio.coroutines, "_is_coroutine", None)
 
 def is_async(fn: Callable[..., Any]) -> TypeGuard[Callable[..., Awaitable[Any]]]:  # Any: any signature
     """Whether calling *fn* at once gives a coroutine, so that it needs no thread."""
+    if has_coroutine_code(fn):
+        return True
     fn = _innermost(fn)
     if has_coroutine_code(fn):
         return True
@@ -84,6 +86,8 @@ def _flags_of(fn: object) -> int:
 
 def name_of(fn: Callable[..., Any]) -> str:  # Any: any signature
     """The name a person knows *fn* by; partials and bound methods show what they wrap."""
+    if type(fn) is FunctionType:  # nearly always
+        return fn.__name__
     name = getattr(_innermost(fn), "__name__", None)
     return name if isinstance(name, str) else type(fn).__name__
 

@@ -72,6 +72,8 @@ def hides_cancellation(error: Exception) -> bool:
     Then a cancellation stands in the error's history that was caught in a frame of the callee. One
     that is being handled further out, by cleanup code that makes this very call, does not count.
     """
+    if error.__context__ is None and error.__cause__ is None:
+        return False
     task = running_task()
     if task is None or not task.cancelling():
         return False
@@ -105,7 +107,7 @@ async def execute(
     Raises the last error unchanged, or the last stand-in's with the call's own as its cause. The
     caller's cancellation passes at once, at every await.
     """
-    if plan.needs_preparing:
+    if not (plan.is_bound and plan.state.prepared):
         plan.prepare()
     if plan.is_haltable:
         await plan.learn_of_halt()
@@ -191,7 +193,10 @@ async def _attempts(
     try:
         while True:
             if failure is None:
-                if call.plan.hedge is None:
+                lane = call.lane
+                if lane is not None:
+                    result, failure = await _run(call, call.plan.awaitable(fn, args, kwargs), lane, None)
+                elif call.plan.hedge is None:
                     result, failure = await _attempt(call, fn, args, kwargs)
                 else:
                     result, failure = await hedged(
@@ -209,7 +214,8 @@ async def _attempts(
                 return failure.result, True
             failure = None
             call.begin_repeating()
-            await call.wait(delay)
+            if delay > 0 or call.has_to_give_way:
+                await call.wait(delay)
     except UnwantedResultError as unwanted:
         return unwanted.result, True
     finally:

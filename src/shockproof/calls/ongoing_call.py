@@ -7,9 +7,9 @@ All decisions are synchronous: the executor and the blocks ask, and then wait as
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar, Token
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.limits_around import time_left_around
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import Timer, start_single_timer
+from shockproof.calls.timer import Timer, running_task, start_single_timer
 from shockproof.calls.tracing import AttemptTrace, CallTrace
 from shockproof.calls.turn_to_send import Turn, wait_for_turn
 from shockproof.policies.adaptive_concurrency import says_too_much
@@ -71,7 +71,22 @@ class UnwantedResultError(Exception):
 class Failure:
     """How one attempt ended, if not well: with an error, or with a result that may be unwanted."""
 
-    __slots__ = ("duration", "error", "judged", "result", "stalled", "ticket", "verdict")
+    __slots__ = (
+        "_redact",
+        "duration",
+        "error",
+        "error_type",
+        "judged",
+        "message",
+        "result",
+        "stalled",
+        "ticket",
+        "verdict",
+    )
+
+    error_type: str
+    message: str
+    """Not redacted: most are never shown to anybody."""
 
     def __init__(self, ticket: Ticket, duration: float) -> None:
         self.ticket = ticket
@@ -84,9 +99,23 @@ class Failure:
         """What the classification says, once it was asked: never twice."""
         self.stalled = False
 
+    def describe(self, redact: Callable[[str], str]) -> Exception:
+        """Take down its type and text, which may be the user's code; what stands for it in the records."""
+        shown = UnwantedResultError(self.result) if self.error is None else self.error
+        self.error_type, self.message = describe(shown)
+        self._redact = redact
+        return shown
+
+    def __str__(self) -> str:
+        """Type and text without secrets, once it is described: what a circuit that it opens shows as the reason."""
+        return f"{self.error_type}: {self._redact(self.message)}"
+
 
 _Told = tuple[int, str, str, float, float, float | None, Outcome, bool]
-"""The fields of an `Attempt`, which is made only when somebody will see it: that takes longer than most of the rest."""
+"""
+The fields of an `Attempt`, its text not redacted: it is made only when somebody will see it, because that takes longer
+than most of the rest.
+"""
 
 
 class _RunningRetry:
@@ -107,6 +136,12 @@ def timeout_error(plan: Plan, limit: float) -> Exception:
     if plan.deadline is not None and (plan.timeout is None or limit < plan.timeout):
         return DeadlineExceededError(plan.state.name, plan.deadline)
     return AttemptTimeoutError(plan.state.name, limit)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody has cancelled the running task, which has not noticed yet."""
+    task = running_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _halted(reason: str) -> str:
@@ -166,7 +201,7 @@ class OngoingCall:
         self.can_fall_back = False
         """Whether the call ended in a way that a stand-in may answer for."""
         self._failed = 0
-        self._attempts: deque[_Told] = deque(maxlen=_KEPT_ATTEMPTS)
+        self._attempts: list[_Told] = []
         self._budget: RetryBudget | None = None
         """What has paid for the retry that is due or in flight."""
         self._cost = 1.0
@@ -200,7 +235,23 @@ class OngoingCall:
         """What `classify` is told about the attempt in flight."""
         return CallInfo(self.plan.state.name, self.function_name, self.number, self.plan.effect)
 
+    @property
+    def has_to_give_way(self) -> bool:
+        """Whether so many attempts were made without a wait that the event loop must have its turn."""
+        return self._failed % _AT_ONCE == 0
+
     # -- before an attempt ---------------------------------------------------------------------
+
+    @property
+    def lane(self) -> Admission | None:
+        """The admission of an attempt of which nobody has to be asked anything; None sends it the long way."""
+        plan = self.plan
+        lane = plan.circuit.lane
+        if lane is None or not plan.is_simple or plan.before_attempt is not None or self.trace is not None:
+            return None
+        if self._deadline_at is not None and plan.runtime.clock.monotonic() >= self._deadline_at:
+            return None
+        return lane
 
     def admit(self) -> Admission:
         """
@@ -260,7 +311,7 @@ class OngoingCall:
         """
         plan, state = self.plan, self.plan.state
         if delay <= 0:
-            if self._failed % _AT_ONCE == 0:
+            if self.has_to_give_way:
                 await asyncio.sleep(0)  # a retry loop without waits must not starve the event loop
             return
         if plan.risk_reducing:
@@ -450,7 +501,8 @@ class OngoingCall:
         plan = self.plan
         if self.trace is not None:
             self.trace.judged(Outcome.SUCCESS)
-        self.return_budget()  # a retry that was worth it costs nothing
+        if self._budget is not None:
+            self.return_budget()  # a retry that was worth it costs nothing
         if plan.adaptive is not None:
             self._answered(plan.adaptive, plan.runtime.clock.monotonic(), duration, None)
         plan.state.successes += 1
@@ -458,7 +510,7 @@ class OngoingCall:
             plan.state.limits.ended(plan.state.own_time(duration), dropped=False)
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
         if plan.state.stirred or ticket is not plan.state.circuit.closed:
-            now = plan.runtime.clock.monotonic()
+            now = plan.now()
             plan.state.settle(ticket, now, duration, None if self._began is None else now - self._began)
 
     def after(self, failure: Failure) -> float | None:
@@ -469,7 +521,7 @@ class OngoingCall:
         """
         plan, state = self.plan, self.plan.state
         error = failure.error
-        verdict = self._verdict_of(failure)
+        verdict = failure.verdict or failure.judged or self._verdict_of(failure)
         if self.trace is not None:
             self.trace.judged(verdict.outcome)
         if state.limits is not None:
@@ -485,69 +537,69 @@ class OngoingCall:
             self.succeeded(failure.ticket, failure.duration)
             return None
         now = plan.runtime.clock.monotonic()
-        shown, told, kind = self._count(failure, verdict, now)
+        shown, kind = self._count(failure, verdict, now)
         self._budget = None  # spent
         decision = self._decide(error, verdict, now, kind)
         if verdict.retry_after is not None and plan.retry.asks_for_a_pause(
             verdict.retry_after, self.remaining(now)
         ):
             # A circuit that is switched off stays so.
-            state.circuit.pause(now, verdict.retry_after, ": ".join(told))
+            state.circuit.pause(now, verdict.retry_after, str(failure))
         self._record(shown, verdict, decision, now)
-        self._remember(failure, verdict, told, decision.delay)
+        self._remember(failure, verdict, decision.delay)
         self._failed += 1
-        if plan.runtime.listeners:
+        if plan.runtime.listeners.active:
             self._tell(decision, verdict, failure.duration)
         if decision.delay is None:
             self.can_fall_back = verdict.outcome is not Outcome.UNKNOWN
             self._end(error, decision.reason, verdict.outcome)
             return None
         state.retries += 1
-        state.retries_by_type.add(told[0])
+        state.retries_by_type.add(failure.error_type)
         self._previous_delay = decision.delay
         self._last_error = shown
         return decision.delay
 
-    def _count(
-        self, failure: Failure, verdict: Verdict, now: float
-    ) -> tuple[Exception, tuple[str, str], ErrorKind]:
-        """The service is told of a failure: what stands for it, its type and text, and what kind of error it is."""
-        plan, state, error = self.plan, self.plan.state, failure.error
+    def _count(self, failure: Failure, verdict: Verdict, now: float) -> tuple[Exception, ErrorKind]:
+        """The service is told of a failure: what stands for it in the records, and what kind of error it is."""
+        plan, state = self.plan, self.plan.state
         failure.stalled = failure.stalled or self._came_of_our_stall(failure)
-        self._tell_load(failure, verdict)
-        shown = error if error is not None else UnwantedResultError(failure.result)
-        error_type, message = describe(shown)
-        message = plan.runtime.redact(message)
+        if state.limits is not None:
+            self._tell_load(failure, verdict)
+        shown = failure.describe(plan.runtime.redact)
         state.failures += 1
-        state.failures_by_type.add(error_type)
+        state.failures_by_type.add(failure.error_type)
         kind: ErrorKind = "other"
-        if plan.adaptive is not None or plan.retry_budget is not None:
-            kind = kind_of(error, verdict.retry_after)
+        if plan.adaptive is not None or state.retry_budget is not None:
+            kind = kind_of(failure.error, verdict.retry_after)
         if plan.adaptive is not None:
             self._answered(plan.adaptive, now, failure.duration, kind)
         if failure.stalled:
             failure.ticket.released()  # our own loop stood still: no verdict on the other side
         else:
-            failure.ticket.failed(now, f"{error_type}: {message}", failure.duration)
+            failure.ticket.failed(now, failure, failure.duration)
         state.stirred = True
-        return shown, (error_type, message), kind
+        return shown, kind
 
     def _remember(
-        self,
-        failure: Failure,
-        verdict: Verdict,
-        told: tuple[str, str],
-        delay: float | None,
-        *,
-        is_hedge: bool = False,
+        self, failure: Failure, verdict: Verdict, delay: float | None, *, is_hedge: bool = False
     ) -> None:
-        started_at, duration = self.plan.runtime.clock.time() - failure.duration, failure.duration
-        self._attempts.append((self.number, *told, started_at, duration, delay, verdict.outcome, is_hedge))
+        duration, told = failure.duration, (failure.error_type, failure.message)
+        started_at = self.plan.runtime.clock.time() - duration
+        self._attempts.append(
+            (self._failed + 1, *told, started_at, duration, delay, verdict.outcome, is_hedge)
+        )
+        if len(self._attempts) > _KEPT_ATTEMPTS:
+            del self._attempts[0]
+
+    def _shown(self, told: _Told) -> Attempt:
+        attempt = Attempt(*told)
+        return replace(attempt, error_message=self.plan.runtime.redact(attempt.error_message))
 
     def _tell_load(self, failure: Failure, verdict: Verdict) -> None:
         """A failure that says that there was too much to do; our own loop standing still says nothing."""
         plan = self.plan
-        if plan.state.limits is None or failure.stalled:
+        if failure.stalled:
             return
         answer = failure.result if failure.error is None else failure.error
         # What was left of a deadline may be far too little for anybody: that is no news of the other side.
@@ -652,10 +704,10 @@ class OngoingCall:
             failure.ticket.released()
             return
         now = plan.runtime.clock.monotonic()
-        shown, told, _ = self._count(failure, verdict, now)
+        shown, _ = self._count(failure, verdict, now)
         self._record(shown, verdict, Decision(0.0, ""), now)
-        self._remember(failure, verdict, told, None, is_hedge=is_hedge)
-        if plan.runtime.listeners:
+        self._remember(failure, verdict, None, is_hedge=is_hedge)
+        if plan.runtime.listeners.active:
             self._tell(Decision(None, ""), verdict, failure.duration)
 
     def remaining(self, now: float) -> float | None:
@@ -679,24 +731,32 @@ class OngoingCall:
             retries=self._failed,
             previous_delay=self._previous_delay,
             retry_after=retry_after,
-            remaining=self.remaining(now),
+            remaining=None if self._deadline_at is None else self._deadline_at - now,
             base_delay=None if adaptive is None else adaptive.base_delay(kind, plan.backoff.base_delay),
         )
         if decision.delay is None:
             return decision
-        halted = plan.halt_reason
+        halted = plan.halt_reason if plan.is_haltable else None
         if halted is not None and not self.persists:  # one that persists is a feed, and a feed is read
             return Decision(None, _halted(halted))
-        delay = max(decision.delay, pause)
-        decision = Decision(delay, "")
+        delay = decision.delay
+        if pause > delay:
+            delay, decision = pause, Decision(pause, "")
         around = _running_retry.get()
         if around is not None and around is not self._mark and not around.ended:
             return Decision(None, "a retry around it is already running, and layers do not multiply")
-        if not (self.persists or plan.risk_reducing) and plan.state.circuit.state(now) == "open":
+        circuit = plan.state.circuit
+        if (
+            circuit.closed is None
+            and not (self.persists or plan.risk_reducing)
+            and circuit.state(now) == "open"
+        ):
             return Decision(None, "the circuit opened")
-        left = None if self.persists else time_left_around()
-        if left is not None and delay >= left:
-            return Decision(None, "the time limit of a call around it would pass before another attempt")
+        # A retry without a wait is too late for a limit around it only if that has just ended it.
+        if not self.persists and (delay > 0 or _is_cancelled()):
+            left = time_left_around()
+            if left is not None and delay >= left:
+                return Decision(None, "the time limit of a call around it would pass before another attempt")
         budget = plan.retry_budget
         if budget is not None:
             self._cost = budget.cost(kind, 1.0 if adaptive is None else adaptive.cost(kind))
@@ -744,7 +804,7 @@ class OngoingCall:
 
     def _tell(self, decision: Decision, verdict: Verdict, duration: float) -> None:
         publish, name = self.plan.runtime.listeners.publish, self.plan.state.name
-        at, last = self.plan.runtime.clock.time(), Attempt(*self._attempts[-1])
+        at, last = self.plan.runtime.clock.time(), self._shown(self._attempts[-1])
         publish(
             AttemptFailed(
                 service_name=name,
@@ -771,7 +831,7 @@ class OngoingCall:
     def _end(self, error: Exception | None, reason: str, outcome: Outcome = Outcome.FAILURE) -> None:
         plan = self.plan
         if error is not None:
-            attach(error, plan.state.name, [Attempt(*told) for told in self._attempts], reason)
+            attach(error, plan.state.name, [self._shown(told) for told in self._attempts], reason)
         if outcome is Outcome.UNKNOWN and plan.whole_began is not None:
             return  # it is looked up, and then it is known how it ended
         end_badly(
@@ -780,7 +840,7 @@ class OngoingCall:
             outcome,
             began=self._began,
             attempts=self._failed,
-            error_type=Attempt(*self._attempts[-1]).error_type,
+            error_type=self._attempts[-1][1],
             reason=reason,
             may_have_a_stand_in=self.falls_back and self.can_fall_back,
         )
@@ -820,11 +880,12 @@ class OngoingCall:
 
     def close(self) -> None:
         """The call is over, however it ended."""
-        self.return_budget()  # cancelled before its retry had a verdict
+        if self._budget is not None:
+            self.return_budget()  # cancelled before its retry had a verdict
         self._last_error = None  # its traceback leads back here: no cycle
         self.end_repeating()
-        trace, self.trace = self.trace, None
-        if trace is not None:
+        if self.trace is not None:
+            trace, self.trace = self.trace, None
             trace.ended()
 
     def end_repeating(self) -> None:

@@ -281,6 +281,12 @@ class Plan:
         # Last: whoever retires it meanwhile closes the short way after that.
         self.runtime.registry.readmit(state)
 
+    def now(self) -> float:
+        """The clock's monotonic reading, the cheapest way; for calls during which it was read before."""
+        if self.keeps_real_time and not other_times.exist:
+            return monotonic()
+        return self.runtime.clock.monotonic()
+
     def short_way(self) -> tuple[Ticket, Places] | None:
         """
         Of a service with limits: its closed circuit's ticket and a place, taken, if there is no more to ask.

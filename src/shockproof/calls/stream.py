@@ -165,7 +165,7 @@ class _Loss:
     def succeeded(self, now: float, duration: float = 0.0) -> None:
         pass
 
-    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
+    def failed(self, now: float, cause: object, duration: float = 0.0) -> None:
         closed = self._state.circuit.closed
         if closed is not None:
             closed.failed(now, cause)  # how long it was there does not make it slow

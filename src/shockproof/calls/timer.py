@@ -252,6 +252,7 @@ if sys.version_info >= (3, 12):
     CURRENT_TASK: Final[Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None]] = (
         asyncio.current_task
     )
+    _task_in = CURRENT_TASK
 else:
     # On 3.11 get_running_loop and current_task ask the system for the process id each time: 300 ns.
     # The thread's last queue is remembered instead, and the private table of current tasks tells the
@@ -264,6 +265,7 @@ else:
     CURRENT_TASK: Final[Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None]] = (
         _current_tasks.__getitem__  # Any: the same
     )
+    _task_in = _current_tasks.get
 
 
 class TimeLimit:
@@ -356,10 +358,8 @@ _single_ones_exist = False
 
 def running_task() -> asyncio.Task[Any] | None:  # Any: whatever the task returns
     """The task that runs here; None where no loop does, as when the call of a dead one is collected."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
+    loop = asyncio._get_running_loop()
+    return None if loop is None else _task_in(loop)
 
 
 def _task_on(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:  # Any: whatever the task returns

@@ -144,7 +144,11 @@ class Backoff:
             low = min(base, self.max_delay)
             high = max(low, min(self.max_delay, 3 * previous)) if previous else low
             return low + (high - low) * self._rng.random()
-        capped = min(self.max_delay, self._uncapped(retry, base, error))
+        if self._shape == "exponential":
+            uncapped = self._exponential(retry, base)
+        else:
+            uncapped = self._uncapped(retry, base, error)
+        capped = min(self.max_delay, uncapped)
         match self._jitter:
             case "none":
                 return capped
@@ -155,8 +159,6 @@ class Backoff:
 
     def _uncapped(self, retry: int, base: float, error: Exception | None) -> float:
         shape = self._shape
-        if shape == "exponential":
-            return self._exponential(retry, base)
         if shape == "linear":
             return base * (retry + 1)
         if shape == "constant":

@@ -47,8 +47,8 @@ class Ticket(Protocol):
         """The call was a success and took *duration* seconds."""
         ...
 
-    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
-        """The call was a failure; *cause* is kept to be shown, as text."""
+    def failed(self, now: float, cause: object, duration: float = 0.0) -> None:
+        """The call was a failure; if that opens the circuit, the text of *cause* is kept to be shown."""
         ...
 
     def released(self) -> None:
@@ -59,7 +59,7 @@ class Ticket(Protocol):
 class Admission(Ticket, Protocol):
     """A ticket as the circuit gives it out: it may also hear of a call that does not end."""
 
-    def overdue(self, now: float, cause: str, age: float) -> None:
+    def overdue(self, now: float, cause: object, age: float) -> None:
         """
         The call has been in flight for *age* seconds and counts as a failure now.
 
@@ -74,13 +74,13 @@ class _PassThrough:
     def succeeded(self, now: float, duration: float = 0.0) -> None:
         pass
 
-    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
+    def failed(self, now: float, cause: object, duration: float = 0.0) -> None:
         pass
 
     def released(self) -> None:
         pass
 
-    def overdue(self, now: float, cause: str, age: float) -> None:
+    def overdue(self, now: float, cause: object, age: float) -> None:
         pass
 
     def __repr__(self) -> str:
@@ -396,7 +396,7 @@ class Circuit:
         self.closed = Closed(self) if is_counting else PASS_THROUGH
         self.lane = self.closed if self._lane_is_open else None
 
-    def _open_by_rule(self, now: float, cause: str) -> None:
+    def _open_by_rule(self, now: float, cause: object) -> None:
         if self._round is None and now >= self._calm_from:
             self._openings = 0
         self._openings += 1
@@ -405,11 +405,11 @@ class Circuit:
         if self.mode == "normal" and self._openings == 1 and not self._draw:
             self.plain_since = now
 
-    def _open(self, now: float, cause: str | None) -> None:
+    def _open(self, now: float, cause: object) -> None:
         # The times first: those who read without the lock would see it half-open for a moment.
         self._opened_at, self._open_until, self._restored_for = now, None, math.inf
         self.plain_since = None
-        self.last_error = cause
+        self.last_error = None if cause is None else str(cause)
         self.closed, self.lane, self._round = None, None, None
         if self.mode == "shadow":
             self.shadow_trips += 1
@@ -449,6 +449,9 @@ class Closed:
         self.streak = 0
 
     def succeeded(self, now: float, duration: float = 0.0) -> None:
+        if self._window is None:  # nearly always; one assignment needs no lock
+            self.streak = 0
+            return
         circuit = self._circuit
         with circuit._lock:
             self.streak = 0
@@ -458,7 +461,7 @@ class Closed:
         if tripped:
             circuit._told("open", now)
 
-    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
+    def failed(self, now: float, cause: object, duration: float = 0.0) -> None:
         circuit = self._circuit
         with circuit._lock:
             self.streak += 1
@@ -479,7 +482,7 @@ class Closed:
     def released(self) -> None:
         pass
 
-    def overdue(self, now: float, cause: str, age: float) -> None:
+    def overdue(self, now: float, cause: object, age: float) -> None:
         self.failed(now, cause, age)
 
 
@@ -536,13 +539,13 @@ class Probe:
         if closed:
             circuit._told("closed", now)
 
-    def failed(self, now: float, cause: str, duration: float = 0.0) -> None:
+    def failed(self, now: float, cause: object, duration: float = 0.0) -> None:
         self._failed(now, cause, is_over=True)
 
-    def overdue(self, now: float, cause: str, age: float) -> None:
+    def overdue(self, now: float, cause: object, age: float) -> None:
         self._failed(now, cause, is_over=False)
 
-    def _failed(self, now: float, cause: str, *, is_over: bool) -> None:
+    def _failed(self, now: float, cause: object, *, is_over: bool) -> None:
         circuit = self._round.circuit
         with circuit._lock:
             counts = self._counts(now, is_over=is_over)

@@ -90,7 +90,8 @@ class RetryRule:
         """
         if retries >= self.max_retries:
             return Decision(None, "no retries left" if self.max_retries else "retries are off")
-        if error is not None and not self.wants(error):
+        # Exception is every error that comes here.
+        if error is not None and self._retry_on is not Exception and not self.wants(error):
             return Decision(None, f"{type(error).__name__} is not retried")
         delay = self.backoff.delay(retries, previous_delay, error, base_delay=base_delay)
         if retry_after is not None and retry_after > delay:

@@ -16,6 +16,8 @@ __all__ = ["Clock", "SystemClock", "as_clock", "other_times"]
 
 
 _running_loop = asyncio._get_running_loop  # None outside a loop, where get_running_loop would raise
+_ordinary_loops: Final = set[type]()
+"""The types of loops, seen so far, that go by ``time.monotonic``."""
 
 
 class _OtherTimes:
@@ -59,9 +61,11 @@ class SystemClock:
     def monotonic(self) -> float:
         """The running loop's time, or ``time.monotonic()`` outside a loop."""
         loop = _running_loop()
-        if loop is None:
+        if loop is None or type(loop) in _ordinary_loops:
             return time.monotonic()
-        if getattr(type(loop), "time", None) is not asyncio.BaseEventLoop.time:
+        if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
+            _ordinary_loops.add(type(loop))
+        else:
             other_times.exist = True
         return loop.time()
 

@@ -26,6 +26,12 @@ class ServiceStatus(Enum):
 class ErrorSeverity(Enum):
     """How bad a recorded error is, in rising order."""
 
+    rank: int
+    """0 for LOW up to 3 for CRITICAL, to compare by."""
+
+    def __init__(self, value: str) -> None:
+        self.rank = len(type(self).__members__)
+
     LOW = "low"
     MEDIUM = "medium"
     """Another attempt follows."""
@@ -33,11 +39,3 @@ class ErrorSeverity(Enum):
     """No other attempt follows."""
     CRITICAL = "critical"
     """The outcome is unknown, or the service is marked critical."""
-
-    @property
-    def rank(self) -> int:
-        """0 for LOW up to 3 for CRITICAL, to compare by."""
-        return _RANKS[self]
-
-
-_RANKS = {severity: rank for rank, severity in enumerate(ErrorSeverity)}

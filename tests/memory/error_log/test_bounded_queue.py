@@ -144,7 +144,7 @@ def test_a_put_in_the_middle_of_a_put_is_not_lost() -> None:
 
 def test_a_put_at_the_last_moment_of_a_put_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The inbox was looked at, and the lock is not yet released: it is looked at once more."""
-    queue: BoundedQueue[str] = BoundedQueue()
+    queue: BoundedQueue[str] = BoundedQueue(max_records=10)
     real = queue._publish
 
     def publish() -> None:

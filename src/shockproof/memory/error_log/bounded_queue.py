@@ -20,6 +20,7 @@ WhenFull = Literal["drop_lowest", "drop_oldest", "drop_new"]
 _MOST_GAPS: Final = 64
 _ENTRIES_PER_LOCK: Final = 128
 _MOST_ARRIVING: Final = 32
+_AT_ONCE: Final = 16
 _LONGEST_WAIT: Final = 0.001
 
 
@@ -65,11 +66,12 @@ class BoundedQueue(Generic[T]):
     ``max_records`` and ``max_bytes`` bound what waits together with what was taken and is not yet
     settled. Sizes are the producers' estimates.
 
-    A producer appends to an inbox, which is atomic, and moves the inbox into the queue if nobody
-    else is at it just now; if somebody is, that one looks at the inbox again after unlocking. So
-    nobody needs the lock, and coming back in while holding it (a signal, a finalizer) is harmless.
-    Only when a few dozen records have arrived behind a thread that was interrupted there, a producer
-    gives it a millisecond at most to go on, so that the bounds hold but for those few dozen.
+    A producer appends to an inbox, which is atomic. When a dozen have arrived, or somebody asks for
+    anything, the inbox is moved into the queue by whoever that is, if nobody else is at it just now; if
+    somebody is, that one looks at the inbox again after unlocking. So nobody needs the lock, and coming
+    back in while holding it (a signal, a finalizer) is harmless. Only when a few dozen records
+    have arrived behind a thread that was interrupted there, a producer gives it a millisecond at most to
+    go on, so that the bounds hold but for those few dozen.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class BoundedQueue(Generic[T]):
         self.max_bytes = max_bytes
         self.when_full: WhenFull = when_full
         self._ranks = ranks
+        # Putting them in order one by one would take twice as long; in a small queue each counts.
+        self._at_once = min(_AT_ONCE, max_records // 100)
         self.clear()
 
     def clear(self) -> None:
@@ -110,8 +114,10 @@ class BoundedQueue(Generic[T]):
 
         Waits for no disk: only, when many have arrived that nobody could put in order, a millisecond for that.
         """
-        self._inbox.append((rank, size, at, item))
-        self._combine()
+        inbox = self._inbox
+        inbox.append((rank, size, at, item))
+        if len(inbox) >= self._at_once:
+            self._combine()
 
     def counts(self) -> QueueCounts:
         """Exact counts of this moment, without waiting for anybody."""
@@ -157,6 +163,7 @@ class BoundedQueue(Generic[T]):
         At least one record when there is one, however large. Asking means that there is room
         again: a gap ends here, and what is dropped from now on makes another.
         """
+        self._combine()
         batch: list[Entry[T] | Gap] = []
         size = 0
         while len(batch) < max_records and size < max_bytes:

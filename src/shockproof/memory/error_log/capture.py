@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from textwrap import indent
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shockproof.memory.error_log.frozen_values import clean_text, freeze, safe_repr, shortened
@@ -30,6 +30,7 @@ __all__ = ["CapturedError", "capture", "iso_time"]
 
 _FIRST_FRAMES: Final = 24
 _LAST_FRAMES: Final = 40
+_MOST_FRAMES: Final = range(_FIRST_FRAMES + _LAST_FRAMES)
 _MOST_ERRORS: Final = 16
 """Errors of one report: the error itself, its causes, and the leaves of groups."""
 _MOST_NOTES: Final = 16
@@ -38,18 +39,19 @@ _LONGEST_MESSAGE: Final = 8_000
 _LONGEST_NAME: Final = 200
 _MOST_FRAME_TEXTS: Final = 4_096
 _MOST_COUNTED: Final = 1_000
+_MOST_NAMES: Final = 4_096
 _LONGEST_SOURCE: Final = 500
 
 _MOST_TRACE_TEXTS: Final = 512
 
 # Plain tuples of plain values throughout: the garbage collector lets go of them at first sight, so that
-# thousands of waiting records do not lengthen its pauses.
-_Frames: TypeAlias = tuple[str | int, ...]
-"""File, line, function, file, line, function, ..."""
-_Link: TypeAlias = tuple[str, str, _Frames, int, tuple[str, ...], str, tuple["_Link", ...], int]
+# thousands of waiting records do not lengthen its pauses. (Code objects are plain in that sense.)
+_Frames: TypeAlias = tuple[CodeType | int, ...]
+"""Code, line, code, line, ...: the code knows its file and its name, and reading those can wait."""
+_Link: TypeAlias = tuple[str, str, str, _Frames, int, tuple[str, ...], str, tuple["_Link", ...], int]
 """
-One exception of a chain, without the exception: its type's name, its message, its frames, how many
-frames were left out in the middle, its notes, what stands before it in the text when another one led
+One exception of a chain, without the exception: its type's module and name, its message, its frames, how
+many frames were left out in the middle, its notes, what stands before it in the text when another one led
 to it, the leaves of a group (depth is folded), and how many leaves were left out.
 """
 
@@ -235,12 +237,15 @@ def capture(
     """
     try:
         message = _message_of(error)
-        chain = _chain_of(error, message)
+        if error.__cause__ is error.__context__ is None and not isinstance(error, BaseExceptionGroup):
+            chain: tuple[_Link, ...] = (_link_of(error, message, "", 0),)
+        else:
+            chain = _chain_of(error, message)
         if said:
             message = clean_text(f"{said}: {message}" if message else said, _LONGEST_MESSAGE)
         size = 500 + len(message)  # of what waits in memory; the line will have about twice as much
         for link in chain:
-            size += 150 + len(link[1]) + 18 * len(link[2])
+            size += 150 + len(link[2]) + 27 * len(link[3])
         frozen = None
         if context:
             frozen, context_size = freeze(context)
@@ -248,20 +253,37 @@ def capture(
     except Exception as failure:  # noqa: BLE001  a hostile exception class must not hurt the caller
         message = f"<the error could not be taken down: {safe_repr(failure)}>"
         chain, frozen, size = (), None, 1_000
-    return CapturedError(
-        timestamp=timestamp,
-        error_type=clean_text(type(error).__name__, _LONGEST_NAME),
-        error_message=message,
-        severity=severity,
-        service_name=clean_text(service_name, _LONGEST_NAME),
-        function_name=clean_text(function_name, _LONGEST_NAME),
-        retry_count=retry_count,
-        context=frozen,
-        captured_at=captured_at,
-        redactor=redactor,
-        chain=chain,
-        size=size,
-    )
+    kind = type(error).__name__
+    # Made without its __init__: checking and naming so many arguments would take as long as all of the above.
+    captured = _new(CapturedError)
+    captured.timestamp = timestamp
+    captured.captured_at = captured_at
+    captured.error_type = _clean_names.get(kind) or _clean_name(kind)
+    captured.severity = severity
+    captured.service_name = _clean_names.get(service_name) or _clean_name(service_name)
+    captured.function_name = _clean_names.get(function_name) or _clean_name(function_name)
+    captured.retry_count = retry_count
+    captured.size = size
+    captured._message = message
+    captured._stack = None
+    captured._context = frozen
+    captured._chain = chain
+    captured._redactor = redactor
+    captured._is_redacted = redactor is None
+    return captured
+
+
+def _clean_name(name: str) -> str:
+    clean = clean_text(name, _LONGEST_NAME)
+    if len(_clean_names) >= _MOST_NAMES:
+        _clean_names.clear()
+    _clean_names[name] = clean
+    return clean
+
+
+# The same few names come again with each record.
+_clean_names: Final = dict[str, str]()
+_new: Final = object.__new__
 
 
 def iso_time(timestamp: float) -> str:
@@ -291,38 +313,34 @@ def _message_of(error: BaseException) -> str:
         text = str(error)
     except Exception as failure:  # noqa: BLE001  the text is the user's code
         return f"<{type(error).__name__} whose text cannot be had: {type(failure).__name__}>"
+    if type(text) is str and len(text) <= _LONGEST_MESSAGE and text.isascii():
+        return text
     return clean_text(text, _LONGEST_MESSAGE)
 
 
 def _frames_of(traceback: TracebackType | None) -> tuple[_Frames, int]:
-    frames: list[str | int] = []
+    frames: list[CodeType | int] = []
     add = frames.append
-    room = _FIRST_FRAMES
-    while traceback is not None and room:
-        room -= 1
-        code = traceback.tb_frame.f_code
-        add(code.co_filename)
+    for _ in _MOST_FRAMES:
+        if traceback is None:
+            return tuple(frames), 0
+        add(traceback.tb_frame.f_code)
         add(traceback.tb_lineno)
-        add(code.co_name)
         traceback = traceback.tb_next
     if traceback is None:
         return tuple(frames), 0
-    rest = 0
-    last: deque[TracebackType] = deque(maxlen=_LAST_FRAMES)
+    # A deep one: of what follows its first frames only the last are kept.
+    rest = _LAST_FRAMES
+    last: deque[CodeType | int] = deque(frames[2 * _FIRST_FRAMES :], maxlen=2 * _LAST_FRAMES)
     while traceback is not None:  # a traceback has no length
         rest += 1
-        last.append(traceback)
+        last += (traceback.tb_frame.f_code, traceback.tb_lineno)
         traceback = traceback.tb_next
-    for step in last:
-        code = step.tb_frame.f_code
-        frames += (code.co_filename, step.tb_lineno, code.co_name)
-    return tuple(frames), rest - len(last)
+    return (*frames[: 2 * _FIRST_FRAMES], *last), rest - _LAST_FRAMES
 
 
 def _chain_of(error: BaseException, message: str) -> tuple[_Link, ...]:
     # In the order of a printed traceback: what happened first comes first.
-    if _before(error) is None and not isinstance(error, BaseExceptionGroup):
-        return (_link_of(error, message, "", 0),)
     links: list[_Link] = []
     seen: set[int] = set()
     room = _MOST_ERRORS
@@ -336,11 +354,11 @@ def _chain_of(error: BaseException, message: str) -> tuple[_Link, ...]:
         # What led to the error matters as much as its leaves: at most half of the room for them.
         link = _link_of(step, text, lead, room // 2)
         links.append(link)
-        room -= 1 + len(link[6])
+        room -= 1 + len(link[7])
         step = before
     links.reverse()
     first = links[0]
-    links[0] = (*first[:5], "", *first[6:])
+    links[0] = (*first[:6], "", *first[7:])
     return tuple(links)
 
 
@@ -352,22 +370,21 @@ def _before(error: BaseException) -> BaseException | None:
 
 def _link_of(error: BaseException, message: str, lead: str, most_leaves: int) -> _Link:
     kind = type(error)
-    module = kind.__module__
-    name = kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
     frames, left_out = _frames_of(error.__traceback__)
     notes: tuple[str, ...] = ()
     found = error.__dict__.get("__notes__")
     if isinstance(found, list):
         notes = tuple([clean_text(note, _LONGEST_NOTE) for note in islice(found, _MOST_NOTES)])
     if not isinstance(error, BaseExceptionGroup):
-        return name, message, frames, left_out, notes, lead, (), 0
+        return kind.__module__, kind.__qualname__, message, frames, left_out, notes, lead, (), 0
     leaves: list[_Link] = []
     count = 0
     for leaf in islice(_leaves_of(error), _MOST_COUNTED):
         count += 1
         if len(leaves) < most_leaves:
             leaves.append(_link_of(leaf, _message_of(leaf), "", 0))
-    return name, message, frames, left_out, notes, lead, tuple(leaves), count - len(leaves)
+    more = count - len(leaves)
+    return kind.__module__, kind.__qualname__, message, frames, left_out, notes, lead, tuple(leaves), more
 
 
 def _leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -384,8 +401,9 @@ def _leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseExcepti
 
 
 def _redacted_link(link: _Link, redactor: Redactor) -> _Link:
-    name, message, frames, left_out, notes, lead, leaves, more = link
+    module, name, message, frames, left_out, notes, lead, leaves, more = link
     return (
+        module,
         name,
         redactor.text(message),
         frames,
@@ -405,7 +423,9 @@ def _render(chain: tuple[_Link, ...], frames_text: Callable[[_Frames, int], str]
 
 
 def _render_link(link: _Link, frames_text: Callable[[_Frames, int], str], pieces: list[str]) -> None:
-    name, message, frames, left_out, notes, lead, leaves, more = link
+    module, name, message, frames, left_out, notes, lead, leaves, more = link
+    if module not in {"builtins", "__main__"}:
+        name = f"{module}.{name}"
     pieces += (
         lead,
         _HEADER,
@@ -423,8 +443,9 @@ def _render_link(link: _Link, frames_text: Callable[[_Frames, int], str], pieces
 
 def _joined(frames: _Frames, left_out: int, frame_text: Callable[[str, int, str], str]) -> str:
     texts = [
-        frame_text(str(frames[at]), int(frames[at + 1]), str(frames[at + 2]))
-        for at in range(0, len(frames), 3)
+        frame_text(code.co_filename, line, code.co_name)
+        for code, line in zip(frames[::2], frames[1::2], strict=True)
+        if isinstance(code, CodeType) and isinstance(line, int)  # they are; said for the type checkers
     ]
     if left_out:
         texts.insert(_FIRST_FRAMES, f"  ... {left_out} frames left out ...\n")

@@ -22,16 +22,14 @@ class ErrorHistory:
 
     def __init__(self, *, kept: int = _KEPT) -> None:
         self._errors: deque[CapturedError] = deque(maxlen=kept)
+        self.add = self._errors.append
+        """Remember an error, and forget the oldest if there are too many."""
 
     def __len__(self) -> int:
         return len(self._errors)
 
     def __repr__(self) -> str:
         return f"<ErrorHistory of {len(self._errors)} errors>"
-
-    def add(self, error: CapturedError) -> None:
-        """Remember an error, and forget the oldest if there are too many."""
-        self._errors.append(error)
 
     def clear(self) -> None:
         """Forget all."""

@@ -26,8 +26,15 @@ class CountsByType:
 
     def add(self, type_name: str) -> None:
         """It happened once more."""
+        counts = self._counts
+        try:
+            counts[type_name] += 1  # no call stands between its load and its store: see `ServiceState`
+        except KeyError:
+            self._add_first(type_name)
+
+    def _add_first(self, type_name: str) -> None:
+        counts = self._counts
         with _lock:
-            counts = self._counts
             if type_name not in counts and len(counts) >= MOST_TYPES:
                 type_name = OTHER_TYPES
             counts[type_name] = counts.get(type_name, 0) + 1
