@@ -8,12 +8,10 @@ import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from inspect import CO_COROUTINE
-from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from shockproof.calls.blocks import Attempts, Guard
-from shockproof.calls.callables import check_callable, has_coroutine_code
+from shockproof.calls.callables import check_callable
 from shockproof.calls.combinations import add_layer, check_layers, warn_of_useless
 from shockproof.calls.executor import execute, failure_of, in_place, substitute
 from shockproof.calls.limits_around import holds_timer
@@ -86,31 +84,41 @@ class Handle:
         # The same healthy path as in wrap.py: a shared body would cost every call one more frame.
         plan = self.plan
         ticket = plan.circuit.lane
-        is_coroutine = (
-            type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE
-        ) or has_coroutine_code(fn)
-        if ticket is None or not plan.is_simple or not is_coroutine:
+        if ticket is None or fn is not plan.known:
+            is_coroutine = fn is plan.known or plan.gets_to_know(fn)
             if not is_coroutine:
                 check_callable(fn)
-            if plan.state.circuit.closed is None:
-                stand_in = plan.substitute()
-                if stand_in is not None:
-                    return await substitute(plan, stand_in, args, kwargs)
-                refusal = plan.refusal()
-                if refusal is not None:
-                    try:
-                        raise refusal
-                    finally:
-                        del refusal  # its traceback holds this frame: no cycle
-            elif is_coroutine and plan.is_simple:
-                way = plan.short_way()
-                if way is not None:
-                    return await in_place(plan, fn, args, kwargs, *way)
-            return await execute(plan, fn, args, kwargs)
+            if ticket is None or not plan.is_simple or not is_coroutine:
+                if plan.state.circuit.closed is None:
+                    stand_in = None if plan.stand_in is None else plan.substitute()
+                    if stand_in is not None:
+                        return await substitute(plan, stand_in, args, kwargs)
+                    refusal = plan.refusal()
+                    if refusal is not None:
+                        try:
+                            raise refusal
+                        finally:
+                            del refusal  # its traceback holds this frame: no cycle
+                elif is_coroutine and plan.is_simple:
+                    way = plan.short_way()
+                    if way is not None:
+                        return await in_place(plan, fn, args, kwargs, *way)
+                return await execute(plan, fn, args, kwargs)
         coroutine = fn(*args, **kwargs) if kwargs else fn(*args)
-        limit, waits, timer = plan.first_limit, None, None
+        limit, state = plan.first_limit, plan.state
         if limit is None:
             started = plan.stopwatch()
+            try:
+                result = await coroutine
+            except BaseException as error:
+                failure = failure_of(plan, error, ticket, started, None)
+                if failure is None:
+                    raise
+            else:
+                state.successes += 1
+                if state.stirred:
+                    state.settle(ticket, plan.runtime.clock.monotonic(), plan.stopwatch() - started)
+                return result
         else:  # what `TimeLimit.start` and `Timer.stop` do, without their frames
             try:
                 queue = limit.queues[HERE()]
@@ -119,26 +127,22 @@ class Handle:
                 queue, task = limit.attach()
             if task is None:
                 raise no_task()
-            waits = (queue, task, task.cancelling())
-            started = queue.clock()
+            cancels, started = task.cancelling(), queue.clock()
             queue.waiting[coroutine] = (task, started)
-        try:
-            result = await coroutine
-        except BaseException as error:
-            if waits is not None:
-                timer = take_over(waits, started, coroutine)
-            failure = failure_of(plan, error, ticket, started, timer)
-            if failure is None:
-                raise
-        else:
-            if waits is not None and waits[0].waiting.pop(coroutine, None) is None:
-                take_over(waits, started, coroutine).stop()  # it answered although it was cancelled
-            state = plan.state
-            state.successes += 1
-            if state.stirred:
-                now = plan.stopwatch() if waits is None else waits[0].clock()
-                state.settle(ticket, plan.runtime.clock.monotonic(), now - started)
-            return result
+            try:
+                result = await coroutine
+            except BaseException as error:
+                timer = take_over((queue, task, cancels), started, coroutine)
+                failure = failure_of(plan, error, ticket, started, timer)
+                if failure is None:
+                    raise
+            else:
+                if queue.waiting.pop(coroutine, None) is None:  # it answered although it was cancelled
+                    take_over((queue, task, cancels), started, coroutine).stop()
+                state.successes += 1
+                if state.stirred:
+                    state.settle(ticket, plan.runtime.clock.monotonic(), queue.clock() - started)
+                return result
         try:
             return await execute(plan, fn, args, kwargs, failure)
         finally:

@@ -510,7 +510,7 @@ class OngoingCall:
             plan.state.limits.ended(plan.state.own_time(duration), dropped=False)
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
         if plan.state.stirred or ticket is not plan.state.circuit.closed:
-            now = plan.now()
+            now = plan.now() if self._failed else plan.runtime.clock.monotonic()
             plan.state.settle(ticket, now, duration, None if self._began is None else now - self._began)
 
     def after(self, failure: Failure) -> float | None:

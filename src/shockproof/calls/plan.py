@@ -8,10 +8,12 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from inspect import CO_COROUTINE
 from time import monotonic
+from types import FunctionType
 from typing import Any, Final, Self
 
-from shockproof.calls.callables import is_async, name_of
+from shockproof.calls.callables import has_coroutine_code, is_async, name_of
 from shockproof.calls.combinations import Layer, refuse_harmful
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.runtime import Runtime
@@ -66,7 +68,13 @@ def _hedge_of(options: Mapping[str, Any]) -> HedgeRule | None:  # Any: each opti
     return HedgeRule(hedge_after=hedge_after, max_hedges=options.get("max_hedges", 1))
 
 
-class Plan:
+class _WhatEveryCallReads:
+    # A class's slots lie in memory behind those of its base: among thousands of plans these are one or two lines of
+    # the processor's cache, and all over the plan they would be five.
+    __slots__ = ("circuit", "first_limit", "is_simple", "known", "state", "stopwatch")
+
+
+class Plan(_WhatEveryCallReads):
     """
     The policies of one handle in the form the executor reads: plain attributes.
 
@@ -78,19 +86,16 @@ class Plan:
         "adaptive",
         "backoff",
         "before_attempt",
-        "circuit",
         "classifier",
         "deadline",
         "effect",
         "fallbacks",
-        "first_limit",
         "grace",
         "hedge",
         "is_bound",
         "is_fixed",
         "is_for_the_executor",
         "is_haltable",
-        "is_simple",
         "judges_results",
         "keeps_real_time",
         "limit",
@@ -101,8 +106,6 @@ class Plan:
         "risk_reducing",
         "runtime",
         "stand_in",
-        "state",
-        "stopwatch",
         "timeout",
         "weight",
         "whole_began",
@@ -150,6 +153,8 @@ class Plan:
             self.judges_results or self.memories or self.grace is not None or self.hedge is not None
         )
         """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
+        self.known: Callable[..., Any] | None = None  # Any: any signature
+        """The function last called through it, if that may take the healthy path: looking closer would take longer than all other tests."""
         self.is_fixed = True
         """Whether its service stays the same once it is bound."""
         self.adaptive: AdaptiveRetry | None = None
@@ -281,6 +286,16 @@ class Plan:
         # Last: whoever retires it meanwhile closes the short way after that.
         self.runtime.registry.readmit(state)
 
+    def gets_to_know(self, fn: Callable[..., Any]) -> bool:  # Any: any signature
+        """Whether *fn* is a coroutine function at a glance, remembered unless that kept alive what its closure holds."""
+        if type(fn) is not FunctionType:
+            return has_coroutine_code(fn)
+        if not fn.__code__.co_flags & CO_COROUTINE:
+            return False
+        if self.is_simple and fn.__closure__ is None:
+            self.known = fn
+        return True
+
     def now(self) -> float:
         """The clock's monotonic reading, the cheapest way; for calls during which it was read before."""
         if self.keeps_real_time and not other_times.exist:
@@ -312,17 +327,17 @@ class Plan:
         state = self.state
         if self.is_for_the_executor or not state.prepared:
             return None
-        now = (
-            monotonic() if self.keeps_real_time and not other_times.exist else self.runtime.clock.monotonic()
-        )
         circuit = state.circuit
         since = circuit.plain_since
         if since is None or self.runtime.listeners.active:
             if state.tracer is not None:  # the executor refuses it, with a trace
                 return None
-            wait = circuit.open_for(now)
+            wait = circuit.open_for(self.runtime.clock.monotonic())
             return self.refused(wait) if wait else None
-        retry_after = since + circuit.timeout - now
+        if self.keeps_real_time and not other_times.exist:  # what `now` does, without its frame
+            retry_after = since + circuit.timeout - monotonic()
+        else:
+            retry_after = since + circuit.timeout - self.runtime.clock.monotonic()
         if retry_after <= 0.0:
             return None
         state.rejections += 1
@@ -335,10 +350,7 @@ class Plan:
         since = state.circuit.plain_since
         if stand_in is None or since is None or not state.prepared or self.runtime.listeners.active:
             return None
-        now = (
-            monotonic() if self.keeps_real_time and not other_times.exist else self.runtime.clock.monotonic()
-        )
-        if since + state.circuit.timeout <= now:
+        if since + state.circuit.timeout <= self.now():
             return None
         state.rejections += 1
         return stand_in
