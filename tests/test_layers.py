@@ -80,6 +80,28 @@ def test_using_the_service_loads_nothing_heavy(program: str) -> None:
     assert loaded(modules_after(program), HEAVY) == []
 
 
+def test_a_program_loads_what_it_uses() -> None:
+    """Events as soon as somebody listens, orders and feeds when there are any: it is half of the time to start."""
+    rarely = {
+        "shockproof.vocabulary.events",
+        "shockproof.calls.once",
+        "shockproof.calls.stream",
+        "uuid",
+        "decimal",
+    }
+    program = """
+        import asyncio
+        from shockproof import ErrorRecoveryService
+        recovery = ErrorRecoveryService()
+        async def fetch(): return 1
+        asyncio.run(recovery.service("market", timeout=1.0, fallback=0).call(fetch))
+    """
+    listening = program + "    recovery.on_event(print)"
+
+    assert sorted(modules_after(program) & rarely) == []
+    assert sorted(modules_after(listening) & rarely) == ["shockproof.vocabulary.events"]
+
+
 @pytest.mark.parametrize("module", ["policies", "vocabulary", "memory", "calls"])
 def test_a_lower_layer_does_not_load_a_higher_one(module: str) -> None:
     """Imports point down only, when they run as well as on paper."""

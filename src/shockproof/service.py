@@ -69,20 +69,11 @@ from shockproof.vocabulary.arguments import (
 )
 from shockproof.vocabulary.clock import Clock, as_clock
 from shockproof.vocabulary.event_loop import require_running_loop
-from shockproof.vocabulary.events import (
-    CircuitClosed,
-    CircuitHalfOpened,
-    CircuitModeChanged,
-    CircuitOpened,
-    CircuitWouldOpen,
-    Event,
-    Halted,
-    Resumed,
-)
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeverity, ServiceStatus
 
 if TYPE_CHECKING:
     from shockproof.calls.loop_monitor import LoopMonitor
+    from shockproof.vocabulary.events import Event
     from shockproof.vocabulary.models import ErrorRecord, SystemState
 
 __all__ = ["ErrorRecoveryService"]
@@ -466,6 +457,8 @@ class ErrorRecoveryService:
             )
         previous = state.set_circuit_mode(mode, reason)
         if previous is not None and self._listeners:
+            from shockproof.vocabulary.events import CircuitModeChanged
+
             self._listeners.publish(
                 CircuitModeChanged(
                     service_name=service_name,
@@ -527,6 +520,8 @@ class ErrorRecoveryService:
         durable = self._halt.halt(told)
         _log.warning("halted: %s", told)
         if self._listeners:
+            from shockproof.vocabulary.events import Halted
+
             self._listeners.publish(Halted(service_name="", at=self._clock.time(), reason=told))
         return durable
 
@@ -546,6 +541,8 @@ class ErrorRecoveryService:
         if was_halted:
             _log.warning("resumed")
             if self._listeners:
+                from shockproof.vocabulary.events import Resumed
+
                 self._listeners.publish(Resumed(service_name="", at=self._clock.time()))
         return durable
 
@@ -664,6 +661,8 @@ class ErrorRecoveryService:
     def _on_transition(self, state: ServiceState, to: CircuitState, now: float) -> None:
         if not self._listeners:
             return
+        from shockproof.vocabulary.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
+
         name, at, circuit = state.name, self._clock.time(), state.circuit
         if to == "open":
             retry_after = circuit.open_for(now)
@@ -678,6 +677,8 @@ class ErrorRecoveryService:
 
     def _on_would_open(self, state: ServiceState, now: float) -> None:
         if self._listeners:
+            from shockproof.vocabulary.events import CircuitWouldOpen
+
             self._listeners.publish(
                 CircuitWouldOpen(
                     service_name=state.name,
@@ -1021,6 +1022,7 @@ class ErrorRecoveryService:
         await self._error_log.prepare()
         await self._state_writer.run(make_writable, self.state_dir, "state_dir")
         await self._state_writer.run(self._state_files.prepare)
+        await self._state_writer.run(_import_the_rest)
         await self._halt.learn()
         self._start_background()
 
@@ -1166,6 +1168,13 @@ class ErrorRecoveryService:
 
     def __repr__(self) -> str:
         return f"<ErrorRecoveryService {len(self._registry.all())} services, state in {self.state_dir}>"
+
+
+def _import_the_rest() -> None:
+    # What most programs never use, and then would load in the middle of trading.
+    import shockproof.calls.once
+    import shockproof.calls.stream
+    import shockproof.vocabulary.events  # noqa: F401
 
 
 def _name_of_check(state: ServiceState) -> str:

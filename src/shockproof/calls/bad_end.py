@@ -5,7 +5,6 @@ A call that has ended, and not well: counted, timed, told, and the service is un
 from __future__ import annotations
 
 from shockproof.calls.plan import Plan
-from shockproof.vocabulary.events import CallFailed
 from shockproof.vocabulary.outcomes import Outcome
 
 __all__ = ["end_badly"]
@@ -45,6 +44,8 @@ def end_badly(
     if not may_have_a_stand_in:
         state.failed_for_good()
     if plan.runtime.listeners:
+        from shockproof.vocabulary.events import CallFailed
+
         plan.runtime.listeners.publish(
             CallFailed(
                 service_name=state.name,

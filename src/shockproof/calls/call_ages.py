@@ -18,7 +18,6 @@ from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.circuit_breaker import Admission, Ticket
 from shockproof.policies.stall import was_stalled
 from shockproof.vocabulary.clock import Clock
-from shockproof.vocabulary.events import CallOverdue
 
 __all__ = ["CallAges"]
 
@@ -152,6 +151,8 @@ class _Queue:
         cause = f"a call has been in flight for {ages.seconds:g} s"
         ageing.ticket.overdue(ages.clock.monotonic(), cause, ages.seconds)
         if ages.listeners:
+            from shockproof.vocabulary.events import CallOverdue
+
             ages.listeners.publish(
                 CallOverdue(
                     service_name=state.name,

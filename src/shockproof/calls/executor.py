@@ -30,7 +30,6 @@ from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Admission, Ticket
 from shockproof.policies.fallback import LastGood, Stale
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
-from shockproof.vocabulary.events import FallbackAnswered
 from shockproof.vocabulary.outcomes import Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
@@ -431,6 +430,8 @@ async def _stand_in(
                 continue
             state.answered_by_fallback()
             if plan.runtime.listeners:
+                from shockproof.vocabulary.events import FallbackAnswered
+
                 plan.runtime.listeners.publish(
                     FallbackAnswered(
                         service_name=state.name,

@@ -4,28 +4,31 @@ A handle: one service with the options of one way to use it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from shockproof.calls.blocks import Attempts, Guard
 from shockproof.calls.callables import check_callable
 from shockproof.calls.combinations import add_layer, check_layers, warn_of_useless
 from shockproof.calls.executor import execute, failure_of, in_place, substitute
 from shockproof.calls.limits_around import holds_timer
-from shockproof.calls.once import KeyedOnce, Once
 from shockproof.calls.options import HandleOptions, LimitOptions, check_options
 from shockproof.calls.plan import Plan
 from shockproof.calls.rate_limit_feedback import RateLimitFeedback
-from shockproof.calls.reconciliation import Confirm
-from shockproof.calls.stream import Stream
 from shockproof.calls.timer import CURRENT_TASK, HERE, no_task, take_over
 from shockproof.calls.wrap import wrap
 from shockproof.memory.services.registry import LIMIT_OPTIONS
 from shockproof.vocabulary.arguments import Seconds
 from shockproof.vocabulary.statuses import ServiceStatus
+
+if TYPE_CHECKING:
+    import re
+
+    from shockproof.calls.once import KeyedOnce, Once
+    from shockproof.calls.reconciliation import Confirm
+    from shockproof.calls.stream import Stream
 
 __all__ = ["Handle"]
 
@@ -298,6 +301,8 @@ class Handle:
         A cancellation passes at once, closes the connection and counts nowhere. A loop that is left closes it
         soon after; ``async with handle.stream(...) as ticks:`` closes it before the block is left.
         """
+        from shockproof.calls.stream import Stream
+
         return Stream(self.plan, connect, stale_after=stale_after, stable_after=stable_after, may_end=may_end)
 
     @overload
@@ -362,6 +367,8 @@ class Handle:
         Raises:
             TypeError, ValueError: a value that is not allowed; a handle with a fallback or a hedge, or without a journal.
         """
+        from shockproof.calls.once import KeyedOnce, Once
+
         if key_argument is not None:
             return KeyedOnce(
                 self.plan,

@@ -38,7 +38,6 @@ from shockproof.vocabulary.errors import (
     DeadlineExceededError,
     HaltedError,
 )
-from shockproof.vocabulary.events import AttemptFailed, CallHedged, RetryScheduled
 from shockproof.vocabulary.outcomes import Attempt, CallInfo, Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
 
@@ -646,6 +645,8 @@ class OngoingCall:
         if not is_closed or budget is None or not budget.take():
             return False
         if self.plan.runtime.listeners:
+            from shockproof.vocabulary.events import CallHedged
+
             self.plan.runtime.listeners.publish(
                 CallHedged(
                     service_name=state.name,
@@ -803,6 +804,8 @@ class OngoingCall:
         )
 
     def _tell(self, decision: Decision, verdict: Verdict, duration: float) -> None:
+        from shockproof.vocabulary.events import AttemptFailed, RetryScheduled
+
         publish, name = self.plan.runtime.listeners.publish, self.plan.state.name
         at, last = self.plan.runtime.clock.time(), self._shown(self._attempts[-1])
         publish(

@@ -35,7 +35,6 @@ from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import SystemClock, other_times
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError, HaltedError
 from shockproof.vocabulary.event_loop import require_running_loop
-from shockproof.vocabulary.events import CallRejected
 from shockproof.vocabulary.outcomes import CallEffect
 
 __all__ = ["Plan"]
@@ -374,6 +373,8 @@ class Plan(_WhatEveryCallReads):
         if refusal.policy != "circuit_breaker":
             self.state.refused(refusal.policy)
         if self.runtime.listeners.active:
+            from shockproof.vocabulary.events import CallRejected
+
             self.runtime.listeners.publish(
                 CallRejected(
                     service_name=self.state.name,

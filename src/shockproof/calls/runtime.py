@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shockproof.calls.call_ages import CallAges
 from shockproof.calls.limits import Limits
 from shockproof.calls.losers import Losers
 from shockproof.calls.members import Members
-from shockproof.calls.reconciliation import Reconciliation
 from shockproof.calls.threads import WorkerThreads
 from shockproof.memory.error_log.recorder import Recording
 from shockproof.memory.services.listeners import Listeners
@@ -23,7 +22,9 @@ from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.backoff import Randomness
 from shockproof.policies.rate_limit import RollingWindows
 from shockproof.vocabulary.clock import Clock, SystemClock
-from shockproof.vocabulary.events import RateLimitPaused
+
+if TYPE_CHECKING:
+    from shockproof.calls.reconciliation import Reconciliation
 
 __all__ = ["Runtime"]
 
@@ -93,6 +94,8 @@ class Runtime:
 
     def _paused(self, state: ServiceState, seconds: float) -> None:
         if self.listeners:
+            from shockproof.vocabulary.events import RateLimitPaused
+
             self.listeners.publish(
                 RateLimitPaused(service_name=state.name, at=self.clock.time(), seconds=seconds)
             )

@@ -14,14 +14,16 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from shockproof.memory.disk.writer import after_fork
-from shockproof.vocabulary.events import Event
+
+if TYPE_CHECKING:
+    from shockproof.vocabulary.events import Event
 
 __all__ = ["Listener", "Listeners", "Subscription"]
 
-Listener = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
+Listener: TypeAlias = "Callable[[Event], None] | Callable[[Event], Awaitable[None]]"
 
 _QUEUE_LENGTH = 1_000
 _IDLE_SECONDS = 5.0
@@ -75,6 +77,10 @@ class Listeners:
 
     def add(self, subscription: Subscription) -> Callable[[], None]:
         """Tell *subscription* of every event from now on, right where it happens; see `subscribe`."""
+        # Whoever publishes one imports it there and then, on a loop: it has to be here by that time. As long as nobody
+        # listens nobody needs them, and making so many classes takes longer than importing all policies.
+        import shockproof.vocabulary.events  # noqa: F401
+
         with self._lock:
             self.active = (*self.active, subscription)
 

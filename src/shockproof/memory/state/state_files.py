@@ -69,7 +69,7 @@ JSON_NAME = "system_state.json"
 PICKLE_NAME = "system_state.pkl"
 PREVIOUS_NAME = "system_state.prev.json"
 DAMAGED_DIRECTORY = "damaged"
-_CHANGES_NAME = re.compile(r"system_state\.changes\.([0-9]{1,18})\.json")
+_CHANGES_NAME = r"system_state\.changes\.([0-9]{1,18})\.json"
 
 WHOLE_UP_TO = 1 << 20
 """Bytes of a state that is always written whole: that takes no longer than to find out what has changed."""
@@ -277,7 +277,7 @@ class StateFiles:
         )
         # What leads from the previous whole to this one is what makes that a generation; what is older has had its day.
         for name in self._layer.list_directory(self.directory):
-            changes = _CHANGES_NAME.fullmatch(name)
+            changes = re.fullmatch(_CHANGES_NAME, name)
             if changes is not None and int(changes[1]) <= before.sequence:
                 with contextlib.suppress(OSError):
                     self._layer.unlink(self.directory / name)
@@ -474,7 +474,7 @@ class StateFiles:
 
     def _changes_names(self) -> list[tuple[int, str]]:
         """Files of changes, oldest first, each with its number."""
-        found = map(_CHANGES_NAME.fullmatch, self._layer.list_directory(self.directory))
+        found = map(re.compile(_CHANGES_NAME).fullmatch, self._layer.list_directory(self.directory))
         return sorted((int(name[1]), name[0]) for name in found if name is not None)
 
     def _with_changes(self, candidate: _Candidate, changes: _Changes) -> _Candidate:
@@ -535,7 +535,7 @@ class StateFiles:
         return examine(name, data)
 
     def _examine_json(self, name: str, data: bytes) -> _Candidate:
-        mark = _CHECKSUM.search(data, max(0, len(data) - _HEAD))
+        mark = re.compile(_CHECKSUM).search(data, max(0, len(data) - _HEAD))
         # First of all: what a damaged file says about its version and its origin is worth nothing.
         if mark is not None and _sha256(memoryview(data)[: mark.start()]).hexdigest() != mark[1].decode():
             raise _DamagedError(f"its checksum does not match{_EDITED}")
@@ -570,7 +570,7 @@ class StateFiles:
         )
 
     def _examine_pickle(self, name: str, data: bytes) -> _Candidate:
-        trailer = _PICKLE_TRAILER.search(data, max(0, len(data) - _HEAD))
+        trailer = re.compile(_PICKLE_TRAILER).search(data, max(0, len(data) - _HEAD))
         if trailer is None:
             return _Candidate(name, None, is_tagged=False, content=lambda _: _original_fields(data))
         if _sha256(memoryview(data)[: trailer.start("digest")]).hexdigest() != trailer["digest"].decode():
@@ -750,13 +750,14 @@ def _numbered(stem: str) -> Iterator[str]:
 
 # ---- the form of the files
 
-_CHECKSUM = re.compile(rb',\n  "checksum": "sha256:([0-9a-f]{64})"\n\}\s*\Z')
-_DIGEST = re.compile("sha256:[0-9a-f]{64}")
-_PICKLE_TRAILER = re.compile(
+# Compiled at first use, in the disk's thread: that takes longer than importing the rest of this file.
+_CHECKSUM = rb',\n  "checksum": "sha256:([0-9a-f]{64})"\n\}\s*\Z'
+_DIGEST = "sha256:[0-9a-f]{64}"
+_PICKLE_TRAILER = (
     rb"\nshockproof format_version=(?P<version>[0-9]{1,9}) sequence=(?P<sequence>[0-9]{1,18})"
     rb"(?: schema_version=(?P<schema>[0-9]{1,9}))?(?: series=(?P<series>[0-9a-f]{16}))? sha256=(?P<digest>[0-9a-f]{64})\n\Z"
 )
-_JSON_HEAD = re.compile(
+_JSON_HEAD = (
     rb'\A\s*\{\s*"format_version":\s*([0-9]{1,9}),\s*"sequence":\s*([0-9]{1,18}),'
     rb'(?:\s*"schema_version":\s*([0-9]{1,9}),)?'
     rb'(?:\s*"series":\s*"([0-9a-f]{16})",)?(?:\s*"since":\s*([0-9]{1,18}),)?'
@@ -849,7 +850,7 @@ class _Head(NamedTuple):
 
 
 def _head_of(data: bytes) -> _Head | None:
-    head = _JSON_HEAD.match(data[:_HEAD])
+    head = re.match(_JSON_HEAD, data[:_HEAD])
     if head is None:
         return None
     series, since = head[4], head[5]
@@ -865,7 +866,7 @@ def _head_of(data: bytes) -> _Head | None:
 def _is_digest(content: dict[str, Any]) -> bool:  # Any: as read
     """Whether the last entry is a checksum, under a name that may be damaged."""
     last = next(reversed(content.values()), None)
-    return isinstance(last, str) and _DIGEST.fullmatch(last) is not None
+    return isinstance(last, str) and re.fullmatch(_DIGEST, last) is not None
 
 
 def _parse(data: bytes) -> dict[str, Any]:  # Any: as read
