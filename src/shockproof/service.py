@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
@@ -1172,9 +1173,8 @@ class ErrorRecoveryService:
 
 def _import_the_rest() -> None:
     # What most programs never use, and then would load in the middle of trading.
-    import shockproof.calls.once
-    import shockproof.calls.stream
-    import shockproof.vocabulary.events  # noqa: F401
+    for name in ("calls.once", "calls.stream", "vocabulary.events"):
+        import_module(f"shockproof.{name}")
 
 
 def _name_of_check(state: ServiceState) -> str:

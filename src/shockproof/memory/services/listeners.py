@@ -14,6 +14,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from shockproof.memory.disk.writer import after_fork
@@ -79,7 +80,7 @@ class Listeners:
         """Tell *subscription* of every event from now on, right where it happens; see `subscribe`."""
         # Whoever publishes one imports it there and then, on a loop: it has to be here by that time. As long as nobody
         # listens nobody needs them, and making so many classes takes longer than importing all policies.
-        import shockproof.vocabulary.events  # noqa: F401
+        import_module("shockproof.vocabulary.events")
 
         with self._lock:
             self.active = (*self.active, subscription)
