@@ -82,13 +82,7 @@ def test_using_the_service_loads_nothing_heavy(program: str) -> None:
 
 def test_a_program_loads_what_it_uses() -> None:
     """Events as soon as somebody listens, orders and feeds when there are any: it is half of the time to start."""
-    rarely = {
-        "shockproof.vocabulary.events",
-        "shockproof.calls.once",
-        "shockproof.calls.stream",
-        "uuid",
-        "decimal",
-    }
+    rarely = {"shockproof.vocabulary.events", "shockproof.calls.once", "shockproof.calls.stream"}
     program = """
         import asyncio
         from shockproof import ErrorRecoveryService
