@@ -17,7 +17,7 @@ from shockproof.command_line.journal_owner import owner_of, process_name
 from shockproof.command_line.options import add_json, add_state_dir, journal_dir, require_owner
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.screen import Screen
-from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.disk.file_layer import SYSTEM_FILES, write_all
 from shockproof.memory.journal.journal import Journal, Session
 from shockproof.memory.journal.journal_files import Recovered, read_journal
 from shockproof.memory.journal.operation_table import Name, OperationEntry
@@ -106,7 +106,7 @@ def _add_which(parser: argparse.ArgumentParser) -> None:
 def _pending_keys(parsed_args: argparse.Namespace, **_: object) -> list[str]:
     """For a shell that completes: errors are nobody's business there."""
     try:
-        table = read_journal(SystemFiles(), parsed_args.state_dir / "journal").table
+        table = read_journal(SYSTEM_FILES, parsed_args.state_dir / "journal").table
     except (OSError, ShockproofError):
         return []
     return [entry.name.key or entry.name.operation for entry in table.pending()]
@@ -296,7 +296,7 @@ def _words(entry: OperationEntry) -> str:
 
 
 def _read(journal: Path, screen: Screen) -> Recovered:
-    recovered = read_journal(SystemFiles(), journal)
+    recovered = read_journal(SYSTEM_FILES, journal)
     if recovered.damage is not None:
         screen.warn(
             f"the journal is damaged ({recovered.damage}): an operation may be missing, or pending that had "
@@ -450,14 +450,11 @@ async def _record(
 
 def _append(path: Path, line: dict[str, object]) -> None:
     """Before the journal is told: what is settled by hand has left its trace, whatever happens then."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-    handle = os.open(path, flags, 0o600)
-    try:
-        os.write(handle, (json.dumps(line, ensure_ascii=True, default=str) + "\n").encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    SystemFiles().fsync_directory(path.parent)  # each time: who made the file may not have come to it
+    with SYSTEM_FILES.open_to_append(path) as file:
+        content = json.dumps(line, ensure_ascii=True, default=str) + "\n"
+        write_all(SYSTEM_FILES, file.fileno(), content.encode())
+        SYSTEM_FILES.fsync(file.fileno())
+    SYSTEM_FILES.fsync_directory(path.parent)  # each time: who made the file may not have come to it
 
 
 def _refuse_if_owned(journal: Path) -> None:

@@ -211,15 +211,3 @@ def test_directory_locked_by_another_writer_is_refused_in_the_end(tmp_path: Path
         thread.join()
     with SystemFiles(lock_timeout=0).locked(tmp_path):
         pass
-
-
-def test_missing_directories_are_made_and_a_file_in_their_place_is_refused(tmp_path: Path) -> None:
-    """All missing parents are made; a file is never replaced by a directory."""
-    SystemFiles().make_directory(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
-
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        SystemFiles().make_directory(tmp_path / "file")
-    with pytest.raises(OSError, match="file"):
-        SystemFiles().make_directory(tmp_path / "file" / "below")

@@ -66,12 +66,36 @@ def whatever_the_library_does(layer: FileLayer, home: Path) -> list[object]:
     with layer.locked(home):
         layer.fsync_directory(home)
     tell(lambda: sorted(layer.list_directory(home)))
+    layer.make_directory(home / "d")
+    tell(lambda: layer.make_directory(home / "d"))
+    tell(lambda: layer.make_directory(home / "c"))
+    tell(lambda: layer.make_directory(home / "none" / "e"))
+    tell(lambda: [layer.is_directory(home / name) for name in ("c", "d", "none")])
+    tell(lambda: [layer.list_directory(home / name) for name in ("d", "none")])
+    tell(lambda: sorted(layer.list_directory(home)))
+    tell(lambda: layer.open_to_append(home / "none" / "f"))
+    tell(lambda: layer.open_to_read(home / "none" / "f"))
+    for piece in (b"one\n", b"two\n", b"three\n"):
+        with layer.open_to_append(home / "d" / "f") as file:
+            file.write(piece)
+            layer.fsync(file.fileno())
+            tell(lambda: layer.size(file.fileno()))
+            tell(lambda: layer.leads_to(home / "d" / "f", file.fileno()))
+            file.seek(1)
+            tell(lambda: file.read(3))
+    with layer.open_to_append(home / "d" / "f") as file:
+        file.truncate(6)
+        file.write(b"4")
+    with layer.open_to_read(home / "d" / "f") as source:
+        tell(lambda: source.read(5))
+        tell(lambda: [source.seek(0), source.read()])
+    tell(lambda: layer.is_writable(home / "d"))
     return told
 
 
 def test_it_answers_as_the_real_disk_does(tmp_path: Path) -> None:
     """What is shown on the one holds for the other."""
-    assert whatever_the_library_does(SimulatedDisk(), HOME) == whatever_the_library_does(
+    assert whatever_the_library_does(SimulatedDisk(directories=[HOME]), HOME) == whatever_the_library_does(
         SystemFiles(), tmp_path
     )
 
@@ -84,7 +108,7 @@ def after_a_crash(disk: SimulatedDisk) -> list[dict[str, bytes]]:
 
 def test_what_was_synced_is_there_after_any_crash() -> None:
     """The content by its own sync, and the name by that of the directory."""
-    disk = SimulatedDisk()
+    disk = SimulatedDisk(directories=[HOME])
     disk.fsync(written(disk, HOME / "a", b"12345678"))
     disk.fsync_directory(HOME)
 
@@ -93,7 +117,7 @@ def test_what_was_synced_is_there_after_any_crash() -> None:
 
 def test_of_what_was_not_synced_any_part_may_be_there() -> None:
     """Nothing, a half, the other one, all of it, or zeros in its place; and the name or not."""
-    disk = SimulatedDisk()
+    disk = SimulatedDisk(directories=[HOME])
     written(disk, HOME / "a", b"12345678")
     zeros = b"\0\0\0\0"
     contents = [b"", b"1234", zeros + b"5678", zeros + zeros, b"12345678"]
@@ -105,8 +129,8 @@ def test_of_what_was_not_synced_any_part_may_be_there() -> None:
 
 def test_a_name_is_made_durable_by_its_own_directory_only() -> None:
     """A file that moves to another directory is for a while in both, in one, or in none that was synced."""
-    disk = SimulatedDisk({HOME / "a": b"1"})
     aside = HOME / "aside"
+    disk = SimulatedDisk({HOME / "a": b"1"}, directories=[aside])
     disk.replace(HOME / "a", aside / "a")
 
     assert len(list(crash_states(disk, len(disk.steps)))) == 4
@@ -140,3 +164,25 @@ def test_a_crash_during_a_replacement_leaves_the_old_or_the_new_file() -> None:
     for steps in range(len(disk.steps) + 1):
         for files in crash_states(disk, steps):
             assert files[HOME / "file"] in ({old, new} if steps < len(disk.steps) else {new})
+
+
+def test_what_is_in_a_directory_goes_with_its_name() -> None:
+    """However durable the file itself is."""
+    disk = SimulatedDisk(directories=[HOME])
+    disk.make_directory(HOME / "new")
+    disk.fsync(written(disk, HOME / "new" / "a", b"1"))
+    disk.fsync_directory(HOME / "new")
+
+    assert after_a_crash(disk) == [{}, {"a": b"1"}]
+    disk.fsync_directory(HOME)
+    assert after_a_crash(disk) == [{"a": b"1"}]
+
+
+def test_what_was_cut_off_may_be_back() -> None:
+    """Until it is synced."""
+    disk = SimulatedDisk({HOME / "a": b"123456"})
+    with disk.open_to_append(HOME / "a") as file:
+        file.truncate(3)
+        assert after_a_crash(disk) == [{"a": b"123456"}, {"a": b"123"}]
+        disk.fsync(file.fileno())
+    assert after_a_crash(disk) == [{"a": b"123"}]

@@ -23,6 +23,14 @@ class ForgetsToSyncDirectories(SimulatedDisk):
         """Forgotten."""
 
 
+class ForgetsToSyncMadeDirectories(SimulatedDisk):
+    """The names of directories are never made durable, and with them goes what is in them."""
+
+    def fsync_directory(self, path: Path) -> None:
+        if not any(directory.parent == path for directory in self.directories if directory != path):
+            super().fsync_directory(path)
+
+
 class SyncsAfterTheAnswer(SimulatedDisk):
     """What should be durable now becomes so with the next sync of another."""
 
@@ -144,6 +152,7 @@ class TakesShortWritesForWhole(SimulatedDisk):
 WRONG_DISKS: list[type[SimulatedDisk]] = [
     ForgetsToSyncFiles,
     ForgetsToSyncDirectories,
+    ForgetsToSyncMadeDirectories,
     SyncsAfterTheAnswer,
     SyncsDirectoriesAfterTheAnswer,
     RenamesBeforeTheSync,

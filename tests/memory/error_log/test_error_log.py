@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import date, timedelta, timezone
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from shockproof.memory.disk import append_file
 from shockproof.memory.disk import writer as background
+from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.error_log import error_log
 from shockproof.memory.error_log.bounded_queue import WhenFull
 from shockproof.memory.error_log.capture import CapturedError, capture
@@ -62,25 +64,24 @@ def messages(path: Path) -> list[object]:
     return [line["error_message"] for line in lines(path)]
 
 
-class RefusingDisk:
+class RefusingDisk(SystemFiles):
     """Opening a file fails for as long as it is told to, and says so."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.error: OSError | None = None
         self.refused = threading.Event()
-        self._open = append_file._open_for_owner
-        monkeypatch.setattr(append_file, "_open_for_owner", self.open)
 
-    def open(self, path: str, flags: int) -> int:
+    def open_to_append(self, path: Path) -> FileIO:
         if self.error is not None:
             self.refused.set()
             raise self.error
-        return self._open(path, flags)
+        return super().open_to_append(path)
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> RefusingDisk:
-    return RefusingDisk(monkeypatch)
+def disk() -> RefusingDisk:
+    return RefusingDisk()
 
 
 class HangingFile:
@@ -425,7 +426,7 @@ async def test_a_refusing_disk_degrades_and_what_waits_is_written_when_it_is_bac
     tmp_path: Path, disk: RefusingDisk
 ) -> None:
     """Whatever it says: full, broken, read-only, forbidden."""
-    log = ErrorLog(tmp_path)
+    log = ErrorLog(tmp_path, layer=disk)
     for code in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES):
         disk.error = OSError(code, os.strerror(code))
         disk.refused.clear()
@@ -537,19 +538,19 @@ async def test_a_hanging_disk_hangs_nobody(tmp_path: Path, hanging: HangingFile)
 
 
 @pytest.mark.asyncio
-async def test_a_disk_that_does_not_answer_is_told_in_the_statistics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_disk_that_does_not_answer_is_told_in_the_statistics(tmp_path: Path) -> None:
     """Nothing has failed, and still somebody should look."""
     asked, released = threading.Event(), threading.Event()
 
-    def hang(*_: object) -> int:
-        asked.set()
-        assert released.wait(PATIENCE)
-        raise OSError(errno.EIO, "broken")
+    class Hanging(SystemFiles):
+        def open_to_append(self, path: Path) -> FileIO:
+            if not released.is_set():
+                asked.set()
+                assert released.wait(PATIENCE)
+                raise OSError(errno.EIO, "broken")
+            return super().open_to_append(path)
 
-    monkeypatch.setattr(append_file, "_open_for_owner", hang)
-    log = ErrorLog(tmp_path)
+    log = ErrorLog(tmp_path, layer=Hanging())
     log.put(error())
     assert await asyncio.to_thread(asked.wait, PATIENCE)
     fresh = log.statistics()
@@ -557,7 +558,6 @@ async def test_a_disk_that_does_not_answer_is_told_in_the_statistics(
     assert since is not None
     log._asked_disk_at = since - 5
     stale = log.statistics()
-    monkeypatch.undo()
     released.set()
 
     assert fresh.state == "ok"
@@ -573,7 +573,7 @@ async def test_the_policy_decides_who_is_lost(
 ) -> None:
     """And the gap is a line that readers understand, at its place."""
     disk.error = OSError(errno.ENOSPC, "full")
-    log = ErrorLog(tmp_path, max_records=3, when_full=when_full)
+    log = ErrorLog(tmp_path, max_records=3, when_full=when_full, layer=disk)
     log.put(error("first", severity=LOW))
     assert await asyncio.to_thread(disk.refused.wait, PATIENCE)
     for name, severity in (("high", HIGH), ("low", LOW), ("worst", CRITICAL), ("last", LOW)):
@@ -600,7 +600,7 @@ async def test_a_batch_at_a_bad_disk_leaves_room_for_what_is_worse(
 ) -> None:
     """It holds a quarter of the queue at most, and cannot be dropped any more."""
     disk.error = OSError(errno.ENOSPC, "full")
-    log = ErrorLog(tmp_path, max_records=8)
+    log = ErrorLog(tmp_path, max_records=8, layer=disk)
     for number in range(8):
         log.put(error(number))
     assert await asyncio.to_thread(disk.refused.wait, PATIENCE)

@@ -8,10 +8,12 @@ import json
 import shutil
 import threading
 from datetime import UTC, datetime
+from io import BufferedIOBase
 from pathlib import Path
 
 import pytest
 
+from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.error_log.error_log import ErrorLog
 from shockproof.memory.error_log.error_reading import ErrorReading
 from shockproof.vocabulary.models import ErrorRecord
@@ -129,21 +131,19 @@ async def test_a_reading_can_be_narrowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_only_files_of_days_that_can_matter_are_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_files_of_days_that_can_matter_are_opened(tmp_path: Path) -> None:
     """A day more on both sides, because a file's day may be that of another zone."""
     for day in range(20, 29):
         (tmp_path / f"errors_202611{day}.jsonl").write_text(line(f"2026-11-{day}T12:00:00+00:00", str(day)))
     opened: list[str] = []
-    real = Path.open
 
-    def spy(path: Path, *args: str) -> object:
-        opened.append(path.name[13:15])
-        return real(path, *args)
+    class Spied(SystemFiles):
+        def open_to_read(self, path: Path) -> BufferedIOBase:
+            if path.suffix != ".gz":
+                opened.append(path.name[13:15])
+            return super().open_to_read(path)
 
-    monkeypatch.setattr(Path, "open", spy)
-    reading = ErrorLog(tmp_path).read(
+    reading = ErrorLog(tmp_path, layer=Spied()).read(
         since=datetime(2026, 11, 23, tzinfo=UTC), until=datetime(2026, 11, 25, tzinfo=UTC)
     )
 

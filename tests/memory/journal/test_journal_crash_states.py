@@ -203,7 +203,7 @@ def crashes(
 
 def test_whatever_a_crash_leaves_what_was_acknowledged_is_there() -> None:
     """Also when the program died once more after it came back."""
-    findings = crashes(SimulatedDisk, second_life_each=5)
+    findings = crashes(SimulatedDisk, second_life_each=12)
     print(f"journal: {findings}")
 
     assert findings.wrong == []

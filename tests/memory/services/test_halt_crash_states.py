@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.services import halt as halt_module
 from shockproof.memory.services.halt import FILE_NAME, Halt
 from shockproof.testing import VirtualClock
@@ -111,6 +112,7 @@ def overwrites_the_mark_in_place(patch: pytest.MonkeyPatch) -> None:
             self._remove()
             return
         assert isinstance(layer, SimulatedDisk)
+        make_durable(layer, HOME)
         handle = layer.rewrite(path) if path in layer.names else layer.create(path)
         layer.names[path].data = b""
         layer.write(handle, memoryview(halt_module._content(self.mark)))

@@ -275,7 +275,7 @@ def takes_leftovers_for_files(patch: pytest.MonkeyPatch) -> None:
 
     def load_with_leftovers(self: StateFiles) -> Any:
         layer = self._layer
-        for name in layer.list_directory(HOME):
+        for name in layer.list_directory(HOME) if layer.is_directory(HOME) else ():
             if name.endswith(".tmp") and name.startswith(".system_state.json"):
                 layer.replace(HOME / name, HOME / "system_state.json")
         return load(self)

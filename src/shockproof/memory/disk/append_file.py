@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shockproof.memory.disk import writer as background
+from shockproof.memory.disk.directory import make_durable
+from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer
 from shockproof.memory.disk.writer import DiskThread
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AppendFile"]
 
-_NEW_FILE_MODE: Final = 0o600
 _LOOKS: Final = 10
 _BETWEEN_LOOKS: Final = 0.002
 
@@ -32,13 +33,16 @@ class AppendFile:
     processes have moved it. New files are readable by their owner only; missing directories are made.
     """
 
-    def __init__(self, path: Path, disk: DiskThread) -> None:
+    def __init__(self, path: Path, disk: DiskThread, layer: FileLayer = SYSTEM_FILES) -> None:
         self.path = path
         self.size = 0
         """Of the file when last looked at, plus what was written since."""
         self._disk = disk
+        self._layer = layer
+        self._raw: FileIO | None = None
         self._file: AsyncFileIO | None = None
-        self._identity: tuple[int, int] | None = None
+        """The same, through aiofiles."""
+        self._has_durable_name = False
         self._must_look = True
         self._needs_newline = False
 
@@ -88,73 +92,76 @@ class AppendFile:
         return len(lines), None
 
     async def sync(self) -> None:
-        """Have the disk make durable what was appended."""
+        """Have the disk make durable what was appended, and the name of the file."""
         if self._file is not None:
-            await asyncio.get_running_loop().run_in_executor(self._disk, os.fsync, self._file.fileno())
+            await asyncio.get_running_loop().run_in_executor(self._disk, self._sync)
 
     async def close(self) -> None:
         """Close the file; the next `prepare` opens it again."""
-        file, self._file, self._identity = self._file, None, None
+        file, self._file, self._raw = self._file, None, None
         if file is not None:
             with contextlib.suppress(OSError):  # what was appended has left our hands long ago
                 await file.close()
 
     def leave_to_parent(self) -> object:
         """In a forked child: give up the open file without closing what belongs to another loop."""
-        file, self._file, self._identity = self._file, None, None
+        file, self._file, self._raw = self._file, None, None
         return file
 
     async def _open(self) -> None:
         with background.imports:
-            import aiofiles
+            from aiofiles.threadpool import wrap
 
-        self._file = await aiofiles.open(
-            self.path, "ab+", buffering=0, opener=_open_for_owner, executor=self._disk
-        )
-        self._must_look = True
-        self._identity = await asyncio.get_running_loop().run_in_executor(
-            self._disk, _identity_of, self._file.fileno()
-        )
+        loop = asyncio.get_running_loop()
+        self._raw = raw = await loop.run_in_executor(self._disk, self._opened)
+        self._file = wrap(raw, loop=loop, executor=self._disk)
+        self._must_look, self._has_durable_name = True, False
+
+    def _opened(self) -> FileIO:
+        try:
+            return self._layer.open_to_append(self.path)
+        except FileNotFoundError:
+            make_durable(self._layer, self.path.parent)
+            return self._layer.open_to_append(self.path)
+
+    def _sync(self) -> None:
+        assert self._raw is not None  # only called while it is open
+        self._layer.fsync(self._raw.fileno())
+        if not self._has_durable_name:
+            make_durable(self._layer, self.path.parent)
+            self._layer.fsync_directory(self.path.parent)
+            self._has_durable_name = True
 
     def _is_current(self) -> bool:
+        assert self._raw is not None  # only called while it is open
         try:
-            return _identity_of(self.path) == self._identity
+            return self._layer.leads_to(self.path, self._raw.fileno())
         except OSError:
             return False
 
     def _look_at_ending(self) -> None:
-        assert self._file is not None  # only called while it is open
-        descriptor = self._file.fileno()
+        assert self._raw is not None  # only called while it is open
         for look in range(_LOOKS):
             if look:
                 # Another process may be in the middle of an append, of which a part shows already.
                 time.sleep(_BETWEEN_LOOKS)
-            self.size = os.fstat(descriptor).st_size
+            self.size = self._layer.size(self._raw.fileno())
             self._needs_newline = False
             if self.size:
-                with contextlib.suppress(OSError):  # a pipe or a device has no ending
-                    self._needs_newline = os.pread(descriptor, 1, self.size - 1) != b"\n"
+                try:
+                    self._raw.seek(self.size - 1)
+                    self._needs_newline = self._raw.read(1) != b"\n"
+                except OSError:
+                    self._needs_newline = (
+                        True  # an empty line hurts nobody, one torn by two records loses both
+                    )
             if not self._needs_newline:
                 break
         self._must_look = False
 
     def _take_back(self, fragment: bytes) -> None:
-        assert self._file is not None  # only called while it is open
-        descriptor = self._file.fileno()
-        size = os.fstat(descriptor).st_size
-        if os.pread(descriptor, len(fragment), max(size - len(fragment), 0)) == fragment:
-            os.ftruncate(descriptor, size - len(fragment))
-
-
-def _identity_of(file: Path | int) -> tuple[int, int]:
-    status = os.stat(file)  # noqa: PTH116  also of a descriptor
-    return status.st_dev, status.st_ino
-
-
-def _open_for_owner(path: str, flags: int) -> int:
-    flags |= getattr(os, "O_CLOEXEC", 0)
-    try:
-        return os.open(path, flags, _NEW_FILE_MODE)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120  the opener gets a text
-        return os.open(path, flags, _NEW_FILE_MODE)
+        assert self._raw is not None  # only called while it is open
+        size = self._layer.size(self._raw.fileno())
+        self._raw.seek(max(size - len(fragment), 0))
+        if self._raw.read(len(fragment)) == fragment:
+            self._raw.truncate(size - len(fragment))

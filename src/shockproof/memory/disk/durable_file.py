@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from shockproof.memory.disk.file_layer import FileLayer
+from shockproof.memory.disk.file_layer import FileLayer, write_all
 
 __all__ = ["Replacement", "replace_durably"]
 
@@ -83,9 +83,7 @@ def _write(layer: FileLayer, path: Path, content: Iterable[bytes]) -> None:
     handle = layer.create(path)
     try:
         for block in _blocks(content):
-            rest = memoryview(block)
-            while rest:
-                rest = rest[layer.write(handle, rest) :]
+            write_all(layer, handle, block)
         layer.fsync(handle)
     except BaseException:
         with contextlib.suppress(OSError):

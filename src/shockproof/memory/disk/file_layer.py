@@ -1,7 +1,8 @@
 """
 The few things asked of a file system: one small interface, so that a simulated disk can take its place.
 
-Everything here blocks, and belongs in the writer's thread.
+State, journal, halt and error log reach their files through it, and through nothing else. Everything here
+blocks, and belongs in the writer's thread.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager
-from io import FileIO
+from io import BufferedIOBase, BufferedReader, FileIO
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-__all__ = ["FileLayer", "FileStamp", "NotAFileError", "SystemFiles"]
+__all__ = ["SYSTEM_FILES", "FileLayer", "FileStamp", "NotAFileError", "SystemFiles", "write_all"]
+
+
+_CANNOT: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system says to what it never does for anybody: FUSE and network shares, mostly."""
 
 
 class NotAFileError(OSError):
@@ -37,12 +42,25 @@ class FileStamp(NamedTuple):
 class FileLayer(Protocol):
     """What durable files need of a file system. Every method blocks and raises OSError."""
 
+    def is_directory(self, path: Path) -> bool:
+        """Whether a directory has that name."""
+        ...
+
     def make_directory(self, path: Path) -> None:
-        """Make *path* and its missing parents durably; an existing one is fine."""
+        """
+        Make the directory *path* in one that is there.
+
+        Raises:
+            FileExistsError: something has that name.
+        """
         ...
 
     def list_directory(self, path: Path) -> list[str]:
         """The names in *path*."""
+        ...
+
+    def is_writable(self, path: Path) -> bool:
+        """Whether this user may make files in the directory *path*."""
         ...
 
     def read(self, path: Path, limit: int) -> bytes:
@@ -55,13 +73,35 @@ class FileLayer(Protocol):
         """
         ...
 
-    def stamp(self, path: Path) -> FileStamp:
+    def stamp(self, path: Path, *, follow_links: bool = True) -> FileStamp:
         """
         Size, time and number of the file.
 
         Raises:
+            NotAFileError: it is none; without *follow_links*, nor is a symbolic link.
+            FileNotFoundError: nothing has that name.
+        """
+        ...
+
+    def open_to_read(self, path: Path) -> BufferedIOBase:
+        """
+        The file from its beginning; to be closed by the caller.
+
+        Raises:
             NotAFileError: it is none.
             FileNotFoundError: nothing has that name.
+        """
+        ...
+
+    def open_to_append(self, path: Path) -> FileIO:
+        """
+        A file to read, and to write to at its end, wherever others have moved that; made if it is missing.
+
+        One call writes one piece. A new file is readable by its owner only. ``fileno()`` is a handle, for
+        as long as the file is open.
+
+        Raises:
+            FileNotFoundError: its directory is missing.
         """
         ...
 
@@ -147,17 +187,11 @@ class SystemFiles:
     def __init__(self, lock_timeout: float = 10.0) -> None:
         self._lock_timeout = lock_timeout
 
+    def is_directory(self, path: Path) -> bool:
+        return path.is_dir()
+
     def make_directory(self, path: Path) -> None:
-        missing: list[Path] = []
-        while not path.is_dir():
-            missing.append(path)
-            if path == path.parent:
-                break
-            path = path.parent
-        for directory in reversed(missing):
-            # Somebody else may be making it too; a file of that name is still refused.
-            directory.mkdir(exist_ok=True)
-            self.fsync_directory(directory.parent)
+        path.mkdir()
 
     def list_directory(self, path: Path) -> list[str]:
         return os.listdir(path)  # noqa: PTH208 - names are wanted, not paths
@@ -172,11 +206,20 @@ class SystemFiles:
                 limit -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def stamp(self, path: Path) -> FileStamp:
-        found = path.stat()
+    def is_writable(self, path: Path) -> bool:
+        return os.access(path, os.W_OK | os.X_OK)
+
+    def stamp(self, path: Path, *, follow_links: bool = True) -> FileStamp:
+        found = path.stat(follow_symlinks=follow_links)
         if not stat.S_ISREG(found.st_mode):
             raise NotAFileError(errno.EINVAL, "it is no regular file", str(path))
         return FileStamp(found.st_size, found.st_mtime_ns, found.st_ino)
+
+    def open_to_read(self, path: Path) -> BufferedIOBase:
+        return BufferedReader(_open_regular(path))
+
+    def open_to_append(self, path: Path) -> FileIO:
+        return FileIO(path, "a+", opener=_open_for_owner)
 
     def create(self, path: Path) -> int:
         flags = (
@@ -210,7 +253,7 @@ class SystemFiles:
         try:
             os.posix_fallocate(handle, 0, size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            if error.errno not in _CANNOT:
                 raise
 
     def size(self, handle: int) -> int:
@@ -251,6 +294,9 @@ class SystemFiles:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
         finally:
             os.close(handle)
 
@@ -322,3 +368,18 @@ def _open_regular(path: Path) -> FileIO:
         os.close(handle)
         raise NotAFileError(errno.EINVAL, "it is no regular file", str(path))
     return FileIO(handle, "rb")
+
+
+def _open_for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o600)
+
+
+SYSTEM_FILES: Final = SystemFiles()
+"""For who asks nothing of the lock."""
+
+
+def write_all(layer: FileLayer, handle: int, data: bytes) -> None:
+    """Write all of *data*, in as few calls as the disk allows."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[layer.write(handle, rest) :]

@@ -7,16 +7,19 @@ closed day may be ``errors_20261125.jsonl.gz``. Nothing else in a directory is o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-import stat
+import zlib
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["ErrorFile", "day_in", "error_files", "file_name", "is_packed_copy", "parse_name"]
+from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer
+
+__all__ = ["ErrorFile", "PackedBefore", "day_in", "error_files", "file_name", "parse_name"]
 
 _NAME: Final = re.compile(r"errors_([0-9]{4})([0-9]{2})([0-9]{2})(?:_([1-9][0-9]{0,8}))?\.jsonl(\.gz)?")
 _EPOCH: Final = date(1970, 1, 1)
@@ -54,7 +57,12 @@ def parse_name(name: str) -> tuple[date, int, bool] | None:
 
 
 def error_files(
-    directory: Path, *, first: date | None = None, last: date | None = None, follow_links: bool = True
+    directory: Path,
+    *,
+    first: date | None = None,
+    last: date | None = None,
+    follow_links: bool = True,
+    layer: FileLayer = SYSTEM_FILES,
 ) -> list[ErrorFile]:
     """
     Our regular files in a directory, in order; of all days, or of those from ``first`` to ``last``.
@@ -63,33 +71,57 @@ def error_files(
     """
     found: list[ErrorFile] = []
     try:
-        entries = list(os.scandir(directory))
+        names = layer.list_directory(directory)
     except FileNotFoundError:
         return found
-    for entry in entries:
-        parsed = parse_name(entry.name)
+    for name in names:
+        parsed = parse_name(name)
         if parsed is None:
             continue
         day, part, is_plain = parsed
         if (first is not None and day < first) or (last is not None and day > last):
             continue
         try:
-            status = entry.stat(follow_symlinks=follow_links)
-        except OSError:  # gone meanwhile, or a link to nowhere
+            size = layer.stamp(directory / name, follow_links=follow_links).size
+        except OSError:  # no file, gone meanwhile, or a link to nowhere
             continue
-        if stat.S_ISREG(status.st_mode):
-            found.append(ErrorFile(day, part, is_plain, directory / entry.name, status.st_size))
+        found.append(ErrorFile(day, part, is_plain, directory / name, size))
     return sorted(found)
 
 
-def is_packed_copy(packed: Path, size: int, checksum: int) -> bool:
-    """Whether a ``.gz`` file ends in what has this size and CRC-32: its last member's own words."""
-    try:
-        with packed.open("rb") as file:
+class PackedBefore:
+    """
+    How much of a plain file, from its beginning, is what a ``.gz`` file ends in: a crash came between compressing and deleting.
+
+    The last member's own words tell: its CRC-32, and its size modulo 4 GiB. *blocks* of the plain file are taken one after the other.
+    """
+
+    def __init__(self, packed: Path, layer: FileLayer = SYSTEM_FILES) -> None:
+        self.bytes = 0
+        """So much of the plain file is in the compressed one."""
+        self.size = 0
+        """Of the plain file, so far."""
+        self._checksum = 0
+        self._member: tuple[int, int] | None = None
+        with contextlib.suppress(OSError), layer.open_to_read(packed) as file:
             file.seek(-8, os.SEEK_END)
-            return file.read(8) == checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
-    except OSError:
-        return False
+            words = file.read(8)
+            self._member = int.from_bytes(words[:4], "little"), int.from_bytes(words[4:], "little")
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is a compressed file at all."""
+        return self._member is not None
+
+    def take(self, block: bytes) -> None:
+        """The next piece of the plain file."""
+        if self._member is not None:
+            checksum, size = self._member
+            rest = (size - self.size - 1) % 2**32 + 1
+            if rest <= len(block) and zlib.crc32(block[:rest], self._checksum) == checksum:
+                self.bytes = self.size + rest
+            self._checksum = zlib.crc32(block, self._checksum)
+        self.size += len(block)
 
 
 def day_in(zone: tzinfo | None) -> Callable[[float], date]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from shockproof.memory.disk import writer as background
 from shockproof.memory.disk.append_file import AppendFile
+from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer
 from shockproof.memory.error_log.bounded_queue import BoundedQueue, Entry, Gap, WhenFull
 from shockproof.memory.error_log.capture import CapturedError
 from shockproof.memory.error_log.error_files import day_in, error_files, file_name
@@ -120,8 +121,9 @@ class ErrorLog:
         fold: seconds in which identical records become two lines, the first and the last with how many there
             were, see `Folding`; None: every record is a line. A line that counts others may be dropped as any other.
         fold_numbers: whether messages that differ in numbers only count as identical.
+        layer: what does the file work.
 
-    The last three are done when a record is written and the day is a new one; they never touch
+    ``keep_days``, ``keep_bytes`` and ``compress`` are done when a record is written and the day is a new one; they never touch
     today's files, nor any whose name is not ours.
     """
 
@@ -141,8 +143,10 @@ class ErrorLog:
         compress: bool = False,
         fold: float | None = None,
         fold_numbers: bool = False,
+        layer: FileLayer = SYSTEM_FILES,
     ) -> None:
         self.directory = directory
+        self._layer = layer
         self._clock = clock if clock is not None else SystemClock()
         self._writer = background.writer_for(directory)
         self._queue: BoundedQueue[CapturedError] = BoundedQueue(
@@ -159,7 +163,7 @@ class ErrorLog:
             from shockproof.memory.error_log.error_retention import Retention
 
             self._retention = Retention(
-                directory, keep_days=keep_days, keep_bytes=keep_bytes, compress=compress
+                directory, keep_days=keep_days, keep_bytes=keep_bytes, compress=compress, layer=layer
             )
         self._folding: Folding | None = None
         if fold is not None:
@@ -237,7 +241,7 @@ class ErrorLog:
         """
         from shockproof.memory.disk.directory import make_writable
 
-        await self._writer.run(make_writable, self.directory, "error_log_dir")
+        await self._writer.run(make_writable, self.directory, "error_log_dir", self._layer)
 
     async def flush(self, timeout: float = 5.0) -> bool:  # real seconds, on a loop of any kind of time
         """
@@ -291,7 +295,9 @@ class ErrorLog:
         from shockproof.memory.error_log.error_reading import ErrorReading, Wanted
 
         wanted = Wanted.of(since=since, until=until, service_name=service_name, min_severity=min_severity)
-        return ErrorReading(self.directory, wanted, self._writer, first=partial(self.flush, 1.0))
+        return ErrorReading(
+            self.directory, wanted, self._writer, first=partial(self.flush, 1.0), layer=self._layer
+        )
 
     # Waking, flushing and closing: on the side of the producers
 
@@ -491,6 +497,7 @@ class ErrorLog:
             try:
                 for _, file in self._files.values():
                     await self._asking_disk(file.sync())
+                self._last_error = None
             except OSError as error:
                 self._last_error = f"fsync: {type(error).__name__}: {error}"
                 for flush in due:
@@ -562,7 +569,8 @@ class ErrorLog:
             part = 0
             if self._max_file_bytes is not None:
                 known = await asyncio.get_running_loop().run_in_executor(
-                    self._writer.disk, partial(error_files, self.directory, first=day, last=day)
+                    self._writer.disk,
+                    partial(error_files, self.directory, first=day, last=day, layer=self._layer),
                 )
                 part = max((one.part for one in known), default=0)
             while len(self._files) >= _MOST_OPEN:  # the one that was opened first
@@ -577,7 +585,7 @@ class ErrorLog:
         return file
 
     def _open(self, day: date, part: int) -> AppendFile:
-        file = AppendFile(self.directory / file_name(day, part), self._writer.disk)
+        file = AppendFile(self.directory / file_name(day, part), self._writer.disk, self._layer)
         self._files[day] = (part, file)
         return file
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import json
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from shockproof.memory.disk import writer as background
+from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer
 from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.disk.writer import Writer
-from shockproof.memory.error_log.error_files import ErrorFile, error_files, is_packed_copy
+from shockproof.memory.error_log.error_files import ErrorFile, PackedBefore, error_files
 from shockproof.vocabulary.statuses import ErrorSeverity
 
 if TYPE_CHECKING:
     from shockproof.vocabulary.models import ErrorRecord
-
-_Source: TypeAlias = io.BufferedReader | gzip.GzipFile
 
 __all__ = ["ErrorReading", "Wanted", "lines_of", "record_in"]
 
@@ -55,11 +54,11 @@ class Wanted(NamedTuple):
         """From a user's arguments: a naive datetime is local time."""
         return cls(_seconds(since), _seconds(until), service_name, min_severity)
 
-    def files(self, directory: Path) -> list[ErrorFile]:
+    def files(self, directory: Path, layer: FileLayer = SYSTEM_FILES) -> list[ErrorFile]:
         """The files that can hold such records."""
         first = None if self.since is None else datetime.fromtimestamp(self.since, UTC).date() - _DAY
         last = None if self.until is None else datetime.fromtimestamp(self.until, UTC).date() + _DAY
-        return error_files(directory, first=first, last=last)
+        return error_files(directory, first=first, last=last, layer=layer)
 
     def includes(self, record: ErrorRecord) -> bool:
         """Whether the record is one of them."""
@@ -77,7 +76,13 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
     """An async iterator over records; `aclose` it, or leave it, when it is not read to the end."""
 
     def __init__(
-        self, directory: Path, wanted: Wanted, writer: Writer, *, first: Callable[[], Awaitable[object]]
+        self,
+        directory: Path,
+        wanted: Wanted,
+        writer: Writer,
+        *,
+        first: Callable[[], Awaitable[object]],
+        layer: FileLayer = SYSTEM_FILES,
     ) -> None:
         self.skipped = 0
         """Lines so far that are no records: torn by a crash, or somebody else's."""
@@ -87,6 +92,7 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
         """So far; a compressed file counts when it is done."""
         self._first: Callable[[], Awaitable[object]] | None = first
         self._writer = writer
+        self._layer = layer
         self._slices = self._read(directory, wanted)
         self._ready: list[ErrorRecord] = []  # last first
         self._is_over = False
@@ -121,11 +127,11 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
 
         pace = Pace()
         found: list[ErrorRecord] = []
-        files = wanted.files(directory)
+        files = wanted.files(directory, self._layer)
         self.bytes_to_read = sum(file.size for file in files)
         done = 0
         for file in files:
-            for number, line in enumerate(lines_of(file), 1):
+            for number, line in enumerate(lines_of(file, self._layer), 1):
                 record = _record_in(line, ErrorRecord)
                 if file.is_plain:
                     self.bytes_read += len(line)
@@ -158,36 +164,32 @@ def _record_in(line: bytes, model: type[ErrorRecord]) -> ErrorRecord | None:
         return None
 
 
-def lines_of(file: ErrorFile) -> Iterator[bytes]:
+def lines_of(file: ErrorFile, layer: FileLayer = SYSTEM_FILES) -> Iterator[bytes]:
     """The lines of an error file, also of one that was compressed or deleted a moment ago."""
     packed = file.path.with_name(file.path.name + ".gz")
     try:
-        opened = _open(file.path)
+        path, opened = file.path, layer.open_to_read(file.path)
     except FileNotFoundError:  # compressed since the directory was read, or deleted
         try:
-            opened = _open(packed)
+            path, opened = packed, layer.open_to_read(packed)
         except OSError:
             return
     except OSError:
         return
     with opened as source, contextlib.suppress(OSError, EOFError, zlib.error):
-        if file.is_plain and packed.exists() and _is_copy_of(source, packed):
-            return
-        while line := source.readline(_LONGEST_LINE):
+        if file.is_plain and path != packed:
+            source.seek(_packed_bytes(source, packed, layer))
+        unpacked = source if path.suffix != ".gz" else gzip.GzipFile(fileobj=source, mode="rb")
+        while line := unpacked.readline(_LONGEST_LINE):
             yield line
 
 
-def _open(path: Path) -> _Source:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _is_copy_of(source: _Source, packed: Path) -> bool:
-    # A crash came between compressing and deleting.
-    checksum, size = 0, 0
-    while block := source.read(_BLOCK):
-        checksum, size = zlib.crc32(block, checksum), size + len(block)
-    source.seek(0)
-    return is_packed_copy(packed, size, checksum)
+def _packed_bytes(source: BufferedIOBase, packed: Path, layer: FileLayer) -> int:
+    before = PackedBefore(packed, layer)
+    if before.is_possible:
+        while block := source.read(_BLOCK):
+            before.take(block)
+    return before.bytes
 
 
 def _seconds(moment: datetime | float | None) -> float | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer, write_all
 from shockproof.memory.disk.writer import Writer
-from shockproof.memory.error_log.error_files import ErrorFile, error_files, is_packed_copy
+from shockproof.memory.error_log.error_files import ErrorFile, PackedBefore, error_files
 
 __all__ = ["Retention"]
 
@@ -41,8 +43,10 @@ class Retention:
         keep_days: int | None = None,
         keep_bytes: int | None = None,
         compress: bool = False,
+        layer: FileLayer = SYSTEM_FILES,
     ) -> None:
         self.directory = directory
+        self._layer = layer
         self.keep_days = keep_days
         self.keep_bytes = keep_bytes
         self.compress = compress
@@ -65,27 +69,27 @@ class Retention:
         """The work in steps of some milliseconds; every one yields True."""
         for file in self.too_old(today):
             with contextlib.suppress(FileNotFoundError):
-                file.path.unlink()
+                self._layer.unlink(file.path)
             yield True
         for file in self.to_compress(today):
-            yield from _compress(file.path)
+            yield from _compress(file.path, self._layer)
 
     def to_compress(self, today: date) -> list[ErrorFile]:
         """The files that are there and would be compressed."""
         if not self.compress:
             return []
-        files = error_files(self.directory, last=today - timedelta(days=2), follow_links=False)
+        files = self._files(last=today - timedelta(days=2))
         return [file for file in files if file.is_plain]
 
     def too_old(self, today: date) -> list[ErrorFile]:
         """The files that are there and would be deleted."""
-        closed = error_files(self.directory, last=today - timedelta(days=1), follow_links=False)
+        closed = self._files(last=today - timedelta(days=1))
         old: list[ErrorFile] = []
         if self.keep_days is not None:
             kept_from = today - timedelta(days=min(self.keep_days, (today - date.min).days))
             old = [file for file in closed if file.day < kept_from]
         if self.keep_bytes is not None:
-            everything = error_files(self.directory, first=today, follow_links=False) + closed
+            everything = self._files(first=today) + closed
             total = sum(file.size for file in everything) - sum(file.size for file in old)
             remaining = [file for file in closed if file not in old]
             for day in sorted({file.day for file in remaining}):
@@ -96,55 +100,76 @@ class Retention:
                 old += going
         return old
 
+    def _files(self, first: date | None = None, last: date | None = None) -> list[ErrorFile]:
+        return error_files(self.directory, first=first, last=last, follow_links=False, layer=self._layer)
 
-def _compress(plain: Path) -> Generator[bool, None, None]:
+
+def _compress(plain: Path, layer: FileLayer) -> Generator[bool, None, None]:
     """
     Replace a file by its ``.gz``, so that a crash at any moment leaves at least one of them whole.
 
     Late records make a plain file beside the compressed one: it is added as a second member. A crash
-    between adding and deleting is recognised by the last member's checksum and length.
+    between adding and deleting is recognised by the last member's checksum and length, also when more
+    records were written behind what it has packed: these are then made a file of their own first.
     """
     packed = plain.with_name(plain.name + ".gz")
-    # Of this process: another one, or a person, may be at the same file.
-    temporary = plain.with_name(f"{plain.name}.gz.{os.getpid()}.tmp")
-    checksum, size = 0, 0
-    with plain.open("rb") as source:
+    before = PackedBefore(packed, layer)
+    with layer.open_to_read(plain) as source:
         while block := source.read(_SLICE):
-            checksum, size = zlib.crc32(block, checksum), size + len(block)
+            before.take(block)
             yield True
-    if not is_packed_copy(packed, size, checksum):
-        try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as target:
-                with contextlib.suppress(FileNotFoundError), packed.open("rb") as before:
-                    while block := before.read(_SLICE):
-                        target.write(block)
-                        yield True
-                packer = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
-                packed_size = 0
-                with plain.open("rb") as source:
-                    while block := source.read(_SLICE):
-                        target.write(packer.compress(block))
-                        packed_size += len(block)
-                        yield True
-                target.write(packer.flush())
-                target.flush()
-                os.fsync(target.fileno())
-            if packed_size != size:  # somebody still writes to it: another time
-                return
-            temporary.replace(packed)
-            _sync_directory(plain.parent)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-        yield True
-    if plain.stat().st_size == size:
-        plain.unlink()
+    if 0 < before.bytes < before.size:
+        if (yield from _replace(plain, _pieces(plain, layer, before.bytes), before.size, layer)):
+            yield from _compress(plain, layer)
+        return
+    if before.bytes < before.size or not before.is_possible:
+        old = _pieces(packed, layer) if before.is_possible else iter(())
+        pieces = itertools.chain(old, _packed(_pieces(plain, layer)))
+        if not (yield from _replace(packed, pieces, before.size, layer, plain)):
+            return
+    # Also when an earlier life has packed it: it may not have come to that.
+    layer.fsync_directory(plain.parent)
+    if layer.stamp(plain).size == before.size:
+        layer.unlink(plain)
 
 
-def _sync_directory(directory: Path) -> None:
-    with contextlib.suppress(OSError):  # not every system can
-        descriptor = os.open(directory, os.O_RDONLY)
+def _replace(
+    target: Path, content: Iterable[bytes], size: int, layer: FileLayer, plain: Path | None = None
+) -> Generator[bool, None, bool]:
+    """Give *target* another content, unless the *plain* file (or it) has no longer this size; whether it was done."""
+    # Of this process: another one, or a person, may be at the same file.
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):  # of an earlier life with the same number
+        layer.unlink(temporary)
+    try:
+        handle = layer.create(temporary)
         try:
-            os.fsync(descriptor)
+            for piece in content:
+                write_all(layer, handle, piece)
+                yield True
+            layer.fsync(handle)
         finally:
-            os.close(descriptor)
+            layer.close(handle)
+        if layer.stamp(plain or target).size != size:  # somebody still writes to it: another time
+            return False
+        layer.replace(temporary, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            layer.unlink(temporary)
+    layer.fsync_directory(target.parent)
+    yield True
+    return True
+
+
+def _pieces(path: Path, layer: FileLayer, begin: int = 0) -> Iterator[bytes]:
+    with layer.open_to_read(path) as source:
+        source.seek(begin)
+        while block := source.read(_SLICE):
+            yield block
+
+
+def _packed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
+    for piece in pieces:
+        yield packer.compress(piece)
+    yield packer.flush()

@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from shockproof.memory.disk.file_layer import FileLayer, NotAFileError
+from shockproof.memory.disk.directory import make_durable
+from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, write_all
 from shockproof.memory.journal.operation_table import OperationTable
 from shockproof.memory.journal.record import Kind, encode, size_of
 from shockproof.memory.journal.segment import (
@@ -190,7 +191,7 @@ class JournalFiles:
             StateVersionError: a newer program wrote it; nothing was moved.
             OSError: the disk refuses; nothing is owned.
         """
-        self._layer.make_directory(self.directory)
+        make_durable(self._layer, self.directory)
         self._own()
         try:
             recovered = read_journal(self._layer, self.directory)
@@ -229,7 +230,7 @@ class JournalFiles:
         owned = self._lock
         if owned is None:
             return
-        self._layer.make_directory(self.directory)
+        make_durable(self._layer, self.directory)
         if self._layer.leads_to(self.directory / LOCK_NAME, owned):
             return
         self._own()
@@ -258,7 +259,7 @@ class JournalFiles:
         assert self._handle is not None  # the segment is usable
         data = self._encoded(records)
         try:
-            self._write(self._handle, data)
+            write_all(self._layer, self._handle, data)
         except BaseException:
             self._give_up_segment()
             raise
@@ -308,7 +309,7 @@ class JournalFiles:
             content, written = segment_head(number, identity, self._layer.size(handle)), 0
             # In pieces: there may be a hundred thousand.
             while piece := content + self._encoded(itertools.islice(records, _RECORDS_AT_ONCE)):
-                self._write(handle, piece)
+                write_all(self._layer, handle, piece)
                 content, written = b"", written + len(piece)
             self._layer.fsync(handle)
             self._layer.replace(temporary, path)
@@ -381,11 +382,6 @@ class JournalFiles:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _write(self, handle: int, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._layer.write(handle, rest) :]
-
     def _new_file(self, temporary: Path, size: int) -> tuple[int, bool]:
         """A handle to write to, and whether that was the reserve."""
         handle = self._layer.create(temporary)
@@ -415,7 +411,7 @@ class JournalFiles:
         handle = self._layer.rewrite(temporary)
         try:
             for begin in range(0, size, _ZEROS_AT_ONCE):
-                self._write(handle, bytes(min(_ZEROS_AT_ONCE, size - begin)))
+                write_all(self._layer, handle, bytes(min(_ZEROS_AT_ONCE, size - begin)))
         finally:
             self._layer.close(handle)
         self._layer.replace(temporary, self.directory / RESERVE_NAME)
@@ -464,13 +460,13 @@ class JournalFiles:
     def _keep(self, name: str, data: bytes) -> Path | None:
         aside = self.directory / DAMAGED_DIRECTORY
         try:
-            self._layer.make_directory(aside)
+            make_durable(self._layer, aside)
             taken = set(self._layer.list_directory(aside))
             while name in taken:
                 name += "_"
             handle = self._layer.create(aside / name)
             try:
-                self._write(handle, data)
+                write_all(self._layer, handle, data)
                 self._layer.fsync(handle)
             finally:
                 self._layer.close(handle)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.durable_file import Replacement, replace_durably
 from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
 from shockproof.memory.disk.writer import after_fork, at_exit, wait_on_this_loop
@@ -216,7 +217,7 @@ class Halt:
             if mark is None:
                 self._remove()
             else:
-                self._layer.make_directory(self._directory)
+                make_durable(self._layer, self._directory)
                 with self._layer.locked(self._directory):
                     replace_durably(self._layer, self._directory, [Replacement(FILE_NAME, [_content(mark)])])
         except Exception as error:

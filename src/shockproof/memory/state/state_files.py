@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from shockproof.memory.disk import writer
+from shockproof.memory.disk.directory import DurableDirectory, make_durable
 from shockproof.memory.disk.durable_file import Replacement, replace_durably
 from shockproof.memory.disk.file_layer import FileLayer, FileStamp, NotAFileError, SystemFiles
 from shockproof.memory.disk.pacing import Pace
@@ -193,6 +194,7 @@ class StateFiles:
         self._takes_any_schema = schema is None
         self.secrets = StateSecrets(SecretNames()) if secrets is None else secrets
         self._layer: FileLayer = SystemFiles() if layer is None else layer
+        self._place = DurableDirectory(self._layer, directory)
         self._now = now
         self._surveyed = False
         self._last_sequence = 0
@@ -208,7 +210,7 @@ class StateFiles:
         Raises:
             OSError: it cannot.
         """
-        self._layer.make_directory(self.directory)
+        self._place.make()
         with self._layer.locked(self.directory):
             replace_durably(self._layer, self.directory, ())
             probe = self.directory / f".probe.{os.getpid()}.0.tmp"
@@ -231,7 +233,7 @@ class StateFiles:
         _import_what_it_takes()
         if self.secrets.cipher is not None:
             captured.seal(self.secrets.cipher)
-        self._layer.make_directory(self.directory)
+        self._place.make()
         with self._layer.locked(self.directory):
             head, changed_last = self._clear_the_way()
             # Counted even when the write fails: half of it may have become visible.
@@ -346,7 +348,10 @@ class StateFiles:
             OSError: the directory cannot be read; one that is not there holds nothing.
         """
         _import_what_it_takes(to_restore=True)
-        names = set(self._layer.list_directory(self.directory)) if self.directory.exists() else set[str]()
+        try:
+            names = set(self._layer.list_directory(self.directory))
+        except FileNotFoundError:
+            names = set()
         changes, broken, unreadable = self._examine_changes() if names else ({}, {}, {})
         found = [self._surveyed_file(*one, changes) for one in self._examiners() if one[0] in names]
         wrong: list[tuple[str, Literal["damaged", "unreadable"], str]] = [
@@ -355,7 +360,7 @@ class StateFiles:
         ]
         for name, verdict, reason in wrong:
             path = self.directory / name
-            found.append(SurveyedFile(path, verdict, reason, None, None, _size_of(path), None))
+            found.append(SurveyedFile(path, verdict, reason, None, None, self._size_of(path), None))
         valid = [file for file in found if file.verdict == "valid"]
         if any(file.sequence is None for file in valid):
             valid.sort(key=lambda file: _age(file.path.name, file.sequence, file.timestamp), reverse=True)
@@ -366,13 +371,13 @@ class StateFiles:
     def _surveyed_file(
         self, name: str, examine: Callable[[str, bytes], _Candidate], changes: _Changes
     ) -> SurveyedFile:
-        path, size = self.directory / name, None
+        path = self.directory / name
+        size = self._size_of(path)
 
         def unusable(verdict: Literal["damaged", "unreadable", "newer"], error: Exception) -> SurveyedFile:
             return SurveyedFile(path, verdict, str(error), None, None, size, None)
 
         try:
-            size = path.stat().st_size
             candidate = self._examine(name, examine)
             if candidate is None:
                 raise FileNotFoundError(errno.ENOENT, "it was there a moment ago")
@@ -393,6 +398,12 @@ class StateFiles:
         except (OSError, UnsavableValueError) as error:
             return unusable("unreadable", error)
         return SurveyedFile(path, "valid", lacking, candidate.sequence, timestamp, size, sections)
+
+    def _size_of(self, path: Path) -> int | None:
+        try:
+            return self._layer.stamp(path).size
+        except OSError:
+            return None
 
     # ---- reading
 
@@ -691,7 +702,7 @@ class StateFiles:
     def _keep_unmigrated(self) -> None:
         """Copy the files of the older schema once, so that whoever goes back to the older program finds them."""
         aside = self.directory / f"before-schema-{self._schema.version}"
-        self._layer.make_directory(aside)
+        make_durable(self._layer, aside)
         if JSON_NAME in self._layer.list_directory(aside):
             return
         copies: list[Replacement] = []
@@ -727,7 +738,7 @@ class StateFiles:
         source = self.directory / name
         try:
             aside = self.directory / DAMAGED_DIRECTORY
-            self._layer.make_directory(aside)
+            make_durable(self._layer, aside)
             taken = set(self._layer.list_directory(aside))
             stem = f"{name}.{self._now().astimezone(UTC):%Y%m%dT%H%M%SZ}"
             unique = next(name for name in _numbered(stem) if name not in taken)
@@ -803,13 +814,6 @@ class _Size:
 def _packed_parts(fields: dict[str, Frozen]) -> list[Packed]:
     sections = [child for value in fields.values() if type(value) is dict for child in value.values()]
     return [part for part in (*fields.values(), *sections) if isinstance(part, Packed)]
-
-
-def _size_of(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
 
 
 def _of_another_save(number: int | None) -> str:
