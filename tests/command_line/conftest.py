@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from shockproof.__main__ import main
 
 TRADER = Path(__file__).with_name("killed_trader.py")
+SERVED = Path(__file__).with_name("served_program.py")
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,21 @@ def running(tmp_path: Path) -> Iterator[tuple[Path, int]]:
             yield place / "state", trader.pid
         finally:
             trader.kill()
+
+
+@pytest.fixture
+def served() -> Callable[[Path], AbstractContextManager[subprocess.Popen[str]]]:
+    """Runs a program that serves its socket in the state directory of a place, as long as a block lasts."""
+
+    @contextmanager
+    def run(place: Path) -> Iterator[subprocess.Popen[str]]:
+        command = [sys.executable, SERVED, place / "state", place / "errors"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdout is not None
+            try:
+                assert program.stdout.readline() == "READY\n"
+                yield program
+            finally:
+                program.kill()
+
+    return run

@@ -131,6 +131,17 @@ def test_a_disk_that_is_almost_full_is_told(
     assert found["disk"][0][0] == verdict
 
 
+def test_lines_of_the_error_log_that_are_no_records_are_a_warning(shockproof: Run, killed: Path) -> None:
+    """One torn by a crash is passed over by every reader; a person should know of a file full of them."""
+    assert findings(shockproof, killed)[1]["error log"][0][0] == "ok"
+    (newest,) = (killed / "errors").glob("*.jsonl")
+    newest.write_bytes(newest.read_bytes() + b'{"torn": \n\n')
+    code, found = findings(shockproof, killed)
+    ((verdict, text),) = found["error log"]
+    assert (code, verdict) == (0, "warning")
+    assert f"1 of 2 lines in {newest.name} are no records" in text
+
+
 def test_files_from_the_future_show_that_the_clock_went_back(shockproof: Run, killed: Path) -> None:
     """Settle windows and open circuits count on it."""
     tomorrow = time.time() + 86_400

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,7 @@ import pytest
 from shockproof.command_line.top import Rates
 
 Run = Callable[..., Any]  # the fixture's result
-PROGRAM = Path(__file__).with_name("served_program.py")
-
-
-@contextmanager
-def served(place: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, PROGRAM, place / "state", place / "errors"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        try:
-            assert program.stdout.readline() == "READY\n"
-            yield program
-        finally:
-            program.kill()
+Served = Callable[[Path], AbstractContextManager["subprocess.Popen[str]"]]
 
 
 @pytest.fixture
@@ -48,14 +36,16 @@ def read_until(terminal: int, wanted: bytes, said: bytes = b"") -> bytes:
     return said
 
 
-def test_a_program_is_asked_by_the_socket_in_its_state_directory(shockproof: Run, place: Path) -> None:
+def test_a_program_is_asked_by_the_socket_in_its_state_directory(
+    shockproof: Run, served: Served, place: Path
+) -> None:
     """As a table, as JSON, and once more when it has been killed; nothing of it is a secret."""
     with served(place) as program:
         state_dir = ("--state-dir", place / "state")
         table = shockproof("health", *state_dir)
         assert (table.code, table.err) == (1, "")
         head, columns, news, venue, *pending = table.out.splitlines()
-        assert head.startswith("unhealthy: 2 services, 1 errors in the last 5 min  (process ")
+        assert head.startswith("unhealthy: 2 services, 1 error in the last 5 min  (process ")
         assert columns.split()[:3] == ["SERVICE", "STATUS", "CIRCUIT"]
         assert news.split()[:3] == ["news", "unavailable", "open"]
         assert venue.split()[:5] == ["venue", "operational", "closed", "1", "0/4"]
@@ -75,7 +65,7 @@ def test_a_program_is_asked_by_the_socket_in_its_state_directory(shockproof: Run
 
 
 def test_top_repaints_a_terminal_goes_on_without_the_program_and_leaves_the_terminal_as_it_was(
-    place: Path,
+    served: Served, place: Path
 ) -> None:
     """Who watches a restart sees it; Ctrl-C is the way out, and no error."""
     ours, theirs = pty.openpty()
@@ -164,7 +154,7 @@ def test_scripts_read_the_exit_code(
     answers["/health"] = (503 if health == "unhealthy" else 200, {**HEALTHY, "overall_health": health})
     told = shockproof("health", "--url", url, *words)
     assert (told.code, told.err) == (code, "")
-    assert told.out.startswith(f"{health}: 1 services, 0 errors")
+    assert told.out.startswith(f"{health}: 1 service, 0 errors")
 
 
 @pytest.mark.parametrize("page", ["", "/", "/health", "/status", "/status.json"])

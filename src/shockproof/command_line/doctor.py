@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -22,6 +23,8 @@ from shockproof.command_line.outcome import ExitCode
 from shockproof.command_line.screen import Screen
 from shockproof.command_line.state import files_set_aside
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.error_log.error_files import error_files
+from shockproof.memory.error_log.error_reading import lines_of, record_in
 from shockproof.memory.journal.journal_files import RESERVE_NAME, read_journal
 from shockproof.memory.services.halt import read_mark
 from shockproof.memory.state.state_files import StateFiles
@@ -38,6 +41,7 @@ _FEW_INODES: Final = 1_000
 _FEW_FILES: Final = 256
 _FUTURE: Final = 60.0
 """Seconds by which a file may be younger than now."""
+_LINES_LOOKED_AT: Final = 10_000
 _UNSYNCHRONISED: Final = 5  # TIME_ERROR of adjtimex
 _STYLES: Final = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -54,7 +58,7 @@ class Finding(NamedTuple):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.description = (
-        "Checks versions, settings, directories, disk space, clock, state, journal and kill switch. Changes nothing, "
+        "Checks versions, settings, directories, disk space, clock, error log, state, journal and kill switch. Changes nothing, "
         "also while the program runs. Exit code 1: there is a problem; warnings are none, unless with --strict."
     )
     parser.add_argument("--strict", action="store_true", help="exit code 1 for warnings, too")
@@ -74,6 +78,7 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
         lambda: _space(state_dir, error_log_dir),
         _limits,
         lambda: _clock(state_dir, error_log_dir),
+        lambda: _error_log(error_log_dir),
         lambda: _state(state_dir),
         lambda: _journal(state_dir),
         lambda: _halt(state_dir),
@@ -277,6 +282,26 @@ def _is_unsynchronised() -> bool:
         return False
 
 
+def _error_log(directory: Path) -> Iterator[Finding]:
+    files = error_files(directory) if directory.is_dir() else []
+    if not files:
+        yield Finding("error log", "ok", "nothing was logged yet")
+        return
+    days = sorted({files[0].day.isoformat(), files[-1].day.isoformat()})
+    size = size_text(sum(file.size for file in files))
+    text = f"{len(files)} file{'' if len(files) == 1 else 's'} of {' to '.join(days)}, {size} in all"
+    newest = [line for line in islice(lines_of(files[-1]), _LINES_LOOKED_AT) if line.strip()]
+    bad = sum(record_in(line) is None for line in newest)
+    if bad:
+        name = files[-1].path.name
+        advice = "a crash tears one, and every reader passes it over; more of them are somebody else's"
+        yield Finding(
+            "error log", "warning", f"{text}; {bad} of {len(newest)} lines in {name} are no records", advice
+        )
+    else:
+        yield Finding("error log", "ok", text)
+
+
 def _state(state_dir: Path) -> Iterator[Finding]:
     try:
         files = StateFiles(state_dir).survey()
@@ -294,8 +319,11 @@ def _state(state_dir: Path) -> Iterator[Finding]:
     if files and len(bad) < len(files):
         newest = files[0]
         age = "" if newest.timestamp is None else f", {ago(time.time() - newest.timestamp.timestamp())} ago"
+        saved = "saved" if newest.sequence is not None else "saved by the original program"
         yield Finding(
-            "state", "ok", f"{newest.path.name} would be restored: saved {local_time(newest.timestamp)}{age}"
+            "state",
+            "ok",
+            f"{newest.path.name} would be restored: {saved} {local_time(newest.timestamp)}{age}",
         )
     elif not files:
         yield Finding("state", "ok", "nothing was saved yet")

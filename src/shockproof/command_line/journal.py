@@ -12,6 +12,7 @@ from shockproof.command_line.journal_owner import Owner, owner_of
 from shockproof.command_line.operations import RESOLUTIONS_NAME, kind_name
 from shockproof.command_line.options import add_json, add_state_dir, journal_dir
 from shockproof.command_line.outcome import CommandError, ExitCode
+from shockproof.command_line.reading import files_with_progress
 from shockproof.command_line.screen import Screen
 from shockproof.command_line.state import files_set_aside
 from shockproof.memory.disk.file_layer import SystemFiles
@@ -60,7 +61,8 @@ def _read(journal: Path) -> Recovered:
         raise CommandError(
             f"there is no journal in {journal.parent}: no operation ever began", ExitCode.NOT_THERE
         )
-    return read_journal(SystemFiles(), journal)
+    with files_with_progress(journal) as layer:
+        return read_journal(layer, journal)
 
 
 def _read_settled(journal: Path) -> Recovered:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from shockproof.command_line.journal_owner import owner_of, process_name
 from shockproof.command_line.options import add_json, add_state_dir, journal_dir, require_owner
 from shockproof.command_line.outcome import CommandError, ExitCode
+from shockproof.command_line.reading import files_with_progress
 from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.file_layer import SYSTEM_FILES, write_all
 from shockproof.memory.journal.journal import Journal, Session
@@ -296,7 +297,8 @@ def _words(entry: OperationEntry) -> str:
 
 
 def _read(journal: Path, screen: Screen) -> Recovered:
-    recovered = read_journal(SYSTEM_FILES, journal)
+    with files_with_progress(journal) as layer:
+        recovered = read_journal(layer, journal)
     if recovered.damage is not None:
         screen.warn(
             f"the journal is damaged ({recovered.damage}): an operation may be missing, or pending that had "

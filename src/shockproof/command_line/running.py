@@ -117,8 +117,8 @@ class Running:
             ) from None
         except FileNotFoundError:
             raise CommandError(
-                f"there is no {self.name}: a program that runs has it with `async with serve_socket(recovery):`; "
-                "--state-dir, --socket or --url name another one",
+                f"there is no {self.name}: a program that runs has it with `async with serve_socket(recovery):`; name "
+                "another one with --state-dir, --socket or --url, or see what was saved last with shockproof state show",
                 ExitCode.NOT_THERE,
             ) from None
         except ConnectionRefusedError:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from shockproof.command_line.options import add_json, add_state_dir, existing
 from shockproof.command_line.outcome import CommandError, ExitCode
+from shockproof.command_line.reading import files_with_progress
 from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import read_journal
@@ -73,7 +74,8 @@ def files_set_aside(directory: Path) -> list[str]:
 
 
 def _survey(given: argparse.Namespace) -> tuple[SurveyedFile, ...]:
-    return StateFiles(existing(given.state_dir, "--state-dir")).survey()
+    with files_with_progress(existing(given.state_dir, "--state-dir")) as layer:
+        return StateFiles(given.state_dir, layer=layer).survey()
 
 
 def _newest(files: Sequence[SurveyedFile], directory: Path, screen: Screen) -> SurveyedFile:
@@ -148,7 +150,8 @@ def _mark(state_dir: Path) -> Mark | None:
 def _pending(journal: Path, screen: Screen) -> list[dict[str, Any]]:  # Any: frozen values
     """What restore_state() adds from the journal, oldest first, without secrets."""
     try:
-        recovered = read_journal(SystemFiles(), journal)
+        with files_with_progress(journal) as layer:
+            recovered = read_journal(layer, journal)
     except (OSError, ShockproofError) as error:
         screen.warn(f"the journal cannot be read, nor could restore_state(): {error}")
         return []

@@ -29,7 +29,7 @@ def show_head(status: Status, name: str, screen: Screen) -> None:
     known = counts.get("services", len(services))
     errors = status.get("recent_error_count", 0)
     process = "" if pid is None else f"process {pid}, "
-    text = f"{health}: {known} services, {errors} errors in the last 5 min  ({process}{name})"
+    text = f"{health}: {_several(known, 'service')}, {_several(errors, 'error')} in the last 5 min  ({process}{name})"
     screen.line(screen.cut(text), HEALTH_STYLES.get(health))
     halt = _dict(status.get("halt"))
     if status.get("halted"):
@@ -144,6 +144,10 @@ def _circuit(service: Status) -> str:
 def _latency(service: Status) -> str:
     seconds = _dict(service.get("calls")).get("p95")
     return f"{seconds * 1000:,.0f} ms" if isinstance(seconds, int | float) else ""
+
+
+def _several(number: object, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _count(value: object) -> str:

@@ -130,7 +130,7 @@ def _paint(status: dict[str, Any] | None, running: Running, rates: Rates, troubl
         _show(status, running, rates, screen, most=max(1, height - _ERRORS - _PENDING - 8))
     lines = drawn.getvalue().splitlines()[: height - 1]
     # Home, each line with what was right of it wiped, and what was below it.
-    sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\r\n" for line in lines) + "\x1b[J")
+    sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
     sys.stdout.flush()
 
 
