@@ -29,6 +29,8 @@ needs_demo = pytest.mark.skipif(
         (["--seed", "1.5"], "--seed: must be a whole number, got '1.5'"),
         (["--faults", "rain"], "got 'rain'"),
         (["--faults", "outage,rain"], "got 'rain'"),
+        (["--status-page", "0"], "--status-page: must be a port from 1 to 65535, got '0'"),
+        (["--status-page", "web"], "--status-page: must be a port from 1 to 65535, got 'web'"),
         (["--colour"], "unrecognized arguments: --colour"),
         (["now"], "unrecognized arguments: now"),
     ],

@@ -6,13 +6,17 @@ the venue's ledger agree.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,20 +155,42 @@ async def test_a_sigkill_leaves_book_and_ledger_in_agreement(tmp_path: Path, poi
 
 @pytest.mark.asyncio
 async def test_sigkills_with_an_order_in_flight_leave_book_and_ledger_in_agreement(tmp_path: Path) -> None:
-    """Each time the venue has booked an order and the trader has not heard of it: the next life reconciles it."""
+    """
+    Each time the venue has booked an order and the trader has not heard of it: the next life reconciles it. Its status page
+    is where the one of the life before was.
+    """
     view = Watching()
+    port = free_port()
     # Ten minutes, so that no order comes too late for its SIGKILL on a slow machine; it is stopped long before.
-    session = Session(Options(seconds=600.0, faults="none"), tmp_path, view, kills=(0.0, 0.0))
+    options = Options(seconds=600.0, faults="none", status_page=port)
+    session = Session(options, tmp_path, view, kills=(0.0, 0.0))
+    pages: list[dict[str, Any]] = []
+
+    def look_and_stop() -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/status.json", timeout=60) as answer:
+            pages.append(json.load(answer))
+        session.stop()
+
     view.moment = lambda board: (
         len(board.restored) == 2 and sum(board.orders().values()) > board.restored[1]["orders"]
     )
-    view.then = session.stop
+    view.then = look_and_stop
     summary = await session.run()
     assert_agrees(summary)
     assert (summary.deaths, summary.states_restored) == (2, 2)
     assert (summary.orders_doubled, summary.orders_lost) == (0, 0)
     assert len([line for line in view.lines if "in flight: the venue has booked it" in line]) == 2
     assert summary.settled_by_reconcile >= 2
+    assert "binance.orders" in {service["name"] for service in pages[0]["services"]}
+
+
+def free_port() -> int:
+    """One that nobody listens on, below those that the system gives to whoever connects."""
+    for port in range(20_000, 30_000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("ten thousand ports are taken")
 
 
 class QuietVenue:

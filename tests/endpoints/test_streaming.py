@@ -20,7 +20,7 @@ from shockproof.testing import cancel_at_each_await
 
 PATIENT = 60.0
 """Real seconds; only a hang takes that long."""
-EVENTS = b"GET /status/events HTTP/1.1\r\nHost: bot\r\n\r\n"
+EVENTS = b"GET /status/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 class LateLoop(asyncio.SelectorEventLoop):
@@ -41,7 +41,7 @@ def on_real_time(main: Callable[[], Awaitable[None]]) -> None:
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     host, _, port = url.removeprefix("http://").rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     try:
         yield reader, writer
     finally:
@@ -103,6 +103,35 @@ def test_the_page_is_live_over_a_real_connection(recovery: ErrorRecoveryService)
                 pass
         assert real._listeners.active == ()  # nothing is recorded behind the block
         await real.aclose()
+
+    on_real_time(main)
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:9090", 200),
+        ("127.0.0.1", "localhost:9090", 200),
+        ("localhost", "LOCALHOST", 200),
+        ("127.0.0.1", "[::1]:9090", 200),
+        ("127.0.0.1", "10.0.0.7", 200),
+        ("127.0.0.1", "evil.example:9090", 421),
+        ("127.0.0.1", "127.0.0.1.evil.example", 421),
+        ("localhost", "evil.example", 421),
+        ("0.0.0.0", "bot.example", 200),
+    ],
+)
+def test_a_page_for_this_machine_is_not_read_by_a_name_of_somebody_else(
+    recovery: ErrorRecoveryService, host: str, name: str, status: int
+) -> None:
+    """A site may say that its name is 127.0.0.1, and read what is answered as its own; probes are answered all the same."""
+
+    async def main() -> None:
+        async with serve(recovery, host=host, status_page=True) as url:
+            for path, expected in (("/status", status), ("/status.json", status), ("/livez", 200)):
+                async with connected(url.replace("0.0.0.0", "127.0.0.1")) as (reader, writer):
+                    writer.write(f"GET {path} HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
+                    assert (await reader.readline()).split()[1] == str(expected).encode()
 
     on_real_time(main)
 

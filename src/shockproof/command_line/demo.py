@@ -37,7 +37,7 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
     from shockproof.demo.options import Options
     from shockproof.demo.run import run
 
-    return run(Options(given.seconds, given.seed, given.faults, given.output))
+    return run(Options(given.seconds, given.seed, given.faults, given.output, given.status_page))
 
 
 def _refuse(given: argparse.Namespace, screen: Screen) -> int:

@@ -12,6 +12,7 @@ from shockproof.demo.venue.fault_plan import FAULT_LEVELS, parse_faults
 __all__ = ["Options", "add_options", "check_output"]
 
 SHORTEST, LONGEST = 5.0, 3600.0
+_USUAL_PORT = 8765
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Options:
     faults: str = "normal"
     output: Path | None = None
     """Where everything is kept; None: nowhere."""
+    status_page: int | None = None
+    """The port of the trader's status page; None: it has none."""
 
 
 _DEFAULTS = Options()
@@ -57,6 +60,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep state, error log, ledger and summary in this directory, which must be new or empty",
     )
+    parser.add_argument(
+        "--status-page",
+        type=_port,
+        nargs="?",
+        const=_USUAL_PORT,
+        metavar="PORT",
+        help=f"show the trader's status page at this port of this machine (PORT default: {_USUAL_PORT})",
+    )
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, got {text!r}")
+    return port
 
 
 def _seconds(text: str) -> float:

@@ -42,6 +42,8 @@ def run(options: Options) -> int:
     screen = _screen(title, options)
     screen.line(title, "title")
     screen.line("A venue on this machine misbehaves by plan; a ccxt trader goes on through shockproof.")
+    if options.status_page is not None:
+        screen.line(f"While it lives, its status page is http://127.0.0.1:{options.status_page}/status")
     with _directory(options.output) as directory:
         code = asyncio.run(_run(options, directory, screen, title))
     _let_go_of_stdout()

@@ -251,6 +251,8 @@ class Session:
         ]
         if self._begun is not None:
             command.append(f"--begun={self._begun}")
+        if self.options.status_page is not None:
+            command.append(f"--status-page={self.options.status_page}")
         return command
 
     # -- watching --------------------------------------------------------------------------------------

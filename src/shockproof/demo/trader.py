@@ -36,6 +36,7 @@ from shockproof.demo.telemetry import Telemetry
 from shockproof.demo.timing import Timing
 from shockproof.demo.venue.client import connect_ccxt
 from shockproof.demo.venue.fault_plan import FaultKind, FaultPlan
+from shockproof.endpoints import serve
 from shockproof.integrations.ccxt import protect
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Assignment:
     faults: str
     begun: float | None
     """Wall time at which the session began; None: now."""
+    status_page: int | None = None
+    """The port of a status page; None: there is none."""
 
 
 class Trader:
@@ -103,7 +106,11 @@ class Trader:
     async def run(self) -> None:
         """Trade until the session is over or somebody says stop."""
         latency = self.telemetry.latency
-        async with self.recovery, aiohttp.ClientSession(trace_configs=[latency.trace()]) as http:
+        async with (
+            self.recovery,
+            aiohttp.ClientSession(trace_configs=[latency.trace()]) as http,
+            self._status_page(),
+        ):
             await self._restore()
             exchange = connect_ccxt(
                 self.assignment.base_url,
@@ -117,6 +124,12 @@ class Trader:
             finally:
                 await exchange.close()
         self.telemetry.end(self.life, self.book)
+
+    def _status_page(self) -> contextlib.AbstractAsyncContextManager[object]:
+        port = self.assignment.status_page
+        if port is None:
+            return contextlib.nullcontext()
+        return serve(self.recovery, port=port, status_page=True)
 
     async def _restore(self) -> None:
         state = await self.recovery.restore_state()
@@ -374,6 +387,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", default="none", help="for the slow disk, which is the trader's own part")
     parser.add_argument("--begun", type=float, help="wall time at which the session began")
+    parser.add_argument("--status-page", type=int, help="the port of a status page; none without it")
     given = parser.parse_args(argv)
     return asyncio.run(_run(Assignment(**vars(given))))
 

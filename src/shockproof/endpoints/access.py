@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 from typing import Final
-from urllib.parse import urlsplit
 
 from shockproof.endpoints.exchange import Answer, Request, plain
 
-__all__ = ["check_token", "comes_from_elsewhere", "is_token", "refusal"]
+__all__ = [
+    "check_token",
+    "comes_from_elsewhere",
+    "is_named_by_others",
+    "is_this_machine",
+    "is_token",
+    "refusal",
+]
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
+_PORT: Final = re.compile(r":[0-9]*\Z")
 _BEARER: Final = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
 
 
@@ -61,5 +69,29 @@ def comes_from_elsewhere(request: Request) -> bool:
     if sites:
         return sites not in ([b"same-origin"], [b"none"])
     hosts = request.header(b"host")
-    origins = [urlsplit(origin).netloc for origin in request.header(b"origin")]
+    origins = [origin.partition(b"://")[2] for origin in request.header(b"origin")]
     return bool(origins) and origins != hosts
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether whoever listens on *host* is reached from this machine only."""
+    address = _address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def is_named_by_others(request: Request) -> bool:
+    """
+    Whether it was sent to a name that somebody else may have given to this machine.
+
+    A page of theirs may ask their own name server to say that their name is 127.0.0.1, and reads the answer then as one
+    of its own site. An address, or ``localhost``, nobody can give away.
+    """
+    hosts = [_PORT.sub("", host.decode("latin-1")).strip("[]").lower() for host in request.header(b"host")]
+    return any(host != "localhost" and _address(host) is None for host in hosts)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

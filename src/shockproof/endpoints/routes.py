@@ -33,6 +33,7 @@ class Routes:
         registry: CollectorRegistry | None,
         *,
         status_page: bool = False,
+        for_this_machine: bool = False,
     ) -> None:
         self._recovery = recovery
         self._token = check_token(token)
@@ -40,7 +41,11 @@ class Routes:
             recovery.register_secret(token)
         self._changes = Changes(recovery)
         self._metrics = _metrics(recovery, registry)
-        self._status = StatusPage(recovery, self._token, self._changes) if status_page else None
+        self._status = (
+            StatusPage(recovery, self._token, self._changes, for_this_machine=for_this_machine)
+            if status_page
+            else None
+        )
 
     def close(self) -> None:
         """Record nothing any more for pages."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from shockproof.endpoints.access import is_this_machine
 from shockproof.endpoints.exchange import Answer, Request, Stream, plain
 from shockproof.endpoints.http1 import MOST_HEAD, BadRequestError, bytes_of, head_of, head_of_stream
 from shockproof.endpoints.relaying import relay
@@ -81,7 +82,9 @@ async def serve(
         raise ValueError(f'host must be an address or a name such as "127.0.0.1", got {host!r}')
     if whole_number("port", port, minimum=0) > 65535:
         raise ValueError(f"port must be 0 to 65535, got {port!r}")
-    routes = Routes(recovery, token, registry, status_page=status_page)
+    routes = Routes(
+        recovery, token, registry, status_page=status_page, for_this_machine=is_this_machine(host)
+    )
     server = Server(routes)
     try:
         yield await server.listen(host, port)

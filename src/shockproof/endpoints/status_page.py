@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
-from shockproof.endpoints.access import comes_from_elsewhere, is_token
+from shockproof.endpoints.access import comes_from_elsewhere, is_named_by_others, is_token
 from shockproof.endpoints.changes import Changes
 from shockproof.endpoints.exchange import Answer, Request, Stream, plain
 from shockproof.endpoints.status_view import EVERY, StatusView
@@ -53,12 +53,24 @@ _LONGEST_FILTER: Final = 100
 
 
 class StatusPage:
-    """What is answered below ``/status``. It records as long as it is not closed."""
+    """
+    What is answered below ``/status``. It records as long as it is not closed.
 
-    def __init__(self, recovery: ErrorRecoveryService, token: bytes | None, changes: Changes) -> None:
+    *for_this_machine*: it is for nobody else, who might read it by a name of their own.
+    """
+
+    def __init__(
+        self,
+        recovery: ErrorRecoveryService,
+        token: bytes | None,
+        changes: Changes,
+        *,
+        for_this_machine: bool,
+    ) -> None:
         self._recovery = recovery
         self._token = token
         self._changes = changes
+        self._for_this_machine = for_this_machine
         self._files = {
             path: Answer(200, (files("shockproof.views.status_files") / name).read_bytes(), kind, _POLICY)
             for path, (name, kind) in _FILES.items()
@@ -79,6 +91,8 @@ class StatusPage:
     async def answer(self, request: Request) -> Answer | Stream:
         """What is answered to a request for a path that it `knows`."""
         path = request.path
+        if self._for_this_machine and is_named_by_others(request):
+            return plain(421, "this page is for this machine: ask for it by 127.0.0.1 or localhost")
         if path == "/status/change" and request.method == "POST":
             return await self._change(request)
         if request.method not in ("GET", "HEAD"):

@@ -9,8 +9,10 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from shockproof.memory.error_log.capture import CapturedError
+from shockproof.memory.error_log.redaction import Redactor
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.sending import is_sending, sent_at, service_of
 from shockproof.memory.services.health import (
@@ -34,6 +36,7 @@ _MOST_ERRORS: Final = 50
 _MOST_PENDING: Final = 50
 _LONGEST: Final = 500
 """Characters of a text of others: an error, a checkpoint."""
+_MOST_TEXTS: Final = 4_000
 _MINUTES_OF_QUANTILES: Final = 5
 
 
@@ -60,11 +63,12 @@ def status_of(
     wanted = matching.casefold()
     chosen = [place for place, state in enumerate(known) if wanted in state.name.casefold()]
     chosen.sort(key=lambda place: _trouble(known[place], statuses[place], circuits[place]))
+    hide = _hiding(recovery._redactor)
     loop = recovery._loop_report()
-    status = {
+    return {
         "overall_health": overall_health(statuses, recovery._halt, loop),
         "halted": recovery._halt.mark is not None,
-        "halt": halt_report(recovery._halt),
+        "halt": hide(halt_report(recovery._halt)),
         "counts": {
             "services": len(known),
             "matching": len(chosen),
@@ -75,22 +79,24 @@ def status_of(
             "circuits_half_open": circuits.count("half-open"),
         },
         "services": [
-            _service(known[place], statuses[place], history, now) for place in chosen[: max(0, most)]
+            hide(_service(known[place], statuses[place], now))
+            | ({} if history is None else _of_history(history, known[place], now))
+            for place in chosen[: max(0, most)]
         ],
         "recent_error_count": recovery._history.recent_count(now, within=RECENT_SECONDS),
-        "errors": [_error(error) for error in recovery._history.latest(_MOST_ERRORS)],
+        "errors": hide([_error(error) for error in recovery._history.latest(_MOST_ERRORS)]),
         "errors_over_time": _errors_over_time(recovery._history.latest(1_000), now),
-        "pending": [_pending(entry) for entry in recovery._journal.pending_now()[:_MOST_PENDING]],
-        "history": None if history is None else _recorded(history, now),
-        "error_log": recovery._error_log_report(),
-        "loop": loop,
-        "journal": recovery._journal.status()._asdict(),
+        "pending": hide([_pending(entry) for entry in recovery._journal.pending_now()[:_MOST_PENDING]]),
+        "history": None
+        if history is None
+        else {**_recorded(history, now), "happenings": hide(_happenings(history))},
+        "error_log": hide(recovery._error_log_report()),
+        "loop": hide(loop),
+        "journal": hide(recovery._journal.status()._asdict()),
         "saved_at": recovery._saver.saved_at,
         "pid": os.getpid(),
         "at": wall,
     }
-    redacted: dict[str, Any] = _redacted(status, recovery._redactor.text)  # Any: JSON
-    return redacted
 
 
 def id_of(service_name: str) -> str:
@@ -115,10 +121,8 @@ def _trouble(state: ServiceState, status: ServiceStatus, circuit: str) -> tuple[
     return rank, state.name.casefold(), state.name
 
 
-def _service(
-    state: ServiceState, status: ServiceStatus, history: StatusHistory | None, now: float
-) -> dict[str, Any]:  # Any: JSON
-    report: dict[str, Any] = {  # Any: JSON
+def _service(state: ServiceState, status: ServiceStatus, now: float) -> dict[str, Any]:  # Any: JSON
+    return {
         "id": id_of(state.name),
         "name": state.name,
         **service_report(state, now, status),
@@ -126,22 +130,25 @@ def _service(
         "unknown_calls": state.unknown_calls,
         "last_error": None if state.circuit.last_error is None else _short(state.circuit.last_error),
     }
-    if history is not None:
-        shown = report["circuit"] if report["circuit_mode"] == "normal" else report["circuit_mode"]
-        report["timeline"] = [
+
+
+def _of_history(history: StatusHistory, state: ServiceState, now: float) -> dict[str, Any]:  # Any: JSON
+    shown = state.circuit.state(now) if state.circuit.mode == "normal" else state.circuit.mode
+    minutes = history.minutes(state.name, now)
+    lately = [sum(column) for column in zip(*minutes[-_MINUTES_OF_QUANTILES:], strict=True)]
+    return {
+        "timeline": [
             {"state": stretch.state, "seconds": round(stretch.seconds, 3)}
             for stretch in history.circuit(state.name, shown, now)
-        ]
-        minutes = history.minutes(state.name, now)
-        lately = [sum(column) for column in zip(*minutes[-_MINUTES_OF_QUANTILES:], strict=True)]
-        report["calls"] = {
+        ],
+        "calls": {
             "per_second": round(history.per_second(minutes, now), 3),
             "lately": sum(lately[:-1]),
             "failed_lately": lately[-1],
             **{f"p{share}": _rounded(quantile(lately, share / 100)) for share in (50, 95, 99)},
             "p95_by_minute": [_rounded(quantile(minute, 0.95)) for minute in minutes],
-        }
-    return report
+        },
+    }
 
 
 def _recorded(history: StatusHistory, now: float) -> dict[str, Any]:  # Any: JSON
@@ -156,8 +163,11 @@ def _recorded(history: StatusHistory, now: float) -> dict[str, Any]:  # Any: JSO
         "calls": [list(step.counts[:-1]) for step in steps],
         "failed": [step.counts[-1] for step in steps],
         "worst_lag": [_rounded(step.worst_lag) for step in steps],
-        "happenings": [happening._asdict() for happening in reversed(list(history.happenings))],
     }
+
+
+def _happenings(history: StatusHistory) -> list[dict[str, Any]]:  # Any: text and a number
+    return [happening._asdict() for happening in reversed(list(history.happenings))]
 
 
 def _error(error: CapturedError) -> dict[str, Any]:  # Any: text and numbers
@@ -213,12 +223,26 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 6)
 
 
-def _redacted(value: Any, hide: Callable[[str], str]) -> Any:  # Any: JSON
-    # Text by text, and not by the names of keys: a service may be named after a secret and be none.
-    if isinstance(value, str):
-        return hide(value)
-    if isinstance(value, dict):
-        return {key: _redacted(one, hide) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redacted(one, hide) for one in value]
-    return value
+_hidden: WeakKeyDictionary[Redactor, tuple[object, dict[str, str]]] = WeakKeyDictionary()
+"""Texts as they are shown, by what was registered as secret then: most are the same a second later."""
+
+
+def _hiding(redactor: Redactor) -> Callable[[Any], Any]:  # Any: JSON
+    """What takes the secrets out of all texts inside of a value."""
+    rules, texts = _hidden.get(redactor, (None, {}))
+    if rules is not redactor._values or len(texts) > _MOST_TEXTS:
+        texts = {}
+        _hidden[redactor] = redactor._values, texts
+
+    def hide(value: Any) -> Any:  # Any: JSON
+        # Text by text, and not by the names of keys: a service may be named after a secret and be none.
+        if isinstance(value, str):
+            shown = texts.get(value)
+            if shown is None:
+                shown = texts[value] = redactor.text(value)
+            return shown
+        if isinstance(value, dict):
+            return {key: hide(one) for key, one in value.items()}
+        return [hide(one) for one in value] if isinstance(value, list | tuple) else value
+
+    return hide

@@ -290,6 +290,8 @@ def _row(service: Mapping[str, Any], *, can_change: bool) -> Part:  # Any: JSON
             f"{service['abandoned_attempts'] + service['abandoned_threads']} left behind, still running"
         )
     more += [_feed(stream) for stream in service["streams"]]
+    if not more and kind in ("bad", "warn") and service["circuit"] == "closed":
+        more.append("its last call failed" if kind == "bad" else "a fallback answered its last call")
     cells = [
         (
             "Service",
@@ -363,7 +365,7 @@ def _numbers(service: Mapping[str, Any]) -> list[tuple[str, str, str]]:  # Any: 
 def _feed(stream: Mapping[str, Any]) -> str:  # Any: JSON
     age = stream["last_item_age"]
     heard = "nothing yet" if age is None else f"last item {'now' if age < 1.0 else f'{ago(age)} ago'}"
-    gaps = f", {stream['gaps']:,} gaps" if stream["gaps"] else ""
+    gaps = f", gaps: {stream['gaps']:,}" if stream["gaps"] else ""
     return f"feed {stream['function_name']} {stream['phase']}, {heard}{gaps}"
 
 
