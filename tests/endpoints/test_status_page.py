@@ -211,6 +211,24 @@ async def test_what_others_wrote_is_text(recovery: ErrorRecoveryService) -> None
     assert "alert(2)" in page.text  # it is there to be read
 
 
+async def test_an_error_is_shown_whole_with_its_trace(recovery: ErrorRecoveryService) -> None:
+    """What the line of the stream leads to; the secrets are hidden there, too, and what has left the memory is said to have."""
+    app = health_app(recovery, status_page=True)
+    with recovery.context(order=EVIL, token="hunter2"):
+        await trip(recovery, EVIL, f"first line\n{EVIL} password=hunter2")
+    page = await ask(app, "GET", "/status")
+    (link,) = re.findall(r'href="(status/error\?id=\w+)"', page.text)
+    error = await ask(app, "GET", f"/{link}")
+    assert error.status == 200
+    shown = Page(error.text)
+    for words in ("ConnectionError", "first line", "in fails", "Traceback (most recent call last)", "order"):
+        assert words in shown.words
+    assert "hunter2" not in error.text
+    assert "<script>" not in error.text
+    recovery.clear_error_history()
+    assert (await ask(app, "GET", f"/{link}")).status == 404
+
+
 async def test_many_services_are_bounded_and_found_by_a_filter(recovery: ErrorRecoveryService) -> None:
     """A thousand rows would be read by nobody, and cost the program too much."""
     for number in range(300):

@@ -12,7 +12,8 @@ from shockproof.endpoints.access import comes_from_elsewhere, is_named_by_others
 from shockproof.endpoints.changes import Changes
 from shockproof.endpoints.exchange import Answer, Request, Stream, plain
 from shockproof.endpoints.status_view import EVERY, StatusView
-from shockproof.views.status import MOST_SERVICES, named_by_id, status_of
+from shockproof.views.status import MOST_SERVICES, error_by_id, named_by_id, status_of
+from shockproof.views.status_error import error_page
 from shockproof.views.status_forms import CHANGES, asked, done
 from shockproof.views.status_history import StatusHistory
 
@@ -23,6 +24,7 @@ __all__ = ["PAGE", "StatusPage"]
 
 PAGE: Final = "/status"
 
+_PATHS: Final = (PAGE, "/status.json", "/status/events", "/status/change", "/status/error")
 _FILES: Final = {
     "/status/style.css": ("style.css", "text/css; charset=utf-8"),
     "/status/live.js": ("live.js", "text/javascript; charset=utf-8"),
@@ -86,7 +88,7 @@ class StatusPage:
     @staticmethod
     def knows(path: str) -> bool:
         """Whether *path* is one of these."""
-        return path in (PAGE, "/status.json", "/status/events", "/status/change") or path in _FILES
+        return path in _PATHS or path in _FILES
 
     async def answer(self, request: Request) -> Answer | Stream:
         """What is answered to a request for a path that it `knows`."""
@@ -102,6 +104,11 @@ class StatusPage:
         query = _fields(request.query)
         if path == "/status/change":
             return self._ask(query)
+        if path == "/status/error":
+            error = error_by_id(self._recovery, query.get("id", ""))
+            if error is None:
+                return _refused(404, "This error is not in memory any more. The error log has it.")
+            return _html(200, error_page(error, self._recovery._redactor))
         matching = query.get("q", "").strip()[:_LONGEST_FILTER]
         most = _most(query.get("most", ""))
         if path == "/status.json":
@@ -220,4 +227,4 @@ def _html(status: int, page: str) -> Answer:
 
 
 def _refused(status: int, why: str) -> Answer:
-    return _html(status, done("Not done", why, is_done=False))
+    return _html(status, done("Not done" if status != 404 else "Not there", why, is_done=False))

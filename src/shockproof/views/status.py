@@ -29,10 +29,11 @@ from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
 if TYPE_CHECKING:
     from shockproof.service import ErrorRecoveryService
 
-__all__ = ["MOST_SERVICES", "id_of", "named_by_id", "status_of"]
+__all__ = ["MOST_SERVICES", "error_by_id", "id_of", "named_by_id", "status_of"]
 
 MOST_SERVICES: Final = 50
 _MOST_ERRORS: Final = 50
+_IN_MEMORY: Final = 1_000
 _MOST_PENDING: Final = 50
 _LONGEST: Final = 500
 """Characters of a text of others: an error, a checkpoint."""
@@ -85,7 +86,7 @@ def status_of(
         ],
         "recent_error_count": recovery._history.recent_count(now, within=RECENT_SECONDS),
         "errors": hide([_error(error) for error in recovery._history.latest(_MOST_ERRORS)]),
-        "errors_over_time": _errors_over_time(recovery._history.latest(1_000), now),
+        "errors_over_time": _errors_over_time(recovery._history.latest(_IN_MEMORY), now),
         "pending": hide([_pending(entry) for entry in recovery._journal.pending_now()[:_MOST_PENDING]]),
         "history": None
         if history is None
@@ -107,6 +108,16 @@ def id_of(service_name: str) -> str:
 def named_by_id(recovery: ErrorRecoveryService, wanted: str) -> str | None:
     """The name of the service that `id_of` calls so; None: there is none."""
     return next((state.name for state in recovery._registry.all() if id_of(state.name) == wanted), None)
+
+
+def error_by_id(recovery: ErrorRecoveryService, wanted: str) -> CapturedError | None:
+    """The error in memory that the status calls so; None: it is not there any more."""
+    return next((error for error in recovery._history.latest(_IN_MEMORY) if _id_of(error) == wanted), None)
+
+
+def _id_of(error: CapturedError) -> str:
+    told = (error.captured_at, error.service_name, error.function_name, error.error_type, error.retry_count)
+    return hashlib.blake2s(repr(told).encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def _trouble(state: ServiceState, status: ServiceStatus, circuit: str) -> tuple[int, str, str]:
@@ -172,6 +183,7 @@ def _happenings(history: StatusHistory) -> list[dict[str, Any]]:  # Any: text an
 
 def _error(error: CapturedError) -> dict[str, Any]:  # Any: text and numbers
     return {
+        "id": _id_of(error),
         "at": error.timestamp,
         "service_name": error.service_name,
         "function_name": error.function_name,
@@ -191,7 +203,7 @@ def _errors_over_time(latest: Sequence[CapturedError], now: float) -> dict[str, 
         place = STEPS - 1 - (newest - int(error.captured_at // STEP))
         if 0 <= place < STEPS:
             rows[error.severity.value][place] += 1
-    is_cut = len(latest) >= 1_000
+    is_cut = len(latest) >= _IN_MEMORY
     covers = min(WINDOW, now - latest[-1].captured_at) if is_cut else WINDOW
     return {"step": STEP, "covers": round(covers, 3), "by_severity": rows}
 

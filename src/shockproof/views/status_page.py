@@ -464,7 +464,7 @@ def _errors(status: Mapping[str, Any]) -> Iterator[Part]:  # Any: JSON
             name,
             f'<li id="{name}" class="{markup(error["severity"])}">{_time(error["at"])}'
             f'<span class="sev">{markup(error["severity"])}</span><span class="what"><b>{markup(where)}</b> '
-            f'<span class="type">{markup(error["error_type"])}</span>{markup(retry)} '
+            f'<a class="type" href="status/error?id={error["id"]}">{markup(error["error_type"])}</a>{markup(retry)} '
             f'<span class="said">{markup(error["error_message"])}</span></span></li>',
             "errors",
         )
