@@ -310,9 +310,9 @@ def test_a_screen_reader_hears_names_tables_and_what_the_pictures_show(stage: St
                 'link "Reset news.sentiment"',
                 'link "Hold open news.sentiment"',
                 'img "circuit of news.sentiment: ',
-                'img "How long all calls took over 15 minutes',
-                'img "Lag of the event loop: at worst ',
-                'img "Calls over 15 minutes:',
+                'img "How long all calls took in the last 15 min',
+                'img "Lag of the event loop in the last 15 min: at worst ',
+                'img "Calls in the last 15 min:',
                 'searchbox "Filter"',
             ):
                 assert words in heard, f"{words}\n{heard}"

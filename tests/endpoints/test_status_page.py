@@ -375,6 +375,7 @@ async def test_who_comes_back_is_told_what_was_missed(
     """By the id of the last event, or by what the page is marked with; an id of another life means everything."""
     recovery.service("venue")
     app = health_app(recovery, status_page=True)
+    await clock.sleep(1_000.0)
     marked = re.search(r'data-version="(\S+)"', (await ask(app, "GET", "/status")).text)
     assert marked is not None
     await clock.sleep(1.0)

@@ -125,7 +125,7 @@ async def test_errors_are_the_newest_first_and_counted_by_time(
     status = status_of(recovery)
     assert [one["error_message"] for one in status["errors"]] == ["newest", "new", "old"]
     over_time = status["errors_over_time"]["by_severity"]["high"]
-    assert (len(over_time), sum(over_time)) == (60, 2)
+    assert (len(over_time), sum(over_time)) == (180, 2)
     assert over_time[-1] == 1
 
 

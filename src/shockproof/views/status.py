@@ -168,7 +168,7 @@ def _recorded(history: StatusHistory, now: float) -> dict[str, Any]:  # Any: JSO
         "seconds": WINDOW,
         "recorded": round(history.recorded_for(now), 3),
         "step": STEP,
-        "steps": STEPS,
+        "number": history.step_number,
         "under_way": round(history.under_way(now), 3),
         "bounds": BOUNDS,
         "calls": [list(step.counts[:-1]) for step in steps],
@@ -205,7 +205,7 @@ def _errors_over_time(latest: Sequence[CapturedError], now: float) -> dict[str, 
             rows[error.severity.value][place] += 1
     is_cut = len(latest) >= _IN_MEMORY
     covers = min(WINDOW, now - latest[-1].captured_at) if is_cut else WINDOW
-    return {"step": STEP, "covers": round(covers, 3), "by_severity": rows}
+    return {"step": STEP, "number": newest, "covers": round(covers, 3), "by_severity": rows}
 
 
 def _pending(entry: OperationEntry) -> dict[str, Any]:  # Any: JSON

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BOUNDS", "STEP", "STEPS", "WINDOW", "Happening", "StatusHistory", "Step", "Stretch", "quantile"]
 
-STEP: Final = 15.0
-"""Seconds of one column of the pictures of all calls and of the loop."""
-STEPS: Final = 60
+STEP: Final = 5.0
+"""Seconds in which all calls, and the lateness of the loop, are counted together."""
+STEPS: Final = 180
 WINDOW: Final = STEP * STEPS
 """Seconds that are remembered."""
 
@@ -102,6 +102,8 @@ class StatusHistory:
         self._began = self._step_began = self._minute_began = now
         self._lock = threading.Lock()
         self._step = [0] * _WIDTH
+        self.step_number = 0
+        """Of the step that is under way: 0 is the first one that was recorded."""
         self._lag: float | None = None
         self._steps: deque[Step] = deque(maxlen=STEPS - 1)
         self._minute: dict[str, list[int]] = {}
@@ -169,6 +171,7 @@ class StatusHistory:
                 self._steps.append(Step(self._step, self._lag if number == 0 else stood_still))
                 self._step = [0] * _WIDTH
             self._step_began += passed * STEP
+            self.step_number += passed
             self._lag = None
         passed = int((now - self._minute_began) / _MINUTE)
         if passed > 0:

@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from shockproof.views.pictures import stacked_bars
-from shockproof.views.status_history import STEP, STEPS, quantile
+from shockproof.views.status_history import STEP, quantile
 from shockproof.views.status_pictures import band, columns_of_lag, heat, spark
+from shockproof.views.status_window import PictureWindow, window_for
 from shockproof.views.words import ago, clock_time, duration_text, local_time, markup
 
 __all__ = ["Part", "document", "page", "parts_of"]
@@ -24,8 +25,7 @@ __all__ = ["Part", "document", "page", "parts_of"]
 _SEVERITIES: Final = ("low", "medium", "high", "critical")
 _SIGNS: Final = {"good": "●", "warn": "▲", "bad": "■", "hand": "◆", "off": "○"}
 """A shape for each colour: some readers see no colours."""
-_MINUTES: Final = 15
-_STEPS_LATELY: Final = 4
+_STEPS_OF_A_MINUTE: Final = round(60 / STEP)
 
 
 class Part(NamedTuple):
@@ -62,7 +62,7 @@ def page(parts: Mapping[str, Part], *, matching: str, most: int, version: str, c
         return "\n".join(one.markup for one in parts.values() if one.within == of)
 
     heads = "".join(
-        f'<th role="columnheader" scope="col"{f" class={css}" if css else ""}>{name}</th>'
+        f'<th role="columnheader" scope="col"{f" class={css}" if css else ""}>{part("band-head") if name == _BAND else name}</th>'
         for name, css in _COLUMNS
         if can_change or name != _ACTIONS
     )
@@ -120,11 +120,12 @@ def page(parts: Mapping[str, Part], *, matching: str, most: int, version: str, c
 
 
 _ACTIONS: Final = "Change"
+_BAND: Final = "Band"
 _NOTE: Final = "Note"
 _COLUMNS: Final = (
     ("Service", ""),
     ("Circuit", ""),
-    ("Last 15 min", "wide"),
+    (_BAND, "wide"),
     ("Calls/s", "n"),
     ("Failing", "n"),
     ("p50", "n"),
@@ -151,9 +152,11 @@ def parts_of(status: Mapping[str, Any], *, matching: str, can_change: bool) -> I
     yield _banner(status)
     yield _tiles(status)
     yield _services_note(status, matching)
+    window = window_for(status["history"]["recorded"])
+    yield Part("band-head", f'<span id="band-head">{_band_label(window)}</span>')
     for service in status["services"]:
-        yield _row(service, can_change=can_change)
-    yield from _pictures(status)
+        yield _row(service, window, can_change=can_change)
+    yield from _pictures(status, window)
     yield from _errors(status)
     yield from _pending(status)
     yield from _happenings(status)
@@ -228,12 +231,12 @@ def _tiles(status: Mapping[str, Any]) -> Part:  # Any: JSON
         ("Circuits open", f"{counts['circuits_open']:,}", f"{counts['circuits_half_open']:,} half-open",
          "bad" if counts["circuits_open"] else "warn" if counts["circuits_half_open"] else ""),
     ]  # fmt: skip
-    columns = [sum(column) for column in zip(*history["calls"][-_STEPS_LATELY:], strict=True)]
-    calls, failed = sum(columns), sum(history["failed"][-_STEPS_LATELY:])
-    whole = len(history["calls"][-_STEPS_LATELY:]) - 1
+    columns = _sums(history["calls"][-_STEPS_OF_A_MINUTE:])
+    calls, failed = sum(columns), sum(history["failed"][-_STEPS_OF_A_MINUTE:])
+    whole = len(history["calls"][-_STEPS_OF_A_MINUTE:]) - 1
     seconds = max(1.0, whole * STEP + history["under_way"])
     share = failed / calls if calls else 0.0
-    lags = [lag for lag in history["worst_lag"][-_STEPS_LATELY:] if lag is not None]
+    lags = [lag for lag in history["worst_lag"][-_STEPS_OF_A_MINUTE:] if lag is not None]
     worst = max(lags, default=None)
     p95 = quantile(columns, 0.95)
     tiles += [
@@ -277,7 +280,11 @@ def _services_note(status: Mapping[str, Any], matching: str) -> Part:  # Any: JS
 # ---- services
 
 
-def _row(service: Mapping[str, Any], *, can_change: bool) -> Part:  # Any: JSON
+def _band_label(window: PictureWindow) -> str:
+    return f"Last {window.minutes} min"
+
+
+def _row(service: Mapping[str, Any], window: PictureWindow, *, can_change: bool) -> Part:  # Any: JSON
     name = service["name"]
     kind = _kind_of(service)
     badges = '<span class="badge">critical</span>' if service["critical"] else ""
@@ -299,9 +306,9 @@ def _row(service: Mapping[str, Any], *, can_change: bool) -> Part:  # Any: JSON
             f'{_sign(kind)}<span class="hidden">{markup(service["status"])}: </span><b>{markup(name)}</b>{badges}',
         ),
         ("Circuit", "circuit", _circuit(service, kind)),
-        ("Last 15 min", "wide", band(service["timeline"], name=name)),
+        (_band_label(window), "wide", band(service["timeline"], name=name, seconds=window.seconds)),
     ]
-    cells += _numbers(service)
+    cells += _numbers(service, window)
     if can_change:
         cells.append((_ACTIONS, "actions", _actions(service)))
     cells.append((_NOTE, "why", "<br>".join(map(markup, more))))
@@ -339,7 +346,7 @@ def _circuit(service: Mapping[str, Any], kind: str) -> str:  # Any: JSON
     return f'<span class="{kind}">{markup(said)}</span> <small>{markup(more)}</small>'
 
 
-def _numbers(service: Mapping[str, Any]) -> list[tuple[str, str, str]]:  # Any: JSON
+def _numbers(service: Mapping[str, Any], window: PictureWindow) -> list[tuple[str, str, str]]:  # Any: JSON
     calls, failing, p50, p95, in_flight = service["calls"], _NOTHING, _NOTHING, _NOTHING, _NOTHING
     if calls["lately"]:
         share = calls["failed_lately"] / calls["lately"]
@@ -355,7 +362,7 @@ def _numbers(service: Mapping[str, Any]) -> list[tuple[str, str, str]]:  # Any: 
         ("Calls/s", "n", _rate(calls["per_second"])),
         ("Failing", "n", failing),
         ("p50", "n", p50),
-        ("p95", "n", p95 + spark(calls["p95_by_minute"], columns=_MINUTES)),
+        ("p95", "n", p95 + spark(calls["p95_by_minute"], columns=max(5, window.minutes))),
         ("In flight", "n", in_flight),
         ("Refused", "n", _count(service["rejections"])),
         ("Retries", "n", _count(service["retries"])),
@@ -389,66 +396,88 @@ def _change_link(what: str, said: str, service: Mapping[str, Any] | None = None)
 # ---- pictures
 
 
-def _pictures(status: Mapping[str, Any]) -> Iterator[Part]:  # Any: JSON
-    history = status["history"]
+def _pictures(status: Mapping[str, Any], window: PictureWindow) -> Iterator[Part]:  # Any: JSON
+    yield from _latency(status["history"], window)
+    yield from _calls(status["history"], window)
+    yield from _lag(status["history"], window)
+    yield from _severities(status["errors_over_time"], window)
+
+
+def _latency(history: Mapping[str, Any], window: PictureWindow) -> Iterator[Part]:  # Any: JSON
     calls: Sequence[Sequence[int]] = history["calls"]
-    lately = [sum(column) for column in zip(*calls[-_STEPS_LATELY * 5 :], strict=True)]
-    if sum(lately):
-        said = ", ".join(
-            f"p{share} {duration_text(quantile(lately, share / 100) or 0.0)}" for share in (50, 95, 99)
-        )
-    else:
+    lately = _sums(calls[-_STEPS_OF_A_MINUTE * 5 :])
+    said = ", ".join(
+        f"p{share} {duration_text(quantile(lately, share / 100) or 0.0)}" for share in (50, 95, 99)
+    )
+    if not sum(lately):
         said = "no calls in 5 min"
     yield _note("latency", markup(said))
-    yield Part(
-        "latency",
-        _figure(
-            "latency", heat(calls, title=f"How long all calls took over 15 minutes; in the last 5: {said}")
-        ),
-    )
-    totals, failed = [sum(column) for column in calls], history["failed"]
-    missing = [0] * (STEPS - len(totals))
-    series = {
-        "ok": [*missing, *(all_ - bad for all_, bad in zip(totals, failed, strict=True))],
-        "failed": [*missing, *failed],
-    }
-    good, bad, most = sum(series["ok"]), sum(failed), f"highest: {_rate(max(totals) / STEP)}/s"
-    yield _note("calls", f"{_key('ok')}{good:,} ok {_key('failed')}{bad:,} failed")
-    title = f"Calls over 15 minutes: {good:,} ok, {bad:,} failed, {most}"
-    yield Part("calls", _figure("calls", stacked_bars(series, _labels(), title=title), most))
-    worst = [lag for lag in history["worst_lag"] if lag is not None]
-    said = f"at worst {duration_text(max(worst))} in 15 min" if worst else "not measured yet"
+    columns = [_sums(group) for group in window.grouped(calls, history["number"])]
+    title = f"How long all calls took in the last {window.minutes} min; in the last 5: {said}"
+    yield _figure("latency", heat(columns, columns=window.columns, title=title), window)
+
+
+def _calls(history: Mapping[str, Any], window: PictureWindow) -> Iterator[Part]:  # Any: JSON
+    number = history["number"]
+    totals = [sum(map(sum, group)) for group in window.grouped(history["calls"], number)]
+    failed = [sum(group) for group in window.grouped(history["failed"], number)]
+    missing = [0] * (window.columns - len(totals))
+    fine = [every - bad for every, bad in zip(totals, failed, strict=True)]
+    highest = f"highest: {_rate(max(totals) / window.column)}/s"
+    yield _note("calls", f"{_key('ok')}{sum(fine):,} ok {_key('failed')}{sum(failed):,} failed")
+    title = f"Calls in the last {window.minutes} min: {sum(fine):,} ok, {sum(failed):,} failed, {highest}"
+    series = {"ok": [*missing, *fine], "failed": [*missing, *failed]}
+    yield _figure("calls", stacked_bars(series, _labels(window), title=title), window, highest)
+
+
+def _lag(history: Mapping[str, Any], window: PictureWindow) -> Iterator[Part]:  # Any: JSON
+    groups = window.grouped(history["worst_lag"], history["number"])
+    worst = [max((lag for lag in group if lag is not None), default=None) for group in groups]
+    measured = [lag for lag in worst if lag is not None]
+    said = f"at worst {duration_text(max(measured))}" if measured else "not measured yet"
     yield _note("lag", markup(said))
-    yield Part(
-        "lag", _figure("lag", columns_of_lag(history["worst_lag"], title=f"Lag of the event loop: {said}"))
-    )
-    by_severity = status["errors_over_time"]["by_severity"]
-    shown = {name: by_severity[name] for name in _SEVERITIES}
+    title = f"Lag of the event loop in the last {window.minutes} min: {said}"
+    yield _figure("lag", columns_of_lag(worst, columns=window.columns, title=title), window)
+
+
+def _severities(errors: Mapping[str, Any], window: PictureWindow) -> Iterator[Part]:  # Any: JSON
+    shown = {
+        name: [sum(group) for group in window.grouped(errors["by_severity"][name], errors["number"])]
+        for name in _SEVERITIES
+    }
     counted = [(name, f"{sum(shown[name]):,} {name}") for name in reversed(_SEVERITIES) if sum(shown[name])]
-    covers = status["errors_over_time"]["covers"]
-    cut = f"; only those of the last {duration_text(covers)} are in memory" if covers < STEP * STEPS else ""
-    keys = " ".join(f"{_key(name)}{markup(count)}" for name, count in counted) or "none in 15 min"
-    yield _note("severities", keys + markup(cut))
-    said = ", ".join(count for _, count in counted) or "none"
+    covers = errors["covers"]
+    cut = f"; only those of the last {duration_text(covers)} are in memory" if covers < window.seconds else ""
+    yield _note("severities", " ".join(f"{_key(name)}{markup(said)}" for name, said in counted) + markup(cut))
+    said = ", ".join(said for _, said in counted) or "none"
     top = max(map(sum, zip(*shown.values(), strict=True)))
-    title = f"Errors over 15 minutes: {said}{cut}"
-    highest = f"highest: {top:,} in {STEP:g} s" if top else ""
-    yield Part("severities", _figure("severities", stacked_bars(shown, _labels(), title=title), highest))
+    highest = f"highest: {top:,} in {window.column:g} s" if top else ""
+    title = f"Errors in the last {window.minutes} min: {said}{cut}"
+    yield _figure("severities", stacked_bars(shown, _labels(window), title=title), window, highest)
 
 
-def _figure(name: str, svg: str, top: str = "") -> str:
+def _sums(rows: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
+def _figure(name: str, svg: str, window: PictureWindow, top: str = "") -> Part:
     """A picture with its axis of time; *top*: what its full height stands for."""
     middle = f"<span>{markup(top)}</span>" if top else ""
-    axis = f'<p class="time-axis" aria-hidden="true"><span>15 min ago</span>{middle}<span>now</span></p>'
-    return f'<div class="figure" id="{name}">{svg}{axis}</div>'
+    axis = (
+        f'<p class="time-axis" aria-hidden="true"><span>{window.minutes} min ago</span>{middle}'
+        "<span>now</span></p>"
+    )
+    return Part(name, f'<div class="figure" id="{name}">{svg}{axis}</div>')
 
 
 def _key(name: str) -> str:
     return f'<i class="key {name}"></i>'
 
 
-def _labels() -> list[str]:
-    return [f"{duration_text((STEPS - place) * STEP)} ago" for place in range(STEPS)]
+def _labels(window: PictureWindow) -> list[str]:
+    return [
+        f"{duration_text((window.columns - place) * window.column)} ago" for place in range(window.columns)
+    ]
 
 
 # ---- lists

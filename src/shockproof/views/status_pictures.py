@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from shockproof.views.status_history import BOUNDS, STEPS, WINDOW, quantile
+from shockproof.views.status_history import BOUNDS, quantile
 from shockproof.views.words import duration_text, markup
 
 __all__ = ["band", "columns_of_lag", "heat", "spark"]
@@ -23,29 +23,29 @@ _SHORTEST_LAG: Final = 0.001
 _LONGEST_LAG: Final = 10.0
 
 
-def band(stretches: Sequence[Mapping[str, Any]], *, name: str) -> str:  # Any: JSON
-    """The circuit of a service over the window: a stretch for each state, now at the right."""
-    end = WINDOW
+def band(stretches: Sequence[Mapping[str, Any]], *, name: str, seconds: float) -> str:  # Any: JSON
+    """The circuit of a service over the last *seconds*: a stretch for each state, now at the right."""
+    grain = min(_GRAIN, seconds / 60)
+    end = seconds
     shapes: list[str] = []
     said: list[str] = []
     for stretch in reversed(stretches):
-        state, seconds = stretch["state"], float(stretch["seconds"])
-        begin = max(0.0, end - seconds)
-        left, right = (round(edge / _GRAIN) * _GRAIN for edge in (begin, end))
+        state, begin = stretch["state"], max(0.0, end - stretch["seconds"])
+        left, right = (round(edge / grain) for edge in (begin, end))
         if right == left and state in ("open", "forced-open", "half-open"):
-            left = right - _GRAIN  # a short outage is one all the same
+            left = right - 1  # a short outage is one all the same
         if state is not None and right > left:
-            words = f"{_STATES.get(state, state)} for {duration_text(round(seconds))}"
+            words = f"{_STATES.get(state, state)} for {duration_text(round(end - begin))}"
             said.append(words)
             shapes.append(
-                f'<rect class="c-{markup(state)}" x="{left:g}" y="0" width="{right - left:g}" height="1">'
+                f'<rect class="c-{markup(state)}" x="{left}" y="0" width="{right - left}" height="1">'
                 f"<title>{markup(words)}</title></rect>"
             )
         end = begin
     latest = ", before that ".join(said[:6]) + (", and more before" if len(said) > 6 else "")
     return (
         f'<svg class="band" role="img" aria-label="{markup(f"circuit of {name}: {latest}")}" '
-        f'viewBox="0 0 {WINDOW:g} 1" preserveAspectRatio="none">{"".join(reversed(shapes))}</svg>'
+        f'viewBox="0 0 {seconds / grain:g} 1" preserveAspectRatio="none">{"".join(reversed(shapes))}</svg>'
     )
 
 
@@ -66,12 +66,12 @@ def spark(seconds: Sequence[float | None], *, columns: int) -> str:
     )
 
 
-def heat(calls: Sequence[Sequence[int]], *, title: str) -> str:
+def heat(calls: Sequence[Sequence[int]], *, columns: int, title: str) -> str:
     """
-    All calls: a column for each step, a row for each bucket, darker where there are more; a line for the 95th in a hundred.
+    All calls: a column for each length of time, a row for each bucket, darker where there are more; a line for the 95th in a hundred.
     """
     most = max((max(column) for column in calls), default=0)
-    first = STEPS - len(calls)
+    first = columns - len(calls)
     shapes: list[str] = []
     line: list[str] = []
     for place, column in enumerate(calls, first):
@@ -85,28 +85,28 @@ def heat(calls: Sequence[Sequence[int]], *, title: str) -> str:
         if slow is not None:
             line.append(f"{'L' if line else 'M'}{place + 0.5:g} {_ROWS - _place_in_rows(slow):.2f}")
     return (
-        f'<svg class="heat" role="img" aria-label="{markup(title)}" viewBox="0 0 {STEPS} {_ROWS}" '
-        f'preserveAspectRatio="none">{_lines(range(2, _ROWS, 3))}<g>{"".join(shapes)}</g>'
+        f'<svg class="heat" role="img" aria-label="{markup(title)}" viewBox="0 0 {columns} {_ROWS}" '
+        f'preserveAspectRatio="none">{_lines(columns, range(2, _ROWS, 3))}<g>{"".join(shapes)}</g>'
         f'<path d="{" ".join(line) or "M0 0"}" vector-effect="non-scaling-stroke"/></svg>'
     )
 
 
-def columns_of_lag(worst: Sequence[float | None], *, title: str) -> str:
+def columns_of_lag(worst: Sequence[float | None], *, columns: int, title: str) -> str:
     """How late the loop was at worst, from a millisecond below to ten seconds on top, by powers of ten."""
-    first = STEPS - len(worst)
+    first = columns - len(worst)
     shapes = [
         f'<rect class="{_lag_class(lag)}" x="{place + 0.1:.1f}" y="{4 - height:.2f}" width="0.8" height="{height:.2f}"/>'
         for place, lag in enumerate(worst, first)
         if lag is not None and (height := max(0.06, 4 * _height(lag, _SHORTEST_LAG, _LONGEST_LAG)))
     ]
     return (
-        f'<svg class="lag" role="img" aria-label="{markup(title)}" viewBox="0 0 {STEPS} 4" '
-        f'preserveAspectRatio="none">{_lines((1, 2, 3))}{"".join(shapes)}</svg>'
+        f'<svg class="lag" role="img" aria-label="{markup(title)}" viewBox="0 0 {columns} 4" '
+        f'preserveAspectRatio="none">{_lines(columns, (1, 2, 3))}{"".join(shapes)}</svg>'
     )
 
 
-def _lines(at: Sequence[int]) -> str:
-    path = " ".join(f"M0 {y}H{STEPS}" for y in at)
+def _lines(width: int, at: Sequence[int]) -> str:
+    path = " ".join(f"M0 {y}H{width}" for y in at)
     return f'<path class="grid" d="{path}" vector-effect="non-scaling-stroke"/>'
 
 
