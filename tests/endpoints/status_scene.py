@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from shockproof import ErrorRecoveryService, ErrorSeverity
+from shockproof import ErrorRecoveryService, ErrorSeverity, LoopStalled
 from shockproof.endpoints.routes import Routes
 from shockproof.endpoints.server import Server
 
@@ -54,6 +54,8 @@ class Scene:
             max_retries=0,
             clock=self.clock,
             rng=random.Random(seed),
+            # A slow machine is no part of the play.
+            loop_monitor={"stall_after": 3600.0, "degraded_above": 3600.0},
         )
         self.routes = Routes(self.recovery, TOKEN, None, status_page=True)
         assert self.routes._status is not None
@@ -81,6 +83,21 @@ class Scene:
         with contextlib.suppress(Exception):
             await handle.call(answer)
         self.clock.skew = before  # side by side with the others
+
+    def stall(self) -> None:
+        """A line of the strategy has held the loop."""
+        assert self.recovery._loop_monitor is not None
+        stalled = LoopStalled(
+            service_name="",
+            at=self.clock.time(),
+            duration=1.7,
+            where="strategy.py:41 in rank_universe",
+            stack=(),
+            task="prices",
+            cause="blocked",
+        )
+        self.recovery._loop_monitor._recent.append(stalled)
+        self.recovery._listeners.publish(stalled)
 
     async def play(self) -> None:
         """The venue has a bad spell, the news are down, the loop was held up once."""
@@ -121,6 +138,8 @@ class Scene:
             if 700 < second < 712:
                 await self.call(kraken, 0.4, OSError("TLS handshake failed: certificate has expired"))
             self.clock.skew += 3.0
+            if second == 450:
+                self.stall()
             late = 1.7 if second == 450 else abs(rng.gauss(0.0, 0.003)) + (0.05 if spell else 0.0)
             self.history._beat(late)
             if second % 60 == 0:

@@ -132,6 +132,9 @@ def test_everything_can_be_read_without_a_script(stage: Stage) -> None:
             )
             await expect(page.locator("#errors li")).to_have_count(50)
             await expect(page.locator("#pending")).to_contain_text("rebalance")
+            await expect(page.locator("#stalls")).to_contain_text(
+                "1.7 s strategy.py:41 in rank_universe task prices"
+            )
             assert await page.locator("noscript meta[http-equiv=refresh]").count() == 1
             await page.get_by_role("searchbox").fill("kraken")
             await page.get_by_role("button", name="Show").click()

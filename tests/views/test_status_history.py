@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from shockproof import ErrorRecoveryService
+from shockproof import ErrorRecoveryService, LoopStalled
 from shockproof.testing import VirtualClock
 from shockproof.views.status import status_of
 from shockproof.views.status_history import BOUNDS, STEPS, WINDOW, StatusHistory, quantile
@@ -159,6 +160,22 @@ async def test_a_loop_that_stood_still_was_late_all_the_time(
     worst = status_of(recovery, history)["history"]["worst_lag"]
     assert worst[:3] == [0.0, 0.0, 0.0]
     assert [lag for lag in worst if lag and lag > 40.0] == worst[4:15]
+
+
+async def test_what_held_the_loop_is_told_beside_what_the_circuits_did(
+    recovery: ErrorRecoveryService, history: StatusHistory
+) -> None:
+    """Where a monitor has seen the line; and else why there is none."""
+    for where, cause in (("strategy.py:41 in rank", "blocked"), (None, "not the loop")):
+        stalled: Any = LoopStalled(
+            service_name="", at=0.0, duration=1.25, where=where, stack=(), task=None, cause=cause
+        )
+        recovery._listeners.publish(stalled)
+    told = [(one.what, one.detail) for one in history.happenings]
+    assert told == [
+        ("loop stood still", "for 1.2 s: strategy.py:41 in rank"),
+        ("loop stood still", "for 1.2 s: not the loop"),
+    ]
 
 
 async def test_what_is_closed_records_nothing_and_costs_nothing(

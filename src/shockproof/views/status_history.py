@@ -22,6 +22,7 @@ from shockproof.vocabulary.events import (
     CircuitWouldOpen,
     Event,
     Halted,
+    LoopStalled,
     RateLimitPaused,
     Resumed,
     StreamGap,
@@ -297,6 +298,8 @@ def _in_words(event: Event) -> tuple[str, str] | None:
         return "halted", event.reason
     if isinstance(event, Resumed):
         return "resumed", ""
+    if isinstance(event, LoopStalled):
+        return "loop stood still", f"for {event.duration:.2g} s: {event.where or event.cause}"
     if isinstance(event, RateLimitPaused):
         return "paused", f"the other side asked for {event.seconds:.1f} s"
     if isinstance(event, StreamLost):

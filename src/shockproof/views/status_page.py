@@ -25,6 +25,7 @@ __all__ = ["Part", "document", "page", "parts_of"]
 _SEVERITIES: Final = ("low", "medium", "high", "critical")
 _SIGNS: Final = {"good": "●", "warn": "▲", "bad": "■", "hand": "◆", "off": "○"}
 """A shape for each colour: some readers see no colours."""
+_MOST_STALLS: Final = 3
 _STEPS_OF_A_MINUTE: Final = round(60 / STEP)
 
 
@@ -93,7 +94,7 @@ def page(parts: Mapping[str, Part], *, matching: str, most: int, version: str, c
 {members("errors")}
 </ol>
 </section>
-<section aria-labelledby="happenings-h"><div class="bar"><h2 id="happenings-h">Circuits and feeds</h2>{part("happenings-note")}</div>
+<section aria-labelledby="happenings-h"><div class="bar"><h2 id="happenings-h">What changed</h2>{part("happenings-note")}</div>
 <ol class="stream" id="happenings">
 {members("happenings")}
 </ol></section>
@@ -104,7 +105,7 @@ def page(parts: Mapping[str, Part], *, matching: str, most: int, version: str, c
 <div class="with-axis"><div class="axis heat-axis" aria-hidden="true"><span></span><span>10 s</span><span>1 s</span><span>100 ms</span><span>10 ms</span><span>1 ms</span></div>{part("latency")}</div></section>
 <section aria-labelledby="calls-h"><div class="bar"><h2 id="calls-h">Calls</h2>{part("calls-note")}</div>{part("calls")}</section>
 <section aria-labelledby="lag-h"><div class="bar"><h2 id="lag-h">Event loop lag</h2>{part("lag-note")}</div>
-<div class="with-axis"><div class="axis lag-axis" aria-hidden="true"><span></span><span>1 s</span><span>100 ms</span><span>10 ms</span></div>{part("lag")}</div></section>
+<div class="with-axis"><div class="axis lag-axis" aria-hidden="true"><span></span><span>1 s</span><span>100 ms</span><span>10 ms</span></div>{part("lag")}</div>{part("stalls")}</section>
 <section aria-labelledby="severities-h"><div class="bar"><h2 id="severities-h">Errors over time</h2>{part("severities-note")}</div>{part("severities")}</section>
 <section aria-labelledby="pending-h"><div class="bar"><h2 id="pending-h">Pending operations</h2>{part("pending-note")}</div>
 <ol class="stream" id="pending">
@@ -190,6 +191,8 @@ def _verdict(status: Mapping[str, Any]) -> Part:  # Any: JSON
         )
         if counts[key]
     ]
+    if status["loop"] is not None and status["loop"]["state"] == "degraded":
+        said.append("the event loop was late")
     text = f"{status['overall_health'].capitalize()}{': ' if said else ''}{', '.join(said)}"
     return Part(
         "verdict", f'<p id="verdict" role="status" class="pill {kind}">{_sign(kind)}{markup(text)}</p>'
@@ -400,6 +403,7 @@ def _pictures(status: Mapping[str, Any], window: PictureWindow) -> Iterator[Part
     yield from _latency(status["history"], window)
     yield from _calls(status["history"], window)
     yield from _lag(status["history"], window)
+    yield _stalls(status["loop"])
     yield from _severities(status["errors_over_time"], window)
 
 
@@ -438,6 +442,24 @@ def _lag(history: Mapping[str, Any], window: PictureWindow) -> Iterator[Part]:  
     yield _note("lag", markup(said))
     title = f"Lag of the event loop in the last {window.minutes} min: {said}"
     yield _figure("lag", columns_of_lag(worst, columns=window.columns, title=title), window)
+
+
+def _stalls(loop: Mapping[str, Any] | None) -> Part:  # Any: JSON
+    """What held the loop, where somebody looks: the newest first."""
+    stalls = [] if loop is None else reversed(loop["recent_stalls"][-_MOST_STALLS:])
+    rows = "".join(
+        f'<li>{_time(datetime.fromisoformat(stall["at"]).timestamp())}<span class="what">'
+        f"<b>{markup(duration_text(stall['duration']))}</b> {markup(stall['where'] or stall['cause'])} "
+        f'<span class="said">{markup(_whose(stall))}</span></span></li>'
+        for stall in stalls
+    )
+    return Part("stalls", f'<ol class="stream" id="stalls">{rows}</ol>')
+
+
+def _whose(stall: Mapping[str, Any]) -> str:  # Any: JSON
+    task = "" if stall["task"] is None else f"task {stall['task']}"
+    cause = "" if stall["cause"] == "blocked" or stall["where"] is None else stall["cause"]
+    return ", ".join(filter(None, (task, cause)))
 
 
 def _severities(errors: Mapping[str, Any], window: PictureWindow) -> Iterator[Part]:  # Any: JSON
@@ -549,6 +571,7 @@ _HAPPENED: Final = {
     "feed lost": "bad",
     "feed back": "good",
     "paused": "warn",
+    "loop stood still": "bad",
 }
 
 
