@@ -89,7 +89,7 @@ class Running:
             CommandError: nobody is there, it does not answer, or it answers something else.
         """
         code, body = self._get(self._page)
-        if code == 404 and self._page == STATUS:
+        if code != 200 and self._page == STATUS:  # not served, or not to everybody
             self._page = _HEALTH
             code, body = self._get(self._page)
         try:
