@@ -30,6 +30,7 @@ CLIENTS = (
     "binance",
     "ccxt",
     "etcd",
+    "grpc",
     "httpx",
     "httpx2",
     "ib",
@@ -38,6 +39,7 @@ CLIENTS = (
     "prometheus",
     "redis",
     "requests",
+    "starlette",
     "structlog",
 )
 """The integrations; the test extras bring all of them."""

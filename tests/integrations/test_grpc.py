@@ -20,6 +20,7 @@ from shockproof import (
     AttemptTimeoutError,
     CircuitOpenError,
     ErrorRecoveryService,
+    HaltedError,
     Outcome,
     attempts_of,
 )
@@ -247,6 +248,22 @@ async def test_an_open_circuit_sends_nothing(shop: Shop, recovery: ErrorRecovery
         with pytest.raises(CircuitOpenError):
             async for _ in channel.unary_stream("/shop.Orders/Watch")(b"AAPL"):
                 pass
+    assert shop.calls == 1
+
+
+async def test_what_reduces_risk_passes_a_halt(shop: Shop, recovery: ErrorRecoveryService) -> None:
+    """Orders are stopped, and those that are at the venue can still be cancelled."""
+    guarded = interceptors(
+        recovery.service("shop", effect="unsafe"), risk_reducing_if=lambda method: method.endswith("/Ask")
+    )
+    async with (
+        asyncio.timeout(PATIENT),
+        grpc.aio.insecure_channel(shop.address, interceptors=guarded) as channel,
+    ):
+        await recovery.halt("lost the risk feed")
+        with pytest.raises(HaltedError):
+            await channel.unary_unary("/shop.Orders/Place")(b"buy")
+        assert await channel.unary_unary("/shop.Orders/Ask")(b"cancel") == b"fine"
     assert shop.calls == 1
 
 

@@ -26,6 +26,7 @@ from shockproof import (  # noqa: E402  after the importorskip
     CircuitOpenError,
     ErrorRecoveryService,
     ErrorSeverity,
+    HaltedError,
     ServiceStatus,
     attempts_of,
 )
@@ -118,8 +119,8 @@ Send = Callable[..., Awaitable[tuple[int, bytes]]]
 
 
 @contextlib.asynccontextmanager
-async def by_aiohttp(services: Any, effect_of: Any = None) -> AsyncIterator[Send]:
-    guarded = shockproof.integrations.aiohttp.GuardMiddleware(services, effect_of=effect_of)
+async def by_aiohttp(services: Any, **says: Any) -> AsyncIterator[Send]:
+    guarded = shockproof.integrations.aiohttp.GuardMiddleware(services, **says)
     connector = aiohttp.TCPConnector(limit=1)
     async with aiohttp.ClientSession(connector=connector, middlewares=(guarded,)) as session:
 
@@ -133,9 +134,9 @@ async def by_aiohttp(services: Any, effect_of: Any = None) -> AsyncIterator[Send
 
 def by(client: ModuleType, integration: Any) -> Any:
     @contextlib.asynccontextmanager
-    async def opened(services: Any, effect_of: Any = None) -> AsyncIterator[Send]:
+    async def opened(services: Any, **says: Any) -> AsyncIterator[Send]:
         sending = client.AsyncHTTPTransport(verify=False, limits=client.Limits(max_connections=1))
-        transport = integration.GuardedTransport(services, sending, effect_of=effect_of)
+        transport = integration.GuardedTransport(services, sending, **says)
         async with client.AsyncClient(transport=transport, timeout=PATIENT) as session:
 
             async def send(method: str, url: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
@@ -245,9 +246,31 @@ async def test_what_a_request_does_can_be_said(
     def effect_of(request: Any) -> Any:
         return "read" if str(request.url).endswith("/info") else None
 
-    async with asyncio.timeout(PATIENT), client(recovery.service("venue"), effect_of) as send:
+    async with asyncio.timeout(PATIENT), client(recovery.service("venue"), effect_of=effect_of) as send:
         assert (await send("POST", f"{venue.url}/info", b"{}"))[0] == 200
         assert (await send("POST", f"{venue.url}/orders", b"{}"))[0] == 503
+
+
+async def test_what_reduces_risk_passes_a_halt_and_an_open_circuit(
+    client: Any, venue: Venue, recovery: ErrorRecoveryService
+) -> None:
+    """Orders are stopped, and those that are at the venue can still be cancelled."""
+    venue.steps = [Step(), BUSY, Step()]
+    service = recovery.service("venue", circuit_threshold=1, max_retries=0)
+
+    def cancels(request: Any) -> bool:
+        return bool(request.method == "DELETE")
+
+    async with asyncio.timeout(PATIENT), client(service, risk_reducing_if=cancels) as send:
+        await recovery.halt("lost the risk feed")
+        with pytest.raises(HaltedError):
+            await send("PUT", venue.url)
+        assert await send("DELETE", venue.url) == (200, b"fine")
+        assert (await send("GET", venue.url))[0] == 503
+        with pytest.raises(CircuitOpenError):
+            await send("GET", venue.url)
+        assert await send("DELETE", venue.url) == (200, b"fine")
+    assert [method for method, _ in venue.requests] == ["DELETE", "GET", "DELETE"]
 
 
 async def test_a_body_that_is_there_once_is_sent_once(

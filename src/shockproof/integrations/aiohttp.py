@@ -115,6 +115,8 @@ class GuardMiddleware:
             an error or an answer.
         effect_of: what a request does, ``"read"`` of a POST that only asks for example; None leaves it to the method.
             Called once for each request, on the loop.
+        risk_reducing_if: whether a request cancels or closes something: it passes an open circuit and a halt, and goes first
+            in every queue. Called as above. Default: what the handle says.
 
     Raises:
         TypeError: it is no service.
@@ -127,11 +129,13 @@ class GuardMiddleware:
         services: Handle | ServicePerHost,
         *,
         effect_of: Callable[[aiohttp.ClientRequest], CallEffect | None] | None = None,
+        risk_reducing_if: Callable[[aiohttp.ClientRequest], bool] | None = None,
     ) -> None:
         self._guarded = GuardedRequests[aiohttp.ClientResponse](
             services, TABLE, status_of=lambda answer: answer.status, close=_close, hedges=False
         )
         self._effect_of = effect_of
+        self._risk_reducing_if = risk_reducing_if
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: ClientHandlerType
@@ -152,11 +156,12 @@ class GuardMiddleware:
             request.body == b"" or isinstance(request.body, aiohttp.BytesPayload),
         )
         effect = None if self._effect_of is None else self._effect_of(request)
+        reduces_risk = self._risk_reducing_if is not None and self._risk_reducing_if(request)
 
         async def once() -> aiohttp.ClientResponse:
             return await handler(request)
 
-        return await self._guarded.send(asked, effect, once)
+        return await self._guarded.send(asked, once, effect=effect, reduces_risk=reduces_risk)
 
 
 async def _close(answer: aiohttp.ClientResponse) -> None:

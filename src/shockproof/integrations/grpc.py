@@ -101,7 +101,10 @@ def classify(value: object, call: CallInfo) -> Verdict | None:
 
 
 def interceptors(
-    service: Handle, *, effect_of: Callable[[str], CallEffect | None] | None = None
+    service: Handle,
+    *,
+    effect_of: Callable[[str], CallEffect | None] | None = None,
+    risk_reducing_if: Callable[[str], bool] | None = None,
 ) -> list[grpc.aio.ClientInterceptor]:
     """
     Interceptors for ``grpc.aio.insecure_channel(target, interceptors=...)`` that send each call through *service*.
@@ -115,6 +118,8 @@ def interceptors(
         service: a handle. What a call does is its ``effect``, ``"read"`` by default; its ``classify`` is asked first.
         effect_of: what a method such as ``"/shop.Orders/Place"`` does, ``"unsafe"`` for example; None leaves it to the
             handle. Called once for each call, on the loop.
+        risk_reducing_if: whether a method cancels or closes something: it passes an open circuit and a halt, and goes first in
+            every queue. Called as above. Default: what the handle says.
 
     Raises:
         TypeError: it is no handle.
@@ -123,17 +128,23 @@ def interceptors(
     """
     if not isinstance(service, Handle):
         raise TypeError(f'service must be a handle, such as recovery.service("venue"), got {service!r}')
-    guarded = _GuardedCalls(service, effect_of)
+    guarded = _GuardedCalls(service, effect_of, risk_reducing_if)
     return [_UnaryUnary(guarded), _UnaryStream(guarded)]
 
 
 class _GuardedCalls:
     """What the interceptors of one channel share."""
 
-    def __init__(self, service: Handle, effect_of: Callable[[str], CallEffect | None] | None) -> None:
+    def __init__(
+        self,
+        service: Handle,
+        effect_of: Callable[[str], CallEffect | None] | None,
+        risk_reducing_if: Callable[[str], bool] | None,
+    ) -> None:
         self._service = service
         self._effect_of = effect_of
-        self._ways: dict[tuple[CallEffect, bool], Handle] = {}
+        self._risk_reducing_if = risk_reducing_if
+        self._ways: dict[tuple[CallEffect, bool, bool], Handle] = {}
 
     async def call(
         self,
@@ -146,20 +157,23 @@ class _GuardedCalls:
         method = details.method.decode() if isinstance(details.method, bytes) else str(details.method)
         send.__name__ = method  # what the error log calls it
         effect = None if self._effect_of is None else self._effect_of(method)
-        return await self._way(effect, hedges=hedges).call(send)
+        reduces_risk = self._risk_reducing_if is not None and self._risk_reducing_if(method)
+        return await self._way(effect, hedges=hedges, reduces_risk=reduces_risk).call(send)
 
-    def _way(self, effect: CallEffect | None, *, hedges: bool) -> Handle:
+    def _way(self, effect: CallEffect | None, *, hedges: bool, reduces_risk: bool) -> Handle:
         """The service's own handle, with what is known of the method."""
         plan = self._service.plan
         does: CallEffect = plan.effect if effect is None else one_of("effect", effect, _EFFECTS)
         hedges = hedges and does == "read"
-        way = self._ways.get((does, hedges))
+        way = self._ways.get((does, hedges, reduces_risk))
         if way is None:
             own: Classify | None = plan.options.get("classify")
             options: HandleOptions = {"effect": does, "classify": _classify_after(own)}
+            if reduces_risk:
+                options["risk_reducing"] = True
             if not hedges:
                 options["hedge_after"] = None
-            way = self._ways[does, hedges] = self._service.using(**options)
+            way = self._ways[does, hedges, reduces_risk] = self._service.using(**options)
         return way
 
 

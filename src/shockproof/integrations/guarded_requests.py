@@ -97,22 +97,28 @@ class GuardedRequests(Generic[A]):
         self._status_of = status_of
         self._close = close
         self._hedges = hedges
-        self._ways: dict[tuple[str, CallEffect, bool], Handle] = {}
+        self._ways: dict[tuple[str, CallEffect, bool, bool], Handle] = {}
 
     async def send(
-        self, asked: Asked, effect: CallEffect | None, once: Callable[[], Coroutine[Any, Any, A]]
-    ) -> A:  # Any: a coroutine's own
+        self,
+        asked: Asked,
+        once: Callable[[], Coroutine[Any, Any, A]],  # Any: a coroutine's own
+        *,
+        effect: CallEffect | None,
+        reduces_risk: bool,
+    ) -> A:
         """
         The answer to a request that *once* sends once, after as many attempts as its service allows.
 
-        *effect* is what its user knows of it; None leaves it to the method. Of answers that are not given to the caller,
-        each is closed, also when the call is cancelled.
+        *effect* and *reduces_risk* are what its user knows of it; an effect of None leaves it to the method. Of answers that
+        are not given to the caller, each is closed, also when the call is cancelled.
 
         Raises:
             CallRejectedError: a policy refuses, and nothing was sent.
             Exception: the last attempt's own.
         """
-        way = self._way(asked, asked.effect if effect is None else one_of("effect", effect, _EFFECTS))
+        does: CallEffect = asked.effect if effect is None else one_of("effect", effect, _EFFECTS)
+        way = self._way(asked, does, reduces_risk=reduces_risk)
         answers: list[A] = []
         kept: object = None
         is_over = False
@@ -149,15 +155,17 @@ class GuardedRequests(Generic[A]):
             if answer is not but:
                 await self._close(answer)
 
-    def _way(self, asked: Asked, effect: CallEffect) -> Handle:
+    def _way(self, asked: Asked, effect: CallEffect, *, reduces_risk: bool) -> Handle:
         """The handle for requests like this one: the service's own, with what the method says."""
         services = self._services
         handle = services if isinstance(services, Handle) else services.of(asked.host)
-        which = (handle.service_name, effect, asked.is_replayable)
+        which = (handle.service_name, effect, reduces_risk, asked.is_replayable)
         way = self._ways.get(which)
         if way is None:
             own: Classify | None = handle.plan.options.get("classify")
             options: HandleOptions = {"effect": effect, "classify": self._classify_after(own)}
+            if reduces_risk:
+                options["risk_reducing"] = True
             if not asked.is_replayable:
                 options["max_retries"] = 0
             if effect != "read" or not self._hedges or not asked.is_replayable:

@@ -71,6 +71,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             ``limits`` and ``proxy`` are the transport's, and have no effect beside one that is given.
         effect_of: what a request does, ``"read"`` of a POST that only asks for example; None leaves it to the method.
             Called once for each request, on the loop.
+        risk_reducing_if: whether a request cancels or closes something: it passes an open circuit and a halt, and goes first
+            in every queue. Called as above. Default: what the handle says.
 
     Raises:
         TypeError: it is no service, or no transport.
@@ -84,8 +86,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         effect_of: Callable[[httpx.Request], CallEffect | None] | None = None,
+        risk_reducing_if: Callable[[httpx.Request], bool] | None = None,
     ) -> None:
-        self._requests = HttpxRequests(httpx, TABLE, services, transport, effect_of)
+        self._requests = HttpxRequests(httpx, TABLE, services, transport, effect_of, risk_reducing_if)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """

@@ -28,6 +28,7 @@ class HttpxRequests:
         services: Handle | ServicePerHost,
         transport: Any,  # Any: an AsyncBaseTransport of the one or the other, or None
         effect_of: Callable[[Any], CallEffect | None] | None,  # Any: a Request of the one or the other
+        risk_reducing_if: Callable[[Any], bool] | None,  # Any: as above
     ) -> None:
         self._guarded = GuardedRequests[Any](  # Any: a Response of the one or the other
             services, table, status_of=lambda answer: int(answer.status_code), close=_close, hedges=True
@@ -38,6 +39,7 @@ class HttpxRequests:
             )
         self._client = client
         self._effect_of = effect_of
+        self._risk_reducing_if = risk_reducing_if
         self.transport: Any = client.AsyncHTTPTransport() if transport is None else transport  # Any: as above
 
     async def send(self, request: Any) -> Any:  # Any: a Request and a Response of the one or the other
@@ -51,11 +53,12 @@ class HttpxRequests:
             isinstance(request.stream, self._client.ByteStream),
         )
         effect = None if self._effect_of is None else self._effect_of(request)
+        reduces_risk = self._risk_reducing_if is not None and self._risk_reducing_if(request)
 
         async def once() -> Any:  # Any: as above
             return await self._with_short_page(await self.transport.handle_async_request(request))
 
-        return await self._guarded.send(asked, effect, once)
+        return await self._guarded.send(asked, once, effect=effect, reduces_risk=reduces_risk)
 
     async def _with_short_page(self, answer: Any) -> Any:  # Any: as above
         """A failure whose short page was read, so that its connection is free while the next attempt is waited for."""
