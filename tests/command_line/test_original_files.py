@@ -65,7 +65,7 @@ def test_a_program_that_runs_on_it_is_watched_as_any_other(
 ) -> None:
     """Its own records come beside those of the original, and both are in one picture of the state."""
     with served(original):
-        watched = shockproof("health", *STATE)
+        watched = shockproof("health", "--timeout", "60", *STATE)
         assert (watched.code, watched.err) == (1, "")
         assert "rebalance" in watched.out
         state = shockproof("state", "show", *STATE)

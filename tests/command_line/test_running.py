@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def test_a_program_is_asked_by_the_socket_in_its_state_directory(
 ) -> None:
     """As a table, as JSON, and once more when it has been killed; nothing of it is a secret."""
     with served(place) as program:
-        state_dir = ("--state-dir", place / "state")
+        state_dir = ("--timeout", "60", "--state-dir", place / "state")
         table = shockproof("health", *state_dir)
         assert (table.code, table.err) == (1, "")
         head, columns, news, venue, *pending = table.out.splitlines()
@@ -68,27 +68,26 @@ def test_top_repaints_a_terminal_goes_on_without_the_program_and_leaves_the_term
     served: Served, place: Path
 ) -> None:
     """Who watches a restart sees it; Ctrl-C is the way out, and no error."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "shockproof", "top", "--every", "0.1", "--state-dir", place / "state"]
+    command = [sys.executable, "-m", "shockproof", "top", "--every", "0.1", "--timeout", "60"]
+    command += ["--state-dir", str(place / "state")]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    try:
+    with ExitStack() as stack:
+        ours, theirs = pty.openpty()
+        stack.callback(os.close, ours)
         with served(place):
             top = subprocess.Popen(
                 command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
             )
+            stack.callback(top.wait)
+            stack.callback(top.kill)
             os.close(theirs)
             said = read_until(ours, b"NEWEST ERRORS")
-        try:
-            said = read_until(ours, b"nobody listens at", said)
-            with served(place):
-                after = read_until(ours, b"NEWEST ERRORS")
-                top.send_signal(signal.SIGINT)
-                after = read_until(ours, b"\x1b[?1049l", after)
-                assert top.wait(60) == 0
-        finally:
-            top.kill()
-    finally:
-        os.close(ours)
+        said = read_until(ours, b"nobody listens at", said)
+        with served(place):
+            after = read_until(ours, b"NEWEST ERRORS")
+            top.send_signal(signal.SIGINT)
+            after = read_until(ours, b"\x1b[?1049l", after)
+            assert top.wait(60) == 0
     assert said.startswith(b"\x1b[?1049h\x1b[?25l\x1b[H")
     assert b"\x1b[31m" in said  # in colours
     assert b"Traceback" not in said + after

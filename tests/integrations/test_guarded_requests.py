@@ -320,8 +320,9 @@ async def test_an_attempt_that_takes_too_long_leaves_the_only_connection_free(
 ) -> None:
     """The timeout cancels the client in the middle of a request; the next attempt finds a connection."""
     venue.steps = [Step(None), Step()]
-    async with asyncio.timeout(PATIENT), client(recovery.service("venue", timeout=0.2)) as send:
-        # Of several attempts, as a slow machine may be late with one that is answered.
+    # Many attempts, as a slow machine may be late with one that is answered.
+    service = recovery.service("venue", timeout=0.2, max_retries=100, circuit_threshold=None)
+    async with asyncio.timeout(PATIENT), client(service) as send:
         assert await send("GET", venue.url) == (200, b"fine")
     assert len(venue.requests) >= 2
 
