@@ -48,6 +48,16 @@ async def test_the_state_directory_has_a_socket_for_this_user_alone(recovery: Er
     assert not path.exists()
 
 
+async def test_with_the_status_page_what_it_draws_is_there_too(recovery: ErrorRecoveryService) -> None:
+    """For `shockproof top`, which then knows how long calls take."""
+    recovery.service("venue")
+    async with serve_socket(recovery, status_page=True) as path, asking(path) as client:
+        assert (await client.get("/status")).headers["content-type"].startswith("text/html")
+        status = (await client.get("/status.json")).json()
+        assert status["history"] is not None
+        assert "p95" in status["services"][0]["calls"]
+
+
 async def test_a_socket_that_a_killed_program_left_is_replaced(recovery: ErrorRecoveryService) -> None:
     """Its lock ended with it: a restart needs no hand."""
     recovery.state_dir.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ async def serve_socket(
     path: str | os.PathLike[str] | None = None,
     token: str | None = None,
     registry: CollectorRegistry | None = None,
+    status_page: bool = False,
 ) -> AsyncGenerator[Path]:
     """
     The endpoints of `health_app`, and ``/status.json``, on a Unix socket, as long as the block lasts.
@@ -57,6 +58,8 @@ async def serve_socket(
         path: where, at most 103 bytes. Default: ``shockproof.sock`` in the state directory, which is made if need be.
         token: as in `health_app`. Default: None, and then nothing can be changed.
         registry: as in `health_app`.
+        status_page: also ``/status``; and what it draws is recorded as long as the block lasts, so that ``shockproof top``
+            knows how long calls take. Default: False.
 
     Raises:
         TypeError, ValueError: a token that is none, or a path that is too long for a socket.
@@ -71,24 +74,28 @@ async def serve_socket(
             f"{place} is {length} bytes long, and the path of a socket may have {LONGEST_PATH}: "
             "serve it at a shorter one, path=..., and name that to shockproof top --socket"
         )
-    server = Server(_LocalRoutes(recovery, token, registry))
-    held = await _Binding(place).done()
+    routes = _LocalRoutes(recovery, token, registry, status_page=status_page)
     try:
-        await server.listen_on(held.socket)
-        yield place
-    finally:
+        held = await _Binding(place).done()
+        server = Server(routes)
         try:
-            await server.close()
+            await server.listen_on(held.socket)
+            yield place
         finally:
-            # Handed to the thread here and now: it is done, whatever becomes of this task and its loop.
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, held.give_up))
+            try:
+                await server.close()
+            finally:
+                # Handed to the thread here and now: it is done, whatever becomes of this task and its loop.
+                await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, held.give_up))
+    finally:
+        routes.close()
 
 
 class _LocalRoutes(Routes):
     """What the others have, and the status: who may open the socket may read the error log, too."""
 
     async def answer(self, request: Request) -> Answer | Stream:
-        if request.path == STATUS and request.method in ("GET", "HEAD"):
+        if self._status is None and request.path == STATUS and request.method in ("GET", "HEAD"):
             body = json.dumps(status_of(self._recovery)).encode("ascii")
             return Answer(200, body, "application/json")
         return await super().answer(request)
