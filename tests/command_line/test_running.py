@@ -76,7 +76,14 @@ def test_top_repaints_a_terminal_goes_on_without_the_program_and_leaves_the_term
         stack.callback(os.close, ours)
         with served(place):
             top = subprocess.Popen(
-                command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+                command,
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                env=environment,
+                start_new_session=True,
+                # A shell that starts jobs in the background has them ignore it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads here
             )
             stack.callback(top.wait)
             stack.callback(top.kill)

@@ -14,6 +14,7 @@ OUTSIDE = {
     "memory/disk/file_layer.py": "the interface itself, for the real disk",
     "memory/disk/append_file.py": "hands the file that the interface opened to aiofiles",
     "memory/journal/moments.py": "asks the kernel for the number of this boot",
+    "memory/stores/file_store.py": "hands its file to SQLite, which locks and syncs it by itself",
     "integrations/prometheus.py": "reads the dashboards that come with the package",
     "command_line": "looks, for a person; what it writes goes through the interface",
     "views": "writes the page that a person asked for",
