@@ -15,6 +15,8 @@ OUTSIDE = {
     "memory/disk/append_file.py": "hands the file that the interface opened to aiofiles",
     "memory/journal/moments.py": "asks the kernel for the number of this boot",
     "memory/stores/file_store.py": "hands its file to SQLite, which locks and syncs it by itself",
+    "endpoints/unix_socket.py": "names a socket, of which nothing has to outlive a crash",
+    "endpoints/status_page.py": "reads the style and the script that come with the package",
     "integrations/prometheus.py": "reads the dashboards that come with the package",
     "command_line": "looks, for a person; what it writes goes through the interface",
     "views": "writes the page that a person asked for",
