@@ -1059,7 +1059,7 @@ class ErrorRecoveryService:
         results = await asyncio.gather(
             self._save_what_is_tracked(),
             self._error_log.flush(timeout),
-            self._journal.aclose(),
+            self._give_up_the_journal(),
             self._halt.flush(),
             self._listeners.drain(),
             self._runtime.losers.reap(),
@@ -1068,6 +1068,10 @@ class ErrorRecoveryService:
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    async def _give_up_the_journal(self) -> None:
+        await self._sendings.stop()
+        await self._journal.aclose()
 
     async def _save_what_is_tracked(self) -> None:
         saves = [save() for save in list(self._final_saves.values())]

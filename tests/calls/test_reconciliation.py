@@ -20,6 +20,7 @@ from shockproof import (
     OutcomeUnknownError,
 )
 from shockproof.calls.reconciliation import look_up
+from shockproof.memory.journal.sending import Sending
 from shockproof.testing import VirtualClock
 
 
@@ -311,3 +312,60 @@ async def test_cancellation_of_who_reconciles_passes(
     await asyncio.wait({looking})
 
     assert looking.cancelled()
+
+
+@pytest.mark.asyncio
+async def test_reconciliation_that_is_cancelled_while_it_asks_for_a_key_gives_it_back(
+    recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal gives it the key all the same; nobody would look it up until the garbage collector came by."""
+    await leave_pending(recovery, 1)
+    recovery.service("orders").once(confirm=LookUps(takes=0.0).confirm, settle=0.0)
+    made: list[Sending] = []
+    claim = Sending.claim
+
+    async def claimed(sending: Sending, *, is_under_way: Any) -> Any:
+        made.append(sending)
+        asyncio.get_running_loop().call_soon(looking.cancel)
+        return await claim(sending, is_under_way=is_under_way)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Sending, "claim", claimed)
+        looking = asyncio.ensure_future(recovery.reconcile())
+        await asyncio.wait({looking})
+    assert looking.cancelled()
+
+    assert [one.outcome for one in await recovery.reconcile()] == [NOT_FOUND]
+    assert len(made) == 1
+
+
+@pytest.mark.asyncio
+async def test_look_up_that_nobody_waits_for_any_more_ends_with_its_service(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Or the journal would stay locked, and a second process be refused, until this one ends."""
+    await leave_pending(recovery, 1)
+    look_ups = LookUps()
+    orders = recovery.service("orders")
+
+    async def submit(key: str) -> str:
+        return key
+
+    waiting = [
+        asyncio.ensure_future(orders.once(key, confirm=look_ups.confirm, settle=30.0).call(submit, key))
+        for key in ("new", "newer")
+    ]
+    while not look_ups.now:  # noqa: ASYNC110  the look-up begins behind the disk
+        await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.wait({waiting[0]})
+    assert recovery._runtime.sendings is not None
+    await recovery._runtime.sendings.stop()
+    assert look_ups.now == 1  # somebody waits still
+    waiting[1].cancel()
+    await asyncio.wait({waiting[1]})
+
+    await recovery.aclose()
+
+    assert look_ups.now == 0
+    assert not recovery._journal._files.is_open

@@ -250,6 +250,8 @@ class Reconciliation:
         self._looked_up: dict[tuple[object, str, str], _UnderLookUp] = {}
         """What is being looked up, in whatever thread, by the life of the journal, service and key."""
         self._tasks: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[list[Reconciled]]] = {}
+        self._waiting: Counter[asyncio.Task[list[Reconciled]]] = Counter()
+        """How many wait for each of them."""
 
     def knows(
         self,
@@ -318,7 +320,24 @@ class Reconciliation:
                     return
                 task = self._tasks[service_name, loop] = loop.create_task(self._settle(left))
                 task.add_done_callback(lambda done: self._ended(service_name, loop, done))
-        await asyncio.wait({task})
+        self._waiting[task] += 1
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._waiting -= Counter([task])  # and whoever is waited for by none is forgotten
+
+    async def stop(self) -> None:
+        """End the look-ups on this loop that nobody waits for any more: until then they hold the journal."""
+        loop = asyncio.get_running_loop()
+        forgotten = [
+            task
+            for (_, its_loop), task in self._tasks.items()
+            if its_loop is loop and not self._waiting[task]
+        ]
+        for task in forgotten:
+            task.cancel()
+        if forgotten:
+            await asyncio.wait(forgotten)
 
     def _ended(
         self, service_name: str, loop: asyncio.AbstractEventLoop, task: asyncio.Task[list[Reconciled]]
@@ -390,10 +409,10 @@ class Reconciliation:
             return Reconciled(service_name, key, UNKNOWN)
         sending = self.sending(service_name, key)
         try:
-            earlier = await sending.claim(is_under_way=known.is_under_way)
-        except (OperationBusyError, OperationCompletedError):
-            return None  # somebody else is at it
-        try:
+            try:
+                earlier = await sending.claim(is_under_way=known.is_under_way)
+            except (OperationBusyError, OperationCompletedError):
+                return None  # somebody else is at it
             if earlier is None:
                 return None
             left = window_left(known.settle, passed=earlier.passed)
