@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection
@@ -17,6 +16,8 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 from shockproof.calls.bad_end import end_badly
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute
+from shockproof.calls.flight import Flight, is_proof_of_nothing, refused_at_last
+from shockproof.calls.freshness import Freshness
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.key_in_call import require_key
 from shockproof.calls.named_arguments import check_takes, named_arguments
@@ -24,11 +25,10 @@ from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Confirm, look_up, warn_of_contradiction
 from shockproof.calls.threads import never_began
-from shockproof.calls.witness import Witness, witnessed
+from shockproof.calls.witness import witnessed
 from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.risk_reducing import NO_JOURNAL, PATIENCE
 from shockproof.memory.journal.sending import Earlier, NotFreshError, Sending
-from shockproof.policies.classification import Classifier
 from shockproof.policies.confirmation import window_left
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.errors import (
@@ -42,7 +42,7 @@ from shockproof.vocabulary.errors import (
 )
 from shockproof.vocabulary.look_up import NOT_FOUND, Found, LookUp
 from shockproof.vocabulary.moment import Moment
-from shockproof.vocabulary.outcomes import CallInfo, Outcome, Verdict
+from shockproof.vocabulary.outcomes import CallInfo, Outcome
 from shockproof.vocabulary.statuses import ErrorSeverity
 
 __all__ = ["KeyedOnce", "Once"]
@@ -50,7 +50,6 @@ __all__ = ["KeyedOnce", "Once"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_log = logging.getLogger("shockproof")
 
 _SPARE: Final = 2.0
 """
@@ -60,102 +59,10 @@ Half of them are for the disk, and for the loop's next turn: an attempt that wou
 other half stays for a loop that is late to end it.
 """
 
-_AT_LAST: Final = "_shockproof_refused_at_last"
-"""Marks the refusal of what had its thread or its task already."""
-
 
 def make_key() -> str:
     """18 lower-case letters and digits, 80 bits of them random: what every venue we know takes as an order's id."""
     return "sp" + base64.b32encode(secrets.token_bytes(10)).decode("ascii").lower()
-
-
-class _Flight(Classifier):
-    """Whether something may be under way: the classifier of the call's plan, which remembers what it said."""
-
-    __slots__ = (
-        "_late",
-        "_refused",
-        "attempts",
-        "began",
-        "begins_by",
-        "can_be_ended",
-        "is_known_there",
-        "is_open",
-        "late_answer",
-        "outcome",
-        "rules",
-        "was_judged",
-        "witness",
-    )
-
-    def __init__(
-        self,
-        rules: Classifier,
-        late: Callable[
-            [_Flight, Found[Any] | None, BaseException | None], None
-        ],  # Any: what the function returned
-        began: float,
-        *,
-        refused: Callable[[CallRejectedError], None],
-        can_be_ended: bool,
-    ) -> None:
-        self.began = began
-        """When the call began: monotonic seconds."""
-        self.attempts = 0
-        self.outcome: Outcome | None = None
-        """What was said of the last attempt."""
-        self._refused = refused
-        self.can_be_ended = can_be_ended
-        """Whether a time limit ends an attempt; a thread goes on, and may send long after it."""
-        self.begins_by: float | None = None
-        """Seconds of a moment's running clock after which the last attempt must not begin: the journal says so."""
-        self.rules = rules
-        """What is said without being remembered."""
-        self._late = late
-        self.late_answer: Found[Any] | None = None  # Any: what the function returned
-        """Of an attempt that had been given up."""
-        self.is_known_there = False
-        """The other side said that it has this key already."""
-        self.witness = self._new_witness()
-        self.is_open = False
-        """It was sent, and nothing proves that it did nothing."""
-        self.was_judged = False
-        """The last attempt ended with an error, or with a result that is no success."""
-
-    def begins(self) -> None:
-        """From here on it may be under way."""
-        self.is_open, self.was_judged, self.outcome = True, False, None
-        self.attempts += 1
-        self.witness = self._new_witness()
-
-    def _new_witness(self) -> Witness:
-        return Witness(lambda found, error: self._late(self, found, error))
-
-    @property
-    def asks_the_user(self) -> bool:
-        return self.rules.asks_the_user
-
-    @property
-    def looks_at_results(self) -> bool:
-        return self.rules.looks_at_results
-
-    def of_result(self, result: object, call: CallInfo) -> Verdict | None:
-        verdict = self.rules.of_result(result, call)
-        return None if verdict is None else self._judged(verdict)
-
-    def of_error(self, error: Exception, call: CallInfo) -> Verdict:
-        if isinstance(error, CallRejectedError) and getattr(error, _AT_LAST, False):
-            self._refused(error)
-            return self._judged(
-                Verdict(Outcome.NEUTRAL)
-            )  # it did not run, whatever the user's classification says
-        return self._judged(self.rules.of_error(error, call))
-
-    def _judged(self, verdict: Verdict) -> Verdict:
-        self.is_open, self.was_judged = not _is_proof_of_nothing(verdict), True
-        self.outcome = verdict.outcome
-        self.is_known_there = self.is_known_there or verdict.effect == "done"
-        return verdict
 
 
 class Once(Generic[R]):
@@ -189,17 +96,6 @@ class Once(Generic[R]):
             )
         if not callable(confirm):
             raise TypeError(f"confirm must be an async function of the key, got {confirm!r}")
-        if valid_until is not None and not isinstance(valid_until, datetime):
-            raise TypeError(
-                f"valid_until must be a datetime (a naive one is local time) or None, got {valid_until!r}"
-            )
-        if still_wanted is not None and not callable(still_wanted):
-            raise TypeError(f"still_wanted must be a function without arguments, got {still_wanted!r}")
-        if still_wanted is not None and is_async(still_wanted):
-            raise TypeError(
-                f"still_wanted must be a plain function, got the async {still_wanted!r}: a coroutine always counts "
-                "as true. It is asked between the disk and the venue, where nothing may wait"
-            )
         self._key = make_key() if key is None else a_name("key", key, "bot-1")
         self._is_key_known = key is not None
         """Outside of this object."""
@@ -210,13 +106,9 @@ class Once(Generic[R]):
         self._compared = _names_compared(compare_arguments)
         self._confirm = confirm
         self._settle = seconds("settle", settle)
-        self._still_wanted = still_wanted
         self._reconciliation = plan.runtime.sendings
         self._clock = plan.runtime.clock
-        self._valid_until = None if valid_until is None else _seconds_at(valid_until)
-        # By both clocks, so that neither a step of the one nor a sleep of the machine makes it younger.
-        self._valid_for = None if self._valid_until is None else self._valid_until - self._clock.time()
-        self._made_at = self._clock.monotonic()
+        self._freshness = Freshness(plan.state.name, self._clock, valid_until, still_wanted)
         # Whatever the handle declares: what is looked up by its key is never repeated blindly.
         self._plan = Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state)
         self._reconciliation.knows(plan.state.name, confirm, self._settle, self._is_under_way)
@@ -457,12 +349,12 @@ class Once(Generic[R]):
         sending: Sending,
         fn: Callable[..., Any],  # Any: as above
         began: float,
-    ) -> _Flight:
+    ) -> Flight:
         loop = asyncio.get_running_loop()
         info = CallInfo(plan.state.name, name_of(fn), 1, "unsafe")
 
         def late(
-            flight: _Flight, found: Found[Any] | None, error: BaseException | None
+            flight: Flight, found: Found[Any] | None, error: BaseException | None
         ) -> None:  # Any: as above
             if found is not None and not flight.looks_at_results:
                 flight.late_answer = found
@@ -476,7 +368,7 @@ class Once(Generic[R]):
                     loop.call_soon_threadsafe(judge, flight, found, error, ended_at)
 
         def judge(
-            flight: _Flight,
+            flight: Flight,
             found: Found[Any] | None,  # Any: as above
             error: BaseException | None,
             ended_at: Moment,
@@ -486,17 +378,17 @@ class Once(Generic[R]):
                 sending.is_there_late(found.value)
             elif isinstance(error, Exception):
                 verdict = flight.rules.of_error(error, info)
-                if _is_proof_of_nothing(verdict):
+                if is_proof_of_nothing(verdict):
                     sending.is_not_there_late()
                 elif verdict.effect == "done":
                     sending.ended_late(_told(error), ended_at, is_there=True)
 
-        return _Flight(plan.classifier, late, began, refused=self._plan.rejected, can_be_ended=is_async(fn))
+        return Flight(plan.classifier, late, began, refused=self._plan.rejected, can_be_ended=is_async(fn))
 
     def _flight_ends_badly(
         self,
         fn: Callable[..., Any],  # Any: as above
-        flight: _Flight,
+        flight: Flight,
         failed: Exception | None,
         outcome: Outcome,
         reason: str,
@@ -526,7 +418,7 @@ class Once(Generic[R]):
     def _give_up(
         self,
         sending: Sending,
-        flight: _Flight,
+        flight: Flight,
         fn: Callable[..., Any],  # Any: as above
         why: str,
     ) -> Found[Any] | None:  # Any: as above
@@ -554,10 +446,10 @@ class Once(Generic[R]):
             )
         return None
 
-    def _is_answer(self, flight: _Flight, found: Found[Any], info: CallInfo) -> bool:  # Any: as above
+    def _is_answer(self, flight: Flight, found: Found[Any], info: CallInfo) -> bool:  # Any: as above
         return not flight.looks_at_results or flight.rules.of_result(found.value, info) is None
 
-    def _asking(self, flight: _Flight) -> Confirm[R]:
+    def _asking(self, flight: Flight) -> Confirm[R]:
         """``confirm``, or the attempt that was left behind, which knows best when it has ended."""
 
         def ask(key: str) -> Awaitable[LookUp[R]]:
@@ -566,7 +458,7 @@ class Once(Generic[R]):
 
         return ask
 
-    def _is_asked_before(self, plan: Plan, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
+    def _is_asked_before(self, plan: Plan, sending: Sending, flight: Flight, ends_at: float | None) -> None:
         """Let nothing be sent by *plan* that is not on the disk and wanted, and let *flight* know what came of it."""
         plan.classifier = flight
         plan.whole_began = flight.began
@@ -584,7 +476,7 @@ class Once(Generic[R]):
         )
         return again.delay is not None
 
-    async def _before_attempt(self, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
+    async def _before_attempt(self, sending: Sending, flight: Flight, ends_at: float | None) -> None:
         self._require_wanted()
         left = None if ends_at is None else max(0.0, ends_at - self._clock.monotonic())
         flight.begins_by = None
@@ -602,7 +494,7 @@ class Once(Generic[R]):
             sending.sends_all_the_same(at_most_for=None)
         flight.begins()
 
-    async def _journalled(self, sending: Sending, flight: _Flight, ends_at: float | None) -> None:
+    async def _journalled(self, sending: Sending, flight: Flight, ends_at: float | None) -> None:
         """Have it on the disk until when the attempt that begins right behind this may be under way."""
         spare = _SPARE
         while True:
@@ -635,12 +527,12 @@ class Once(Generic[R]):
 
     def _require_wanted(self) -> None:
         self._require_no_halt()
-        refusal = self._not_wanted()
+        refusal = self._freshness.refusal()
         if refusal is not None:
             self._plan.rejected(refusal)
             raise refusal
 
-    def _refusal_at_last(self, flight: _Flight, *, has_waited: bool) -> CallRejectedError | None:
+    def _refusal_at_last(self, flight: Flight, *, has_waited: bool) -> CallRejectedError | None:
         """
         Why it must not run, in its first step; in its thread, if it has one.
 
@@ -649,33 +541,11 @@ class Once(Generic[R]):
         reason, name = self._plan.halt_reason, self._plan.state.name
         refusal: CallRejectedError | None = None if reason is None else HaltedError(name, reason=reason)
         if refusal is None:
-            refusal = self._not_wanted() if has_waited else self._too_old()
+            refusal = self._freshness.refusal(asks=has_waited)
         is_too_late = flight.begins_by is not None and moment_of(self._clock).running > flight.begins_by
         if refusal is None and is_too_late:
             refusal = CallRejectedError(name, "timeout")
-        if refusal is not None:
-            setattr(refusal, _AT_LAST, True)
-        return refusal
-
-    def _not_wanted(self) -> CallRejectedError | None:
-        refusal = self._too_old()
-        if refusal is not None or self._still_wanted is None:
-            return refusal
-        try:
-            is_wanted = bool(self._still_wanted())
-        except Exception:  # noqa: BLE001  the user's predicate; what is not known to be wanted is not sent
-            _log.exception("still_wanted failed; the order is not sent")
-            is_wanted = False
-        # The predicate may have taken its time.
-        return self._too_old() if is_wanted else CallRejectedError(self._plan.state.name, "still_wanted")
-
-    def _too_old(self) -> CallRejectedError | None:
-        if self._valid_until is None or self._valid_for is None:
-            return None
-        waited = self._clock.monotonic() - self._made_at
-        if waited < self._valid_for and self._clock.time() < self._valid_until:
-            return None
-        return CallRejectedError(self._plan.state.name, "valid_until")
+        return None if refusal is None else refused_at_last(refusal)
 
     async def _found(
         self,
@@ -721,15 +591,6 @@ class Once(Generic[R]):
             retry_count=0,
             now=runtime.clock.monotonic(),
         )
-
-
-def _seconds_at(valid_until: datetime) -> float:
-    try:
-        return valid_until.timestamp()
-    except (ValueError, OverflowError, OSError):  # a naive one at either end of time, when it is local time
-        raise ValueError(
-            f"valid_until is out of range as local time, got {valid_until!r}: give it a time zone, or None for no end"
-        ) from None
 
 
 class KeyedOnce(Once[R]):
@@ -832,12 +693,6 @@ def _waited_for_a_thread(error: Exception) -> bool:
 
 async def _at_once(found: Found[R]) -> LookUp[R]:
     return found
-
-
-def _is_proof_of_nothing(verdict: Verdict) -> bool:
-    # A neutral verdict is a clear no of the venue, or one of our own refusals; with effect="done" it is the venue's
-    # word that it has this key already.
-    return verdict.effect == "none" or (verdict.outcome is Outcome.NEUTRAL and verdict.effect is None)
 
 
 def _told(end: BaseException | None) -> str:

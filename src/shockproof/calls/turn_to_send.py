@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
+from shockproof.memory.services.waiters import wake
 from shockproof.policies.adaptive_retry import SendRate
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import RateLimitedError
@@ -40,15 +41,7 @@ class _Sleeper:
 
     def wake(self) -> bool:
         """Whether there is anybody to be woken: its loop may have ended, and its call with it."""
-        try:
-            self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:
-            return False
-        return True
-
-    def _wake(self) -> None:
-        if not self._woken.done():
-            self._woken.set_result(None)
+        return wake(self._woken)  # that of a moment ago: who was just woken looks at the new time anyway
 
     async def sleep(self, clock: Clock, seconds: float) -> None:
         sleeping = asyncio.ensure_future(clock.sleep(seconds))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
+from shockproof.memory.services.waiters import wake
 from shockproof.policies.rate_limit import Sent, Weight
 
 __all__ = ["Waiting"]
@@ -26,15 +27,7 @@ class Waiting:
 
     def wake(self) -> bool:
         """Tell it that its wait is over; False when its loop has ended, and the call with it."""
-        try:
-            self.loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:
-            return False
-        return True
-
-    def _wake(self) -> None:
-        if not self._woken.done():
-            self._woken.set_result(None)
+        return wake(self._woken)
 
     async def wait(self, seconds: float | None) -> bool:
         """Wait until granted or turned away, at most *seconds*; whether it was granted."""

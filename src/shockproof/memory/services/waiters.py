@@ -6,16 +6,22 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["wake_all"]
+__all__ = ["wake", "wake_all"]
 
 
 def wake_all(waiters: set[asyncio.Future[None]]) -> None:
     """Wake all *waiters*, from any thread."""
     for waiter in tuple(waiters):
-        try:
-            waiter.get_loop().call_soon_threadsafe(_wake, waiter)
-        except RuntimeError:
-            pass  # that loop has ended, and the one who waited with it
+        wake(waiter)
+
+
+def wake(waiter: asyncio.Future[None]) -> bool:
+    """Wake *waiter*, from any thread; False: its loop has ended, and the one who waited with it."""
+    try:
+        waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
