@@ -18,6 +18,7 @@ from shockproof import (
     Found,
     OperationCompletedError,
     OutcomeUnknownError,
+    ServiceStatus,
 )
 from shockproof.calls.reconciliation import look_up
 from shockproof.memory.journal.sending import Sending
@@ -369,3 +370,44 @@ async def test_look_up_that_nobody_waits_for_any_more_ends_with_its_service(
 
     assert look_ups.now == 0
     assert not recovery._journal._files.is_open
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("answer", "then", "status"),
+    [
+        (Found("the order"), "nothing", ServiceStatus.OPERATIONAL),
+        (NOT_FOUND, "nothing", ServiceStatus.UNAVAILABLE),
+        (UNKNOWN, "nothing", ServiceStatus.UNAVAILABLE),
+        (Found("the order"), "failed", ServiceStatus.UNAVAILABLE),
+    ],
+)
+async def test_order_that_is_found_later_makes_its_service_well_if_it_was_the_last_that_was_heard_of_it(
+    recovery: ErrorRecoveryService, answer: Any, then: str, status: ServiceStatus
+) -> None:
+    """The venue had done its part. The call has ended unknown all the same, and stays counted so."""
+    says: Any = UNKNOWN
+
+    async def confirm(key: str) -> Any:
+        return says
+
+    async def lost(key: str) -> None:
+        raise ConnectionResetError
+
+    async def fails() -> None:
+        raise ConnectionResetError
+
+    orders = recovery.service("orders", max_retries=0)
+    with pytest.raises(OutcomeUnknownError):
+        await orders.once("mine", confirm=confirm, settle=0.0).call(lost, "mine")
+    assert recovery.get_service_status("orders") is ServiceStatus.UNAVAILABLE
+    if then == "failed":
+        with pytest.raises(ConnectionResetError):
+            await orders.call(fails)
+    says = answer
+
+    settled = await recovery.reconcile()
+
+    assert [one.outcome for one in settled] == [answer]
+    assert recovery.get_service_status("orders") is status
+    assert orders.plan.state.unknown_calls == 1

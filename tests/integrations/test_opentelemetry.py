@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 from collections import Counter
@@ -19,7 +20,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from shockproof import CircuitOpenError, ErrorRecoveryService, Found, HaltedError, Handle
+from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    CircuitOpenError,
+    ErrorRecoveryService,
+    Found,
+    HaltedError,
+    Handle,
+    OperationCompletedError,
+    OutcomeUnknownError,
+)
 from shockproof.integrations.opentelemetry import export_metrics, trace_calls
 from shockproof.testing import VirtualClock, cancel_at_each_await
 
@@ -353,6 +364,53 @@ def test_an_order_that_is_sent_once_is_a_call_like_any_other(traced: Traced) -> 
         "broker request > broker request attempt",
         "broker request attempt > GET",
     ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome", "attempts"),
+    [
+        ([Found("order")], "success", 1),
+        ([UNKNOWN] * 99, "unknown", 1),
+        ([NOT_FOUND] * 99, "success", 2),
+    ],
+)
+def test_an_order_whose_answer_was_lost_is_one_span_that_ends_as_its_look_up_says(
+    traced: Traced, answers: list[Any], outcome: str, attempts: int
+) -> None:
+    """However often it was sent; what is looked up stands below it, too."""
+    broker = traced.recovery.service("broker", max_retries=1)
+    look_ups = traced.recovery.service("look_ups")
+    sent = 0
+
+    async def find(key: str) -> Any:
+        return answers.pop(0)
+
+    async def confirm(key: str) -> Any:
+        return await look_ups.call(find, key)
+
+    async def submit(key: str) -> str:
+        nonlocal sent
+        sent += 1
+        if sent == 1:
+            raise ConnectionResetError("the answer was lost")
+        return "order"
+
+    async def main() -> None:
+        once = broker.once(confirm=confirm, settle=1.0)
+        with contextlib.suppress(OutcomeUnknownError):
+            assert await once.call(submit, once.key) == "order"
+        if outcome == "success":
+            with pytest.raises(OperationCompletedError):
+                await once.call(submit, once.key)
+
+    traced.run(main)
+    call, *later = traced.named("broker submit")
+    assert (call.attributes or {})["shockproof.outcome"] == outcome
+    assert call.status.status_code is (StatusCode.ERROR if outcome == "unknown" else StatusCode.UNSET)
+    assert [(one.attributes or {})["error.type"] for one in later] == ["OperationCompletedError"] * len(later)
+    assert traced.tree.count("broker submit > broker submit attempt") == attempts
+    assert traced.tree.count("broker submit > look_ups find") >= 1
+    assert traced.tree.count("user > broker submit") == 1 + len(later)
 
 
 def test_a_loop_of_attempts_that_is_left_between_two_ends_its_span(traced: Traced) -> None:

@@ -42,7 +42,7 @@ def end_badly(
     if began is not None:
         state.call_ended(outcome, plan.runtime.clock.monotonic() - began)
     if not may_have_a_stand_in:
-        state.failed_for_good()
+        state.failed_for_good(is_unknown=outcome is Outcome.UNKNOWN)
     if plan.runtime.listeners:
         from shockproof.vocabulary.events import CallFailed
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from shockproof.calls.tracing import CallTrace
 from shockproof.calls.witness import Witness
 from shockproof.policies.classification import Classifier
 from shockproof.vocabulary.errors import CallRejectedError
@@ -40,6 +41,7 @@ class Flight(Classifier):
         "late_answer",
         "outcome",
         "rules",
+        "trace",
         "was_judged",
         "witness",
     )
@@ -54,7 +56,10 @@ class Flight(Classifier):
         *,
         refused: Callable[[CallRejectedError], None],
         can_be_ended: bool,
+        trace: CallTrace | None = None,
     ) -> None:
+        self.trace = trace
+        """Of the whole call, where somebody traces it."""
         self.began = began
         """When the call began: monotonic seconds."""
         self.attempts = 0

@@ -25,6 +25,7 @@ from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Confirm, look_up, warn_of_contradiction
 from shockproof.calls.threads import never_began
+from shockproof.calls.tracing import CallTrace, Tracer
 from shockproof.calls.witness import witnessed
 from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.risk_reducing import NO_JOURNAL, PATIENCE
@@ -111,7 +112,9 @@ class Once(Generic[R]):
         self._freshness = Freshness(plan.state.name, self._clock, valid_until, still_wanted)
         # Whatever the handle declares: what is looked up by its key is never repeated blindly.
         self._plan = Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state)
-        self._reconciliation.knows(plan.state.name, confirm, self._settle, self._is_under_way)
+        self._reconciliation.knows(
+            plan.state.name, confirm, self._settle, self._is_under_way, found=plan.state.found_later
+        )
 
     @property
     def key(self) -> str:
@@ -163,10 +166,35 @@ class Once(Generic[R]):
         arguments = named_arguments(fn, args, kwargs)
         check_takes(fn, "compare_arguments", [name for name in self._compared or () if name not in arguments])
         require_key(fn, args, kwargs, key=self._key, owner=self, is_known=self._is_key_known)
+        await self._plan.learn_of_halt()
+        self._require_no_halt()
+        tracer: Tracer | None = self._plan.state.tracer
+        trace = None if tracer is None else tracer.call(self._plan.state.name, name_of(fn))
+        if trace is None:
+            return await self._placed(fn, args, kwargs, arguments, None)
+        # The whole of it is one call: what is looked up belongs to it, and how it ends is known behind that.
+        trace.enter()
+        try:
+            return await self._placed(fn, args, kwargs, arguments, trace)
+        except BaseException as error:
+            if isinstance(error, OutcomeUnknownError):
+                trace.judged(Outcome.UNKNOWN)
+            trace.raises(error)
+            raise
+        finally:
+            trace.leave()
+            trace.ended()
+
+    async def _placed(
+        self,
+        fn: Callable[..., Any],  # Any, here and below: the function's own arguments and result
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        arguments: dict[str, Any],
+        trace: CallTrace | None,
+    ) -> Any:
         began = self._clock.monotonic()
         plan, reconciliation = self._plan, self._reconciliation
-        await plan.learn_of_halt()
-        self._require_no_halt()
         sending = reconciliation.sending(
             plan.state.name,
             self._key,
@@ -182,7 +210,7 @@ class Once(Generic[R]):
             if earlier is None and (plan.risk_reducing or reconciliation.are_settled(plan.state.name)):
                 # Most keys are fresh: one turn of the disk claims it and has it durable.
                 try:
-                    return await self._send(sending, fn, args, kwargs, began)
+                    return await self._send(sending, fn, args, kwargs, began, trace)
                 except NO_JOURNAL:
                     raise
                 except Exception as error:
@@ -210,11 +238,11 @@ class Once(Generic[R]):
                     raise sending.reused(earlier.differs, found.value)
                 if found is not None:
                     if refusal is None:
-                        plan.state.answered_by_look_up(self._clock.monotonic() - began)
+                        self._answered_by_look_up(began, trace)
                     return found.value
             if refusal is not None:
                 raise refusal
-            return await self._send(sending, fn, args, kwargs, began)
+            return await self._send(sending, fn, args, kwargs, began, trace)
         finally:
             refusal = None  # its traceback holds this frame: no cycle
             sending.release()
@@ -261,11 +289,12 @@ class Once(Generic[R]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         began: float,
+        trace: CallTrace | None,
     ) -> Any:
         deadline = self._plan.deadline
         ends_at = None if deadline is None else self._clock.monotonic() + deadline
         plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
-        flight = self._flight(plan, sending, fn, began)
+        flight = self._flight(plan, sending, fn, began, trace)
         has_own_task = plan.grace is not None
         fn = witnessed(
             fn,
@@ -317,7 +346,7 @@ class Once(Generic[R]):
                             raise
                     if found is not None:
                         if flight.outcome is not Outcome.SUCCESS:
-                            plan.state.answered_by_look_up(self._clock.monotonic() - began)
+                            self._answered_by_look_up(began, trace)
                         return found.value
                     flight.is_open = False
                     left = None if ends_at is None else ends_at - self._clock.monotonic()
@@ -349,6 +378,7 @@ class Once(Generic[R]):
         sending: Sending,
         fn: Callable[..., Any],  # Any: as above
         began: float,
+        trace: CallTrace | None,
     ) -> Flight:
         loop = asyncio.get_running_loop()
         info = CallInfo(plan.state.name, name_of(fn), 1, "unsafe")
@@ -383,7 +413,9 @@ class Once(Generic[R]):
                 elif verdict.effect == "done":
                     sending.ended_late(_told(error), ended_at, is_there=True)
 
-        return Flight(plan.classifier, late, began, refused=self._plan.rejected, can_be_ended=is_async(fn))
+        return Flight(
+            plan.classifier, late, began, refused=self._plan.rejected, can_be_ended=is_async(fn), trace=trace
+        )
 
     def _flight_ends_badly(
         self,
@@ -393,6 +425,8 @@ class Once(Generic[R]):
         outcome: Outcome,
         reason: str,
     ) -> None:
+        if flight.trace is not None:
+            flight.trace.judged(outcome)
         error_type = UnwantedResultError.__name__ if failed is None else describe(failed)[0]
         self._ends_badly(fn, outcome, error_type, reason, flight.began, flight.attempts)
 
@@ -461,7 +495,7 @@ class Once(Generic[R]):
     def _is_asked_before(self, plan: Plan, sending: Sending, flight: Flight, ends_at: float | None) -> None:
         """Let nothing be sent by *plan* that is not on the disk and wanted, and let *flight* know what came of it."""
         plan.classifier = flight
-        plan.whole_began = flight.began
+        plan.whole_began, plan.whole_trace = flight.began, flight.trace
         plan.before_attempt = lambda: self._before_attempt(sending, flight, ends_at)
         plan.is_simple = False  # the short way asks nobody before it sends
 
@@ -546,6 +580,11 @@ class Once(Generic[R]):
         if refusal is None and is_too_late:
             refusal = CallRejectedError(name, "timeout")
         return None if refusal is None else refused_at_last(refusal)
+
+    def _answered_by_look_up(self, began: float, trace: CallTrace | None) -> None:
+        self._plan.state.answered_by_look_up(self._clock.monotonic() - began)
+        if trace is not None:
+            trace.judged(Outcome.SUCCESS)
 
     async def _found(
         self,

@@ -851,7 +851,10 @@ class OngoingCall:
     # -- traces --------------------------------------------------------------------------------
 
     def trace_from_here(self) -> None:
-        """Begin the trace of the call, or be current again; only where somebody traces."""
+        """Begin the trace of the call, or be current again; only where somebody traces. That of a whole is current already."""
+        if self.plan.whole_trace is not None:
+            self.trace = self.plan.whole_trace
+            return
         if self.trace is None:
             self.trace = self.plan.state.tracer.call(self.plan.state.name, self.function_name)
         if self.trace is not None:
@@ -870,7 +873,7 @@ class OngoingCall:
 
     def raises(self, error: BaseException) -> None:
         """The caller gets *error*."""
-        if self.trace is not None:
+        if self.trace is not None and self.plan.whole_trace is None:
             self.trace.raises(error)
 
     # -- the fuse: retries inside retries --------------------------------------------------------
@@ -889,11 +892,12 @@ class OngoingCall:
         self.end_repeating()
         if self.trace is not None:
             trace, self.trace = self.trace, None
-            trace.ended()
+            if self.plan.whole_trace is None:
+                trace.ended()
 
     def end_repeating(self) -> None:
         """The repeated attempts are over, or the user's code goes on between two of them."""
-        if self.trace is not None:
+        if self.trace is not None and self.plan.whole_trace is None:
             self.trace.leave()
         if self._mark is not None and self._mark_token is not None:
             self._mark.ended = True

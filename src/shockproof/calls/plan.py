@@ -20,6 +20,7 @@ from shockproof.calls.runtime import Runtime
 from shockproof.calls.stand_in import StandIn, chain_of
 from shockproof.calls.threads import NotStartedError
 from shockproof.calls.timer import time_limit
+from shockproof.calls.tracing import CallTrace
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.backoff import Backoff
@@ -108,6 +109,7 @@ class Plan(_WhatEveryCallReads):
         "timeout",
         "weight",
         "whole_began",
+        "whole_trace",
     )
 
     circuit: Circuit | _ByTheLongWay
@@ -165,6 +167,8 @@ class Plan(_WhatEveryCallReads):
 
         What a part leaves unknown is not its end: whoever has the whole looks it up, and ends it.
         """
+        self.whole_trace: CallTrace | None = None
+        """The trace of the call of which this is a part, which ends it; None: it is all of it, or nobody traces."""
         self.state = _UNKNOWN
         self.unbind()
 

@@ -54,6 +54,7 @@ class _Known(NamedTuple):
     confirm: Confirm[Any]  # Any: what it finds is the user's
     settle: float
     is_under_way: Callable[[], bool]
+    found: Callable[[], None]
 
 
 class _Line:
@@ -259,9 +260,11 @@ class Reconciliation:
         confirm: Confirm[Any],  # Any: the user's
         settle: float,
         is_under_way: Callable[[], bool],
+        *,
+        found: Callable[[], None],
     ) -> None:
-        """From now on, orders of this service are looked up so."""
-        self._known[service_name] = _Known(confirm, settle, is_under_way)
+        """From now on, orders of this service are looked up so; *found* is told of each that is there."""
+        self._known[service_name] = _Known(confirm, settle, is_under_way, found)
 
     def sending(
         self,
@@ -435,6 +438,7 @@ class Reconciliation:
                 outcome = UNKNOWN
             if isinstance(outcome, Found):
                 sending.is_there(outcome.value)
+                known.found()
             elif outcome is NOT_FOUND:
                 sending.is_not_there()
             return Reconciled(service_name, key, outcome)

@@ -62,6 +62,7 @@ class ServiceState(_WhatEveryCallReads):
         "declared_at",
         "earlier_sends",
         "earlier_tokens",
+        "ended_unknown",
         "failed_calls",
         "failures",
         "failures_by_type",
@@ -133,6 +134,8 @@ class ServiceState(_WhatEveryCallReads):
         self.failed_calls = 0
         """Calls that ended with a failed attempt, whatever a fallback made of that."""
         self.unknown_calls = 0
+        self.ended_unknown = False
+        """Whether the last call that failed for good did so because nobody knew what it did."""
         """Calls of which nobody knows what they did."""
         self.retries = 0
         self.retries_by_type = CountsByType()
@@ -313,10 +316,21 @@ class ServiceState(_WhatEveryCallReads):
         if self.call_timers:
             self.call_ended(Outcome.SUCCESS, whole)
 
-    def failed_for_good(self) -> None:
-        """No other attempt follows and no fallback answered."""
+    def failed_for_good(self, *, is_unknown: bool = False) -> None:
+        """No other attempt follows and no fallback answered; with *is_unknown* nobody knows what it did."""
         self.status = ServiceStatus.UNAVAILABLE
         self.stirred = True
+        self.ended_unknown = is_unknown
+
+    def found_later(self) -> None:
+        """
+        What ended unknown was found at the other side, which did its part: if that was the last of the service, it is well.
+
+        The call has ended, and stays counted as it did.
+        """
+        if self.ended_unknown and self.status is ServiceStatus.UNAVAILABLE:
+            self.status = ServiceStatus.OPERATIONAL
+        self.ended_unknown = False
 
     def circuit_changed(self, to: CircuitState) -> None:
         """Count a change of the circuit's state."""
