@@ -932,14 +932,12 @@ class ErrorRecoveryService:
         """  # Any: each setting has a type of its own
         checked = {name: check_change(name, value) for name, value in changes.items()}
         self._settings.update(checked)
-        self._runtime.defaults.update(checked)
+        self._runtime.change_defaults(checked)
         self._saver.interval = self.state_save_interval
         self._registry.configure(
             circuit_threshold=self._settings["circuit_threshold"],
             circuit_timeout=self._settings["circuit_timeout"],
         )
-        for plan in self._runtime.plans.all():
-            plan.refresh()
 
     @property
     def state_dir(self) -> Path:

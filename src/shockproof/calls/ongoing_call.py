@@ -318,7 +318,7 @@ class OngoingCall:
             return
         sleeping = asyncio.ensure_future(plan.runtime.clock.sleep(delay))
         opened = asyncio.get_running_loop().create_future()
-        state.waiting.add(opened)
+        state.wait_for_opening(opened)
         waits_for = {sleeping, opened}
         halt, halted = state.halt if plan.is_haltable else None, None
         if halt is not None:
@@ -339,7 +339,7 @@ class OngoingCall:
                 raise self._ended_while_waiting(self._last_error, "the circuit opened")
             await sleeping
         finally:
-            state.waiting.discard(opened)
+            state.stop_waiting(opened)
             if halt is not None and halted is not None:
                 halt.waiting.discard(halted)
             sleeping.cancel()

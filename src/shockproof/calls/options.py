@@ -325,6 +325,8 @@ def check_options(
         ValueError: a value out of range.
     """
     checked: dict[str, Any] = {}  # Any: each has a type of its own
+    if not options:
+        return checked, {}
     for name, value in options.items():
         if name not in _CHECKS:
             raise TypeError(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from inspect import CO_COROUTINE
 from time import monotonic
 from types import FunctionType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, get_args
 
 from shockproof.calls.callables import has_coroutine_code, is_async, name_of
 from shockproof.calls.combinations import Layer, refuse_harmful
@@ -23,15 +23,13 @@ from shockproof.calls.timer import time_limit
 from shockproof.calls.tracing import CallTrace
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.adaptive_retry import AdaptiveRetry
-from shockproof.policies.backoff import Backoff
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Circuit, Ticket
-from shockproof.policies.classification import Classifier
+from shockproof.policies.classification import Classifier, Classify, ResultCheck
 from shockproof.policies.fallback import Stale
 from shockproof.policies.hedge import HedgeRule, hedge_budget
 from shockproof.policies.priority import rank_of
 from shockproof.policies.rate_limit import Weight
-from shockproof.policies.retry import RetryRule
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import SystemClock, other_times
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError, HaltedError
@@ -40,6 +38,8 @@ from shockproof.vocabulary.outcomes import CallEffect
 
 __all__ = ["Plan"]
 
+_NO_OPTIONS: Final = dict[str, Any]()  # Any: each option has a type of its own
+"""Nobody writes to them."""
 _new: Final = CircuitOpenError.__new__
 
 _PATIENCE: Final = 5.0
@@ -59,6 +59,18 @@ class _ByTheLongWay:
 
 
 _BY_THE_LONG_WAY: Final = _ByTheLongWay()
+
+
+def _classifier(effect: CallEffect, classify: Classify | None, unwanted: ResultCheck | None) -> Classifier:
+    if classify is None and unwanted is None:
+        return _BY_THE_RULES[effect]
+    return Classifier(effect=effect, classify=classify, retry_if_result=unwanted)
+
+
+_BY_THE_RULES: Final[dict[CallEffect, Classifier]] = {
+    effect: Classifier(effect=effect, classify=None, retry_if_result=None) for effect in get_args(CallEffect)
+}
+"""They have no state: one for all."""
 
 
 def _hedge_of(options: Mapping[str, Any]) -> HedgeRule | None:  # Any: each option has a type of its own
@@ -119,7 +131,7 @@ class Plan(_WhatEveryCallReads):
     keeps_real_time: bool
 
     def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
-        self.options = options
+        self.options = options or _NO_OPTIONS
         refuse_harmful(options)
         self.fallbacks = chain_of(options.get("fallback"))
         self.memories = tuple(one.last_good for one in self.fallbacks if one.last_good is not None)
@@ -143,11 +155,7 @@ class Plan(_WhatEveryCallReads):
         """Whether an open circuit is not the last word."""
         self.is_haltable = self.effect != "read" and not self.risk_reducing
         """Whether the kill switch refuses it."""
-        self.classifier = Classifier(
-            effect=self.effect,
-            classify=options.get("classify"),
-            retry_if_result=options.get("retry_if_result"),
-        )
+        self.classifier = _classifier(self.effect, options.get("classify"), options.get("retry_if_result"))
         self.judges_results = self.classifier.looks_at_results
         self.hedge = _hedge_of(options)
         self.is_simple = not (
@@ -198,23 +206,7 @@ class Plan(_WhatEveryCallReads):
 
     def refresh(self) -> None:
         """Take over the defaults of the recovery service as they are now."""
-        options = {**self.runtime.defaults, **{k: v for k, v in self.options.items() if v is not None}}
-        self.backoff = Backoff(
-            base_delay=options["base_delay"],
-            max_delay=options["max_delay"],
-            factor=options["backoff_factor"],
-            jitter=options["jitter"],
-            rng=self.runtime.rng,
-            shape=options.get("backoff", "exponential"),
-        )
-        self.retry = RetryRule(
-            # A hedge replaces the retry, unless both are asked for.
-            max_retries=0
-            if self.hedge and self.options.get("max_retries") is None
-            else options["max_retries"],
-            backoff=self.backoff,
-            retry_on=options.get("retry_on", Exception),
-        )
+        self.backoff, self.retry = self.runtime.rules(self.options)
 
     @property
     def layer(self) -> Layer:

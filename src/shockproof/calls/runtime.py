@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shockproof.calls.call_ages import CallAges
 from shockproof.calls.limits import Limits
@@ -19,14 +19,30 @@ from shockproof.memory.error_log.recorder import Recording
 from shockproof.memory.services.listeners import Listeners
 from shockproof.memory.services.registry import LIMIT_OPTIONS, Registry
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.backoff import Randomness
+from shockproof.policies.backoff import Backoff, Randomness
 from shockproof.policies.rate_limit import RollingWindows
+from shockproof.policies.retry import RetryRule
 from shockproof.vocabulary.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from shockproof.calls.reconciliation import Reconciliation
 
 __all__ = ["Runtime"]
+
+Rules = tuple[Backoff, RetryRule]
+_IN_RULES: Final = frozenset(
+    (
+        "base_delay",
+        "max_delay",
+        "backoff_factor",
+        "jitter",
+        "backoff",
+        "max_retries",
+        "retry_on",
+        "hedge_after",
+    )
+)
+"""The options of a handle that its rules are made of."""
 
 
 @dataclass(slots=True, kw_only=True, weakref_slot=True)
@@ -50,6 +66,7 @@ class Runtime:
     """Every plan that is bound to it."""
     losers: Losers = field(default_factory=Losers)
     """Hedged requests that were cancelled and have not ended."""
+    _usual_rules: Rules | None = None
     _threads: dict[str, WorkerThreads] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -57,6 +74,42 @@ class Runtime:
     def stopwatch(self) -> Callable[[], float]:
         """The cheapest clock that durations can be taken with."""
         return time.monotonic if type(self.clock) is SystemClock else self.clock.monotonic
+
+    def rules(self, own: Mapping[str, Any]) -> Rules:  # Any: each option has a type of its own
+        """How a handle with these options of its *own* repeats, and how long it waits; one for all that have none."""
+        if not own.keys().isdisjoint(_IN_RULES):
+            return self._new_rules(own)
+        with self._lock:
+            if self._usual_rules is None:
+                self._usual_rules = self._new_rules({})
+            return self._usual_rules
+
+    def _new_rules(self, own: Mapping[str, Any]) -> Rules:  # Any: as above
+        options = {**self.defaults, **{name: value for name, value in own.items() if value is not None}}
+        backoff = Backoff(
+            base_delay=options["base_delay"],
+            max_delay=options["max_delay"],
+            factor=options["backoff_factor"],
+            jitter=options["jitter"],
+            rng=self.rng,
+            shape=options.get("backoff", "exponential"),
+        )
+        # A hedge replaces the retry, unless both are asked for.
+        is_replaced = options.get("hedge_after") is not None and own.get("max_retries") is None
+        retry = RetryRule(
+            max_retries=0 if is_replaced else options["max_retries"],
+            backoff=backoff,
+            retry_on=options.get("retry_on", Exception),
+        )
+        return backoff, retry
+
+    def change_defaults(self, changes: Mapping[str, Any]) -> None:  # Any: as above
+        """Other defaults from now on, for the handles that exist as well."""
+        with self._lock:
+            self.defaults.update(changes)
+            self._usual_rules = None
+        for plan in self.plans.all():
+            plan.refresh()
 
     def declare(
         self,

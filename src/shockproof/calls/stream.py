@@ -590,12 +590,12 @@ class _Feed(Generic[T]):
         plan, state = self.plan, self.plan.state
         sleeping = asyncio.ensure_future(plan.runtime.clock.sleep(delay))
         closed = asyncio.get_running_loop().create_future()
-        state.waiting_for_the_circuit.add(closed)
+        state.wait_for_closing(closed)
         try:
             if state.circuit.closed is None:  # else it was closed before this wait could be woken
                 await asyncio.wait({sleeping, closed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            state.waiting_for_the_circuit.discard(closed)
+            state.stop_waiting(closed)
             sleeping.cancel()
 
     def _new_call(self) -> OngoingCall:

@@ -15,7 +15,6 @@ By hand it may be held open, switched off, or made to watch only: see `Circuit.s
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
@@ -23,6 +22,7 @@ from shockproof.policies.backoff import Randomness
 from shockproof.policies.open_time import OpenTime
 from shockproof.policies.saved_circuit import SavedCircuit
 from shockproof.policies.trip_rates import NO_RATES, Rates
+from shockproof.vocabulary.shared_lock import shared_lock
 from shockproof.vocabulary.statuses import CircuitMode
 
 __all__ = [
@@ -93,6 +93,9 @@ PASS_THROUGH: Final = _PassThrough()
 _ITS_TIMEOUT: Final = OpenTime()
 
 
+_lock: Final = shared_lock()
+
+
 class _WhatEveryCallReads:
     # A class's slots lie in memory behind those of its base: next to each other, among thousands of circuits.
     __slots__ = ("closed", "lane", "plain_since", "timeout")
@@ -102,8 +105,8 @@ class Circuit(_WhatEveryCallReads):
     """
     The breaker of one service.
 
-    Safe to share between tasks, threads and loops: transitions happen under a lock of its own that
-    is never held while anything else runs. The healthy path takes no lock: it reads `lane`.
+    Safe to share between tasks, threads and loops: transitions happen under a lock that is never held
+    while anything else runs. The healthy path takes no lock: it reads `lane`.
 
     `threshold` failures in a row open it (None: never), or one of the `rates`. Open for `timeout`
     seconds, or as long as `open_time` makes of that, it then lets at most `probes` calls in at a time;
@@ -120,7 +123,6 @@ class Circuit(_WhatEveryCallReads):
         "_calm_from",
         "_draw",
         "_lane_is_open",
-        "_lock",
         "_open_until",
         "_opened_at",
         "_openings",
@@ -181,12 +183,10 @@ class Circuit(_WhatEveryCallReads):
         self._draw = 0.0
         self._round: HalfOpen | None = None
         self._probing: set[Probe] | None = None  # made by the first round: most circuits never have one
-        # Reentrant: a garbage collection inside it may end a call of a dead loop.
-        self._lock = threading.RLock()
 
     def open_lane(self, *, is_open: bool) -> None:
         """Whether healthy calls may take the short way, past everything that is only asked for in trouble."""
-        with self._lock:
+        with _lock:
             self._lane_is_open = is_open
             self.lane = self.closed if is_open else None
 
@@ -200,7 +200,7 @@ class Circuit(_WhatEveryCallReads):
         if closed is not None:
             return closed
         ticket: Admission | None = None
-        with self._lock:
+        with _lock:
             if self.closed is not None:
                 return self.closed
             begun = False
@@ -258,7 +258,7 @@ class Circuit(_WhatEveryCallReads):
         """
         if not self._has_rules or self.mode in {"disabled", "forced-open"}:
             return
-        with self._lock:
+        with _lock:
             opens = self.closed is not None or self._round is not None
             until = max(now + min(seconds, _LONGEST_PAUSE), 0.0 if opens else self._admits_from())
             if opens:
@@ -277,7 +277,7 @@ class Circuit(_WhatEveryCallReads):
 
         The mode stays: what somebody forced open, only `set_mode` lets go.
         """
-        with self._lock:
+        with _lock:
             self._openings = 0
             if self.mode == "forced-open":
                 return False
@@ -304,7 +304,7 @@ class Circuit(_WhatEveryCallReads):
         Returns:
             The mode before, or None when it had this one already.
         """
-        with self._lock:
+        with _lock:
             self.mode_reason = reason
             self.mode_is_by_hand = by_hand
             previous = self.mode
@@ -324,7 +324,7 @@ class Circuit(_WhatEveryCallReads):
 
     def watch(self, rates: Rates) -> None:
         """Apply other rates from now on; what was counted for the old ones is forgotten."""
-        with self._lock:
+        with _lock:
             self.rates = rates
             if self.closed is not None:
                 self._begin_closed(is_counting=self.mode != "disabled")
@@ -338,7 +338,7 @@ class Circuit(_WhatEveryCallReads):
 
     def export(self, now: float) -> SavedCircuit | None:
         """What should outlive the process: that it is open and for how long; None when there is nothing."""
-        with self._lock:
+        with _lock:
             if self.mode != "normal":
                 is_kept = self.mode == "forced-open" and self.mode_is_by_hand
                 return SavedCircuit(is_forced_open=True, reason=self.mode_reason) if is_kept else None
@@ -362,7 +362,7 @@ class Circuit(_WhatEveryCallReads):
         """
         if not self._has_rules:
             return False
-        with self._lock:
+        with _lock:
             if self.mode != "normal" or self.closed is None or self.trips:
                 return False
             left = max(0.0, saved.remaining - max(0.0, elapsed))
@@ -454,7 +454,7 @@ class Closed:
             self.streak = 0
             return
         circuit = self._circuit
-        with circuit._lock:
+        with _lock:
             self.streak = 0
             tripped = self._counted(now, duration, failed=False) and circuit.closed is self
             if tripped:
@@ -464,7 +464,7 @@ class Closed:
 
     def failed(self, now: float, cause: object, duration: float = 0.0) -> None:
         circuit = self._circuit
-        with circuit._lock:
+        with _lock:
             self.streak += 1
             in_a_row = circuit.threshold is not None and self.streak >= circuit.threshold
             tripped = (self._counted(now, duration, failed=True) or in_a_row) and circuit.closed is self
@@ -531,7 +531,7 @@ class Probe:
     def succeeded(self, now: float, duration: float = 0.0) -> None:
         half_open, circuit = self._round, self._round.circuit
         closed = False
-        with circuit._lock:
+        with _lock:
             if self._counts(now, is_over=True):
                 half_open.successes += 1
                 closed = half_open.successes >= circuit.probes
@@ -548,7 +548,7 @@ class Probe:
 
     def _failed(self, now: float, cause: object, *, is_over: bool) -> None:
         circuit = self._round.circuit
-        with circuit._lock:
+        with _lock:
             counts = self._counts(now, is_over=is_over)
             if counts:
                 circuit._open_by_rule(now, cause)
@@ -556,7 +556,7 @@ class Probe:
             circuit._told("open", now)
 
     def released(self) -> None:
-        with self._round.circuit._lock:
+        with _lock:
             self._places().discard(self)
 
     def _places(self) -> set[Probe]:

@@ -207,7 +207,7 @@ def left_behind(recovery: ErrorRecoveryService) -> list[str]:
         counts = {
             "abandoned attempts": state.abandoned_attempts,
             "abandoned threads": state.abandoned_threads,
-            "retries that wait": len(state.waiting),
+            "retries that wait": len(state.waiting or ()),
             "probes": state.circuit.probing,
             "places of max_concurrent": 0 if state.limits is None else state.limits.in_flight or 0,
             "calls in a queue": 0 if state.limits is None else state.limits.queued or 0,

@@ -140,7 +140,8 @@ async def test_those_who_wait_are_woken_when_the_circuit_opens() -> None:
     ended = asyncio.new_event_loop()
     gone: asyncio.Future[None] = ended.create_future()
     ended.close()
-    state.waiting.update({mine, gone})
+    state.wait_for_opening(mine)
+    state.wait_for_opening(gone)
     opener = threading.Thread(target=state.circuit_opened)
     opener.start()
     await mine
@@ -154,7 +155,7 @@ async def test_one_who_waits_no_more_is_left_alone() -> None:
     """Cancelled in the same turn in which the circuit opens."""
     state = fresh()
     mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    state.waiting.add(mine)
+    state.wait_for_opening(mine)
     state.circuit_opened()
     mine.cancel()
     await asyncio.sleep(0)

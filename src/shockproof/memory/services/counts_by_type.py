@@ -4,10 +4,14 @@ How often something happened, by the type of the error it happened with.
 
 from __future__ import annotations
 
-import threading
 from typing import Final
 
+from shockproof.vocabulary.shared_lock import shared_lock
+
 __all__ = ["MOST_TYPES", "OTHER_TYPES", "CountsByType"]
+
+_NOTHING: Final = dict[str, int]()
+"""Nobody writes to it: the counts of all that have none."""
 
 MOST_TYPES: Final = 50
 """Types that are told apart: a program that makes classes as it runs must not fill memory or a metrics store."""
@@ -22,7 +26,7 @@ class CountsByType:
     __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
+        self._counts = _NOTHING  # most services never fail
 
     def add(self, type_name: str) -> None:
         """It happened once more."""
@@ -33,8 +37,10 @@ class CountsByType:
             self._add_first(type_name)
 
     def _add_first(self, type_name: str) -> None:
-        counts = self._counts
         with _lock:
+            if self._counts is _NOTHING:
+                self._counts = {}
+            counts = self._counts
             if type_name not in counts and len(counts) >= MOST_TYPES:
                 type_name = OTHER_TYPES
             counts[type_name] = counts.get(type_name, 0) + 1
@@ -48,6 +54,4 @@ class CountsByType:
         return f"<CountsByType {self.to_dict()}>"
 
 
-# One for all: it is held for a moment at each failure, and a service is to be small.
-# Reentrant: a garbage collection inside it may end a call of a dead loop.
-_lock = threading.RLock()
+_lock: Final = shared_lock()

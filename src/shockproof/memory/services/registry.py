@@ -7,7 +7,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -170,17 +169,18 @@ class Registry:
         if self._tracer is not None:
             state.trace_calls(self._tracer)
         state.stood_still = self.stood_still
-        circuit.on_transition = partial(self._circuit_changed, state)
-        circuit.on_would_open = partial(self._on_would_open, state)
+        state.watcher = self
+        circuit.on_transition = state.circuit_moved
+        circuit.on_would_open = state.circuit_would_open
         return state
 
-    def _circuit_changed(self, state: ServiceState, to: CircuitState, now: float) -> None:
-        state.circuit_changed(to)
-        if to == "open":
-            state.circuit_opened()
-        elif to == "closed":
-            state.circuit_closed()
+    def circuit_moved(self, state: ServiceState, to: CircuitState, now: float) -> None:
+        """The circuit of a service went to another state."""
         self._on_transition(state, to, now)
+
+    def circuit_would_open(self, state: ServiceState, now: float) -> None:
+        """The circuit of a service would have opened, if it did not only watch."""
+        self._on_would_open(state, now)
 
     def declare(self, name: str, options: Mapping[str, Any], place: str) -> ServiceState:  # Any: per option
         """
@@ -198,8 +198,8 @@ class Registry:
             refuse_second_value(name, options, place, state.set_by_hand, state.declared_at)
             for option, value in options.items():
                 is_new = option not in state.set_by_hand
-                state.set_by_hand[option] = value
-                state.declared_at.setdefault(option, place)
+                state.set_by_hand = {**state.set_by_hand, option: value}
+                state.declared_at = {option: place, **state.declared_at}
                 # A mode may have been changed by hand since: saying again what was said before is no change.
                 if option == "circuit_mode":
                     if is_new and not state.circuit.mode_is_by_hand:

@@ -5,9 +5,9 @@ What is known about one service: its circuit, its status, its counts.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, Protocol
 from weakref import WeakSet
 
 from shockproof.memory.services.counts_by_type import CountsByType
@@ -19,6 +19,7 @@ from shockproof.policies.circuit_breaker import Circuit, CircuitState, Ticket
 from shockproof.policies.rate_limit import RollingWindows
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.outcomes import Outcome
+from shockproof.vocabulary.shared_lock import shared_lock
 from shockproof.vocabulary.statuses import CircuitMode, ServiceStatus
 
 __all__ = ["CallTimer", "ServiceState"]
@@ -27,6 +28,23 @@ CallTimer = Callable[[str, Outcome, float], None]
 """Told how each call of a service ended, and after how many seconds, right where it ends; it must not raise."""
 
 Stirred = bool | Literal["only timed"]
+
+
+_lock: Final = shared_lock()
+_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})  # Any: it is empty
+"""What most services have of most things; replaced by the first of them."""
+
+
+class Watcher(Protocol):
+    """Is told what becomes of the circuits of many services."""
+
+    def circuit_moved(self, state: ServiceState, to: CircuitState, now: float) -> None:
+        """The circuit of *state* went to another state."""
+        ...
+
+    def circuit_would_open(self, state: ServiceState, now: float) -> None:
+        """The circuit of *state* would have opened, if it did not only watch."""
+        ...
 
 
 class _WhatEveryCallReads:
@@ -49,7 +67,6 @@ class ServiceState(_WhatEveryCallReads):
 
     __slots__ = (
         "__weakref__",
-        "_lock",
         "_state_told",
         "_streams",
         "abandoned_attempts",
@@ -92,6 +109,7 @@ class ServiceState(_WhatEveryCallReads):
         "unknown_calls",
         "waiting",
         "waiting_for_the_circuit",
+        "watcher",
     )
 
     def __init__(self, name: str, circuit: Circuit, halt: Halt | None = None) -> None:
@@ -101,6 +119,7 @@ class ServiceState(_WhatEveryCallReads):
         """The kill switch of its recovery service; None where there is none."""
         self.has_writes = False
         """Whether a handle of it does anything that the kill switch would refuse."""
+        self.watcher: Watcher | None = None
         self.prepared = False
         """Whether a call on the current loop has been seen."""
         self.critical = False
@@ -144,36 +163,34 @@ class ServiceState(_WhatEveryCallReads):
         self.fallbacks = 0
         self.hedges = 0
         self.rejections = 0
-        self.refused_by: dict[str, int] = {}
+        self.refused_by: Mapping[str, int] = _NOTHING
         """Rejections by policy, without those by the circuit: they are the rest."""
-        self.transitions: dict[tuple[CircuitState, CircuitState], int] = {}
+        self.transitions: Mapping[tuple[CircuitState, CircuitState], int] = _NOTHING
         """How often the circuit went from one state to another."""
         self._state_told: CircuitState = "closed"
         self.call_timers: tuple[CallTimer, ...] = ()
         """Empty as long as nobody wants to know how long calls take."""
         self.abandoned_attempts = 0
         self.abandoned_threads = 0
-        self.set_by_hand: dict[str, object] = {}
+        self.set_by_hand: Mapping[str, object] = _NOTHING
         """The options somebody declared for this name, to tell a second, different value."""
-        self.declared_at: dict[str, str] = {}
+        self.declared_at: Mapping[str, str] = _NOTHING
         """Where each of them was declared, as file:line."""
-        self.waiting: set[asyncio.Future[None]] = set()
+        self.waiting: set[asyncio.Future[None]] | None = None
         """Retry loops that wait between attempts, on whatever loop: woken when the circuit opens."""
-        self.waiting_for_the_circuit: set[asyncio.Future[None]] = set()
+        self.waiting_for_the_circuit: set[asyncio.Future[None]] | None = None
         """Feeds that an open circuit keeps from being opened: woken when it closes."""
         self._streams: WeakSet[StreamHealth] | None = None  # a thousand bytes, and most services have no feed
-        # Reentrant: a garbage collection inside it may end a call of a dead loop.
-        self._lock = threading.RLock()
 
     def prepare(self, *, is_prepared: bool) -> None:
         """From now on healthy calls take the short way, or the next call of anybody prepares again."""
-        with self._lock:  # whoever closes the way sets its reason first: no other thread may open it again
+        with _lock:  # whoever closes the way sets its reason first: no other thread may open it again
             self.prepared = is_prepared
             self._choose_lane()
 
     def reconsider(self) -> None:
         """The kill switch was thrown, or the first write is here: healthy calls may have to go the other way."""
-        with self._lock:
+        with _lock:
             self._choose_lane()
 
     def _choose_lane(self) -> None:
@@ -189,7 +206,7 @@ class ServiceState(_WhatEveryCallReads):
 
     def trace_calls(self, tracer: object) -> None:
         """From now on *tracer* is told of each call; None: nobody is."""
-        with self._lock:
+        with _lock:
             self.tracer = tracer
             self._choose_lane()
 
@@ -201,7 +218,7 @@ class ServiceState(_WhatEveryCallReads):
 
     def adapt(self) -> AdaptiveRetry:
         """What its adaptive handles share, made for the first of them."""
-        with self._lock:
+        with _lock:
             if self.adaptive is None:
                 self.adaptive = AdaptiveRetry()
                 self.budget_is_there()
@@ -224,13 +241,13 @@ class ServiceState(_WhatEveryCallReads):
 
     def take_over_sends(self, earlier: RollingWindows) -> None:
         """Count what an earlier life has sent, as soon as there is a rate limit."""
-        with self._lock:
+        with _lock:
             self.earlier_sends = earlier
         self.limits_are_there()
 
     def limits_are_there(self) -> None:
         """Its limits get what an earlier life has sent."""
-        with self._lock:
+        with _lock:
             earlier = self.earlier_sends
             if self.limits is None or earlier is None:
                 return
@@ -239,13 +256,13 @@ class ServiceState(_WhatEveryCallReads):
 
     def lower_budget(self, tokens: float) -> None:
         """Its retry budget holds no more than *tokens*, which an earlier life has left, also one that it gets later."""
-        with self._lock:
+        with _lock:
             self.earlier_tokens = tokens
             self.budget_is_there()
 
     def budget_is_there(self) -> None:
         """It holds no more than an earlier life has left."""
-        with self._lock:
+        with _lock:
             budget, earlier = self.paying_budget, self.earlier_tokens
             if budget is not None and earlier is not None:
                 self.earlier_tokens = None
@@ -296,8 +313,8 @@ class ServiceState(_WhatEveryCallReads):
 
     def refused(self, policy: str) -> None:
         """A policy other than the circuit refused a call."""
-        with self._lock:
-            self.refused_by[policy] = self.refused_by.get(policy, 0) + 1
+        with _lock:
+            self.refused_by = {**self.refused_by, policy: self.refused_by.get(policy, 0) + 1}
 
     def answered_by_fallback(self) -> None:
         """A fallback answered in place of the service."""
@@ -334,39 +351,75 @@ class ServiceState(_WhatEveryCallReads):
 
     def circuit_changed(self, to: CircuitState) -> None:
         """Count a change of the circuit's state."""
-        with self._lock:
+        with _lock:
             way = (self._state_told, to)
             if to != self._state_told:
-                self.transitions[way] = self.transitions.get(way, 0) + 1
+                self.transitions = {**self.transitions, way: self.transitions.get(way, 0) + 1}
                 self._state_told = to
+
+    def circuit_moved(self, to: CircuitState, now: float) -> None:
+        """The circuit went to another state."""
+        self.circuit_changed(to)
+        if to == "open":
+            self.circuit_opened()
+        elif to == "closed":
+            self.circuit_closed()
+        if self.watcher is not None:
+            self.watcher.circuit_moved(self, to, now)
+
+    def circuit_would_open(self, now: float) -> None:
+        """The circuit would have opened, if it did not only watch."""
+        if self.watcher is not None:
+            self.watcher.circuit_would_open(self, now)
 
     def circuit_opened(self) -> None:
         """From now on calls are refused; a fallback that answers makes it DEGRADED again."""
         self.status = ServiceStatus.UNAVAILABLE
         self.stirred = True
-        wake_all(self.waiting)
+        wake_all(self.waiting or ())
 
     def circuit_closed(self) -> None:
         """From now on calls pass again."""
-        wake_all(self.waiting_for_the_circuit)
+        wake_all(self.waiting_for_the_circuit or ())
+
+    def wait_for_opening(self, waiter: asyncio.Future[None]) -> None:
+        """Wake *waiter* when the circuit opens, until `stop_waiting`."""
+        with _lock:
+            if self.waiting is None:
+                self.waiting = set()
+            self.waiting.add(waiter)
+
+    def wait_for_closing(self, waiter: asyncio.Future[None]) -> None:
+        """Wake *waiter* when the circuit closes, until `stop_waiting`."""
+        with _lock:
+            if self.waiting_for_the_circuit is None:
+                self.waiting_for_the_circuit = set()
+            self.waiting_for_the_circuit.add(waiter)
+
+    def stop_waiting(self, waiter: asyncio.Future[None]) -> None:
+        """Whatever it waited for has come, or does not matter any more."""
+        with _lock:
+            for waiters in (self.waiting, self.waiting_for_the_circuit):
+                if waiters is not None:
+                    waiters.discard(waiter)
 
     def add_stream(self, stream: StreamHealth) -> None:
         """A feed of the service begins; one that nobody holds any more is forgotten by itself."""
-        with self._lock:
+        with _lock:
             if self._streams is None:
                 self._streams = WeakSet()
             self._streams.add(stream)
 
     def remove_stream(self, stream: StreamHealth) -> None:
         """It has ended."""
-        with self._lock:
+        with _lock:
             if self._streams is not None:
                 self._streams.discard(stream)
 
     @property
     def streams(self) -> list[StreamHealth]:
         """The feeds that somebody reads now."""
-        with self._lock:
+        with _lock:
             return sorted(self._streams or (), key=lambda stream: stream.function_name)
 
     def reset(self, now: float) -> None:
@@ -394,22 +447,22 @@ class ServiceState(_WhatEveryCallReads):
 
     def abandon_attempt(self) -> None:
         """An attempt ignored its cancellation beyond its grace, and was left behind."""
-        with self._lock:
+        with _lock:
             self.abandoned_attempts += 1
 
     def attempt_came_back(self) -> None:
         """An attempt that had been left behind has ended."""
-        with self._lock:
+        with _lock:
             self.abandoned_attempts -= 1
 
     def abandon_thread(self) -> None:
         """A call was cancelled while its thread ran on."""
-        with self._lock:
+        with _lock:
             self.abandoned_threads += 1
 
     def thread_came_back(self) -> None:
         """A thread that had been left behind has ended."""
-        with self._lock:
+        with _lock:
             self.abandoned_threads -= 1
 
     def status_at(self, now: float) -> ServiceStatus:

@@ -5,11 +5,12 @@ Those who wait for news of a service, on whatever loop, and are woken from whate
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 __all__ = ["wake", "wake_all"]
 
 
-def wake_all(waiters: set[asyncio.Future[None]]) -> None:
+def wake_all(waiters: Collection[asyncio.Future[None]]) -> None:
     """Wake all *waiters*, from any thread."""
     for waiter in tuple(waiters):
         wake(waiter)
