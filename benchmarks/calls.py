@@ -180,7 +180,7 @@ async def rows(ours: Ours, watched: Handle, traced: Handle, *, with_rivals: bool
         Row(
             "the same with timeout and deadline, handed on to calls inside; decorated",
             repeated(ours.timed_decorated),
-            4.5,
+            6.2,
             repeated(by_hand.with_timeout(bare)),
             rivals("STACKS"),
         ),
