@@ -38,6 +38,7 @@ from shockproof.vocabulary.outcomes import CallEffect
 
 __all__ = ["Plan"]
 
+_NOBODY: Final = object()
 _NO_OPTIONS: Final = dict[str, Any]()  # Any: each option has a type of its own
 """Nobody writes to them."""
 _new: Final = CircuitOpenError.__new__
@@ -162,7 +163,7 @@ class Plan(_WhatEveryCallReads):
             self.judges_results or self.memories or self.grace is not None or self.hedge is not None
         )
         """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
-        self.known: Callable[..., Any] | None = None  # Any: any signature
+        self.known: object = _NOBODY
         """The function last called through it, if that may take the healthy path: looking closer would take longer than all other tests."""
         self.is_fixed = True
         """Whether its service stays the same once it is bound."""
