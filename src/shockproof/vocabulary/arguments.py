@@ -4,7 +4,6 @@ Checks of what a user hands in: each refusal names the argument, its value and w
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Collection
@@ -45,6 +44,8 @@ def _refuse(name: str, value: object, allowed: str) -> ValueError:
 
 def out_of(name: str, known: Collection[str]) -> str:
     """What stands behind "knows no *name*": the nearest of the *known* names, if any is near, and all of them."""
+    import difflib  # only for those who have to be told
+
     near = [one for one in known if name in one] or difflib.get_close_matches(name, known, 2)
     perhaps = f"did you mean {' or '.join(near[:3])}? " if near else ""
     return f"{perhaps}there are {', '.join(known)}"

@@ -11,10 +11,8 @@ import hashlib
 import sys
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
-from uuid import UUID
 
 __all__ = ["Fingerprint", "differing", "fingerprint"]
 
@@ -150,6 +148,8 @@ class _Text:
 
 
 def _number(value: object) -> str | None:
+    from decimal import Decimal  # at the first order: it takes longer to load than the whole journal
+
     if isinstance(value, float):
         value = Decimal(float.__repr__(value))  # as it is written, and not as it is kept
     elif isinstance(value, int):
@@ -172,7 +172,8 @@ def _other_plain(value: object) -> str | None:
         return f"t{value.isoformat()}"
     if isinstance(value, timedelta):
         return f"d{value // timedelta(microseconds=1)}"
-    if isinstance(value, UUID):
+    uuid = sys.modules.get("uuid")  # not loaded: nothing is one
+    if uuid is not None and isinstance(value, uuid.UUID):
         return f"u{value.hex}"
     if isinstance(value, bytes | bytearray):
         return f"x{value.hex()}"
