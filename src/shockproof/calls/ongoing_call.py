@@ -758,7 +758,7 @@ class OngoingCall:
             left = time_left_around()
             if left is not None and delay >= left:
                 return Decision(None, "the time limit of a call around it would pass before another attempt")
-        budget = plan.retry_budget
+        budget = plan.state.retry_budget if adaptive is None else plan.retry_budget
         if budget is not None:
             self._cost = budget.cost(kind, 1.0 if adaptive is None else adaptive.cost(kind))
             if budget.take(self._cost):

@@ -79,8 +79,10 @@ class Classifier:
         leaves (one failure makes it a failure), and everything else is a failure; for an unsafe
         call it is *unknown* unless the error proves that nothing happened.
         """
-        verdict = self._users(error, call)
-        return self._careful(self._by_rule(error) if verdict is None else verdict)
+        verdict = None if self._classify is None else self._users(error, call)
+        if verdict is None:
+            verdict = self._by_rule(error)
+        return self._careful(verdict) if self._effect == "unsafe" else verdict
 
     def _careful(self, verdict: Verdict) -> Verdict:
         # A failure of an unsafe call may have happened at the other side all the same.
