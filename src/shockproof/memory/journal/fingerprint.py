@@ -172,9 +172,11 @@ def _other_plain(value: object) -> str | None:
         return f"t{value.isoformat()}"
     if isinstance(value, timedelta):
         return f"d{value // timedelta(microseconds=1)}"
-    uuid = sys.modules.get("uuid")  # not loaded: nothing is one
-    if uuid is not None and isinstance(value, uuid.UUID):
-        return f"u{value.hex}"
+    if "uuid" in sys.modules:  # else nothing is one
+        from uuid import UUID
+
+        if isinstance(value, UUID):
+            return f"u{value.hex}"
     if isinstance(value, bytes | bytearray):
         return f"x{value.hex()}"
     return None
