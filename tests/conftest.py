@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from shockproof.testing import VirtualClock
+import shockproof
+from shockproof.testing import VirtualClock, no_blocking_files
 
 pytest_plugins = ["shockproof.testing.pytest_plugin"]
 
@@ -124,6 +125,9 @@ class SkipWatch:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "plays_the_disk: it does on its own loop what the library does in the disk's thread"
+    )
     allowed = read_allowed_skips(SKIPS.read_text(encoding="utf-8"))
     config.pluginmanager.register(SkipWatch(os.environ.get("CI") == "true", allowed), "skip-watch")
 
@@ -150,6 +154,16 @@ def _no_thread_is_left() -> Iterator[None]:
         if thread not in before and not thread.daemon:
             thread.join(1.0)  # one that is on its way out may finish
             assert not thread.is_alive(), f"the test left the thread {thread.name!r} running"
+
+
+@pytest.fixture(autouse=True)
+def _no_file_on_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which code of the library touches a file on an event loop; not one that does the disk's work itself."""
+    if request.node.get_closest_marker("plays_the_disk") is not None:
+        yield
+        return
+    with no_blocking_files(only=Path(shockproof.__file__).parent):
+        yield
 
 
 @pytest.fixture

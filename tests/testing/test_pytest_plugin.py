@@ -238,3 +238,28 @@ def test_what_a_test_leaves_behind_fails_it_when_asked_to(tmp_path: Path) -> Non
     assert "left running at the end of the test: <Task pending name='forgotten'" in out
     assert "service 'orders': 1 places of max_concurrent" in out
     assert "service 'orders': 1 faults that are on" in out
+
+
+def test_a_file_on_the_loop_fails_a_test_that_asks_for_that(tmp_path: Path) -> None:
+    """With the line; in a thread it is where it belongs."""
+    told = run(
+        tmp_path,
+        """
+        import asyncio
+        import pathlib
+        import pytest
+
+        pytestmark = pytest.mark.usefixtures("no_blocking_files")
+
+        @pytest.mark.asyncio
+        async def test_that_blocks():
+            pathlib.Path("a file").write_text("here")
+
+        @pytest.mark.asyncio
+        async def test_that_does_not():
+            await asyncio.to_thread(pathlib.Path("a file").write_text, "here")
+        """,
+    )
+    assert "2 passed, 1 error" in told, told
+    assert "files were touched on a running event loop" in told
+    assert "in test_that_blocks" in told

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from shockproof.vocabulary.events import StallCause
 
-__all__ = ["Finding", "Sightings"]
+__all__ = ["Finding", "Sightings", "is_of_the_library", "line_of"]
 
 _MOST_PLACES: Final = 64
 _MOST_FRAMES: Final = 30
@@ -72,8 +72,8 @@ class Sightings:
 
 
 def _count(seen: dict[str, tuple[int, tuple[str, ...]]], stack: list[FrameType]) -> None:
-    lines = tuple(_line(frame) for frame in reversed(stack[:_MOST_FRAMES]))
-    where = next((_line(frame) for frame in stack if not _is_of_the_library(frame)), lines[-1])
+    lines = tuple(line_of(frame) for frame in reversed(stack[:_MOST_FRAMES]))
+    where = next((line_of(frame) for frame in stack if not is_of_the_library(frame)), lines[-1])
     if where in seen or len(seen) < _MOST_PLACES:
         count, first = seen.get(where, (0, lines))
         seen[where] = (count + 1, first)
@@ -100,11 +100,13 @@ def _own_stack(frame: FrameType, ceiling: CodeType | None) -> list[FrameType]:
     return stack if at is not None else []
 
 
-def _is_of_the_library(frame: FrameType) -> bool:
+def is_of_the_library(frame: FrameType) -> bool:
+    """Whether it is a line of the standard library."""
     name = frame.f_code.co_filename
     return name.startswith("<frozen") or (name.startswith(_LIBRARY) and "-packages" not in name)
 
 
-def _line(frame: FrameType) -> str:
+def line_of(frame: FrameType) -> str:
+    """``file:line in function``."""
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno or code.co_firstlineno} in {code.co_qualname}"

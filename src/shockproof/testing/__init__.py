@@ -4,6 +4,7 @@ What tests of programs that use shockproof need: virtual time, faults, recorded 
 The fixtures for pytest are in `shockproof.testing.pytest_plugin`.
 """
 
+from shockproof.testing.blocking_files import BlockingFileCall, no_blocking_files
 from shockproof.testing.cancellation import (
     CancelledRun,
     CancelMoment,
@@ -18,6 +19,7 @@ from shockproof.testing.virtual_time import VirtualClock, VirtualTimeLoop
 
 __all__ = [
     "Answers",
+    "BlockingFileCall",
     "CancelMoment",
     "CancelledRun",
     "Delays",
@@ -35,5 +37,6 @@ __all__ = [
     "cancel_at_await",
     "cancel_at_each_await",
     "compare_storms",
+    "no_blocking_files",
     "record_events",
 ]

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shockproof.service import ErrorRecoveryService
+from shockproof.testing.blocking_files import BlockingFileCall
+from shockproof.testing.blocking_files import no_blocking_files as _no_blocking_files
 from shockproof.testing.fault_injector import FaultInjector
 from shockproof.testing.recorded_events import RecordedEvents, record_events
 from shockproof.testing.seed import SEED_VARIABLE, seed_from
@@ -32,7 +34,17 @@ else:
     except ImportError:  # whoever runs coroutine tests with anyio needs no second plugin for them
         _async_fixture = pytest.fixture
 
-__all__ = ["clock", "events", "faults", "nothing_left", "recovery", "rng", "shockproof_seed", "storm"]
+__all__ = [
+    "clock",
+    "events",
+    "faults",
+    "no_blocking_files",
+    "nothing_left",
+    "recovery",
+    "rng",
+    "shockproof_seed",
+    "storm",
+]
 
 _SEED = pytest.StashKey[int]()
 _EVENTS = pytest.StashKey[RecordedEvents]()
@@ -198,6 +210,17 @@ def nothing_left(request: pytest.FixtureRequest, recovery: ErrorRecoveryService)
     yield
     left = left_behind(recovery)
     assert not left, f"left at the end of the test: {'; '.join(left)}"
+
+
+@pytest.fixture
+def no_blocking_files() -> Iterator[list[BlockingFileCall]]:
+    """
+    Fails a test in which any code touches a file on a running event loop; see `shockproof.testing.no_blocking_files`.
+
+    For all tests of a file: ``pytestmark = pytest.mark.usefixtures("no_blocking_files")``.
+    """
+    with _no_blocking_files() as found:
+        yield found
 
 
 def left_behind(recovery: ErrorRecoveryService) -> list[str]:

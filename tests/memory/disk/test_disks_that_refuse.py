@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -200,7 +201,7 @@ async def test_dev_full_refuses_saves_and_orders_and_stops_no_cancel(
     await order(recovery, "o-3")
     assert await recovery.save_state(cached_data={"number": 3}, force=True)
     await recovery.aclose(60.0)
-    table = read_journal(SystemFiles(), path).table
+    table = (await asyncio.to_thread(read_journal, SystemFiles(), path)).table
     assert [key for key in ("o-1", "o-2-0", "o-3") if table.get(Name("venue.once", key)) is None] == []
     state = await ErrorRecoveryService(tmp_path / "state", tmp_path / "errors").restore_state()
     assert state is not None
@@ -232,7 +233,7 @@ async def test_directories_that_vanish_come_back_with_all_that_is_known(tmp_path
         assert await order(recovery, "c-1", is_cancel=True) == "c-1"
         await order(recovery, "o-2")
         await fail(recovery, "after")
-        table = read_journal(SystemFiles(), tmp_path / "state" / "journal").table
+        table = (await asyncio.to_thread(read_journal, SystemFiles(), tmp_path / "state" / "journal")).table
         known = table.get(Name("job", "1"))
         assert known is not None
         assert known.body["progress"] == {"index": 3}

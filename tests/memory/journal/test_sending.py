@@ -227,7 +227,7 @@ async def test_what_is_sent_without_the_journal_is_pending_whatever_the_disk_ref
     await desk.journal.flush()
 
     assert (await desk.known() or {})["status"] == "pending"
-    table = read_journal(desk.disk, desk.journal.directory).table
+    table = (await asyncio.to_thread(read_journal, desk.disk, desk.journal.directory)).table
     assert [entry.name.key for entry in table.pending()] == ["a"]
     sending.release()
     await desk.journal.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -123,7 +124,7 @@ async def test_people_who_look_see_a_state_of_any_version(program: Make, tmp_pat
     """They have none of the program's migrations."""
     await program(prices_in_cents, prices_with_currency).save_state(cached_data={"AAPL": {"USD": 150}})
 
-    seen = StateFiles(tmp_path / "state").survey()
+    seen = await asyncio.to_thread(StateFiles(tmp_path / "state").survey)
     assert [file.verdict for file in seen] == ["valid", "valid"]
     assert [file.content["cached_data"] for file in seen if file.content] == [{"AAPL": {"USD": 150}}] * 2
 

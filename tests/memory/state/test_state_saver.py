@@ -23,6 +23,8 @@ from shockproof.testing.virtual_time import VirtualClock
 from shockproof.vocabulary.clock import SystemClock
 from shockproof.vocabulary.errors import StateNotSavedError, StateVersionError
 
+pytestmark = pytest.mark.plays_the_disk
+
 T = TypeVar("T")
 
 
