@@ -3,7 +3,7 @@ What a call costs: by hand, with shockproof, and with other libraries.
 
     ./run sh python benchmarks/calls.py             # the table, on a terminal
     ./run sh python benchmarks/calls.py --ours      # without the other libraries: half a minute
-    ./run sh python benchmarks/calls.py --write     # all, into docs/explanation/cost-of-a-call.md
+    ./run bench cost                                # all, into docs/explanation/cost-of-a-call.md
 
 Every contender of a row runs once in each round, all in one process; a figure is the median over the rounds of the
 ratio to the bare await (where a row says so: to something else) of the same round. What is measured is the processor time of
@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import importlib.metadata
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -27,18 +25,17 @@ import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cost import by_hand
 from cost.ours import Call, Case, Ours
 from opentelemetry.trace import NoOpTracerProvider
+from published import SECTIONS, Bar, bars, table
 
 from shockproof import CircuitOpenError, ErrorRecoveryService, Handle
 from shockproof.integrations.opentelemetry import trace_calls
 from shockproof.integrations.prometheus import ShockproofCollector
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "cost-of-a-call.md"
-BEGIN, END = "<!-- cost: begin -->", "<!-- cost: end -->"
+SECTION = SECTIONS["cost"]
 ROUNDS = 11
 SAMPLE = 0.02
 """Seconds of processor time that one contender gets in a round, about."""
@@ -400,41 +397,47 @@ def start_time(program: str) -> str:
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
-def markdown(figures: list[Figures], others: list[tuple[str, str, str]], *, with_rivals: bool) -> str:
-    lines = [
+def markdown(figures: list[Figures], others: list[tuple[str, str, str]]) -> str:
+    calls = [
         (
-            f"{platform.python_implementation()} {platform.python_version()}, {platform.system()} {platform.machine()}, "
-            f"{os.cpu_count()} CPUs; {ROUNDS} rounds."
+            one.row.name,
+            "-" if one.by_hand is None else f"{one.by_hand:.1f}",
+            one.best_rival,
+            f"{one.ours:.1f}",
+            "-" if one.row.aim is None else f"{one.row.aim:g}",
         )
+        for one in figures
     ]
-    if with_rivals:
-        from cost import rivals
-
-        lines[0] += (
-            " "
-            + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in rivals.DISTRIBUTIONS)
-            + "."
-        )
-    lines += [
-        "",
-        "| case | by hand | best of the others | shockproof | aim |",
-        "| --- | ---: | ---: | ---: | ---: |",
+    parts = [
+        table(["case", "by hand", "best of the others", "shockproof", "aim"], calls),
+        table(["case", "shockproof", "aim"], others),
     ]
-    for one in figures:
-        hand = "-" if one.by_hand is None else f"{one.by_hand:.1f}"
-        aim = "-" if one.row.aim is None else f"{one.row.aim:g}"
-        lines.append(f"| {one.row.name} | {hand} | {one.best_rival} | {one.ours:.1f} | {aim} |")
-    lines += ["", "| case | shockproof | aim |", "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {figure} | {aim} |" for name, figure, aim in others]
     detailed = [one for one in figures if len(one.rivals) > 1]
     if detailed:
-        lines += ["", "All of the others, row by row:", ""]
+        lines = ["All of the others, row by row:", ""]
         for one in detailed:
             told = ", ".join(
                 f"{name} {value:.1f}" for name, value in sorted(one.rivals.items(), key=lambda item: item[1])
             )
             lines.append(f"* {one.row.name}: {told}.")
-    return "\n".join(lines)
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def picture(figures: list[Figures]) -> str:
+    """The rows that others have, too."""
+    groups: dict[str, list[Bar]] = {}
+    for one in figures:
+        if not one.rivals:
+            continue
+        group = [Bar("shockproof", one.ours, is_ours=True)]
+        if one.by_hand is not None:
+            group.append(Bar("by hand", one.by_hand))
+        group += [
+            Bar(name, value) for name, value in sorted(one.rivals.items(), key=lambda item: item[1])[:4]
+        ]
+        groups[one.row.name] = [Bar(bar.name, bar.value, bar.is_ours, f"{bar.value:.1f}") for bar in group]
+    return bars("What a call costs", "times a bare await", groups)
 
 
 async def ratios(*, with_rivals: bool) -> tuple[list[Figures], list[tuple[str, str, str]]]:
@@ -488,7 +491,7 @@ def refusals_kept() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="What a call costs.")
     parser.add_argument("--ours", action="store_true", help="without the other libraries")
-    parser.add_argument("--write", action="store_true", help=f"rewrite the tables of {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"rewrite the tables of {SECTION.page}")
     given = parser.parse_args()
     if given.write and given.ours:
         parser.error("--write needs the other libraries: leave --ours out")
@@ -510,12 +513,17 @@ def main() -> int:
             (f"`import {name}`, beyond asyncio", start_time(f"import {name}"), "-")
             for name in ("nopanic", "resilix")
         ]
-    text = markdown(figures, others, with_rivals=with_rivals)
+    text = markdown(figures, others)
     print(text)
     if given.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, rest = page.split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        from cost import rivals
+
+        SECTION.write(
+            text,
+            method=f"{ROUNDS} rounds.",
+            versions=rivals.DISTRIBUTIONS,
+            pictures={"cost-of-a-call.svg": picture(figures)},
+        )
     return 0
 
 

@@ -3,7 +3,7 @@ What resilience libraries do, scenario by scenario.
 
     python benchmarks/correctness.py                       all, as a table; --why shows the reasons
     python benchmarks/correctness.py --only shockproof     one library; --match late: some scenarios
-    python benchmarks/correctness.py --write               the table of docs/explanation/scoreboard.md
+    ./run bench scoreboard                                 all, into docs/explanation/scoreboard.md
 
 Needs the rivals: ``python -m venv bench && bench/bin/pip install -r requirements/bench.txt -e .``
 """
@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from correctness.judge import work
 from correctness.libraries import MODULES
 from correctness.running import run_all
 from correctness.scenarios import all_scenarios
 from correctness.table import printed, write
-
-PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "scoreboard.md"
+from published import SECTIONS
 
 
 def main() -> int:
@@ -31,7 +29,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=list(MODULES), help="this library, and no other")
     parser.add_argument("--match", default="", help="scenarios with this in their name")
     parser.add_argument("--why", action="store_true", help="show the reason of everything but a pass")
-    parser.add_argument("--write", action="store_true", help=f"write the table to {PAGE.name}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write the tables of {SECTIONS['scoreboard'].page}"
+    )
     parser.add_argument("--worker", nargs=3, metavar=("LIBRARY", "FIRST", "MATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -47,7 +47,7 @@ def main() -> int:
     if options.write:
         if options.only or options.match:
             parser.error("--write writes the whole table: leave --only and --match away")
-        write(PAGE, board, scenarios, took)
+        write(board, scenarios, took)
     ours = board.get("shockproof")
     return int(ours is not None and any(verdict.kind in {"fail", "error", "varies"} for verdict in ours))
 

@@ -1,7 +1,8 @@
 """
 What the journal costs, as ratios to one write and fdatasync on the same disk in the same run.
 
-    ./run sh python benchmarks/journal.py [DIRECTORY] [--rounds 15]
+    ./run sh python benchmarks/journal.py [DIRECTORY] [--rounds 15]     # the table, on a terminal
+    ./run bench journal                                                 # and into docs/explanation/journal.md
     ./run sh python benchmarks/journal.py [DIRECTORY] --keys 100000
 
 Three things, with 1, 16, 64 and 1000 of them at the same time: an operation begins; an operation begins and ends; an order
@@ -23,7 +24,6 @@ import argparse
 import asyncio
 import gc
 import os
-import platform
 import random
 import sqlite3
 import statistics
@@ -32,6 +32,8 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from published import SECTIONS, setting, table
 
 from shockproof import NOT_FOUND, ErrorRecoveryService
 from shockproof.memory.disk.file_layer import SystemFiles
@@ -142,7 +144,11 @@ def kinds(recovery: ErrorRecoveryService) -> dict[str, Callable[[str], Awaitable
         await orders.once(key, confirm=find, key_argument="client_order_id").call(submit)
         return time.perf_counter() - begun
 
-    return {"begin": begin, "begin and end": begin_and_end, "once": once}
+    return {
+        "an operation begins": begin,
+        "an operation begins and ends": begin_and_end,
+        "an order goes through once": once,
+    }
 
 
 def spread(values: list[float], form: str) -> str:
@@ -151,14 +157,20 @@ def spread(values: list[float], form: str) -> str:
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
-async def compare(directory: Path, rounds: int) -> None:
-    """Print the table."""
+CANNOT_TELL = (
+    "how long your disk takes: that is the unit, and the slower it is, the smaller the ratios. What is above one sync is the way "
+    "through two threads, and from 16 at a time on Python's own work."
+)
+
+
+async def compare(directory: Path, rounds: int, *, writes: bool) -> None:
+    """Print the table, or write it."""
     disk, sqlite = Disk(directory), Sqlite(directory)
     recovery = ErrorRecoveryService(directory / "state", directory / "errors")
     async with recovery.operation("warm up"):
         pass
     things: dict[str, Callable[[str], Awaitable[tuple[float, float, float]]]] = {
-        "one sqlite3 commit": lambda _: sqlite.measure()
+        "one sqlite3 commit (WAL, synchronous=FULL)": lambda _: sqlite.measure()
     }
     for kind, one in kinds(recovery).items():
         for concurrent in CONCURRENT:
@@ -180,19 +192,36 @@ async def compare(directory: Path, rounds: int) -> None:
             before = after
             plain.append(after)
     await recovery.aclose()
-    print(
-        f"Python {platform.python_version()}, {os.cpu_count()} cores, {rounds} rounds, load {os.getloadavg()[0]:.1f}; one "
-        f"write + fdatasync: {spread([one * 1000 for one in plain], '.3f')} ms, best {min(plain) * 1000:.3f} ms"
-    )
-    print(f"{'in syncs':30} {'one waits':24} {'best':>6}   {'each costs':24} {'best':>6}   worst stall, ms")
+    unit = f"one write and fdatasync {spread([one * 1000 for one in plain], '.3f')} ms"
+    print(f"{setting()}, {rounds} rounds; {unit}, best {min(plain) * 1000:.3f} ms")
+    print(f"{'in syncs':46} {'one waits':24} {'best':>6}   {'each costs':24} {'best':>6}   worst stall, ms")
     for thing, rows in found.items():
         waits, costs = [row[0] / row[3] for row in rows], [row[1] / row[3] for row in rows]
         best_wait, best_cost = min(row[0] for row in rows), min(row[1] for row in rows)
         print(
-            f"{thing:30} {spread(waits, '.2f'):24} {best_wait / min(plain):6.2f}   "
+            f"{thing:46} {spread(waits, '.2f'):24} {best_wait / min(plain):6.2f}   "
             f"{spread(costs, '.3f'):24} {best_cost / min(plain):6.3f}   "
             f"{spread([row[2] * 1000 for row in rows], '.1f')}"
         )
+    if writes:
+        shown = [
+            (
+                thing,
+                f"{statistics.median(row[0] / row[3] for row in rows):.2g}",
+                f"{statistics.median(row[1] / row[3] for row in rows):.2g}",
+                f"{statistics.median(row[2] for row in rows) * 1000:.1f}" if row_has_a_loop(thing) else "-",
+            )
+            for thing, rows in found.items()
+        ]
+        SECTIONS["journal"].write(
+            table(["in syncs of the disk", "one waits", "each costs", "the loop stood still, ms"], shown),
+            method=f"{rounds} rounds, medians; {unit}.",
+            cannot_tell=CANNOT_TELL,
+        )
+
+
+def row_has_a_loop(thing: str) -> bool:
+    return "sqlite3" not in thing
 
 
 def resident() -> int:
@@ -246,13 +275,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("directory", nargs="?", default=".")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--write", action="store_true", help=f"rewrite the table of {SECTIONS['journal'].page}"
+    )
     parser.add_argument("--keys", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.directory) as place:
         if arguments.keys:
             many_keys(Path(place), arguments.keys)
         else:
-            asyncio.run(compare(Path(place), arguments.rounds))
+            asyncio.run(compare(Path(place), arguments.rounds, writes=arguments.write))
 
 
 if __name__ == "__main__":

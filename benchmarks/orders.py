@@ -1,9 +1,8 @@
 """
 Orders under kill -9: how many are placed twice, how many are lost, and of how many the trader believes what is not so.
 
-    ./run sh python benchmarks/orders.py                    # a small run of shockproof alone; the large one, and its rivals:
-    python benchmarks/orders.py --intents 10000 --kills 1100 --traders 10
-    python benchmarks/orders.py --intents 2000 --kills 200 --traders 10 --way no-window tenacity client
+    ./run sh python benchmarks/orders.py        # a small run of shockproof alone
+    ./run bench orders                          # a large one, and its rivals with a fifth of it, into docs/explanation/orders.md
 
 A venue in a process of its own (the demo's) takes orders over HTTP. One order in eight meets a fault: 502 or 503 before it was
 booked, 503 or 504 behind it, a reset before or behind it, a 504 or a reset and the order in the book up to 250 ms later, an
@@ -48,6 +47,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, ClassVar
+
+from published import SECTIONS
 
 from shockproof import (
     NOT_FOUND,
@@ -466,14 +467,30 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--way", nargs="+", choices=WAYS, default=["once"])
     parser.add_argument("--venue", nargs="+", choices=VENUES, default=list(VENUES))
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"rewrite the table of {SECTIONS['orders'].page}: once as large as said, the other ways with a fifth of it",
+    )
     options = parser.parse_args()
     PROCESSES.set_forkserver_preload(list(IMPORTED))
     print(f"seed {options.seed}\n\n{Result.HEAD}", flush=True)
-    is_clean = True
-    for venue, way in itertools.product(options.venue, options.way):
-        result = run(Task(way, venue, options.intents, options.kills, options.traders, options.seed))
+    is_clean, results = True, list[Result]()
+    ways = ["once", *(way for way in WAYS if way != "once")] if options.write else options.way
+    for way, venue in itertools.product(ways, options.venue):
+        share = 5 if options.write and way != "once" else 1
+        result = run(
+            Task(way, venue, options.intents // share, options.kills // share, options.traders, options.seed)
+        )
         print(result, flush=True)
+        results.append(result)
         is_clean = is_clean and (way != "once" or result.is_clean)
+    if options.write and is_clean:
+        SECTIONS["orders"].write(
+            "\n".join([Result.HEAD, *map(str, results)]),
+            method=f"Seed {options.seed}, {options.traders} traders side by side.",
+            versions=("ccxt", "alpaca-py", "tenacity"),
+        )
     return int(not is_clean)
 
 

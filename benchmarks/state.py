@@ -1,7 +1,8 @@
 """
 What saving and restoring a large state costs, and how long the event loop waits for it.
 
-    ./run sh python benchmarks/state.py [DIRECTORY]
+    ./run sh python benchmarks/state.py [DIRECTORY]     # the table, on a terminal
+    ./run bench state                                   # and into docs/explanation/large-states.md
 
 A state of 50 MB with 170,000 entries is saved whole, saved again with 1 % of its entries changed in place, and restored, while a
 task on the same loop asks to be woken every millisecond. A gap is how much later than a millisecond that was, at
@@ -11,11 +12,11 @@ vary less on a machine that has other things to do. Figures are medians over the
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -25,7 +26,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import shockproof
+from published import SECTIONS, Bar, bars, table
+
 from shockproof import ErrorRecoveryService
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
@@ -120,23 +122,60 @@ async def one_round(directory: Path, rng: random.Random) -> dict[str, tuple[floa
     return found
 
 
+CANNOT_TELL = (
+    "what your entries cost: try yours. Nor what a slow disk adds: a save waits for two syncs of the disk. On a machine that "
+    "has other things to do the gaps are as long as the system lets this program wait; the seconds of a processor hardly change."
+)
+
+
+def picture(gaps: dict[str, float]) -> str:
+    """The gaps alone: what the event loop feels."""
+    groups = {"saving": "saved", "restoring": "restored"}
+    today = {"saving": "json.dumps in a thread", "restoring": "json.loads in a thread"}
+    return bars(
+        "How long the event loop waits for a state of 50 MB",
+        "milliseconds",
+        {
+            group: [
+                Bar(name, max(gap, 0.1), name not in today.values(), f"{gap:.0f}")
+                for name, gap in gaps.items()
+                if name.startswith(begin) or name == today[group]
+            ]
+            for group, begin in groups.items()
+        },
+    )
+
+
 def main() -> None:
-    """Print the table."""
-    where = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    """Print the table, or write it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
+    parser.add_argument("directory", nargs="?", default=".", type=Path)
+    parser.add_argument("--write", action="store_true", help=f"rewrite the table of {SECTIONS['state'].page}")
+    given = parser.parse_args()
     rounds: list[dict[str, tuple[float, float, float]]] = []
     for number in range(ROUNDS):
-        with tempfile.TemporaryDirectory(dir=where) as directory:
+        with tempfile.TemporaryDirectory(dir=given.directory) as directory:
             rounds.append(asyncio.run(one_round(Path(directory), random.Random(number))))
         print(f"round {number + 1}: {rounds[-1]}", file=sys.stderr)
         gc.collect()
-    print(f"benchmarks/state.py: {ENTRIES:,} entries, median of {ROUNDS} rounds")
-    print(f"shockproof {shockproof.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores")
-    print()
-    print("| case | seconds | of a processor | gap, ms |")
-    print("| --- | --- | --- | --- |")
-    for name in rounds[0]:
-        seconds, processor, gap = (statistics.median(one[name][of] for one in rounds) for of in range(3))
-        print(f"| {name} | {seconds:.2f} | {processor:.2f} | {gap * 1000:.0f} |")
+    medians = {
+        name: [statistics.median(one[name][of] for one in rounds) for of in range(3)] for name in rounds[0]
+    }
+    rows = [
+        (name, f"{seconds:.2f}", f"{processor:.2f}", f"{gap * 1000:.0f}")
+        for name, (seconds, processor, gap) in medians.items()
+    ]
+    text = table(["case", "seconds", "of a processor", "gap, ms"], rows)
+    print(text)
+    if given.write:
+        SECTIONS["state"].write(
+            text,
+            method=f"{ENTRIES:,} entries, median of {ROUNDS} rounds.",
+            cannot_tell=CANNOT_TELL,
+            pictures={
+                "large-states.svg": picture({name: 1000 * gap for name, (_, _, gap) in medians.items()})
+            },
+        )
 
 
 if __name__ == "__main__":

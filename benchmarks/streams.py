@@ -1,7 +1,8 @@
 """
 What an item through a stream costs, as ratios to a bare ``async for`` over the same source.
 
-    ./run sh python benchmarks/streams.py
+    ./run sh python benchmarks/streams.py       # on a terminal
+    ./run bench streams                         # and into docs/policies/stream.md
 
 All cases run interleaved in one process; each figure is the median over the rounds of the ratio to the
 bare loop of the same round. The source gives items without ever waiting: a feed that has to be waited
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+
+from published import SECTIONS, setting
 
 from shockproof import ErrorRecoveryService
 
@@ -95,10 +97,16 @@ async def main() -> None:
             base.append(seconds["bare async for"])
             for name, value in seconds.items():
                 ratios[name].append(value / seconds["bare async for"])
-        print(f"CPython {platform.python_version()}, {ROUNDS} rounds of {ITEMS:,} items, {sys.platform}")
-        print(f"bare async for: {statistics.median(base) * 1e9:.0f} ns an item")
-        for name, values in ratios.items():
-            print(f"{name:50} {statistics.median(values):6.2f} x bare")
+        unit = f"A bare `async for` takes {statistics.median(base) * 1e9:.0f} ns an item."
+        rows = [(name, f"{statistics.median(values):.1f}") for name, values in ratios.items()]
+        text = table(["an item", "times a bare `async for`"], rows)
+        print(f"{setting()}. {unit}\n\n{text}")
+        if "--write" in sys.argv[1:]:
+            SECTIONS["streams"].write(
+                text,
+                method=f"{ROUNDS} rounds of {ITEMS:,} items, medians. {unit}",
+                cannot_tell="what waiting for an item costs: the source here never waits, and a feed does.",
+            )
 
 
 if __name__ == "__main__":

@@ -4,18 +4,15 @@ The verdicts as text for a terminal, and as the table of the documentation.
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import re
-from pathlib import Path
+
+from published import SECTIONS
 
 from correctness.judge import DIFFERS, ERROR, FAIL, NOT_OFFERED, PASS, VARIES
 from correctness.libraries import load
 from correctness.running import Board
 from correctness.scenarios import GROUPS, Scenario
 
-BEGIN, END = "<!-- scoreboard: begin -->", "<!-- scoreboard: end -->"
 MARKS = {PASS: "✓", FAIL: "✗", DIFFERS: "≠", NOT_OFFERED: "·", ERROR: "!", VARIES: "?"}
 NAMES = {
     "retry": "Retry",
@@ -72,19 +69,9 @@ def cited(text: str) -> str:
     return text
 
 
-def _versions(board: Board) -> str:
-    return ", ".join(f"{name} {importlib.metadata.version(load(name).distribution)}" for name in board)
-
-
-def _body(board: Board, scenarios: list[Scenario], took: float) -> str:
+def _body(board: Board, scenarios: list[Scenario]) -> str:
     names = list(board)
     lines = [
-        (
-            f"{len(scenarios)} scenarios, each run three times, in {took:.0f} s. {platform.python_implementation()} "
-            f"{platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs. "
-            f"{_versions(board)}."
-        ),
-        "",
         _row(["", *names]),
         _row(["---", *[":---:"] * len(names)]),
     ]
@@ -123,8 +110,9 @@ def _body(board: Board, scenarios: list[Scenario], took: float) -> str:
     return "\n".join(lines)
 
 
-def write(page: Path, board: Board, scenarios: list[Scenario], took: float) -> None:
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n\n{_body(board, scenarios, took)}\n\n{END}{after}", encoding="utf-8")
+def write(board: Board, scenarios: list[Scenario], took: float) -> None:
+    SECTIONS["scoreboard"].write(
+        _body(board, scenarios),
+        method=f"{len(scenarios)} scenarios, each run three times, in {took:.0f} s.",
+        versions=[load(name).distribution for name in board if name != "shockproof"],
+    )
