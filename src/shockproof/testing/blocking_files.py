@@ -64,8 +64,8 @@ _NOT_TOLD: Final = (
 """Functions of `os` of which it does not."""
 
 _RUNS_CALLBACKS: Final = asyncio.events.Handle._run.__code__
-_NOT_OURS: Final = ("importlib", "logging")
-"""Parts of the standard library that read files for reasons of their own: an import, a handler of the program's."""
+_NOT_OURS: Final = ("importlib", "logging", "asyncio/format_helpers")
+"""Parts of the standard library that read files for reasons of their own: imports, handlers of the program, asyncio's debug mode."""
 _DEEPEST: Final = 2_000
 
 
@@ -101,7 +101,7 @@ def no_blocking_files(only: str | os.PathLike[str] | None = None) -> Generator[l
 
     Opening, listing, renaming, deleting, asking for the status, locking, writing and reading with `os`,
     `os.fsync` and ``sqlite3.connect`` are seen, also from inside of C code; what is written to a file
-    object that was opened elsewhere is not. Pipes, sockets and devices are no files. Imports, handlers of `logging` and the threads of shockproof
+    object that was opened elsewhere is not. Pipes, sockets and devices are no files. Imports, asyncio's debug mode, handlers of `logging` and the threads of shockproof
     itself do not count. The calls are made as ever: nothing is raised where they are.
 
     Args:
