@@ -182,3 +182,13 @@ def test_a_save_touches_no_file_on_the_loop(tmp_path: Path) -> None:
         await recovery.aclose()
 
     assert found_in(save, only=library) == []
+
+
+def test_what_a_loop_in_debug_mode_takes_down_does_not_count() -> None:
+    """Each future looks for the source of the lines that made it; that is what was asked for."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_debug(True)
+        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+
+    assert found_in(main) == []

@@ -25,11 +25,6 @@ __all__ = ["PAGE", "StatusPage"]
 PAGE: Final = "/status"
 
 _PATHS: Final = (PAGE, "/status.json", "/status/events", "/status/change", "/status/error")
-_FILES: Final = {
-    "/status/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/status/live.js": ("live.js", "text/javascript; charset=utf-8"),
-    "/status/icon.svg": ("icon.svg", "image/svg+xml"),
-}
 _CONTENT: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -41,6 +36,17 @@ _POLICY: Final = (
     ("cross-origin-resource-policy", "same-origin"),
     ("referrer-policy", "same-origin"),  # without any, browsers hide the origin of a form, too
 )
+# Read as the code is, when this is imported: a page may be made on a loop.
+_FILES: Final = {
+    f"/status/{name}": Answer(
+        200, (files("shockproof.views.status_files") / name).read_bytes(), kind, _POLICY
+    )
+    for name, kind in (
+        ("style.css", "text/css; charset=utf-8"),
+        ("live.js", "text/javascript; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    )
+}
 
 _LIFE: Final = 20.0
 """
@@ -73,10 +79,6 @@ class StatusPage:
         self._token = token
         self._changes = changes
         self._for_this_machine = for_this_machine
-        self._files = {
-            path: Answer(200, (files("shockproof.views.status_files") / name).read_bytes(), kind, _POLICY)
-            for path, (name, kind) in _FILES.items()
-        }
         self._views: dict[tuple[str, int], StatusView] = {}
         self._readers = 0
         self._history = StatusHistory(recovery)
@@ -99,8 +101,8 @@ class StatusPage:
             return await self._change(request)
         if request.method not in ("GET", "HEAD"):
             return plain(405, "this can only be read", ("allow", "GET, HEAD"))
-        if path in self._files:
-            return self._files[path]
+        if path in _FILES:
+            return _FILES[path]
         query = _fields(request.query)
         if path == "/status/change":
             return self._ask(query)

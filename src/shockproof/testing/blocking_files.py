@@ -64,8 +64,10 @@ _NOT_TOLD: Final = (
 """Functions of `os` of which it does not."""
 
 _RUNS_CALLBACKS: Final = asyncio.events.Handle._run.__code__
-_NOT_OURS: Final = ("importlib", "logging", "asyncio/format_helpers")
-"""Parts of the standard library that read files for reasons of their own: imports, handlers of the program, asyncio's debug mode."""
+_NOT_OURS: Final = ("importlib", "logging")
+"""Parts of the standard library that read files for reasons of their own: imports, handlers of the program."""
+_IN_DEBUG_MODE: Final = (*_NOT_OURS, "traceback.py")
+"""The same on a loop in debug mode: each future and each callback takes down where it was made."""
 _DEEPEST: Final = 2_000
 
 
@@ -189,7 +191,8 @@ def _note(call: str, about: object) -> None:
         "shockproof-"
     ):  # the writer's private loop is there to wait
         return
-    frame = _who(sys._getframe(1))
+    loop = asyncio._get_running_loop()
+    frame = _who(sys._getframe(1), _IN_DEBUG_MODE if loop is not None and loop.get_debug() else _NOT_OURS)
     if frame is None:
         return
     name = frame.f_code.co_filename
@@ -199,7 +202,7 @@ def _note(call: str, about: object) -> None:
             watch.found.append(found)
 
 
-def _who(frame: FrameType | None) -> FrameType | None:
+def _who(frame: FrameType | None, not_ours: tuple[str, ...]) -> FrameType | None:
     """The innermost frame outside of the standard library; None where it is the loop itself, or does not count."""
     found: FrameType | None = None
     for _ in range(_DEEPEST):
@@ -207,7 +210,7 @@ def _who(frame: FrameType | None) -> FrameType | None:
             break
         name = frame.f_code.co_filename
         if is_of_the_library(frame):
-            if any(part in name for part in _NOT_OURS):
+            if any(part in name for part in not_ours):
                 return None
         elif found is None and name != __file__:
             found = frame
