@@ -293,6 +293,19 @@ async def beside(work: Callable[[], object]) -> Gap:
     return await watched(run)
 
 
+async def share_of_a_processor(*, monitor: bool) -> float:
+    """Percent that a loop takes which does nothing, for two seconds."""
+    with tempfile.TemporaryDirectory() as place:
+        recovery = ErrorRecoveryService(f"{place}/state", f"{place}/errors", loop_monitor=monitor)
+        await recovery.start()
+        await asyncio.sleep(0.2)
+        begun, processor = time.perf_counter(), time.process_time()
+        await asyncio.sleep(2.0)
+        share = (time.process_time() - processor) / (time.perf_counter() - begun)
+        await recovery.aclose()
+    return 100 * share
+
+
 # -- programs that end ------------------------------------------------------------------------------------------------
 
 PROGRAM = """
@@ -490,6 +503,12 @@ def main() -> int:
         parser.error("--write needs all cases: leave --without-state out")
     gaps, threads = measured(given.rounds, with_state=not given.without_state)
     found = programs()
+    idle = {
+        name: statistics.median(
+            asyncio.run(share_of_a_processor(monitor=monitor)) for _ in range(given.rounds)
+        )
+        for name, monitor in {"without": False, "with `loop_monitor=True`": True}.items()
+    }
 
     def number(value: float) -> str:
         return "-" if math.isnan(value) else f"{value:.1f}"
@@ -528,6 +547,10 @@ def main() -> int:
                 "lost",
             ],
             [(name, *one.row) for name, one in found.items()],
+        ),
+        table(
+            ["a loop that does nothing", "of a processor, %"],
+            [(name, f"{share:.2f}") for name, share in idle.items()],
         ),
     ]
     text = "\n\n".join(parts)

@@ -286,7 +286,7 @@ class Looked:
         """Block this thread until it was looked at often enough to be a stall."""
         while self._looks.acquire(blocking=False):
             pass
-        for _ in range(8):
+        for _ in range(5):
             assert self._looks.acquire(timeout=PATIENCE)
 
 

@@ -121,7 +121,18 @@ def run_all(document: Document, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 PARSER = CodeBlockParser("python", lambda example: None)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=NAMES.get)
+# Pages that write files themselves, of what they ask a function of the library for.
+WRITE_FILES = {"docs/how-to/prometheus.md"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.plays_the_disk] if NAMES[path] in WRITE_FILES else [])
+        for path in PAGES
+    ],
+    ids=NAMES.get,
+)
 def test_examples_of_a_page_run_and_print_what_it_shows(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ TOUCHES: dict[str, Touch] = {
 }
 
 
-def found_in(main: Callable[[], Awaitable[object]], only: Path | None = None) -> list[BlockingFileCall]:
+def found_in(main: Callable[[], Awaitable[object]], *only: Path) -> list[BlockingFileCall]:
     """What a loop that runs *main* is caught at."""
 
     async def running() -> None:
@@ -50,7 +50,7 @@ def found_in(main: Callable[[], Awaitable[object]], only: Path | None = None) ->
     found: list[BlockingFileCall] = []
     told = ""
     try:
-        with no_blocking_files(only) as so_far:
+        with no_blocking_files(*only) as so_far:
             found = so_far
             asyncio.run(running())
     except AssertionError as error:
@@ -100,10 +100,11 @@ def test_only_the_code_that_is_asked_for_counts(tmp_path: Path) -> None:
     async def main() -> None:
         (tmp_path / "a file").touch()
 
-    assert found_in(main, only=Path(__file__).parent)
-    assert found_in(main, only=Path(__file__))
-    assert found_in(main, only=tmp_path) == []
-    assert found_in(main, only=Path(__file__).with_name("test_block")) == []
+    assert found_in(main, Path(__file__).parent)
+    assert found_in(main, Path(__file__))
+    assert found_in(main, tmp_path) == []
+    assert found_in(main, tmp_path, Path(__file__))
+    assert found_in(main, Path(__file__).with_name("test_block")) == []
 
 
 def test_imports_and_logging_handlers_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +182,7 @@ def test_a_save_touches_no_file_on_the_loop(tmp_path: Path) -> None:
         await recovery.save_state(cached_data={"AAPL": 1}, force=True)
         await recovery.aclose()
 
-    assert found_in(save, only=library) == []
+    assert found_in(save, library) == []
 
 
 def test_what_a_loop_in_debug_mode_takes_down_does_not_count() -> None:

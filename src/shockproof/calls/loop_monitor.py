@@ -36,8 +36,8 @@ __all__ = ["LoopMonitor"]
 
 _log = logging.getLogger("shockproof")
 
-_LOOKS: Final = 4
-"""Looks in the time of the shortest stall that is told."""
+_LOOKS: Final = 2
+"""Looks in the time of the shortest stall that is told: from half of it on there is something to see."""
 _REMEMBERED: Final = 0.02
 """Seconds of lateness from which on it is kept when that was: shorter ones are everyday life."""
 _KEPT: Final = 256

@@ -15,7 +15,6 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Generator
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -86,7 +85,7 @@ class BlockingFileCall(NamedTuple):
 
 
 class _Watch:
-    def __init__(self, only: str | None) -> None:
+    def __init__(self, only: tuple[str, ...]) -> None:
         self.only = only
         self.found: list[BlockingFileCall] = []
 
@@ -97,7 +96,7 @@ _lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def no_blocking_files(only: str | os.PathLike[str] | None = None) -> Generator[list[BlockingFileCall]]:
+def no_blocking_files(*only: str | os.PathLike[str]) -> Generator[list[BlockingFileCall]]:
     """
     A block in which nothing may touch a file in a thread whose event loop is running.
 
@@ -107,8 +106,8 @@ def no_blocking_files(only: str | os.PathLike[str] | None = None) -> Generator[l
     itself do not count. The calls are made as ever: nothing is raised where they are.
 
     Args:
-        only: a directory or a file: calls made by code elsewhere do not count. Code of the standard library counts as
-            the code that called it. Default: None, all code.
+        *only: directories or files: calls made by code elsewhere do not count. Code of the standard library counts as
+            the code that called it. Default: none, all code.
 
     Returns:
         What was found so far, to be looked at in the block.
@@ -117,7 +116,7 @@ def no_blocking_files(only: str | os.PathLike[str] | None = None) -> Generator[l
         AssertionError: at the end of a block that raised nothing itself: all that was found, with its line.
     """
     global _watches
-    watch = _Watch(None if only is None else str(Path(os.path.abspath(only))))
+    watch = _Watch(tuple(os.path.abspath(place) for place in only))
     with _lock:
         _hook()
         _watches = (*_watches, watch)
@@ -198,7 +197,7 @@ def _note(call: str, about: object) -> None:
     name = frame.f_code.co_filename
     found = BlockingFileCall(call, repr(about)[:200], line_of(frame))
     for watch in _watches:
-        if watch.only is None or name == watch.only or name.startswith(f"{watch.only}{os.sep}"):
+        if not watch.only or any(name == one or name.startswith(f"{one}{os.sep}") for one in watch.only):
             watch.found.append(found)
 
 
