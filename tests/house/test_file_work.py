@@ -18,6 +18,7 @@ OUTSIDE = {
     "endpoints/unix_socket.py": "names a socket, of which nothing has to outlive a crash",
     "endpoints/status_page.py": "reads the style and the script that come with the package",
     "integrations/prometheus.py": "reads the dashboards that come with the package",
+    "testing/blocking_files.py": "asks whether a descriptor that somebody else uses is a file",
     "command_line": "looks, for a person; what it writes goes through the interface",
     "views": "writes the page that a person asked for",
     "demo": "a program of its own, that uses the library",

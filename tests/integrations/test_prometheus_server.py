@@ -154,6 +154,7 @@ def of_dashboard(expression: str) -> str:
     return expression
 
 
+@pytest.mark.plays_the_disk
 @pytest.mark.asyncio
 async def test_a_real_prometheus_evaluates_dashboard_and_rules(tmp_path: Path) -> None:
     """Each panel shows something, and each rule is evaluated, from what was scraped over a real socket."""
