@@ -98,7 +98,7 @@ async def stream(app: AsgiApp, path: str = "/status/events", **headers: str) -> 
     reading = Reading(app, "GET", path, given, b"")
     status, found = await reading.start()
     assert (status, found["content-type"]) == (200, "text/event-stream")
-    assert await reading.piece() == "retry: 1000\n\n"
+    assert await reading.piece() == "retry: 500\n\n"
     yield reading
     await reading.leave()
 
@@ -404,7 +404,7 @@ async def test_a_stream_ends_by_itself_and_goes_on_in_the_next(
     async with stream(app) as reading:
         while await reading.piece() is not None:
             pass
-        assert clock.monotonic() - began == 20.0
+        assert clock.monotonic() - began == 10.0
     assert reading.task.done()
 
 

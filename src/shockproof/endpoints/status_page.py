@@ -48,7 +48,7 @@ _FILES: Final = {
     )
 }
 
-_LIFE: Final = 20.0
+_LIFE: Final = 10.0
 """
 Seconds that a stream lasts before the browser opens the next one, and misses nothing: a server that lets its connections end
 before it does waits no longer than that.
@@ -150,7 +150,7 @@ class StatusPage:
         ends_at = clock.monotonic() + _LIFE
         self._readers += 1
         try:
-            yield b"retry: 1000\n\n"
+            yield b"retry: 500\n\n"
             while clock.monotonic() < ends_at:
                 await view.refresh()
                 message = view.message(seen)
