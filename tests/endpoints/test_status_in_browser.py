@@ -107,7 +107,9 @@ def stage() -> Iterator[Stage]:
     with pytest.MonkeyPatch.context() as patched:
         for module in (status_page, status_view):
             patched.setattr(module, "EVERY", 0.1)
-        patched.setattr(status_page, "_LIFE", 1.5)  # so that pages go on in the next stream, as they do all day
+        patched.setattr(
+            status_page, "_LIFE", 1.5
+        )  # so that pages go on in the next stream, as they do all day
         thread = threading.Thread(target=live, name="a browser and a program")
         thread.start()
         is_up.wait(2 * PATIENT)

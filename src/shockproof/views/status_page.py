@@ -90,12 +90,12 @@ def page(parts: Mapping[str, Part], *, matching: str, most: int, version: str, c
 <div class="pair">
 <section aria-labelledby="errors-h">
 <div class="bar"><h2 id="errors-h">Errors</h2>{part("errors-note")}</div>
-<ol class="stream" id="errors">
+<ol class="stream" id="errors" tabindex="0" aria-labelledby="errors-h">
 {members("errors")}
 </ol>
 </section>
 <section aria-labelledby="happenings-h"><div class="bar"><h2 id="happenings-h">What changed</h2>{part("happenings-note")}</div>
-<ol class="stream" id="happenings">
+<ol class="stream" id="happenings" tabindex="0" aria-labelledby="happenings-h">
 {members("happenings")}
 </ol></section>
 </div>
@@ -108,7 +108,7 @@ def page(parts: Mapping[str, Part], *, matching: str, most: int, version: str, c
 <div class="with-axis"><div class="axis lag-axis" aria-hidden="true"><span></span><span>1 s</span><span>100 ms</span><span>10 ms</span></div>{part("lag")}</div>{part("stalls")}</section>
 <section aria-labelledby="severities-h"><div class="bar"><h2 id="severities-h">Errors over time</h2>{part("severities-note")}</div>{part("severities")}</section>
 <section aria-labelledby="pending-h"><div class="bar"><h2 id="pending-h">Pending operations</h2>{part("pending-note")}</div>
-<ol class="stream" id="pending">
+<ol class="stream" id="pending" tabindex="0" aria-labelledby="pending-h">
 {members("pending")}
 </ol></section>
 </div>
