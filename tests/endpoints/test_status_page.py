@@ -37,7 +37,9 @@ class Answered(NamedTuple):
 class Reading:
     """A request whose answer is read piece by piece, as it comes."""
 
-    def __init__(self, app: AsgiApp, method: str, path: str, headers: dict[str, str], body: bytes) -> None:
+    def __init__(
+        self, app: AsgiApp, method: str, path: str, headers: dict[str, str], body: bytes, *, room: int = 0
+    ) -> None:
         plain, _, query = path.partition("?")
         self.scope = {
             "type": "http",
@@ -50,7 +52,7 @@ class Reading:
             "query_string": query.encode(),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         }
-        self.sent: asyncio.Queue[Any] = asyncio.Queue()
+        self.sent: asyncio.Queue[Any] = asyncio.Queue(room)
         self.told: asyncio.Queue[Any] = asyncio.Queue()
         self.told.put_nowait({"type": "http.request", "body": body, "more_body": False})
         self.task = asyncio.ensure_future(app(self.scope, self.told.get, self.sent.put))
@@ -427,6 +429,19 @@ async def test_readers_are_bounded_and_those_who_leave_make_room(recovery: Error
         if not reading.task.done():
             await reading.leave()
     assert (await ask(app, "HEAD", "/status/events")).status == 200
+
+
+async def test_a_reader_that_does_not_read_loses_its_place(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Its server takes no more of it; sixteen such would keep everybody else out."""
+    app = health_app(recovery, status_page=True)
+    reading = Reading(app, "GET", "/status/events", {}, b"", room=1)
+    await reading.start()
+    began = clock.monotonic()
+    await reading.task
+    assert 10.0 <= clock.monotonic() - began < 20.0
+    assert not reading.sent.empty()
 
 
 async def test_readers_of_the_same_share_one_picture(

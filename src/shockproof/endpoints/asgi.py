@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shockproof.endpoints.exchange import MOST_BODY, Answer, Request, Stream, plain
 from shockproof.endpoints.relaying import relay
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from shockproof.service import ErrorRecoveryService
 
 __all__ = ["AsgiApp", "health_app"]
+
+_PIECE_SECONDS: Final = 10.0
+"""For a piece of a stream to be taken, as by the server of our own: who does not read keeps nobody from reading."""
 
 Message = MutableMapping[str, Any]  # Any: what ASGI 3.0 says of each key
 Receive = Callable[[], Awaitable[Message]]
@@ -113,13 +117,14 @@ async def _relay(stream: Stream, receive: Receive, send: Send) -> None:
             pass
 
     async def write(piece: bytes) -> None:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        async with asyncio.timeout(_PIECE_SECONDS):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
 
     await send({"type": "http.response.start", "status": 200, "headers": _headers(stream)})
     try:
         await relay(stream.pieces, write, gone())
     except OSError:
-        return  # the reader has gone: so do servers say it by ASGI 2.4
+        return  # the reader has gone, as servers say it by ASGI 2.4, or does not read
     await send({"type": "http.response.body", "body": b""})
 
 
