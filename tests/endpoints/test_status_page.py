@@ -213,6 +213,43 @@ async def test_what_others_wrote_is_text(recovery: ErrorRecoveryService) -> None
     assert "alert(2)" in page.text  # it is there to be read
 
 
+async def test_what_happened_several_times_at_one_moment_is_there_as_often(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Each has an id of its own, which it keeps when more come: nothing on the page moves that has not changed."""
+    app = health_app(recovery, status_page=True)
+    venue = recovery.service("venue", max_retries=0, circuit_threshold=None)
+
+    async def fails() -> None:
+        raise ConnectionError("reset")
+
+    async def ids() -> list[str]:
+        async with stream(app) as reading:
+            return list((await reading.event())[1]["lists"]["errors"])
+
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            await venue.call(fails)
+    before = await ids()
+    assert len(set(before)) == 3
+    Page((await ask(app, "GET", "/status")).text)
+    await recovery._clock.sleep(2.0)
+    with pytest.raises(ConnectionError):
+        await venue.call(fails)
+    assert (await ids())[1:] == before
+
+
+async def test_the_pictures_of_a_young_program_begin_with_a_minute(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """And grow with it."""
+    app = health_app(recovery, status_page=True)
+    recovery.service("venue")
+    for seconds, words in ((30.0, "Last 1 min"), (200.0, "Last 5 min"), (200.0, "Last 15 min")):
+        await clock.sleep(seconds)
+        assert words in (await ask(app, "GET", "/status")).text
+
+
 async def test_an_error_is_shown_whole_with_its_trace(recovery: ErrorRecoveryService) -> None:
     """What the line of the stream leads to; the secrets are hidden there, too, and what has left the memory is said to have."""
     app = health_app(recovery, status_page=True)
@@ -299,7 +336,9 @@ async def test_each_change_is_asked_for_and_made_with_the_token(recovery: ErrorR
 
     assert "reset" in (await change("reset")).text
     assert not recovery.is_circuit_open(name)
+    assert "held open" not in (await ask(app, "GET", "/status")).text
     assert "forced open" in (await change("force-open", reason="maintenance")).text
+    assert "held open" in (await ask(app, "GET", "/status")).text  # at once, and not a second later
     assert recovery.is_circuit_open(name)
     assert recovery.get_health_status()["services"][name]["circuit_mode_reason"] == "maintenance"
     assert "released" in (await change("release")).text

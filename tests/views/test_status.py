@@ -84,13 +84,21 @@ async def test_secrets_are_hidden_and_the_rest_is_json(recovery: ErrorRecoverySe
     history = StatusHistory(recovery)
     await trip(recovery, "venue hunter2hunter2", "api_key=AKIA99 hunter2hunter2" + "x" * 1_000)
     recovery.set_circuit_mode("venue hunter2hunter2", "forced-open", "hunter2hunter2 leaked")
-    async with recovery.operation("rebalance", key="today") as operation:
+    async with recovery.operation("rebalance", key="of hunter2hunter2") as operation:
         await operation.checkpoint(token="AKIA99", done=7)
         text = json.dumps(status_of(recovery, history))
     assert "hunter2" not in text
     assert "AKIA99" not in text
     assert len(json.loads(text)["errors"][0]["error_message"]) <= 501
     assert '"done": 7' in json.loads(text)["pending"][0]["progress"]
+
+
+async def test_a_secret_is_hidden_from_the_moment_it_is_known(recovery: ErrorRecoveryService) -> None:
+    """Also in a text that was shown before."""
+    recovery.service("venue of hunter2hunter2")
+    assert "hunter2" in json.dumps(status_of(recovery))
+    recovery.register_secret("hunter2hunter2")
+    assert "hunter2" not in json.dumps(status_of(recovery))
 
 
 async def test_pending_operations_tell_since_when_and_how_far(
