@@ -181,7 +181,9 @@ def test_a_program_that_is_silent_is_told_and_one_that_is_back_goes_on(stage: St
             await page.route("**/status/events*", lambda route: route.abort())
             await page.reload()
             await page.clock.run_for(7_000)
-            await expect(page.locator("#live[data-state=late]")).to_contain_text("no word for")
+            await expect(page.locator("#live:is([data-state=late], [data-state=lost])")).to_contain_text(
+                "no word for"
+            )
             await page.unroute("**/status/events*")
             await page.clock.run_for(20_000)
             await expect(page.locator("#live[data-state=live]")).to_be_visible()

@@ -18,7 +18,7 @@ def test_an_outage_of_a_moment_is_seen_among_a_quarter_of_an_hour() -> None:
     ]
     drawn = band(stretches, name="<venue>", seconds=900.0)
     found = re.findall(r'class="c-(\S+)" x="(\d+)" y="0" width="(\d+)"', drawn)
-    assert found == [("closed", "20", "140"), ("open", "159", "1"), ("closed", "160", "20")]
+    assert found == [("closed", "20", "140"), ("open", "158", "2"), ("closed", "160", "20")]
     said = "circuit of &lt;venue&gt;: closed for 1 min 39 s, before that open for 1 s, before that closed for 11 min 40 s"
     assert said in drawn
 

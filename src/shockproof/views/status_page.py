@@ -274,7 +274,7 @@ def _services_note(status: Mapping[str, Any], matching: str) -> Part:  # Any: JS
     what = f"{counts['matching']:,} with “{markup(matching)}” of {counts['services']:,}" if matching else ""
     if counts["shown"] < counts["matching"]:
         query = markup(urlencode({"q": matching, "most": 200}))
-        more = f'; <a href="status?{query}">200</a>' if counts["shown"] < 200 else ""
+        more = f'; <a href="status?{query}">show 200</a>' if counts["shown"] < 200 else ""
         what = f"{counts['shown']:,} of {what or format(counts['services'], ',')}, in trouble first{more}"
     back = ' <a href="status">all</a>' if matching else ""
     return _note("services", f"{what or format(counts['services'], ',')}{back}")

@@ -18,6 +18,7 @@ __all__ = ["band", "columns_of_lag", "heat", "spark"]
 
 _GRAIN: Final = 5.0
 """Seconds: a band moves on in jumps of that, so that a calm row does not change every second."""
+_LEAST_GRAINS: Final = 2
 _ROWS: Final = len(BOUNDS) + 1
 _SHORTEST_LAG: Final = 0.001
 _LONGEST_LAG: Final = 10.0
@@ -32,8 +33,8 @@ def band(stretches: Sequence[Mapping[str, Any]], *, name: str, seconds: float) -
     for stretch in reversed(stretches):
         state, begin = stretch["state"], max(0.0, end - stretch["seconds"])
         left, right = (round(edge / grain) for edge in (begin, end))
-        if right == left and state in ("open", "forced-open", "half-open"):
-            left = right - 1  # a short outage is one all the same
+        if right - left < _LEAST_GRAINS and state in ("open", "forced-open", "half-open"):
+            left = right - _LEAST_GRAINS  # a short outage is one all the same
         if state is not None and right > left:
             words = f"{_STATES.get(state, state)} for {duration_text(round(end - begin))}"
             said.append(words)
