@@ -233,6 +233,24 @@ def test_what_is_no_url_is_told(shockproof: Run, url: str) -> None:
     assert "http://127.0.0.1:9090" in told.err
 
 
+@pytest.mark.parametrize("odd", ["1e999", "NaN", str(10**400), '"soon"', "[]", "{}", "null", "true"])
+def test_numbers_that_are_none_are_shown_as_nothing_or_as_they_are(
+    shockproof: Run, pages: Pages, odd: str
+) -> None:
+    """A program of another version may tell anything: that is no bug of this one."""
+    url, answers = pages
+    service = '{"name": "venue", "status": ODD, "circuit": "open", "retry_after": ODD, "successes": ODD, "failures": ODD}'
+    body = (
+        f'{{"overall_health": "healthy", "services": [{service}], "recent_error_count": ODD, "counts": ODD, "pid": ODD,'
+        ' "errors": [{"at": ODD}], "pending": [{"since": ODD}], "halt": ODD, "error_log": {"dropped": ODD}}'
+    )
+    answers["/status.json"] = (200, body.replace("ODD", odd).encode())
+    for command in (("health",), ("top", "--every", "0.1")):
+        told = shockproof(*command, "--url", url)
+        assert (told.code, told.err) == (0, "")
+        assert "venue" in told.out
+
+
 def test_nobody_there_and_nobody_answering_are_told_apart(shockproof: Run, tmp_path: Path) -> None:
     """The one is started, the other looked at."""
     missing = shockproof("health", "--state-dir", tmp_path)

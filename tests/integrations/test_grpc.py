@@ -255,6 +255,26 @@ async def test_an_open_circuit_sends_nothing(shop: Shop, recovery: ErrorRecovery
     assert shop.calls == 1
 
 
+async def test_a_hedged_call_takes_the_first_answer_and_cancels_the_other(
+    shop: Shop, recovery: ErrorRecoveryService
+) -> None:
+    """What the caller holds is the call that has answered."""
+    shop.steps = [None, b"fine"]
+    async with a_channel(shop, recovery.service("shop", hedge_after=0.05)) as channel:
+        call = channel.unary_unary("/shop.Orders/Ask")(b"AAPL")
+        assert await call == b"fine"
+        assert await call.code() is Code.OK
+        await shop.was_cancelled.wait()
+    assert shop.calls == 2
+
+
+async def test_a_fallback_answers_in_place_of_the_server(shop: Shop, recovery: ErrorRecoveryService) -> None:
+    """As for every handle; the caller awaits it like an answer."""
+    shop.steps = [Code.UNAVAILABLE]
+    async with a_channel(shop, recovery.service("shop", max_retries=0, fallback=b"of yesterday")) as channel:
+        assert await channel.unary_unary("/shop.Orders/Ask")(b"AAPL") == b"of yesterday"
+
+
 async def test_what_reduces_risk_passes_a_halt(shop: Shop, recovery: ErrorRecoveryService) -> None:
     """Orders are stopped, and those that are at the venue can still be cancelled."""
     guarded = interceptors(

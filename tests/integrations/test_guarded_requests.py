@@ -407,6 +407,17 @@ async def test_a_hedged_read_takes_the_first_answer_and_closes_the_other(
     assert len(venue.requests) == 2
 
 
+async def test_a_fallback_answers_in_place_of_the_venue(venue: Venue, recovery: ErrorRecoveryService) -> None:
+    """It gives a response of the client's; that of the venue is closed."""
+    venue.steps = [Step(503, LONG)]
+    service = recovery.service(
+        "venue", max_retries=0, fallback=lambda: httpx.Response(200, text="of yesterday")
+    )
+    async with asyncio.timeout(PATIENT), by(httpx, shockproof.integrations.httpx)(service) as send:
+        for _ in range(2):  # the pool has one connection
+            assert await send("GET", venue.url) == (200, b"of yesterday")
+
+
 @pytest.mark.parametrize("kind", ["httpx", "httpx2"])
 async def test_a_body_is_streamed_through(kind: str, recovery: ErrorRecoveryService) -> None:
     """What goes on for ever is read as it comes, and no attempt waits for its end."""

@@ -110,6 +110,37 @@ async def test_what_is_no_refusal_is_left_alone(error: Exception) -> None:
             await client.get("/")
 
 
+@pytest.mark.parametrize(
+    ("errors", "status", "wait"),
+    [
+        ((CircuitOpenError("venue", retry_after=3.0), CircuitOpenError("news", retry_after=8.5)), 503, "9"),
+        ((RateLimitedError("venue", "rate_limit", 3.0), BulkheadFullError("venue", "bulkhead")), 503, "3"),
+        ((CircuitOpenError("venue"), AttemptTimeoutError("news", 1.0)), 504, None),
+    ],
+)
+async def test_a_task_group_of_refusals_is_a_refusal(
+    errors: tuple[Exception, ...], status: int, wait: str | None
+) -> None:
+    """Handlers ask several venues at a time; of several answers the most careful one is given."""
+    group = ExceptionGroup("two venues", [ExceptionGroup("inside", errors[:1]), *errors[1:]])
+    app = Starlette(routes=[Route("/", raising(group))])
+    answer_refusals(app)
+    async with running(app) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.headers.get("retry-after")) == (status, wait)
+
+
+async def test_a_task_group_with_another_error_is_left_alone() -> None:
+    """What went wrong in it is for the log, and for a person."""
+    group = ExceptionGroup("two venues", [CircuitOpenError("venue"), KeyError("price")])
+    app = Starlette(routes=[Route("/", raising(group))])
+    answer_refusals(app)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with running(app) as client:
+            await client.get("/")
+    assert caught.value is group
+
+
 async def test_a_websocket_is_told_to_come_again_later() -> None:
     """Its handshake is over, so that there is no status to give."""
 

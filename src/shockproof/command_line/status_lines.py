@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from shockproof.command_line.screen import Screen
 from shockproof.views.words import ago, local_time
@@ -98,7 +97,7 @@ def show_errors(status: Status, screen: Screen, most: int) -> None:
     screen.line("NEWEST ERRORS", "bold")
     for error in errors:
         at = error.get("at")
-        when = local_time(at)[11:19] if isinstance(at, int | float) else ""
+        when = local_time(at)[11:19] if _is_finite(at) else ""
         text = (
             f"{when}  {str(error.get('severity', '')).upper():<8}  {error.get('service_name')}."
             f"{error.get('function_name')}  {error.get('error_type')}: {error.get('error_message')}"
@@ -115,7 +114,7 @@ def show_pending(status: Status, screen: Screen, most: int) -> None:
     rows = []
     for one in pending[:most]:
         since = one.get("since")
-        age = f"{ago(time.time() - since)} ago" if isinstance(since, int | float) else ""
+        age = f"{ago(time.time() - since)} ago" if _is_finite(since) else ""
         words = one.get("stopped_by") or one.get("progress") or ""
         rows.append(
             (str(one.get("key") or ""), str(one.get("operation")), str(one.get("kind")), age, str(words))
@@ -136,14 +135,14 @@ def _trouble(service: Status) -> tuple[int, str]:
 def _circuit(service: Status) -> str:
     mode, wait = service.get("circuit_mode"), service.get("retry_after")
     text = str(service.get("circuit", "")) if mode in (None, "normal") else str(mode)
-    if text == "open" and isinstance(wait, int | float) and math.isfinite(wait) and wait > 0:
+    if text == "open" and _is_finite(wait) and wait > 0:
         text += f" {ago(wait)}"
     return text
 
 
 def _latency(service: Status) -> str:
     seconds = _dict(service.get("calls")).get("p95")
-    return f"{seconds * 1000:,.0f} ms" if isinstance(seconds, int | float) else ""
+    return f"{seconds * 1000:,.0f} ms" if _is_finite(seconds) else ""
 
 
 def _several(number: object, what: str) -> str:
@@ -152,6 +151,10 @@ def _several(number: object, what: str) -> str:
 
 def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and value else ""
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and abs(value) < 1e15  # also what compares to nothing, NaN
 
 
 def _dict(value: object) -> Status:

@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
 from shockproof.integrations.optional import missing
+from shockproof.policies.retry import leaves
 from shockproof.service import ErrorRecoveryService
 from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
@@ -40,6 +41,7 @@ __all__ = ["answer_refusals", "lifespan_of", "recovery_of"]
 
 _NAME: Final = "shockproof"
 """Under which the service stands in the state of the lifespan."""
+_OURS: Final = (CallRejectedError, AttemptTimeoutError, DeadlineExceededError)
 _TRY_AGAIN_LATER: Final = 1013
 """The code that closes a WebSocket, of the registry of RFC 6455."""
 
@@ -97,26 +99,29 @@ def answer_refusals(app: Starlette) -> None:
     ``{"detail": ...}`` as FastAPI writes it, and says nothing of what is inside: no service, no last error. A WebSocket is
     closed with 1013, try again later.
 
-    What happened at the other side is no refusal, and is left alone: the last error of a call, and `OutcomeUnknownError`.
+    What happened at the other side is no refusal, and is left alone: the last error of a call, and `OutcomeUnknownError`. An
+    ``ExceptionGroup``, of a task group for example, is answered if it holds nothing else than these errors.
 
     Raises:
         TypeError: *app* is none of Starlette's.
     """
     if not isinstance(app, Starlette):
         raise TypeError(f"app must be one of Starlette's or FastAPI's, got {app!r}")
-    for kind in (CallRejectedError, AttemptTimeoutError, DeadlineExceededError):
+    for kind in (*_OURS, ExceptionGroup):
         app.add_exception_handler(kind, _answer)  # type: ignore[arg-type]  # it is for requests and for WebSockets alike
 
 
 async def _answer(connection: Request | WebSocket, error: Exception) -> Response | None:
-    status, detail = _told(error)
+    ours = [one for one in leaves(error) if isinstance(one, _OURS)]
+    if len(ours) < len(list(leaves(error))):
+        raise error  # a group of which we are a part only
+    status, detail = max(map(_told, ours))
     if isinstance(connection, WebSocket):
         await connection.close(_TRY_AGAIN_LATER, detail)
         return None
-    wait = error.retry_after if isinstance(error, CallRejectedError) else None
-    headers = None
-    if wait is not None and math.isfinite(wait):
-        headers = {"Retry-After": str(max(1, math.ceil(wait)))}
+    waits = [one.retry_after for one in ours if isinstance(one, CallRejectedError)]
+    known = [wait for wait in waits if wait is not None and math.isfinite(wait)]
+    headers = {"Retry-After": str(max(1, math.ceil(max(known))))} if known else None
     return JSONResponse({"detail": detail}, status, headers)
 
 
