@@ -30,6 +30,7 @@ from shockproof import (  # noqa: E402  after the importorskip
     ServiceStatus,
     attempts_of,
 )
+from shockproof.integrations.httpx import StatusError  # noqa: E402  after the importorskip
 from shockproof.integrations.service_per_host import ServicePerHost  # noqa: E402  after the importorskip
 
 pytestmark = pytest.mark.asyncio
@@ -387,6 +388,22 @@ async def test_the_users_own_word_on_an_answer_comes_first(
     ):
         assert await send("GET", venue.url) == (503, b"come back")
     assert len(venue.requests) == 2
+
+
+async def test_what_is_repeated_can_be_narrowed_by_the_status(
+    client: Any, venue: Venue, recovery: ErrorRecoveryService
+) -> None:
+    """A status is an error of its own for retry_on."""
+    venue.steps = [Step(502, b""), Step(599, b"whatever")]
+
+    def retry_on(error: Exception) -> bool:
+        return isinstance(error, StatusError) and error.status == 502
+
+    async with asyncio.timeout(PATIENT), client(recovery.service("venue", retry_on=retry_on)) as send:
+        assert await send("GET", venue.url) == (599, b"whatever")
+    assert len(venue.requests) == 2
+    last = recovery.get_error_summary()["recent_errors"][-1]["error_message"]
+    assert last.endswith(" was answered with 599")
 
 
 @pytest.mark.parametrize("kind", ["httpx", "httpx2"])

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from shockproof.calls.handle import Handle
-from shockproof.integrations.guarded_requests import Asked, GuardedRequests
+from shockproof.integrations.guarded_requests import Asked, GuardedRequests, StatusError
 from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.redirects import meaning_of_last_status, not_sent_unless, raised_within
@@ -44,7 +44,15 @@ except ImportError as error:
 if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientHandlerType
 
-__all__ = ["TABLE", "GuardMiddleware", "ServicePerHost", "classify", "meaning_of", "was_redirected"]
+__all__ = [
+    "TABLE",
+    "GuardMiddleware",
+    "ServicePerHost",
+    "StatusError",
+    "classify",
+    "meaning_of",
+    "was_redirected",
+]
 
 _FOLLOWING: Final = (aiohttp.ClientSession._request.__code__,)
 

@@ -30,20 +30,28 @@ _FAILS: Final = (Meaning.UNKNOWN, Meaning.TURNED_AWAY)
 
 
 class StatusError(Exception):
-    """An answer that counts as a failure, inside of the policies and in the error log; the caller gets the answer."""
+    """
+    An answer that counts as a failure, for the policies and in the error log; the caller gets the answer itself.
+
+    ``retry_on`` and `OnError` see it, and may name it.
+    """
 
     def __init__(self, asked: Asked, status: int, answer: object) -> None:
         super().__init__(asked.method, asked.url, status)
+        self.method = asked.method
+        self.url = asked.url
+        """Without user, query and fragment."""
+        self.status = status
         self.asked = asked
         self.answer = answer
+        """The response of the client."""
 
     def __str__(self) -> str:
-        method, url, status = self.args
         try:
-            status = f"{status} {HTTPStatus(status).phrase}"
+            words = f"{self.status} {HTTPStatus(self.status).phrase}"
         except ValueError:  # one that nobody has named
-            pass
-        return f"{method} {url} was answered with {status}"
+            words = str(self.status)
+        return f"{self.method} {self.url} was answered with {words}"
 
 
 class Asked(NamedTuple):

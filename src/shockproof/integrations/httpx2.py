@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from shockproof.calls.handle import Handle
+from shockproof.integrations.guarded_requests import StatusError
 from shockproof.integrations.httpx_outcomes import table_of
 from shockproof.integrations.httpx_transport import HttpxRequests
 from shockproof.integrations.optional import missing
@@ -38,7 +39,7 @@ try:
 except ImportError as error:
     raise missing("httpx2", "httpx2", error) from error
 
-__all__ = ["TABLE", "GuardedTransport", "ServicePerHost", "classify", "meaning_of"]
+__all__ = ["TABLE", "GuardedTransport", "ServicePerHost", "StatusError", "classify", "meaning_of"]
 
 TABLE: Final = table_of(httpx2)
 """The rules, in order."""
