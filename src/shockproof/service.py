@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import random
+import socket
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -35,6 +36,7 @@ from shockproof.memory.error_log.error_log import ErrorLog
 from shockproof.memory.error_log.history import ErrorHistory
 from shockproof.memory.error_log.recorder import Recorder
 from shockproof.memory.error_log.redaction import DEFAULT_NAMES, Redactor
+from shockproof.memory.fleet.fleet import Fleet
 from shockproof.memory.journal.journal import journal_for
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation import Operation, pending_operation, with_pending
@@ -74,6 +76,7 @@ from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeve
 
 if TYPE_CHECKING:
     from shockproof.calls.loop_monitor import LoopMonitor
+    from shockproof.memory.stores.state_store import StateStore
     from shockproof.vocabulary.events import Event
     from shockproof.vocabulary.models import ErrorRecord, SystemState
 
@@ -153,6 +156,11 @@ class ErrorRecoveryService:
             each takes a dict of ``active_operations``, ``cached_data`` and ``configuration`` and returns one. With n of
             them states are saved as version n + 1, and older ones are migrated when they are restored, in the disk's
             thread. Default: none, and all states are of version 1.
+        store: what several processes share, such as ``RedisStore("redis://localhost:6379")``: services with
+            ``shared=True`` then know what the others find out. It is asked in the background, never on a call's path, and
+            closed by `aclose`. Default: none.
+        process_name: as what this process counts among them; those whose fate is one may have one name. Default: host and
+            process number.
         clock: where time comes from, see `Clock`. Default: the real time.
         rng: the source of jitter, for example ``random.Random(7)``. Default: a fresh one.
 
@@ -179,6 +187,8 @@ class ErrorRecoveryService:
         redact: Iterable[str] | None = None,
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
         state_migrations: Sequence[Migration] = (),
+        store: StateStore | None = None,
+        process_name: str | None = None,
         clock: Clock | Callable[[], float] | None = None,
         rng: Randomness | None = None,
     ) -> None:
@@ -260,6 +270,13 @@ class ErrorRecoveryService:
         )
         after_fork(self._saver.after_fork)
         self._is_first_save_to_come = True
+        who = f"{socket.gethostname()}:{os.getpid()}" if process_name is None else process_name
+        a_name("process_name", who, "bot-1")
+        self._fleet = (
+            None
+            if store is None
+            else Fleet(store, name=who, clock=self._clock, rng=randomness, on_loop_end=self._forget_loop)
+        )
         self._handles: dict[tuple[str, int | None], Handle] = {}
         self._periodic: dict[str, Periodic] = {}
         self._numbers = itertools.count(1)
@@ -404,8 +421,15 @@ class ErrorRecoveryService:
         self, plan: Plan, name: str, service_options: Mapping[str, Any], place: str
     ) -> None:  # Any: each option has a type of its own
         """Make *plan* a way to call the service *name*; for `service` and the decorator."""
+        if service_options.get("shared") and self._fleet is None:
+            raise ValueError(
+                f"service {name!r}: shared=True needs what is shared in: "
+                'ErrorRecoveryService(store=RedisStore("redis://localhost:6379"))'
+            )
         state = self._runtime.declare(name, service_options, place)
         plan.bind(self._runtime, state)
+        if state.shared and self._fleet is not None:
+            self._fleet.share(state, state.circuit_quorum)
         if state.health_check is not None:
             self._check_by_itself(state)
 
@@ -484,6 +508,8 @@ class ErrorRecoveryService:
         state = self._runtime.retire(service_name)
         if state is None:
             return False
+        if self._fleet is not None:
+            self._fleet.forget(service_name)
         periodic = self._periodic.pop(_name_of_check(state), None)
         if periodic is not None:
             periodic.stop()
@@ -583,6 +609,7 @@ class ErrorRecoveryService:
             journal=self._journal.status()._asdict(),
             halt=self._halt,
             loop=self._loop_report(),
+            shared=None if self._fleet is None else self._fleet.health,
         )
 
     def _loop_report(self) -> dict[str, Any] | None:  # Any: text and numbers
@@ -660,6 +687,8 @@ class ErrorRecoveryService:
         return self._listeners.subscribe(listener)
 
     def _on_transition(self, state: ServiceState, to: CircuitState, now: float) -> None:
+        if self._fleet is not None:
+            self._fleet.transitioned(state, to)
         if not self._listeners:
             return
         from shockproof.vocabulary.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
@@ -1024,6 +1053,8 @@ class ErrorRecoveryService:
         await self._state_writer.run(_import_the_rest)
         await self._halt.learn()
         self._start_background()
+        if self._fleet is not None:
+            await self._fleet.looked()
 
     async def aclose(self, timeout: float = 5.0) -> None:
         """
@@ -1061,6 +1092,7 @@ class ErrorRecoveryService:
             self._halt.flush(),
             self._listeners.drain(),
             self._runtime.losers.reap(),
+            *([] if self._fleet is None else [self._fleet.aclose()]),
             return_exceptions=True,
         )
         for result in results:
@@ -1164,6 +1196,8 @@ class ErrorRecoveryService:
             self._loop_monitor.ensure()
         for periodic in list(self._periodic.values()):
             periodic.ensure()
+        if self._fleet is not None:
+            self._fleet.ensure()
 
     def _forget_loop(self) -> None:
         for state in self._registry.all():

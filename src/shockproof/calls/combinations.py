@@ -93,6 +93,7 @@ _NEEDS: Final = (
         _is_set("max_concurrent", "rate_limit", "adaptive"),
         "max_concurrent, rate_limit or adaptive, which make calls wait",
     ),
+    _Need(("circuit_quorum",), _is_set("shared"), "shared=True, which is what a quorum decides about"),
     _Need(("check_every",), _is_set("health_check"), "health_check, which is what would be run"),
     _Need(
         ("window", "window_calls", "min_calls"),

@@ -155,6 +155,10 @@ class ServiceOptions(HandleOptions, LimitOptions, total=False):
     """Seconds in flight after which a call counts as a failure before it ends. Default: it has to end first."""
     retry_budget: RetryBudget | None
     """What pays for retries; one object may serve several services. Default: none is needed."""
+    shared: bool
+    """Whether all processes with the same ``store`` know what one of them finds out about it. Default: False."""
+    circuit_quorum: int
+    """How many of them have to open its circuit for themselves to open it for all, at least 1. Default: 2."""
     critical: bool
     """Its errors are recorded as CRITICAL. Default: False."""
     health_check: Callable[[], Awaitable[object]] | Callable[[], object] | None
@@ -304,6 +308,8 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "max_wait": _optional(seconds),
     "rate_limit": _optional(parse_rates),
     "retry_budget": _optional(_budget),
+    "shared": _boolean,
+    "circuit_quorum": lambda name, value: whole_number(name, value, minimum=1),
     "critical": _boolean,
     "health_check": _optional(_function),
     "check_every": _positive,

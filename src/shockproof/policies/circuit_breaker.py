@@ -130,7 +130,10 @@ class Circuit(_WhatEveryCallReads):
         "_restored_for",
         "_rng",
         "_round",
+        "is_following",
+        "is_suspected",
         "last_error",
+        "may_probe",
         "mode",
         "mode_is_by_hand",
         "mode_reason",
@@ -168,6 +171,15 @@ class Circuit(_WhatEveryCallReads):
         """How often it would have opened, since it only watches."""
         self.shadow_refusals = 0
         """How many calls it would have refused, since it only watches."""
+        self.is_following = False
+        """Whether it is open because those of other processes are, and not by its own rules."""
+        self.is_suspected = False
+        """Whether another process has opened its circuit to the same service: the next failure here opens this one."""
+        self.may_probe: Callable[[float, float], bool] | None = None
+        """
+        Asked with now and the seconds of its lease whether a probe may begin, where several processes share them; None:
+        that is nobody else's business. Called while the lock is held, and must only look and remember.
+        """
         self.on_transition: Callable[[CircuitState, float], None] | None = None
         self.on_would_open: Callable[[float], None] | None = None
         self._rng = rng
@@ -329,6 +341,36 @@ class Circuit(_WhatEveryCallReads):
             if self.closed is not None:
                 self._begin_closed(is_counting=self.mode != "disabled")
 
+    # -- in a fleet --------------------------------------------------------------------------------
+
+    def follow(self, other: SavedCircuit, now: float) -> bool:
+        """
+        Open as the circuit of another process is; True when that is news.
+
+        For no longer than its own options allow. One that is open already, without being half-open, stays as it is; so
+        does one that has no rules, or another mode.
+        """
+        if not self._has_rules:
+            return False
+        with self._lock:
+            is_open = self.closed is None and self._round is None and now < self._admits_from()
+            if self.mode != "normal" or is_open:
+                return False
+            self._open(now, other.last_error)
+            self._reopen(other, other.remaining, now)
+            self.is_following = True
+        self._told("open", now)
+        return True
+
+    def follow_closing(self, now: float) -> bool:
+        """Close, because a probe of another process was well; True when that is news."""
+        with self._lock:
+            if self.closed is not None or self.mode != "normal":
+                return False
+            self._close(now)
+        self._told("closed", now)
+        return True
+
     # -- over a restart --------------------------------------------------------------------------
 
     @property
@@ -368,11 +410,7 @@ class Circuit(_WhatEveryCallReads):
             left = max(0.0, saved.remaining - max(0.0, elapsed))
             self._open(now, saved.last_error)
             self.trips = 0  # it is the other process's
-            self._openings, self._draw = max(1, saved.openings), 0.0
-            if saved.is_paused:
-                self._open_until = now + min(left, _LONGEST_PAUSE)
-            else:
-                self._restored_for = left
+            self._reopen(saved, left, now)
         self._told("open", now)
         return True
 
@@ -406,12 +444,21 @@ class Circuit(_WhatEveryCallReads):
         if self.mode == "normal" and self._openings == 1 and not self._draw:
             self.plain_since = now
 
+    def _reopen(self, other: SavedCircuit, seconds: float, now: float) -> None:
+        """It was opened now, and stays so for the *seconds* that another process had left."""
+        self._openings, self._draw = max(1, other.openings), 0.0
+        if other.is_paused:
+            self._open_until = now + min(seconds, _LONGEST_PAUSE)
+        else:
+            self._restored_for = seconds
+
     def _open(self, now: float, cause: object) -> None:
         # The times first: those who read without the lock would see it half-open for a moment.
         self._opened_at, self._open_until, self._restored_for = now, None, math.inf
         self.plain_since = None
         self.last_error = None if cause is None else str(cause)
         self.closed, self.lane, self._round = None, None, None
+        self.is_following = False
         if self.mode == "shadow":
             self.shadow_trips += 1
         else:
@@ -467,6 +514,7 @@ class Closed:
         with _lock:
             self.streak += 1
             in_a_row = circuit.threshold is not None and self.streak >= circuit.threshold
+            in_a_row = in_a_row or (circuit.is_suspected and circuit._has_rules)
             tripped = (self._counted(now, duration, failed=True) or in_a_row) and circuit.closed is self
             if tripped:
                 circuit._open_by_rule(now, cause)
@@ -504,6 +552,8 @@ class HalfOpen:
         for lost in [probe for probe in tuple(probing) if probe.leased_until <= now]:
             probing.discard(lost)
         if len(probing) >= self.circuit.probes:
+            return None
+        if self.circuit.may_probe is not None and not self.circuit.may_probe(now, lease):
             return None
         probe = Probe(self, now + lease)
         probing.add(probe)

@@ -43,6 +43,7 @@ def report(*conditions: str) -> dict[str, Any]:
         journal={},
         halt=Halt(Path("nowhere"), clock=SystemClock(), submit=lambda job: None, on_change=lambda: None),
         loop=None,
+        shared=None,
     )
 
 

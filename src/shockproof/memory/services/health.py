@@ -30,6 +30,7 @@ def health_report(
     journal: dict[str, Any],  # Any: as above
     halt: Halt,
     loop: dict[str, Any] | None,  # Any: as above
+    shared: dict[str, Any] | None,  # Any: JSON
 ) -> dict[str, Any]:  # Any: JSON
     """
     The health at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC).
@@ -50,6 +51,7 @@ def health_report(
         "halted": halt.mark is not None,
         "halt": halt_report(halt),
         "loop": loop,
+        "shared": shared,
         "timestamp": datetime.fromtimestamp(wall, UTC).isoformat(),
     }
 

@@ -50,6 +50,8 @@ SERVICE_OPTIONS = (
     *CIRCUIT_OPTIONS,
     *LIMIT_OPTIONS,
     "retry_budget",
+    "shared",
+    "circuit_quorum",
     "critical",
     "health_check",
     "check_every",

@@ -75,6 +75,7 @@ class ServiceState(_WhatEveryCallReads):
         "call_ages",
         "call_timers",
         "check_every",
+        "circuit_quorum",
         "critical",
         "declared_at",
         "earlier_sends",
@@ -101,6 +102,7 @@ class ServiceState(_WhatEveryCallReads):
         "retries_by_type",
         "retry_budget",
         "set_by_hand",
+        "shared",
         "status",
         "stood_still",
         "timeouts",
@@ -122,6 +124,9 @@ class ServiceState(_WhatEveryCallReads):
         self.watcher: Watcher | None = None
         self.prepared = False
         """Whether a call on the current loop has been seen."""
+        self.shared = False
+        """Whether its circuit is one with those of the other processes of the fleet."""
+        self.circuit_quorum = 2
         self.critical = False
         self.probe_lease: float | None = None
         self.health_check: Callable[[], Any] | None = None  # Any: a value, or something to await

@@ -1,0 +1,324 @@
+"""
+The background task that keeps the services of this process and those of others at one knowledge.
+
+Nothing on a call's path waits for it. It listens to the store, tells it what was decided here, fetches leases ahead of
+need, and when the store is away says so and comes back by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from shockproof.memory.fleet.shared_circuit import SharedCircuit
+from shockproof.memory.services.service_state import ServiceState
+from shockproof.memory.stores.lease import take_lease
+from shockproof.memory.stores.state_store import StateStore, StoreChange, StoreEntry
+from shockproof.policies.backoff import Backoff, Randomness
+from shockproof.policies.circuit_breaker import CircuitState
+from shockproof.policies.fleet_circuit import FleetRecord
+from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
+
+__all__ = ["Fleet"]
+
+_CIRCUITS: Final = "circuits/"
+_LOOK_EVERY: Final = 10.0
+"""Seconds between two looks at all records: a network may drop a connection without a word."""
+_CONFLICT_APART: Final = 0.002
+"""Seconds, multiplied and at random, by which those who write at the same moment get out of each other's way."""
+_LEAST_WAIT: Final = 0.001
+"""Seconds: whatever is due, the loop belongs to others in between."""
+_LONGEST_LEAD: Final = 1.0
+"""Seconds before a circuit is half-open in which leases for probing are asked for, each process at another moment."""
+
+_log = logging.getLogger("shockproof")
+
+
+class Fleet:
+    """
+    The own process among those that share *store*. Made anywhere; it runs on the loop where it was last needed.
+
+    Args:
+        store: what they share.
+        name: of this process, in votes and leases.
+        clock: where time comes from; no other process's is ever compared with it.
+        rng: what spreads the requests of many.
+        on_loop_end: called when the task has ended with its loop, so that the next loop starts another.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        *,
+        name: str,
+        clock: Clock,
+        rng: Randomness,
+        on_loop_end: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self.name = name
+        self._clock = clock
+        self._rng = rng
+        self._on_loop_end = on_loop_end
+        self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
+        self._circuits: dict[str, SharedCircuit] = {}
+        self._known: dict[str, StoreEntry] = {}
+        """The records as last told, also of services that nobody here has declared yet."""
+        self._task: asyncio.Task[None] | None = None
+        self._woken = asyncio.Event()
+        self._was_looked_at = asyncio.Event()
+        self._state: Literal["unused", "reachable", "away"] = "unused"
+        self._since: float | None = None
+        self._last_error: str | None = None
+
+    def share(self, state: ServiceState, quorum: int) -> None:
+        """From now on the circuit of this service is one with those of the others."""
+        if state.name in self._circuits:
+            return
+        shared = self._circuits[state.name] = SharedCircuit(state, self.name, quorum, self._wake)
+        shared.reach(is_reachable=self._state == "reachable")
+        if self._state == "reachable":
+            self._learned(shared, self._known.get(state.name))
+
+    def forget(self, name: str) -> None:
+        """The service *name* is not used any more."""
+        shared = self._circuits.pop(name, None)
+        if shared is not None:
+            shared.state.circuit.may_probe = None
+            shared.state.circuit.is_suspected = False
+
+    def transitioned(self, state: ServiceState, to: CircuitState) -> None:
+        """A circuit of this process has changed; from any thread."""
+        shared = self._circuits.get(state.name)
+        if shared is not None:
+            shared.transitioned(to)
+
+    @property
+    def health(self) -> dict[str, Any]:  # Any: JSON
+        """Whether the store answers, since when, why not; and what the fleet has opened."""
+        return {
+            "state": self._state,
+            "since": None if self._since is None else datetime.fromtimestamp(self._since, UTC).isoformat(),
+            "last_error": self._last_error,
+            "open_for_all": [name for name, one in list(self._circuits.items()) if one.is_open_for_all],
+            "votes": {name: sorted(one.votes) for name, one in list(self._circuits.items()) if one.votes},
+        }
+
+    # -- starting and ending -----------------------------------------------------------------------------
+
+    def ensure(self) -> None:
+        """Run on the current loop, unless it runs on a living one already."""
+        task = self._task
+        if not self._circuits or (task is not None and not task.done() and not task.get_loop().is_closed()):
+            return
+        self._woken, self._was_looked_at = asyncio.Event(), asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="shockproof fleet")
+
+    async def looked(self) -> None:
+        """Return when the store was asked for the first time, whether it answered or not."""
+        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
+            await self._was_looked_at.wait()
+
+    async def aclose(self) -> None:
+        """End the task, give leases back, and the store's connections; what is needed again starts again."""
+        task, self._task = self._task, None
+        if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            for shared in self._circuits.values():
+                shared.is_over = shared.lease is not None
+                try:
+                    await self._give_back(shared)
+                except StoreUnavailableError:
+                    break  # they end by themselves
+        await self._store.aclose()
+
+    def _wake(self) -> None:
+        task = self._task
+        if task is None:
+            return
+        loop = task.get_loop()
+        if loop is asyncio._get_running_loop():
+            self._woken.set()
+        else:
+            try:
+                loop.call_soon_threadsafe(self._woken.set)
+            except RuntimeError:
+                pass  # it has just ended; the next one looks at everything
+
+    # -- the task --------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        failures = 0
+        try:
+            while True:
+                began = self._clock.monotonic()
+                try:
+                    await self._session()
+                except StoreUnavailableError as error:
+                    self._is_away(str(error))
+                except Exception as error:  # noqa: BLE001 - nothing may end the task: whatever it is, it is told and tried again
+                    _log.exception("sharing with other processes failed; it is tried again")
+                    self._is_away(f"{type(error).__name__}: {error}")
+                self._was_looked_at.set()
+                failures = 0 if self._clock.monotonic() - began > _LOOK_EVERY else failures + 1
+                await self._clock.sleep(self._backoff.delay(failures, 0.0))
+        finally:
+            for shared in self._circuits.values():
+                shared.reach(is_reachable=False)
+            self._was_looked_at.set()
+            self._on_loop_end()
+
+    async def _session(self) -> None:
+        """Listen and tell, until the store does not answer."""
+        async with self._store.watch(_CIRCUITS) as changes:
+            await self._look()
+            self._is_there()
+            self._was_looked_at.set()
+            listening = asyncio.create_task(self._listen(changes), name="shockproof fleet listens")
+            listening.add_done_callback(lambda _: self._woken.set())
+            try:
+                await self._work(listening)
+            finally:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+
+    async def _listen(self, changes: AsyncIterator[StoreChange]) -> None:
+        async for change in changes:
+            name = change.key.removeprefix(_CIRCUITS)
+            if change.value is None:
+                self._known.pop(name, None)
+            else:
+                self._known[name] = StoreEntry(change.key, change.value, change.version)
+            shared = self._circuits.get(name)
+            if shared is not None:
+                self._learned(shared, self._known.get(name))
+                self._woken.set()
+
+    async def _look(self) -> None:
+        """Read all records: at first, and now and then."""
+        entries = await self._store.entries(_CIRCUITS)
+        self._known = {entry.key.removeprefix(_CIRCUITS): entry for entry in entries}
+        for name, shared in list(self._circuits.items()):
+            self._learned(shared, self._known.get(name))
+
+    async def _work(self, listening: asyncio.Task[None]) -> None:
+        look_at = self._clock.monotonic() + self._spread(_LOOK_EVERY)
+        while True:
+            self._woken.clear()
+            if listening.done():
+                await listening
+                raise StoreUnavailableError(f"{self._store!r} has ended the watch")
+            due = look_at
+            for shared in list(self._circuits.values()):
+                await self._tell(shared)
+                await self._give_back(shared)
+                due = min(due, await self._ask_for_the_probe(shared))
+            now = self._clock.monotonic()
+            if now >= look_at:
+                await self._look()
+                look_at = self._clock.monotonic() + self._spread(_LOOK_EVERY)
+                continue
+            waiting = asyncio.ensure_future(self._clock.sleep(max(due - now, _LEAST_WAIT)))
+            woken = asyncio.ensure_future(self._woken.wait())
+            try:
+                await asyncio.wait({waiting, woken}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+                woken.cancel()
+
+    async def _tell(self, shared: SharedCircuit) -> None:
+        key, conflicts = _CIRCUITS + shared.state.name, 0
+        while (what := shared.to_tell(self._clock.monotonic())) is not None:
+            try:
+                version = await self._store.put(
+                    key, what.record.to_bytes(), expect=what.expect, expires_after=what.record.life
+                )
+            except StoreConflictError:
+                # Somebody was faster: what was to be told is told again, if it is still true by what he said.
+                shared.tell_again()
+                self._learned(shared, await self._store.get(key))
+                await self._clock.sleep(_CONFLICT_APART * conflicts * self._rng.random())
+                conflicts += 1
+            except BaseException:
+                shared.tell_again()
+                raise
+            else:
+                shared.told(what, version)
+
+    async def _ask_for_the_probe(self, shared: SharedCircuit) -> float:
+        """Fetch the lease if it is wanted now; when it is worth looking again."""
+        now = self._clock.monotonic()
+        lead = min(_LONGEST_LEAD, shared.state.circuit.timeout / 10) * self._rng.random()
+        soon = shared.probes_soon(now, lead)
+        length = shared.permit.length_to_ask_for(now)
+        if shared.lease is not None:
+            if length is not None and not shared.state.circuit.probing and await shared.lease.renew():
+                shared.permit.granted(now + shared.lease.remaining)
+            return now + shared.lease.remaining
+        if length is None:
+            later = [at for at in (soon, shared.permit.ask_from) if at is not None and at > now]
+            return min(later, default=float("inf"))
+        length += lead
+        lease = await take_lease(
+            self._store,
+            f"probe of {shared.state.name}",
+            length=length,
+            holder=self.name,
+            clock=self._clock,
+        )
+        now = self._clock.monotonic()
+        if lease is None:
+            shared.permit.refused(now, self._spread(length))
+            return shared.permit.ask_from
+        shared.lease = lease
+        shared.permit.granted(now + lease.remaining)
+        return now + lease.remaining
+
+    async def _give_back(self, shared: SharedCircuit) -> None:
+        lease = shared.lease
+        if lease is None or (lease.is_held and not shared.is_over):
+            return
+        shared.lease, shared.is_over = None, False
+        await lease.release()
+
+    def _learned(self, shared: SharedCircuit, entry: StoreEntry | None) -> None:
+        record = None
+        if entry is not None:
+            try:
+                record = FleetRecord.from_bytes(entry.value)
+            except ValueError as error:
+                _log.warning("what stands under %r in %r is no circuit: %s", entry.key, self._store, error)
+        shared.learned(record, 0 if entry is None else entry.version, self._clock.monotonic())
+
+    def _spread(self, seconds: float) -> float:
+        return seconds * (0.75 + self._rng.random() / 2)
+
+    # -- what is known of the store ----------------------------------------------------------------------
+
+    def _is_there(self) -> None:
+        if self._state == "away":
+            _log.info("the store of the fleet is back: %r", self._store)
+        self._changed("reachable", None)
+        for shared in self._circuits.values():
+            shared.reach(is_reachable=True)
+            shared.back()
+
+    def _is_away(self, error: str) -> None:
+        if self._state != "away":
+            _log.warning("the store of the fleet is away, each process decides by itself: %s", error)
+        self._changed("away", error)
+        for shared in self._circuits.values():
+            shared.reach(is_reachable=False)
+
+    def _changed(self, state: Literal["reachable", "away"], error: str | None) -> None:
+        if state != self._state:
+            self._state, self._since = state, self._clock.time()
+        self._last_error = error
+
+    def __repr__(self) -> str:
+        return f"<Fleet {self.name!r}, {self._store!r} {self._state}>"

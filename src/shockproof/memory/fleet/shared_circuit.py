@@ -1,0 +1,167 @@
+"""
+One service's circuit, and what the fleet knows of it: brought together without waiting for anything.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+from shockproof.memory.services.service_state import ServiceState
+from shockproof.memory.stores.lease import Lease
+from shockproof.policies.circuit_breaker import CircuitState
+from shockproof.policies.fleet_circuit import Announcement, FleetCircuit, FleetRecord, ProbePermit
+
+__all__ = ["SharedCircuit"]
+
+Untold = Literal["opened", "opened by a probe", "closed"]
+
+
+class SharedCircuit:
+    """
+    Told by the circuit what happened there, by the background task what the store says, from any threads.
+
+    *wake* is called, perhaps while the circuit's lock is held, when there is something for the background task.
+    """
+
+    def __init__(self, state: ServiceState, name: str, quorum: int, wake: Callable[[], None]) -> None:
+        self.state = state
+        self.lease: Lease | None = None
+        """The fleet's lease for probing, if this process has it."""
+        self.permit = ProbePermit()
+        self._fleet = FleetCircuit(name, quorum)
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._untold: Untold | None = None
+        self._telling: Announcement | None = None
+        self._was: CircuitState = "closed"
+        self._following_in: int | None = None  # the thread in which the circuit does as the fleet does
+        self._refused_before = 0
+        self.is_over = False
+        """Whether the round for which the lease was taken has ended."""
+        state.circuit.may_probe = self._may_probe
+
+    # -- told by the circuit -----------------------------------------------------------------------------
+
+    def _may_probe(self, now: float, lease: float) -> bool:
+        if self.permit.may_probe(now, lease):
+            return True
+        self._wake()
+        return False
+
+    def transitioned(self, to: CircuitState) -> None:
+        """The own circuit has changed."""
+        with self._lock:
+            was, self._was = self._was, to
+            if to == "open":
+                self._refused_before = self.state.rejections
+            if to == "half-open" or self._following_in == threading.get_ident():
+                return
+            if to == "open":
+                self._untold = "opened by a probe" if was == "half-open" else "opened"
+            else:
+                self._untold = "closed"
+            self._end_round()
+        self._wake()
+
+    def probes_soon(self, now: float, ahead: float) -> float | None:
+        """
+        When the open circuit, at which somebody was refused, is worth asking for the lease; None: it is not.
+
+        *ahead*: how many seconds before it is half-open.
+        """
+        circuit = self.state.circuit
+        if circuit.closed is not None or circuit.mode != "normal" or self.lease is not None:
+            return None
+        if circuit.state(now) == "half-open" or self.state.rejections == self._refused_before:
+            return None
+        at = now + max(0.0, circuit.open_for(now) - ahead)
+        if at <= now and self.permit.wanted_for is None:
+            self.permit.wanted_for = (
+                circuit.timeout if self.state.probe_lease is None else self.state.probe_lease
+            )
+        return at
+
+    # -- told by the background task -----------------------------------------------------------------------
+
+    def reach(self, *, is_reachable: bool) -> None:
+        """The store answers, or does not."""
+        self.permit.is_alone = not is_reachable
+
+    def learned(self, record: FleetRecord | None, version: int, now: float) -> None:
+        """The record as it is by now; None: there is none, or none that can be read."""
+        circuit = self.state.circuit
+        with self._lock:
+            if self._telling is not None and record == self._telling.record:
+                # The own announcement, told by the store before it has answered.
+                self._fleet.announced(self._telling, version)
+                return
+            verdict = self._fleet.learned(record, version)
+            circuit.is_suspected = self._fleet.is_suspected
+            if verdict == "nothing":
+                return
+            self._following_in = threading.get_ident()
+            # What was decided here before that is overtaken.
+            self._untold = None
+            self._end_round()
+        try:
+            if verdict == "open" and record is not None:
+                circuit.follow(record.circuit, now)
+            elif verdict == "close":
+                circuit.follow_closing(now)
+        finally:
+            with self._lock:
+                self._following_in = None
+
+    def back(self) -> None:
+        """The store is there again: what was decided meanwhile is told, as far as it still holds."""
+        circuit = self.state.circuit
+        with self._lock:
+            is_own = circuit.closed is None and circuit.mode == "normal" and not circuit.is_following
+            if is_own and self._untold is None:
+                self._untold = "opened"
+
+    def to_tell(self, now: float) -> Announcement | None:
+        """What the fleet does not know yet; None: nothing."""
+        with self._lock:
+            untold, self._untold = self._untold, None
+            self._telling = None if untold is None else self._announcement(untold, now)
+            return self._telling
+
+    def _announcement(self, untold: Untold, now: float) -> Announcement | None:
+        circuit = self.state.circuit
+        if untold == "closed":
+            return self._fleet.closed() if circuit.closed is not None else None
+        saved = circuit.export(now)
+        if saved is None or saved.is_forced_open:
+            return None
+        return self._fleet.opened(saved, by_a_probe=untold == "opened by a probe")
+
+    def tell_again(self) -> None:
+        """It was not told: the store was away, or somebody else was faster."""
+        with self._lock:
+            telling, self._telling = self._telling, None
+            if self._untold is None and telling is not None:
+                self._untold = "opened" if self.state.circuit.closed is None else "closed"
+
+    def told(self, announcement: Announcement, version: int) -> None:
+        """The store has taken it."""
+        with self._lock:
+            self._telling = None
+            self._fleet.announced(announcement, version)
+            self.state.circuit.is_suspected = self._fleet.is_suspected
+
+    @property
+    def is_open_for_all(self) -> bool:
+        """Whether the fleet has opened it, as far as is known."""
+        return self._fleet.record.is_open
+
+    @property
+    def votes(self) -> tuple[str, ...]:
+        """Who has opened its circuit by its own rules, as far as is known."""
+        return self._fleet.record.votes
+
+    def _end_round(self) -> None:
+        self.permit.over()
+        self.is_over = self.lease is not None

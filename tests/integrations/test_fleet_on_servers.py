@@ -1,0 +1,104 @@
+"""Processes that share a circuit through a real Redis and a real etcd, which are killed, paused and restarted empty."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from shockproof import CircuitOpenError, ErrorRecoveryService, StateStore
+from shockproof.integrations.etcd import EtcdStore
+from shockproof.integrations.redis import RedisStore
+from tests.integrations.store_servers import PATIENCE, Server, etcd_server, needs_servers, redis_server
+
+pytestmark = [needs_servers, pytest.mark.asyncio]
+
+
+@pytest.fixture(scope="module", params=["redis", "etcd"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("fleet") / "data"
+    with redis_server(folder) if request.param == "redis" else etcd_server(folder) as server:
+        server.kind = request.param
+        yield server
+
+
+def store_at(server: Server) -> StateStore:
+    if server.kind == "redis":
+        return RedisStore(f"redis://{server.address}", timeout=0.5)
+    return EtcdStore(f"http://{server.address}", timeout=0.5)
+
+
+Joins = Callable[[str], Awaitable[ErrorRecoveryService]]
+
+
+@pytest_asyncio.fixture
+async def joins(server: Server, tmp_path: Path) -> AsyncIterator[Joins]:
+    joined: list[ErrorRecoveryService] = []
+
+    async def join(name: str) -> ErrorRecoveryService:
+        recovery = ErrorRecoveryService(
+            tmp_path / name / "state", tmp_path / name / "errors", store=store_at(server), process_name=name
+        )
+        recovery.service("venue", shared=True, max_retries=0, circuit_threshold=3, circuit_timeout=3600.0)
+        joined.append(recovery)
+        await recovery.start()
+        return recovery
+
+    yield join
+    for recovery in joined:
+        await recovery.aclose()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - what is waited for happens on the server
+            await asyncio.sleep(0.005)
+
+
+async def fails(recovery: ErrorRecoveryService, times: int) -> None:
+    async def send() -> None:
+        raise ConnectionError("reset")
+
+    for _ in range(times):
+        with pytest.raises(ConnectionError):
+            await recovery.service("venue", max_retries=0).call(send)
+
+
+async def test_a_fleet_is_one_through_everything_that_befalls_its_store(server: Server, joins: Joins) -> None:
+    """Paused, killed, back and empty: calls go on at once, and afterwards all know what any has found out."""
+    a, b, c = [await joins(name) for name in "abc"]
+    bots = [a, b, c]
+
+    def state_of(recovery: ErrorRecoveryService) -> str:
+        return str(recovery.get_health_status()["shared"]["state"])
+
+    await until(lambda: all(state_of(one) == "reachable" for one in bots))
+    await fails(a, 3)
+    await until(lambda: c.get_health_status()["shared"]["votes"] == {"venue": ["a"]})
+    await until(lambda: b.get_health_status()["shared"]["votes"] == {"venue": ["a"]})
+    assert not c.is_circuit_open("venue")
+    await fails(b, 1)  # under suspicion
+    await until(lambda: all(one.is_circuit_open("venue") for one in bots))
+    c.reset_circuit_breaker("venue")
+    await until(lambda: not any(one.is_circuit_open("venue") for one in bots))
+    await until(lambda: all(one.get_health_status()["shared"]["votes"] == {} for one in bots))
+
+    with server.paused():
+        await fails(a, 3)
+        await until(lambda: state_of(a) == "away")
+        assert not b.is_circuit_open("venue")
+    await until(lambda: b.get_health_status()["shared"]["votes"] == {"venue": ["a"]})
+
+    server.kill()
+    await until(lambda: all(state_of(one) == "away" for one in bots))
+    await fails(b, 1)  # still suspicious: what was known stays known
+    with pytest.raises(CircuitOpenError):
+        await b.service("venue").call(fails, b, 1)
+    assert not c.is_circuit_open("venue")
+    server.start()  # with nothing in it
+    await until(lambda: all(one.is_circuit_open("venue") for one in bots))
+    late = await joins("d")
+    assert late.is_circuit_open("venue")

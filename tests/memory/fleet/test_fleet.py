@@ -1,0 +1,438 @@
+"""Processes that share what they know of a service: several recovery services on one store and one virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from shockproof import (
+    CircuitOpenError,
+    ErrorRecoveryService,
+    Handle,
+    MemoryStore,
+    StoreChange,
+    StoreEntry,
+    StoreUnavailableError,
+)
+from shockproof.testing import VirtualClock
+
+pytestmark = pytest.mark.asyncio
+
+REFUSED = "refused"
+
+
+class Weather(MemoryStore):
+    """A store that can be away, hang, or answer nonsense; what it is asked is counted."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock=clock)
+        self.kind = "fair"
+        self.steps = 0
+        self._watching: set[asyncio.Task[Any]] = set()
+
+    def turn(self, kind: str) -> None:
+        self.kind = kind
+        if kind != "fair":
+            for task in self._watching:
+                task.get_loop().call_soon(task.cancel)
+
+    async def _pass(self) -> None:
+        self.steps += 1
+        if self.kind == "away":
+            raise StoreUnavailableError("nobody answers")
+        if self.kind == "hangs":
+            await asyncio.sleep(1.0)
+            raise StoreUnavailableError("has not answered within 1 s")
+        if self.kind == "broken":
+            raise ZeroDivisionError("a mistake in a store")
+
+    async def get(self, key: str) -> StoreEntry | None:
+        await self._pass()
+        return await super().get(key)
+
+    async def entries(self, prefix: str) -> list[StoreEntry]:
+        await self._pass()
+        return await super().entries(prefix)
+
+    async def put(self, key: str, value: bytes, **options: Any) -> int:
+        await self._pass()
+        return await super().put(key, value, **options)
+
+    async def renew(self, key: str, version: int) -> bool:
+        await self._pass()
+        return await super().renew(key, version)
+
+    async def delete(self, key: str, **options: Any) -> bool:
+        await self._pass()
+        return await super().delete(key, **options)
+
+    @asynccontextmanager
+    async def watch(self, prefix: str) -> AsyncIterator[AsyncIterator[StoreChange]]:
+        await self._pass()
+        async with super().watch(prefix) as changes:
+            yield self._cut(changes)
+
+    async def _cut(self, changes: AsyncIterator[StoreChange]) -> AsyncIterator[StoreChange]:
+        while True:
+            getting: asyncio.Task[StoreChange] = asyncio.ensure_future(anext(changes))  # type: ignore[arg-type]  # it is a coroutine
+            self._watching.add(getting)
+            try:
+                change = await asyncio.shield(getting)
+            except asyncio.CancelledError:
+                if getting.cancelled() and self.kind != "fair":
+                    raise StoreUnavailableError("the watch was cut") from None
+                getting.cancel()
+                raise
+            finally:
+                self._watching.discard(getting)
+            yield change
+
+
+class Bot:
+    """One process: it calls the venue, which does for it as it is told."""
+
+    def __init__(self, recovery: ErrorRecoveryService, **options: Any) -> None:
+        self.recovery = recovery
+        self.venue: Handle = recovery.service(
+            "venue", shared=True, max_retries=0, circuit_threshold=3, circuit_timeout=30.0, **options
+        )
+        self.is_down = False
+        self.sent = 0
+
+    async def call(self) -> str:
+        async def send() -> str:
+            self.sent += 1
+            if self.is_down:
+                raise ConnectionError("reset")
+            return "fine"
+
+        try:
+            return await self.venue.call(send)
+        except CircuitOpenError:
+            return REFUSED
+        except ConnectionError:
+            return "failed"
+
+    async def opens(self) -> None:
+        self.is_down = True
+        assert [await self.call() for _ in range(3)] == ["failed"] * 3
+
+    @property
+    def circuit(self) -> str:
+        return str(self.recovery.get_health_status()["circuit_breakers"]["venue"])
+
+
+@pytest.fixture
+def store(clock: VirtualClock) -> Weather:
+    return Weather(clock)
+
+
+Joins = Callable[..., Awaitable[Bot]]
+
+
+@pytest_asyncio.fixture
+async def joins(clock: VirtualClock, store: Weather, tmp_path: Path) -> AsyncIterator[Joins]:
+    """Another process of the fleet, which has looked at the store when it is given."""
+    bots: list[Bot] = []
+
+    async def join(**options: Any) -> Bot:
+        name = f"bot-{len(bots)}"
+        recovery = ErrorRecoveryService(
+            tmp_path / name / "state", tmp_path / name / "errors", store=store, process_name=name, clock=clock
+        )
+        bots.append(Bot(recovery, **options))
+        await recovery.start()
+        return bots[-1]
+
+    yield join
+    for bot in bots:
+        await bot.recovery.aclose()
+
+
+async def settled() -> None:
+    """Everything that is on its way has arrived; no time has passed."""
+    for _ in range(60):
+        await asyncio.sleep(0)
+
+
+def numbered(count: int) -> Iterator[int]:
+    return iter(range(count))
+
+
+async def fleet_of(joins: Joins, count: int, **options: Any) -> list[Bot]:
+    return [await joins(**options) for _ in numbered(count)]
+
+
+async def test_one_process_that_finds_the_venue_down_opens_nobody_elses_circuit(joins: Joins) -> None:
+    """It may be its own network. The others call on, as long as they are answered."""
+    bad, *good = await fleet_of(joins, 4)
+    for _ in range(5):
+        await bad.opens()
+        await settled()
+        assert [await bot.call() for bot in good] == ["fine"] * 3
+        await asyncio.sleep(31.0)
+        assert await bad.call() in {"failed", REFUSED}
+        await settled()
+        await asyncio.sleep(31.0)
+        bad.recovery.reset_circuit_breaker("venue")
+    assert all(bot.circuit == "closed" for bot in good)
+
+
+async def test_where_one_has_found_it_down_the_first_own_failure_is_enough(joins: Joins) -> None:
+    """What two see is an outage: the second need not fail as often as the first."""
+    first, second, third = await fleet_of(joins, 3)
+    await first.opens()
+    await settled()
+    second.is_down = True
+    assert [await second.call(), await second.call()] == ["failed", REFUSED]
+    await settled()
+    assert (third.sent, await third.call()) == (0, REFUSED), "and two votes are the quorum"
+
+
+async def test_a_quorum_opens_all_at_once_and_tells_them_why(joins: Joins) -> None:
+    """Nobody has to find out for itself what the fleet knows."""
+    bots = await fleet_of(joins, 5)
+    for bot in bots[:2]:
+        await bot.opens()
+    await settled()
+    assert [await bot.call() for bot in bots] == [REFUSED] * 5
+    assert [bot.sent for bot in bots] == [3, 3, 0, 0, 0]
+    told = bots[4].recovery.get_health_status()["shared"]
+    assert told["open_for_all"] == ["venue"]
+    assert told["votes"] == {"venue": ["bot-0", "bot-1"]}
+    with pytest.raises(CircuitOpenError) as refused:
+        await bots[4].venue.call(bots[4].call)
+    assert refused.value.last_error == "ConnectionError: reset"
+    assert refused.value.retry_after == pytest.approx(30.0)
+
+
+async def test_a_quorum_of_one_follows_the_first(joins: Joins) -> None:
+    """Who trusts every process of his may say so."""
+    first, second = await fleet_of(joins, 2, circuit_quorum=1)
+    await first.opens()
+    await settled()
+    assert await second.call() == REFUSED
+
+
+async def test_the_fleet_has_one_probe_and_its_success_closes_all(joins: Joins) -> None:
+    """A venue that comes back is not run over; and who did not probe need not wait."""
+    bots = await fleet_of(joins, 5)
+    for bot in bots[:2]:
+        await bot.opens()
+    await settled()
+    assert [await bot.call() for bot in bots] == [REFUSED] * 5
+    in_flight, most, answered = 0, 0, asyncio.Event()
+
+    async def probe() -> str:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await answered.wait()
+        in_flight -= 1
+        return "fine"
+
+    await asyncio.sleep(30.0)
+    calls = [asyncio.ensure_future(bot.venue.call(probe)) for bot in bots for _ in range(3)]
+    await asyncio.sleep(5.0)
+    calls += [asyncio.ensure_future(bot.venue.call(probe)) for bot in bots for _ in range(3)]
+    await settled()
+    assert [bot.circuit for bot in bots] == ["half-open"] * 5
+    assert (in_flight, most) == (1, 1)
+    answered.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert results.count("fine") == 1
+    assert all(isinstance(one, CircuitOpenError) for one in results if one != "fine")
+    await settled()
+    for bot in bots:
+        bot.is_down = False
+    assert [await bot.call() for bot in bots] == ["fine"] * 5
+
+
+async def test_a_probe_that_fails_opens_all_for_another_time(joins: Joins) -> None:
+    """One process has asked for all: the others do not ask again."""
+    bots = await fleet_of(joins, 4)
+    for bot in bots[:2]:
+        await bot.opens()
+    await settled()
+    for bot in bots:
+        bot.is_down = True
+        assert await bot.call() == REFUSED
+    before = sum(bot.sent for bot in bots)
+    for round_ in range(1, 4):
+        await asyncio.sleep(30.0)
+        for _ in range(3):
+            for bot in bots:
+                await bot.call()
+            await settled()
+        assert sum(bot.sent for bot in bots) - before == round_
+        assert [bot.circuit for bot in bots] == ["open"] * 4
+
+
+async def test_who_has_the_lease_and_no_call_keeps_the_others_waiting_for_no_longer_than_it(
+    joins: Joins,
+) -> None:
+    """A lease that is not used ends by itself."""
+    idle, busy = await fleet_of(joins, 2)
+    for bot in (idle, busy):
+        await bot.opens()
+    await settled()
+    assert await idle.call() == REFUSED  # it will want to probe, and fetches the lease ahead
+    await asyncio.sleep(31.0)
+    busy.is_down = False
+    assert await busy.call() == REFUSED
+    results = []
+    for _ in range(100):
+        await asyncio.sleep(1.0)
+        results.append(await busy.call())
+    assert "fine" in results
+    assert idle.circuit == "closed"
+
+
+async def test_a_process_that_joins_learns_what_the_fleet_knows_and_resets_nothing(joins: Joins) -> None:
+    """A restart is no reason to call a venue that is down."""
+    bots = await fleet_of(joins, 2)
+    for bot in bots:
+        await bot.opens()
+    await settled()
+    late = await joins()
+    assert (await late.call(), late.sent) == (REFUSED, 0)
+    assert [bot.circuit for bot in bots] == ["open", "open"]
+    suspicious, venue = await joins(), late.recovery.get_health_status()["shared"]["votes"]
+    assert venue == {"venue": ["bot-0", "bot-1"]}
+    assert suspicious.circuit == "open"
+
+
+async def test_a_reset_by_hand_closes_the_circuit_of_all(joins: Joins) -> None:
+    """Whoever knows better tells one, and has told all."""
+    bots = await fleet_of(joins, 3)
+    for bot in bots[:2]:
+        await bot.opens()
+    await settled()
+    bots[2].recovery.reset_circuit_breaker("venue")
+    await settled()
+    assert [bot.circuit for bot in bots] == ["closed"] * 3
+
+
+async def test_after_a_week_nothing_is_left_of_a_fleet_that_ended_with_an_open_circuit(
+    joins: Joins, store: Weather
+) -> None:
+    """What is long over keeps nobody waiting."""
+    bots = await fleet_of(joins, 2)
+    for bot in bots:
+        await bot.opens()
+    await settled()
+    for bot in bots:
+        await bot.recovery.aclose()
+    await asyncio.sleep(7 * 86_400.0)
+    late = await joins()
+    assert await late.call() == "fine"
+
+
+@pytest.mark.parametrize("kind", ["away", "hangs", "broken"])
+async def test_calls_go_on_while_the_store_is_away_and_what_was_found_is_told_when_it_is_back(
+    joins: Joins, store: Weather, clock: VirtualClock, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No call waits for it or fails by it; each decides by itself, health says so, and then they are one again."""
+    bots = await fleet_of(joins, 3)
+    store.turn(kind)
+    await asyncio.sleep(20.0)
+    assert bots[0].recovery.get_health_status()["shared"]["state"] == "away"
+    began = clock.monotonic()
+    assert [await bot.call() for bot in bots] == ["fine"] * 3
+    for bot in bots[:2]:
+        await bot.opens()
+    assert clock.monotonic() == began
+    assert await bots[2].call() == "fine"
+    await asyncio.sleep(30.0)
+    assert await bots[0].call() == "failed", "each has its own probe"
+    assert await bots[1].call() == "failed"
+    store.turn("fair")
+    await asyncio.sleep(10.0)
+    assert bots[0].recovery.get_health_status()["shared"]["state"] == "reachable"
+    assert await bots[2].call() == REFUSED
+    assert "each process decides by itself" in caplog.text
+
+
+async def test_a_process_that_cannot_reach_the_store_at_its_start_starts_all_the_same(
+    joins: Joins, store: Weather
+) -> None:
+    """It waits for one question, and then goes on alone."""
+    store.turn("hangs")
+    bot = await joins()
+    assert await bot.call() == "fine"
+    told = bot.recovery.get_health_status()["shared"]
+    assert (told["state"], told["last_error"]) == ("away", "has not answered within 1 s")
+
+
+async def test_what_stands_in_the_store_and_is_no_circuit_is_passed_over(
+    joins: Joins, store: Weather, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nonsense opens nothing, and is overwritten by what is true."""
+    bots = await fleet_of(joins, 3)
+    for nonsense in (
+        b"\xff\x00",
+        b"[]",
+        b'{"is_open": true, "votes": 7}',
+        b'{"is_open": true, "votes": [], "circuit": 7}',
+    ):
+        await store.put("circuits/venue", nonsense)
+        await settled()
+        assert [await bot.call() for bot in bots] == ["fine"] * 3
+    assert "is no circuit" in caplog.text
+    for bot in bots[:2]:
+        await bot.opens()
+    await settled()
+    assert bots[2].circuit == "open"
+
+
+async def test_a_store_that_has_lost_everything_learns_again_who_has_opened(
+    joins: Joins, store: Weather
+) -> None:
+    """What each has found for itself outlives what they share it in."""
+    bots = await fleet_of(joins, 3)
+    for bot in bots[:2]:
+        await bot.opens()
+    await settled()
+    store.turn("away")
+    await asyncio.sleep(1.0)
+    for entry in await MemoryStore.entries(store, ""):
+        await MemoryStore.delete(store, entry.key)
+    late = await joins()
+    store.turn("fair")
+    await asyncio.sleep(10.0)
+    assert late.circuit == "open"
+
+
+async def test_sharing_needs_a_store(tmp_path: Path) -> None:
+    """It would share with nobody, and nobody would notice."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    with pytest.raises(ValueError, match="service 'venue': shared=True needs what is shared in"):
+        recovery.service("venue", shared=True)
+    recovery.service("venue", shared=False)
+
+
+async def test_a_store_is_asked_once_in_a_while_when_nothing_happens(joins: Joins, store: Weather) -> None:
+    """What a healthy fleet costs the store does not grow with its calls."""
+    bots = await fleet_of(joins, 2)
+    before = store.steps
+    for _ in range(600):
+        for bot in bots:
+            await bot.call()
+        await asyncio.sleep(1.0)
+    assert store.steps - before <= 2 * 600 / 7.5 + 2
+
+
+async def test_a_retired_service_shares_nothing_any_more(joins: Joins) -> None:
+    """It is forgotten in the fleet as well."""
+    bots = await fleet_of(joins, 3)
+    assert bots[2].recovery.retire_service("venue")
+    for bot in bots[:2]:
+        await bot.opens()
+    await settled()
+    assert await bots[2].call() == "fine"

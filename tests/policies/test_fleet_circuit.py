@@ -1,0 +1,295 @@
+"""What one process makes of what the fleet knows about a circuit, and what it tells."""
+
+from __future__ import annotations
+
+import pytest
+
+from shockproof.policies.circuit_breaker import Circuit
+from shockproof.policies.fleet_circuit import NOTHING_KNOWN, FleetCircuit, FleetRecord, ProbePermit
+from shockproof.policies.saved_circuit import SavedCircuit
+from shockproof.policies.trip_rates import Rates
+
+OPEN = SavedCircuit(remaining=30.0, openings=2, last_error="ConnectionError: reset")
+
+
+def test_the_first_vote_opens_nobody_elses_and_the_quorum_all() -> None:
+    """One may be wrong; so many are not."""
+    first, second = FleetCircuit("a", 2), FleetCircuit("b", 2)
+    vote = first.opened(OPEN, by_a_probe=False)
+    assert vote is not None
+    assert vote == (FleetRecord(is_open=False, votes=("a",), circuit=OPEN), 0)
+    first.announced(vote, 7)
+    assert not first.is_suspected, "that it voted itself is no news to it"
+    assert second.learned(vote.record, 7) == "nothing"
+    assert second.is_suspected
+    quorum = second.opened(OPEN, by_a_probe=False)
+    assert quorum is not None
+    assert quorum == (FleetRecord(is_open=True, votes=("a", "b"), circuit=OPEN), 7)
+    second.announced(quorum, 8)
+    assert (second.record.is_open, second.version) == (True, 8)
+    assert not second.is_suspected
+    assert first.learned(quorum.record, 8) == "open"
+
+
+def test_who_votes_again_counts_once() -> None:
+    """A process that fails on and on is one process."""
+    fleet = FleetCircuit("a", 2)
+    fleet.learned(FleetRecord(votes=("a",), circuit=OPEN), 3)
+    again = fleet.opened(OPEN._replace(openings=3), by_a_probe=True)
+    assert again is not None
+    assert again == (FleetRecord(is_open=False, votes=("a",), circuit=OPEN._replace(openings=3)), 3)
+
+
+def test_more_votes_than_are_worth_keeping_are_not_kept() -> None:
+    """A record stays small, however large the fleet and its quorum."""
+    fleet = FleetCircuit("me", 1000)
+    fleet.learned(FleetRecord(votes=tuple(map(str, range(64))), circuit=OPEN), 3)
+    vote = fleet.opened(OPEN, by_a_probe=False)
+    assert vote is not None
+    assert (len(vote.record.votes), vote.record.votes[0], vote.record.votes[-1]) == (64, "1", "me")
+
+
+def test_where_it_is_open_for_all_only_a_probe_has_news() -> None:
+    """Ten thousand that open at the same moment write nothing; who asked for all tells all."""
+    fleet = FleetCircuit("a", 2)
+    assert fleet.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 5) == "open"
+    assert fleet.opened(OPEN, by_a_probe=False) is None
+    news = fleet.opened(OPEN, by_a_probe=True)
+    assert news is not None
+    assert (news.record.is_open, news.expect) == (True, 5)
+
+
+def test_a_record_that_is_known_already_changes_nothing() -> None:
+    """Everything may be told twice: what was decided since stands."""
+    fleet = FleetCircuit("a", 2)
+    record = FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN)
+    assert [fleet.learned(record, 5), fleet.learned(record, 5), fleet.learned(record, 6)] == [
+        "open",
+        "nothing",
+        "open",
+    ]
+
+
+def test_what_the_store_has_forgotten_closes_nothing_and_frees_from_suspicion() -> None:
+    """Its time was over, or it has lost its data: nobody has decided anything."""
+    fleet = FleetCircuit("a", 2)
+    fleet.learned(FleetRecord(votes=("b",), circuit=OPEN), 5)
+    assert fleet.is_suspected
+    assert fleet.learned(None, 0) == "nothing"
+    assert not fleet.is_suspected
+    fleet.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 6)
+    assert fleet.learned(None, 0) == "nothing"
+    vote = fleet.opened(OPEN, by_a_probe=False)
+    assert vote is not None
+    assert vote.expect == 0
+
+
+def test_a_success_closes_for_all_what_was_open_for_all() -> None:
+    """And only that: a circuit that one has opened for itself is its own affair."""
+    fleet, other = FleetCircuit("a", 2), FleetCircuit("b", 2)
+    for one in (fleet, other):
+        one.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 5)
+    news = fleet.closed()
+    assert news == (NOTHING_KNOWN, 5)
+    assert other.learned(NOTHING_KNOWN, 6) == "close"
+    other.learned(FleetRecord(votes=("b",), circuit=OPEN), 7)
+    assert other.learned(NOTHING_KNOWN, 8) == "nothing"
+
+
+def test_who_is_well_again_takes_its_own_vote_back_and_nobody_elses() -> None:
+    """The others' evidence stays."""
+    fleet = FleetCircuit("a", 3)
+    assert fleet.closed() is None
+    fleet.learned(FleetRecord(votes=("b",), circuit=OPEN), 5)
+    assert fleet.closed() is None
+    fleet.learned(FleetRecord(votes=("a", "b"), circuit=OPEN), 6)
+    assert fleet.closed() == (FleetRecord(votes=("b",), circuit=OPEN), 6)
+
+
+def test_votes_that_follow_a_closing_at_once_do_not_close() -> None:
+    """Who missed the closing and sees new votes waits for its own probe."""
+    fleet = FleetCircuit("a", 3)
+    fleet.learned(FleetRecord(is_open=True, votes=("b", "c", "d"), circuit=OPEN), 5)
+    assert fleet.learned(FleetRecord(votes=("b",), circuit=OPEN), 7) == "nothing"
+
+
+def test_a_record_comes_back_from_its_bytes_and_lives_longer_than_the_circuit() -> None:
+    """Long texts are cut: they are repeated to everybody."""
+    record = FleetRecord(is_open=True, votes=("a", "b"), circuit=OPEN)
+    assert FleetRecord.from_bytes(record.to_bytes()) == record
+    assert record.life == 120.0
+    long = record._replace(circuit=OPEN._replace(last_error="x" * 10_000))
+    assert FleetRecord.from_bytes(long.to_bytes()).circuit.last_error == "x" * 300
+    assert FleetRecord.from_bytes(NOTHING_KNOWN.to_bytes()) == NOTHING_KNOWN
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\xff", b"7", b"[]", b"{}", b"[" * 100_000, b'{"is_open": true, "votes": ["a"]}',
+     b'{"is_open": true, "votes": [7], "circuit": {}}', b'{"is_open": true, "votes": "a", "circuit": {}}',
+     b'{"is_open": true, "votes": [], "circuit": {"remaining": -1}}'],
+)  # fmt: skip
+def test_what_is_no_record_is_refused(value: bytes) -> None:
+    """Whoever wrote it, it opens nothing."""
+    with pytest.raises(ValueError, match=r"\S"):
+        FleetRecord.from_bytes(value)
+
+
+def test_without_the_lease_a_probe_is_refused_and_the_lease_is_wanted() -> None:
+    """Half of it is for the probe to begin, so that it has ended before another process's can begin."""
+    permit = ProbePermit(is_alone=False)
+    assert permit.length_to_ask_for(0.0) is None
+    assert not permit.may_probe(0.0, 4.0)
+    assert permit.length_to_ask_for(0.0) == 9.0
+    permit.granted(until=8.0)
+    assert permit.length_to_ask_for(0.0) is None
+    assert permit.may_probe(4.0, 4.0)
+    assert not permit.may_probe(4.1, 4.0)
+
+
+def test_alone_every_process_has_its_own_probes() -> None:
+    """Nobody can be asked, and somebody has to find out."""
+    assert ProbePermit().may_probe(0.0, 1e9)
+    permit = ProbePermit(is_alone=True)
+    assert permit.length_to_ask_for(0.0) is None
+
+
+def test_who_was_refused_the_lease_asks_again_when_it_may_be_free() -> None:
+    """Ten thousand do not ask all the time; the end of the round is a reason to."""
+    permit = ProbePermit(is_alone=False)
+    permit.may_probe(10.0, 4.0)
+    permit.refused(10.0, 9.0)
+    assert permit.length_to_ask_for(14.4) is None
+    assert permit.length_to_ask_for(14.5) == 9.0
+    permit.refused(14.5, 9.0)
+    permit.over()
+    assert permit.length_to_ask_for(15.0) is None, "nobody wants to probe any more"
+    permit.may_probe(15.0, 4.0)
+    assert permit.length_to_ask_for(15.0) == 9.0
+
+
+# -- the circuit -----------------------------------------------------------------------------------------
+
+
+def opened_by(circuit: Circuit, now: float) -> None:
+    while circuit.state(now) == "closed":
+        ticket = circuit.admit(now)
+        assert ticket is not None
+        ticket.failed(now, "OSError: no")
+
+
+def test_a_circuit_that_follows_is_open_for_what_the_other_has_left() -> None:
+    """Not for longer than its own time; and it says whose error it was."""
+    told: list[str] = []
+    circuit = Circuit(threshold=3, timeout=60.0)
+    circuit.on_transition = lambda state, now: told.append(state)
+    assert circuit.follow(OPEN, 100.0)
+    assert circuit.is_following
+    assert (circuit.open_for(100.0), circuit.last_error, circuit.trips) == (30.0, "ConnectionError: reset", 1)
+    assert circuit.state(130.0) == "half-open"
+    assert told == ["open"]
+    shorter = Circuit(threshold=3, timeout=10.0)
+    shorter.follow(OPEN, 100.0)
+    assert shorter.open_for(100.0) == 10.0
+    paused = Circuit(threshold=3, timeout=10.0)
+    paused.follow(OPEN._replace(is_paused=True), 100.0)
+    assert paused.open_for(100.0) == 30.0
+
+
+def test_a_circuit_that_is_open_does_not_follow_and_a_half_open_one_does() -> None:
+    """Its own evidence stands; a probe elsewhere that failed is its own, too."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    opened_by(circuit, 100.0)
+    assert not circuit.follow(OPEN, 110.0)
+    assert not circuit.is_following
+    assert circuit.follow(OPEN, 160.0)
+    assert (circuit.is_following, circuit.open_for(160.0)) == (True, 30.0)
+    probe = circuit.admit(190.0)
+    assert probe is not None
+    assert circuit.follow(OPEN, 191.0)
+    probe.succeeded(192.0)
+    assert circuit.state(192.0) == "open", "the round of that probe is over"
+
+
+def test_what_opens_by_its_own_rules_follows_nobody() -> None:
+    """A follower whose own probe fails has evidence of its own."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    circuit.follow(OPEN, 100.0)
+    probe = circuit.admit(130.0)
+    assert probe is not None
+    probe.failed(131.0, "OSError: no")
+    assert not circuit.is_following
+
+
+@pytest.mark.parametrize("mode", ["forced-open", "disabled", "shadow"])
+def test_a_circuit_in_somebodys_hands_follows_nobody(mode: str) -> None:
+    """Whoever set the mode decides here."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    circuit.set_mode(mode)  # type: ignore[arg-type]  # one of them
+    before = circuit.state(100.0)
+    assert not circuit.follow(OPEN, 100.0)
+    assert not circuit.follow_closing(100.0)
+    assert circuit.state(100.0) == before
+
+
+def test_a_circuit_without_rules_follows_and_suspects_nobody() -> None:
+    """Who switched it off has it off."""
+    circuit = Circuit(threshold=None, timeout=60.0)
+    assert not circuit.follow(OPEN, 100.0)
+    circuit.is_suspected = True
+    ticket = circuit.admit(100.0)
+    assert ticket is not None
+    ticket.failed(100.0, "OSError: no")
+    assert circuit.state(100.0) == "closed"
+
+
+@pytest.mark.parametrize(("threshold", "rates"), [(5, Rates()), (None, Rates(failure_rate=0.5))])
+def test_under_suspicion_one_failure_opens(threshold: int | None, rates: Rates) -> None:
+    """And a success does not."""
+    circuit = Circuit(threshold=threshold, timeout=60.0)
+    circuit.watch(rates)
+    circuit.is_suspected = True
+    for _ in range(3):
+        ticket = circuit.admit(100.0)
+        assert ticket is not None
+        ticket.succeeded(100.0)
+    assert circuit.state(100.0) == "closed"
+    ticket = circuit.admit(100.0)
+    assert ticket is not None
+    ticket.failed(100.0, "OSError: no")
+    assert circuit.state(100.0) == "open"
+
+
+def test_a_closing_elsewhere_closes_and_tells_once() -> None:
+    """Whoever waits for the circuit is woken."""
+    told: list[str] = []
+    circuit = Circuit(threshold=1, timeout=60.0)
+    assert not circuit.follow_closing(100.0)
+    opened_by(circuit, 100.0)
+    circuit.on_transition = lambda state, now: told.append(state)
+    assert circuit.follow_closing(110.0)
+    assert not circuit.follow_closing(110.0)
+    assert (circuit.state(110.0), told) == ("closed", ["closed"])
+
+
+def test_a_probe_that_may_not_begin_takes_no_place() -> None:
+    """Who asks whether it may is asked for each, and told of its lease."""
+    asked: list[tuple[float, float]] = []
+    allowed = False
+
+    def may_probe(now: float, lease: float) -> bool:
+        asked.append((now, lease))
+        return allowed
+
+    circuit = Circuit(threshold=1, timeout=60.0)
+    circuit.may_probe = may_probe
+    opened_by(circuit, 100.0)
+    assert circuit.admit(110.0) is None
+    assert asked == [], "while it is open nobody need ask"
+    assert circuit.admit(160.0, lease=5.0) is None
+    assert circuit.probing == 0
+    allowed = True
+    assert circuit.admit(161.0) is not None
+    assert asked == [(160.0, 5.0), (161.0, 60.0)]
+    assert circuit.admit(162.0) is None
+    assert len(asked) == 2, "there is no place anyway"
