@@ -37,6 +37,7 @@ from shockproof.memory.error_log.history import ErrorHistory
 from shockproof.memory.error_log.recorder import Recorder
 from shockproof.memory.error_log.redaction import DEFAULT_NAMES, Redactor
 from shockproof.memory.fleet.fleet import Fleet
+from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.journal.journal import journal_for
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation import Operation, pending_operation, with_pending
@@ -76,6 +77,7 @@ from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeve
 
 if TYPE_CHECKING:
     from shockproof.calls.loop_monitor import LoopMonitor
+    from shockproof.memory.stores.lease import Lease
     from shockproof.memory.stores.state_store import StateStore
     from shockproof.vocabulary.events import Event
     from shockproof.vocabulary.models import ErrorRecord, SystemState
@@ -159,6 +161,9 @@ class ErrorRecoveryService:
         store: what several processes share, such as ``RedisStore("redis://localhost:6379")``: services with
             ``shared=True`` then know what the others find out. It is asked in the background, never on a call's path, and
             closed by `aclose`. Default: none.
+        owns: what only one process at a time may write for, such as ``"account 7"``: one of those with the same *store* owns
+            it, and calls that are neither reads nor risk-reducing are refused with `HaltedError` in the others. See `owned`.
+            Default: nothing.
         process_name: as what this process counts among them; those whose fate is one may have one name. Default: host and
             process number.
         clock: where time comes from, see `Clock`. Default: the real time.
@@ -188,6 +193,7 @@ class ErrorRecoveryService:
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
         state_migrations: Sequence[Migration] = (),
         store: StateStore | None = None,
+        owns: str | None = None,
         process_name: str | None = None,
         clock: Clock | Callable[[], float] | None = None,
         rng: Randomness | None = None,
@@ -272,10 +278,26 @@ class ErrorRecoveryService:
         self._is_first_save_to_come = True
         who = f"{socket.gethostname()}:{os.getpid()}" if process_name is None else process_name
         a_name("process_name", who, "bot-1")
+        self._ownership: Ownership | None = None
+        if owns is not None:
+            if store is None:
+                raise ValueError(
+                    f"owns={owns!r} needs where that is agreed on: "
+                    'ErrorRecoveryService(store=RedisStore("redis://localhost:6379"), owns=...)'
+                )
+            ownership = self._ownership = Ownership(a_name("owns", owns, "account 7"), who, self._clock)
+            self._halt.missing = lambda: ownership.missing
         self._fleet = (
             None
             if store is None
-            else Fleet(store, name=who, clock=self._clock, rng=randomness, on_loop_end=self._forget_loop)
+            else Fleet(
+                store,
+                name=who,
+                clock=self._clock,
+                rng=randomness,
+                on_loop_end=self._forget_loop,
+                ownership=self._ownership,
+            )
         )
         self._handles: dict[tuple[str, int | None], Handle] = {}
         self._periodic: dict[str, Periodic] = {}
@@ -572,6 +594,36 @@ class ErrorRecoveryService:
 
                 self._listeners.publish(Resumed(service_name="", at=self._clock.time()))
         return durable
+
+    async def owned(self) -> Lease:
+        """
+        Return when this process owns what *owns* names, with its lease: how a second bot stands by for the first.
+
+        It takes as long as another process is the owner: that one gives it up with `aclose`, and 15 seconds after it
+        died it is free. So long, too, where the store has never known of an owner, or has lost its data: an earlier one may
+        not know yet that it is over.
+
+        Returns:
+            The lease as it is now, for ``guard=lease.guard`` and ``lease.token``; it is renewed in the background.
+
+        Raises:
+            ValueError: this service was made without *owns*.
+
+        Cancelled, only the waiting ends.
+        """
+        loop = require_running_loop()
+        if self._ownership is None or self._fleet is None:
+            raise ValueError('there is nothing to own: ErrorRecoveryService(store=..., owns="account 7")')
+        self._fleet.ensure()
+        while (lease := self._ownership.lease) is None:
+            told: asyncio.Future[None] = loop.create_future()
+            self._ownership.waiting.add(told)
+            try:
+                if not self._ownership.is_held:  # it may have come from another thread meanwhile
+                    await told
+            finally:
+                self._ownership.waiting.discard(told)
+        return lease
 
     def _reconsider_lanes(self) -> None:
         for state in self._registry.all():
@@ -884,9 +936,13 @@ class ErrorRecoveryService:
         Raises:
             JournalUnavailableError, JournalLockedError, StateVersionError, OSError: the journal cannot tell.
 
+        Where this process has to own something to write (*owns*), it waits for that first, as `owned` does.
+
         Cancelled, what was settled by then is settled.
         """
         require_running_loop()
+        if self._ownership is not None:
+            await self.owned()
         return await self._sendings.reconcile()
 
     def track_state(
@@ -1092,9 +1148,10 @@ class ErrorRecoveryService:
             self._halt.flush(),
             self._listeners.drain(),
             self._runtime.losers.reap(),
-            *([] if self._fleet is None else [self._fleet.aclose()]),
             return_exceptions=True,
         )
+        if self._fleet is not None:
+            await self._fleet.aclose()  # last: what this process owns is another's from then on
         for result in results:
             if isinstance(result, Exception):
                 raise result

@@ -217,11 +217,10 @@ class Plan(_WhatEveryCallReads):
 
     @property
     def halt_reason(self) -> str | None:
-        """Why the kill switch refuses its calls now; None when it does not."""
+        """Why the kill switch refuses its calls now, or that another process is to make them; None when nothing does."""
         if not self.is_haltable or self.state.halt is None:
             return None
-        mark = self.state.halt.mark
-        return None if mark is None else mark.reason
+        return self.state.halt.reason
 
     async def learn_of_halt(self) -> None:
         """

@@ -145,7 +145,7 @@ class RateLimitedError(CallRejectedError):
 
 
 class HaltedError(CallRejectedError):
-    """`ErrorRecoveryService.halt` is in force, and the call is neither a read nor does it reduce risk."""
+    """The call is neither a read nor reduces risk, and `ErrorRecoveryService.halt` is in force, or another process owns it."""
 
     def __init__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,82 +15,13 @@ from shockproof import (
     ErrorRecoveryService,
     Handle,
     MemoryStore,
-    StoreChange,
-    StoreEntry,
-    StoreUnavailableError,
 )
 from shockproof.testing import VirtualClock
+from tests.memory.fleet.weather import Weather
 
 pytestmark = pytest.mark.asyncio
 
 REFUSED = "refused"
-
-
-class Weather(MemoryStore):
-    """A store that can be away, hang, or answer nonsense; what it is asked is counted."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        super().__init__(clock=clock)
-        self.kind = "fair"
-        self.steps = 0
-        self._watching: set[asyncio.Task[Any]] = set()
-
-    def turn(self, kind: str) -> None:
-        self.kind = kind
-        if kind != "fair":
-            for task in self._watching:
-                task.get_loop().call_soon(task.cancel)
-
-    async def _pass(self) -> None:
-        self.steps += 1
-        if self.kind == "away":
-            raise StoreUnavailableError("nobody answers")
-        if self.kind == "hangs":
-            await asyncio.sleep(1.0)
-            raise StoreUnavailableError("has not answered within 1 s")
-        if self.kind == "broken":
-            raise ZeroDivisionError("a mistake in a store")
-
-    async def get(self, key: str) -> StoreEntry | None:
-        await self._pass()
-        return await super().get(key)
-
-    async def entries(self, prefix: str) -> list[StoreEntry]:
-        await self._pass()
-        return await super().entries(prefix)
-
-    async def put(self, key: str, value: bytes, **options: Any) -> int:
-        await self._pass()
-        return await super().put(key, value, **options)
-
-    async def renew(self, key: str, version: int) -> bool:
-        await self._pass()
-        return await super().renew(key, version)
-
-    async def delete(self, key: str, **options: Any) -> bool:
-        await self._pass()
-        return await super().delete(key, **options)
-
-    @asynccontextmanager
-    async def watch(self, prefix: str) -> AsyncIterator[AsyncIterator[StoreChange]]:
-        await self._pass()
-        async with super().watch(prefix) as changes:
-            yield self._cut(changes)
-
-    async def _cut(self, changes: AsyncIterator[StoreChange]) -> AsyncIterator[StoreChange]:
-        while True:
-            getting: asyncio.Task[StoreChange] = asyncio.ensure_future(anext(changes))  # type: ignore[arg-type]  # it is a coroutine
-            self._watching.add(getting)
-            try:
-                change = await asyncio.shield(getting)
-            except asyncio.CancelledError:
-                if getting.cancelled() and self.kind != "fair":
-                    raise StoreUnavailableError("the watch was cut") from None
-                getting.cancel()
-                raise
-            finally:
-                self._watching.discard(getting)
-            yield change
 
 
 class Bot:
@@ -130,7 +60,7 @@ class Bot:
 
 @pytest.fixture
 def store(clock: VirtualClock) -> Weather:
-    return Weather(clock)
+    return Weather(MemoryStore(clock=clock))
 
 
 Joins = Callable[..., Awaitable[Bot]]
@@ -401,8 +331,7 @@ async def test_a_store_that_has_lost_everything_learns_again_who_has_opened(
     await settled()
     store.turn("away")
     await asyncio.sleep(1.0)
-    for entry in await MemoryStore.entries(store, ""):
-        await MemoryStore.delete(store, entry.key)
+    await store.loses_everything()
     late = await joins()
     store.turn("fair")
     await asyncio.sleep(10.0)

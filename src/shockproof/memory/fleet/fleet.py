@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.fleet.shared_circuit import SharedCircuit
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.stores.lease import take_lease
@@ -47,6 +48,7 @@ class Fleet:
         name: of this process, in votes and leases.
         clock: where time comes from; no other process's is ever compared with it.
         rng: what spreads the requests of many.
+        ownership: what this process alone may write for, or wants to; None: nothing.
         on_loop_end: called when the task has ended with its loop, so that the next loop starts another.
     """
 
@@ -58,12 +60,15 @@ class Fleet:
         clock: Clock,
         rng: Randomness,
         on_loop_end: Callable[[], None],
+        ownership: Ownership | None = None,
     ) -> None:
         self._store = store
         self.name = name
         self._clock = clock
         self._rng = rng
         self._on_loop_end = on_loop_end
+        self._ownership = ownership
+        self._own_at = 0.0
         self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
         self._circuits: dict[str, SharedCircuit] = {}
         self._known: dict[str, StoreEntry] = {}
@@ -105,6 +110,7 @@ class Fleet:
             "since": None if self._since is None else datetime.fromtimestamp(self._since, UTC).isoformat(),
             "last_error": self._last_error,
             "open_for_all": [name for name, one in list(self._circuits.items()) if one.is_open_for_all],
+            "owns": None if self._ownership is None else self._ownership.health,
             "votes": {name: sorted(one.votes) for name, one in list(self._circuits.items()) if one.votes},
         }
 
@@ -113,7 +119,8 @@ class Fleet:
     def ensure(self) -> None:
         """Run on the current loop, unless it runs on a living one already."""
         task = self._task
-        if not self._circuits or (task is not None and not task.done() and not task.get_loop().is_closed()):
+        is_idle = not self._circuits and self._ownership is None
+        if is_idle or (task is not None and not task.done() and not task.get_loop().is_closed()):
             return
         self._woken, self._was_looked_at = asyncio.Event(), asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="shockproof fleet")
@@ -129,12 +136,14 @@ class Fleet:
         if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            for shared in self._circuits.values():
-                shared.is_over = shared.lease is not None
-                try:
+            try:
+                if self._ownership is not None:
+                    await self._ownership.give_back()
+                for shared in self._circuits.values():
+                    shared.is_over = shared.lease is not None
                     await self._give_back(shared)
-                except StoreUnavailableError:
-                    break  # they end by themselves
+            except StoreUnavailableError:
+                pass  # leases end by themselves
         await self._store.aclose()
 
     def _wake(self) -> None:
@@ -177,6 +186,8 @@ class Fleet:
         """Listen and tell, until the store does not answer."""
         async with self._store.watch(_CIRCUITS) as changes:
             await self._look()
+            self._own_at = 0.0
+            await self._own()
             self._is_there()
             self._was_looked_at.set()
             listening = asyncio.create_task(self._listen(changes), name="shockproof fleet listens")
@@ -213,7 +224,7 @@ class Fleet:
             if listening.done():
                 await listening
                 raise StoreUnavailableError(f"{self._store!r} has ended the watch")
-            due = look_at
+            due = min(look_at, await self._own())
             for shared in list(self._circuits.values()):
                 await self._tell(shared)
                 await self._give_back(shared)
@@ -230,6 +241,14 @@ class Fleet:
             finally:
                 waiting.cancel()
                 woken.cancel()
+
+    async def _own(self) -> float:
+        """Keep what is owned, or try to; when it is time to do so again."""
+        if self._ownership is None:
+            return float("inf")
+        if self._clock.monotonic() >= self._own_at:
+            self._own_at = self._clock.monotonic() + await self._ownership.keep(self._store)
+        return self._own_at
 
     async def _tell(self, shared: SharedCircuit) -> None:
         key, conflicts = _CIRCUITS + shared.state.name, 0

@@ -77,6 +77,8 @@ class Halt:
         self._layer: FileLayer = SystemFiles() if layer is None else layer
         self.mark: Mark | None = None
         """Halted since when, and why; None while it is not, as far as is known."""
+        self.missing: Callable[[], str | None] | None = None
+        """Asked for what is missing to write, where only one process may; None: any may."""
         self.is_known = False
         """Whether the disk was asked, or somebody has decided since."""
         self.last_error: str | None = None
@@ -96,7 +98,15 @@ class Halt:
     @property
     def closes_the_lane(self) -> bool:
         """Whether a write has to ask before it goes out."""
-        return self.mark is not None or not self.is_known
+        return self.mark is not None or not self.is_known or self.missing is not None
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing may be written now: it is halted, or this process is not the one that may; None: it may."""
+        mark = self.mark
+        if mark is not None:
+            return mark.reason
+        return None if self.missing is None else self.missing()
 
     @property
     def is_durable(self) -> bool:

@@ -101,6 +101,7 @@ async def take_lease(
     length: Seconds = 15.0,
     holder: str | None = None,
     clock: Clock | None = None,
+    guard: Guard | None = None,
 ) -> Lease | None:
     """
     The lease *name*, if nobody has it; never waits for the one who does.
@@ -111,9 +112,10 @@ async def take_lease(
         length: seconds that it is held without a renewal, more than 0, by the store's clock. Default 15.
         holder: who takes it, to be shown. Default: host and process number.
         clock: by what its holder counts. Default: the real time.
+        guard: another key, and the version that has to be there. Default: none.
 
     Returns:
-        The lease; None: somebody else has it.
+        The lease; None: somebody else has it, or the guard has changed.
 
     Raises:
         StoreUnavailableError: the store did not answer. Whether it gave the lease is unknown; it would end by itself.
@@ -128,7 +130,7 @@ async def take_lease(
     asked_at = time.monotonic()
     value = json.dumps({"holder": who}).encode()
     try:
-        token = await store.put(_PREFIX + name, value, expect=0, expires_after=count)
+        token = await store.put(_PREFIX + name, value, expect=0, expires_after=count, guard=guard)
     except StoreConflictError:
         return None
     return Lease(store, name, who, count, time, token, asked_at + count * (1 - _MARGIN))
