@@ -352,7 +352,7 @@ class Circuit(_WhatEveryCallReads):
         """
         if not self._has_rules:
             return False
-        with self._lock:
+        with _lock:
             is_open = self.closed is None and self._round is None and now < self._admits_from()
             if self.mode != "normal" or is_open:
                 return False
@@ -364,7 +364,7 @@ class Circuit(_WhatEveryCallReads):
 
     def follow_closing(self, now: float) -> bool:
         """Close, because a probe of another process was well; True when that is news."""
-        with self._lock:
+        with _lock:
             if self.closed is not None or self.mode != "normal":
                 return False
             self._close(now)
