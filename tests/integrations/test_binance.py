@@ -352,6 +352,23 @@ async def test_an_order_is_looked_up_in_its_own_market(
         assert await find_order(client, "mine", "EURUSDT", market=market) is UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("orders", "seconds", "answer"),
+    [(1000, 599, UNKNOWN), (1000, 600, NOT_FOUND), (999, 1, NOT_FOUND), (1000, None, UNKNOWN)],
+)
+async def test_a_list_that_is_full_and_young_proves_nothing(
+    server: Misbehaving, orders: int, seconds: int | None, answer: object
+) -> None:
+    """Behind it may stand what the venue does not find by its id yet; on a busy account every list is full."""
+    absent = b'{"code": -2013, "msg": "Order does not exist."}'
+    times = [None if seconds is None else 1000 * seconds * (number == 0) for number in range(orders)]
+    listed = [{"clientOrderId": f"other-{number}", "time": time} for number, time in enumerate(times)]
+    async with connected(server.url) as client:
+        server.by_path_ends = {"rder": (400, absent), "rders": (200, json.dumps(listed).encode())}
+        assert await find_order(client, "mine", "EURUSDT") is answer
+    assert "limit=1000" in server.requests[-1]
+
+
 async def test_a_conditional_order_is_found_by_its_own_id(server: Misbehaving) -> None:
     """Its list is another one, and its id has another name."""
     absent = b'{"code": -2013, "msg": "Order does not exist."}'

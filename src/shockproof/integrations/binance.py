@@ -222,35 +222,58 @@ def protect(
 Market = Literal["spot", "margin", "isolated_margin", "futures", "coin_futures"]
 """Where an order is: each market of Binance has orders of its own."""
 
-_Question = tuple[str, str, str, str, dict[str, Any]]  # Any: python-binance's own arguments
-"""The method that asks for one, with which argument; the one that lists all, where the id is; what both take."""
+_Question = tuple[str, str, str, str, int, dict[str, Any]]  # Any: python-binance's own arguments
+"""
+The method that asks for one, with which argument; the one that lists the latest, where the id is, and how many it lists at
+most; what both take.
+"""
 
 _ASKS: Final[dict[Market, tuple[_Question, ...]]] = {
-    "spot": (("get_order", "origClientOrderId", "get_all_orders", "clientOrderId", {}),),
-    "margin": (("get_margin_order", "origClientOrderId", "get_all_margin_orders", "clientOrderId", {}),),
+    "spot": (("get_order", "origClientOrderId", "get_all_orders", "clientOrderId", 1000, {}),),
+    "margin": (("get_margin_order", "origClientOrderId", "get_all_margin_orders", "clientOrderId", 500, {}),),
     "isolated_margin": (
         (
             "get_margin_order",
             "origClientOrderId",
             "get_all_margin_orders",
             "clientOrderId",
+            500,
             {"isIsolated": "TRUE"},
         ),
     ),
     "futures": (
-        ("futures_get_order", "origClientOrderId", "futures_get_all_orders", "clientOrderId", {}),
+        ("futures_get_order", "origClientOrderId", "futures_get_all_orders", "clientOrderId", 1000, {}),
         (
             "futures_get_order",
             "clientAlgoId",
             "futures_get_all_orders",
             "clientAlgoId",
+            1000,
             {"conditional": True},
         ),
     ),
     "coin_futures": (
-        ("futures_coin_get_order", "origClientOrderId", "futures_coin_get_all_orders", "clientOrderId", {}),
+        (
+            "futures_coin_get_order",
+            "origClientOrderId",
+            "futures_coin_get_all_orders",
+            "clientOrderId",
+            100,
+            {},
+        ),
     ),
 }
+
+
+_REACHES_BACK: Final = 600.0
+"""
+Seconds that a list which is full has to span. It is there for what the venue does not find by its id yet; behind a younger one
+may stand an order that is as new.
+"""
+
+
+class _ListTooShortError(Exception):
+    """There are more orders than one list holds."""
 
 
 async def find_order(
@@ -261,7 +284,8 @@ async def find_order(
 
     The venue is asked for it, and if it has none of that id, for the latest orders. `NOT_FOUND` proves absence only
     in the market that the order was sent to, and only if the look-up began after the venue had time to book it. A
-    look-up that fails says nothing, so that every error means `UNKNOWN`; cancellation passes.
+    look-up that fails says nothing, so that every error means `UNKNOWN`, and so does a list that is full and does not reach
+    back ten minutes; cancellation passes.
 
     Args:
         client: an ``AsyncClient``, protected or not.
@@ -288,7 +312,7 @@ async def find_order(
 async def _answer_to(
     client: AsyncClient, question: _Question, key: str, symbol: str
 ) -> dict[str, Any] | None:  # Any: Binance's own order
-    ask, by, list_all, its_id, with_both = question
+    ask, by, list_latest, its_id, most, with_both = question
     try:
         one: dict[str, Any] = await getattr(client, ask)(
             symbol=symbol, **{by: key}, **with_both
@@ -298,7 +322,16 @@ async def _answer_to(
             raise
     else:
         return one
-    listed: list[dict[str, Any]] = await getattr(client, list_all)(
-        symbol=symbol, **with_both
+    listed: list[dict[str, Any]] = await getattr(client, list_latest)(
+        symbol=symbol, limit=most, **with_both
     )  # Any: as above
-    return next((one for one in listed if one[its_id] == key), None)
+    found = next((one for one in listed if one[its_id] == key), None)
+    if found is None and len(listed) >= most and _seconds_spanned(listed) < _REACHES_BACK:
+        raise _ListTooShortError(f"{most} orders of {symbol} within {_seconds_spanned(listed):g} s")
+    return found
+
+
+def _seconds_spanned(listed: list[dict[str, Any]]) -> float:  # Any: as above
+    times = [one.get("time", one.get("createTime")) for one in listed]
+    known = [time for time in times if isinstance(time, int)]
+    return (max(known) - min(known)) / 1000 if known else 0.0
