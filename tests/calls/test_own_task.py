@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from shockproof import AttemptTimeoutError, ErrorRecoveryService
+from shockproof import NOT_FOUND, AttemptTimeoutError, ErrorRecoveryService
 from shockproof.testing import VirtualClock
 
 pytestmark = pytest.mark.asyncio
@@ -83,3 +84,36 @@ async def test_callees_own_error_passes_unchanged(recovery: ErrorRecoveryService
         await recovery.service("venue", grace=1.0, max_retries=0).call(fails)
 
     assert raised.value is error
+
+
+@pytest.mark.parametrize("both", [False, True])
+async def test_cancelled_before_its_first_step_nothing_ran(
+    recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch, both: bool
+) -> None:
+    """A loop that ends cancels all tasks: Python would warn of what nobody awaited, and call an order unknown that was never sent."""
+    ran: list[str] = []
+    loop = asyncio.get_running_loop()
+    create_task = loop.create_task
+
+    async def submit(key: str) -> None:
+        ran.append(key)
+
+    async def find(key: str) -> object:
+        return NOT_FOUND
+
+    def cancelled_at_once(coroutine: Any, **more: Any) -> Any:
+        task = create_task(coroutine, **more)
+        task.cancel()
+        if both:
+            order.cancel()
+        return task
+
+    once = recovery.service("venue", grace=0.5).once("mine", confirm=find)
+    order = create_task(once.call(submit, "mine"))
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "create_task", cancelled_at_once)
+        await asyncio.wait({order})
+
+    assert order.cancelled()
+    assert ran == []
+    assert await recovery.restore_state() is None

@@ -5,6 +5,7 @@ An attempt in a task of its own, so that a callee which ignores its cancellation
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable
 from typing import Any
 
@@ -47,12 +48,23 @@ async def run_in_own_task(
             await _end(state, task, grace, held)
             if timer is not None and timer.has_ended_it() and task.done() and not task.cancelled():
                 return task.result()  # a real answer that came with the limit is the answer
-            if task.done() and _never_began(task):
+            if task.done() and (_is_not_begun(awaitable) or _never_began(task)):
                 mark_never_began(cancelled)
             raise
-        return task.result()
+        try:
+            return task.result()
+        except asyncio.CancelledError as cancelled:  # a loop that ends cancels all tasks, this one as well
+            if _is_not_begun(awaitable):
+                mark_never_began(cancelled)
+            raise
     finally:
+        if inspect.iscoroutine(awaitable) and _is_not_begun(awaitable):
+            awaitable.close()  # its task was cancelled before its first step: without this Python warns of it
         del task  # it holds its error, whose traceback holds this frame: no cycle
+
+
+def _is_not_begun(awaitable: Awaitable[Any]) -> bool:  # Any: as above
+    return inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED
 
 
 def _never_began(task: asyncio.Task[Any]) -> bool:  # Any: as above
