@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.disk.pacing import Pace
-from shockproof.memory.state import state_capture, state_files
+from shockproof.memory.state import packed, state_capture, state_files
 from shockproof.memory.state.codec import UnsavableValueError
 from shockproof.memory.state.packed import Packed
 from shockproof.memory.state.pieces import json_pieces
@@ -38,8 +38,11 @@ SECRETS = StateSecrets(SecretNames())
 
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four entries are many, and every state is worth telling its changes of."""
+    """Four entries are many, three are a part, and every state is worth telling its changes of."""
     monkeypatch.setattr(state_capture, "LARGE", 4)
+    monkeypatch.setattr(packed, "_SIZE", 3)
+    monkeypatch.setattr(packed, "_LEAST", 2)
+    monkeypatch.setattr(packed, "_MOST", 6)
     monkeypatch.setattr(state_files, "WHOLE_UP_TO", 0)
     monkeypatch.setattr(state_files, "_LARGEST_SHARE", 100.0)
 

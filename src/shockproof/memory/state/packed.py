@@ -3,15 +3,17 @@ Large dicts of a captured state, each entry as bytes of its own.
 
 A copy made of bytes costs the event loop a tenth of one made of dicts and lists, gives the garbage collector nothing to
 walk through, and is compared with the copy before at the speed of memory: so an entry that has not changed is known,
-and shared, however it might have been changed in place.
+and shared, however it might have been changed in place. They are compared, and shared, in parts of some entries: what is
+done once for each part costs next to nothing, and what is done for each entry is done by marshal.
 """
 
 from __future__ import annotations
 
 import marshal
 import time
+import weakref
 from collections.abc import Iterator, Mapping
-from itertools import compress, islice, repeat
+from itertools import chain, compress
 from operator import ne
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ __all__ = [
     "NotPackedError",
     "Packed",
     "Packer",
+    "Part",
     "frozen_entry",
     "json_ready",
     "let_go_packed",
@@ -40,7 +43,14 @@ _FORM: Final = 2
 # Of marshal's: without references, so that equal values are equal bytes; floats in full.
 _NOT_PLAIN: Final = b"\0"  # no value of marshal's begins with it
 
-_CHUNK: Final = 64
+_LIST_HEAD: Final = 5
+# Bytes before the first value of a list in that form; behind them the values stand one after the other, as they do alone.
+
+_SIZE: Final = 64
+# Entries of a part: more, and a change has more to look through; fewer, and what is done for each part shows.
+_LEAST: Final = 32
+_MOST: Final = 128
+_PARTS_AT_ONCE: Final = 8
 _STEP: Final = 0.0007
 # Seconds of work before the event loop gets its turn.
 
@@ -57,16 +67,49 @@ class NotPackedError(Exception):
     """The dict has keys that need another form."""
 
 
-class Packed:
-    """A dict of many entries."""
+class Part:
+    """Entries that stand one after the other in a dict; nobody changes it, and all copies share it in which they are the same."""
 
-    __slots__ = ("entries",)
+    __slots__ = ("__weakref__", "_made_of", "changed", "entries", "is_plain", "keys")
 
     def __init__(self, entries: dict[str, Entry]) -> None:
         self.entries = entries
+        self.keys = list(entries)
+        self.changed: list[str] = []
+        """What is another one than in the part that `is_made_of` knows."""
+        self._made_of: weakref.ref[Part] | None = None
+        self.is_plain = all(type(entry) is bytes and entry[:1] != _NOT_PLAIN for entry in entries.values())
+        """Whether all of them are values that are their own frozen form."""
+
+    def is_made_of(self, other: Part) -> bool:
+        """Whether `changed` tells the difference to that one."""
+        return self._made_of is not None and self._made_of() is other
+
+    def with_changes(self, changed: dict[str, Entry]) -> Part:
+        """The same with some other entries, which are plain as the rest is."""
+        part = Part.__new__(Part)
+        part.entries, part.is_plain = {**self.entries, **changed}, self.is_plain
+        part.keys, part.changed, part._made_of = self.keys, list(changed), weakref.ref(self)
+        return part
+
+
+class Packed:
+    """A dict of many entries."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, entries: Mapping[str, Entry] | None = None) -> None:
+        self.parts: list[Part] = [Part(dict(entries))] if entries else []
 
     def __repr__(self) -> str:
-        return f"<Packed {len(self.entries)} entries>"
+        return f"<Packed {len(self)} entries>"
+
+    def __len__(self) -> int:
+        return sum(len(part.entries) for part in self.parts)
+
+    def items(self) -> Iterator[tuple[str, Entry]]:
+        """The entries, in their order."""
+        return chain.from_iterable(part.entries.items() for part in self.parts)
 
 
 def frozen_entry(entry: Entry) -> Frozen:
@@ -98,10 +141,10 @@ def let_go_packed(parts: list[Packed], pace: Pace) -> None:
     *parts* is emptied; nobody else should hold what was in it.
     """
     while parts:
-        # The dict first, while the list still holds what was in it.
-        entries = list(parts.pop().entries.values())
-        while entries:
-            del entries[-500:]
+        # The list first, while this one still holds what was in it.
+        left = list(parts.pop().parts)
+        while left:
+            del left[-_PARTS_AT_ONCE:]
             pace.keep()
 
 
@@ -129,11 +172,22 @@ class Packer:
             UnsavableValueError: see `freeze`.
         """
         known = self._known.get(path)
-        before: dict[str, Entry] = {} if known is None else known.entries
-        left, values = iter(source), iter(source.values())
+        before = _Before([] if known is None else known.parts)
+        keys = list(source)
+        yield  # a million of them takes some milliseconds, as did the copy
+        values = list(source.values())
+        at = 0
         began = time.perf_counter()
-        while keys := list(islice(left, _CHUNK)):
-            yield from self._pack(path, keys, list(islice(values, _CHUNK)), before, packed.entries)
+        while at < len(keys):
+            part, end, old = before.next(keys, at)
+            some = values[at:end]
+            same = None if part is None or not part.is_plain else self._with_changes(part, some)
+            if same is None:
+                entries: dict[str, Entry] = {}
+                yield from self._pack(path, keys[at:end], some, old, entries)
+                same = Part(entries)
+            packed.parts.append(same)
+            at = end
             if time.perf_counter() - began >= _STEP:
                 yield
                 began = time.perf_counter()
@@ -143,18 +197,14 @@ class Packer:
         path: tuple[str, ...],
         keys: list[Any],  # Any: the user's own keys
         values: list[Any],  # Any: and values
-        before: dict[str, Entry],
+        before: Mapping[str, Entry],
         into: dict[str, Entry],
     ) -> Iterator[None]:
-        # Whatever is done for each entry here is done a hundred thousand times: most of it by the interpreter's own loops.
         if set(map(type, keys)) != _TEXT_ONLY:
             raise NotPackedError
-        try:
-            dumped = list(map(marshal.dumps, values, repeat(_FORM)))
-        except ValueError:
-            dumped = [_dumped(value) for value in values]
         known = list(map(before.get, keys))
         into.update(zip(keys, known, strict=True))  # type: ignore[arg-type]  # what is missing comes now
+        dumped = list(map(_dumped, values))
         if dumped == known:
             return
         # Only what was plain before stands under a name that was looked at.
@@ -167,6 +217,28 @@ class Packer:
                 entry: list[Entry] = []
                 yield from self._frozen(path, key, value, entry)
                 into[key] = old if old is not None and old == entry[0] else entry[0]
+
+    def _with_changes(self, part: Part, values: list[Any]) -> Part | None:  # Any: the user's own values
+        """The part with these values, which are those of its keys: itself, if they are the same; None if they are not plain."""
+        whole = _dumped(values)
+        joined = b"".join(part.entries.values())  # type: ignore[arg-type]  # plain ones are bytes
+        if len(whole) == _LIST_HEAD + len(joined) and whole.endswith(joined):
+            return part
+        if not whole:
+            return None
+        changed: dict[str, Entry] = {}
+        # No value's form is the beginning of another's: so where the one of before stands, it is that value.
+        end, starts = _LIST_HEAD, whole.startswith
+        for at, (key, old) in enumerate(part.entries.items()):
+            if starts(old, end):  # type: ignore[arg-type]  # as above
+                end += len(old)
+                continue
+            new = _dumped(values[at])
+            end += len(new)
+            if not self._is_plain(values[at]):
+                return None
+            changed[key] = new
+        return part.with_changes(changed)
 
     def _may_be_secret(self, keys: list[str]) -> bool:
         if TAG in keys:
@@ -222,11 +294,12 @@ class Packer:
         return False
 
     def _has_plain_keys(self, one: dict[Any, Any]) -> bool:  # Any: the user's own keys and values
-        if set(map(type, one)) != _TEXT_ONLY:
-            return False
+        # Marshal has taken it: so no key is of a class that only equals a text.
         shape = tuple(one) if len(one) <= _LARGEST_SHAPE else None
         if shape in self._harmless:
             return True
+        if set(map(type, one)) != _TEXT_ONLY:
+            return False
         if TAG in one or (self._names and self._names.may_be_in("\0".join(one))):
             return False
         if shape is not None:
@@ -250,7 +323,54 @@ class _Counted:
 
 
 def _dumped(value: Any) -> bytes:  # Any: the user's own value
+    """Nothing where it cannot be: no value's form is empty."""
     try:
         return marshal.dumps(value, _FORM)
     except ValueError:
-        return b""  # which no entry is
+        return b""
+
+
+class _Before:
+    """The parts of the copy before, beside the keys of the next one."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self._parts = parts
+        self._at = 0
+        self._first: dict[str, int] | None = None
+        """Of each part its first key: only asked where keys have come or gone."""
+
+    def next(self, keys: list[Any], at: int) -> tuple[Part | None, int, Mapping[str, Entry]]:  # Any: theirs
+        """
+        The part that has the keys from *at* on, if there is one; where the next part begins; and entries known of these keys.
+
+        Entries that are not known here, although they were there, are taken for changed.
+        """
+        if self._at >= len(self._parts):
+            return None, at + _SIZE, {}
+        part = self._parts[self._at]
+        end = at + len(part.keys)
+        is_last = self._at == len(self._parts) - 1
+        if keys[at:end] == part.keys and (not is_last or end == len(keys) or end - at >= _SIZE):
+            self._at += 1
+            return part, end, part.entries
+        return None, *self._find_again(keys, at)
+
+    def _find_again(self, keys: list[Any], at: int) -> tuple[int, Mapping[str, Entry]]:  # Any: as above
+        if self._first is None:
+            self._first = {part.keys[0]: number for number, part in enumerate(self._parts)}
+        begun = self._at
+        end = at + _SIZE
+        for place in range(at + _LEAST, min(at + _MOST, len(keys))):
+            number = self._first.get(keys[place], -1) if type(keys[place]) is str else -1
+            if number > begun:
+                self._at, end = number, place
+                break
+        else:
+            if end >= len(keys) or begun == len(self._parts) - 1:  # what comes behind is new
+                self._at = len(self._parts)
+        # Of those that are passed over, the ones at both ends: what has moved further is taken for new.
+        passed = self._parts[begun : max(self._at, begun + 2)]
+        known: dict[str, Entry] = {}
+        for part in passed[:4] + passed[4:][-4:]:
+            known.update(part.entries)
+        return end, known

@@ -75,7 +75,7 @@ def json_pieces(value: Frozen, *, pace: Pace, indent: int = 0, expand: int = 0) 
                     separator = f",{margin}"
             separator = f",{margin}"
             pace.keep()
-        yield b"\n" + b" " * indent + b"}" if value.entries else b"}"
+        yield b"\n" + b" " * indent + b"}" if value.parts else b"}"
 
     return pieces(value, indent, expand)
 
@@ -126,7 +126,7 @@ def _batches(value: Packed) -> Iterator[list[tuple[str, Entry]]]:
     """The entries, in lists that are encoded in one go; one that is large itself stands alone."""
     batch: list[tuple[str, Entry]] = []
     left = _BYTES_AT_ONCE
-    for key, entry in value.entries.items():
+    for key, entry in value.items():
         size = size_of(entry)
         if batch and (left < size or size > _SMALL_ENTRY):
             yield batch

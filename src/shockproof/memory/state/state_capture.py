@@ -134,7 +134,7 @@ def _section_steps(
 ) -> Iterator[None]:
     try:
         if len(section) >= LARGE:
-            whole = Packed({})
+            whole = Packed()
             yield from packer.steps((name,), section, whole)
             fields[name] = packed[name,] = whole
             return
@@ -144,7 +144,7 @@ def _section_steps(
             yield from freeze_steps({name: rest}, into=fields, secrets=sink)
             if fields[name].keys() == rest.keys():  # else its keys need another form
                 for key in large:
-                    part = Packed({})
+                    part = Packed()
                     yield from packer.steps((name, key), section[key].copy(), part)
                     fields[name][key] = packed[name, key] = part
                 return

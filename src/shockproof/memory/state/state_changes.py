@@ -7,19 +7,19 @@ A dict that was packed stands in it as ``{"$": "changed", "removed": [...], "set
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import compress, islice
-from operator import is_not
+from itertools import compress
+from operator import ne
 from typing import Any, Final
 
 from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.state.codec import TAG, Frozen, MalformedValueError
-from shockproof.memory.state.packed import Entry, Packed
+from shockproof.memory.state.packed import Entry, Packed, Part
 
 __all__ = ["apply_changes", "changes_between"]
 
 _CHANGED: Final = "changed"
 _BETWEEN_PAUSES: Final = 200
-_AT_ONCE: Final = 2_000
+_GAPS_BETWEEN_PAUSES: Final = 50
 _LARGEST_SHARE: Final = 1 / 3
 """Of the entries: beyond that a save of the whole costs little more, and leaves less to read."""
 
@@ -33,11 +33,11 @@ def changes_between(
     def of(old: Frozen, new: Frozen) -> Frozen:
         nonlocal entries, changed
         if isinstance(new, Packed):
-            entries += len(new.entries)
+            entries += len(new)
             if not isinstance(old, Packed):
-                changed += len(new.entries)
+                changed += len(new)
                 return new
-            removed, added = _difference(old.entries, new.entries, pace)
+            removed, added = _difference(old, new, pace)
             changed += len(removed) + len(added)
             return {TAG: _CHANGED, "removed": removed, "set": Packed(added)}
         if isinstance(new, dict) and any(isinstance(child, Packed) for child in new.values()):
@@ -49,20 +49,64 @@ def changes_between(
     return fields if changed <= entries * _LARGEST_SHARE else None
 
 
-def _difference(
-    before: dict[str, Entry], now: dict[str, Entry], pace: Pace
-) -> tuple[list[str], dict[str, Entry]]:
+def _difference(before: Packed, now: Packed, pace: Pace) -> tuple[list[str], dict[str, Entry]]:
     """
     The keys to remove from *before*, and then the entries to set in it, so that it is *now*, in this order.
 
     Setting keeps the place of a key that is there, and puts another one at the end: a key that has moved is removed
     first, and so are all behind the first one that is new.
     """
-    added = _replaced(before, now, pace)
-    if added is not None:
-        return [], added
     removed: list[str] = []
-    added = {}
+    added: dict[str, Entry] = {}
+    gaps = _between_shared(before, now)
+    for number, (old, new) in enumerate(gaps):
+        if len(old) == len(new) and all(map(Part.is_made_of, new, old)):
+            for part in new:
+                added.update((key, part.entries[key]) for key in part.changed)
+            if number % _GAPS_BETWEEN_PAUSES == 0:
+                pace.keep()
+            continue
+        gone, come = _difference_of(_joined(old), _joined(new), pace)
+        if number < len(gaps) - 1 and not come.keys() <= _joined(old).keys() - gone:
+            # A key is new, or has moved, and not at the end: all that is behind it is concerned, shared or not.
+            return _difference_of(_joined(before.parts), _joined(now.parts), pace)
+        removed += gone
+        added |= come
+        pace.keep()
+    return removed, added
+
+
+def _between_shared(before: Packed, now: Packed) -> list[tuple[list[Part], list[Part]]]:
+    """What stands between the parts that both share, on both sides; the last is what stands behind all of them."""
+    places = {id(part): place for place, part in enumerate(before.parts)}
+    gaps: list[tuple[list[Part], list[Part]]] = []
+    at, come = 0, list[Part]()
+    for part in now.parts:
+        place = places.get(id(part), -1)
+        if place < at:
+            come.append(part)
+            continue
+        if come or place > at:
+            gaps.append((before.parts[at:place], come))
+            come = []
+        at = place + 1
+    return [*gaps, (before.parts[at:], come)]
+
+
+def _joined(parts: list[Part]) -> dict[str, Entry]:
+    if len(parts) == 1:
+        return parts[0].entries
+    return {key: entry for part in parts for key, entry in part.entries.items()}
+
+
+def _difference_of(
+    before: dict[str, Entry], now: dict[str, Entry], pace: Pace
+) -> tuple[list[str], dict[str, Entry]]:
+    if len(before) == len(now) and list(before) == list(now):
+        others = map(ne, now.values(), before.values())
+        return [], dict(compress(now.items(), others))
+    removed: list[str] = []
+    added: dict[str, Entry] = {}
     places = iter(before)
     is_at_end = False
     for number, (key, entry) in enumerate(now.items()):
@@ -78,27 +122,10 @@ def _difference(
                     is_at_end = True
             else:
                 is_at_end = True
-        if is_at_end or before[key] is not entry:
+        if is_at_end or before[key] != entry:
             added[key] = entry
     removed.extend(places)
     return removed, added
-
-
-def _replaced(before: dict[str, Entry], now: dict[str, Entry], pace: Pace) -> dict[str, Entry] | None:
-    """The entries of *now* that are others, if the keys are the same in the same order; that is quick to tell."""
-    if len(before) != len(now):
-        return None
-    found: dict[str, Entry] = {}
-    old_keys, old_entries = iter(before), iter(before.values())
-    keys, entries = iter(now), iter(now.values())
-    while some := list(islice(keys, _AT_ONCE)):
-        if some != list(islice(old_keys, _AT_ONCE)):
-            return None
-        others = map(is_not, islice(entries, _AT_ONCE), islice(old_entries, _AT_ONCE))
-        for key in compress(some, others):
-            found[key] = now[key]
-        pace.keep()
-    return found
 
 
 def apply_changes(
