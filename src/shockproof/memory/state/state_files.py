@@ -45,6 +45,7 @@ from shockproof.memory.state.codec import (
     freeze,
     thaw,
 )
+from shockproof.memory.state.collector import no_full_collections
 from shockproof.memory.state.packed import Packed, let_go_packed
 from shockproof.memory.state.pieces import json_pieces, pickle_pieces
 from shockproof.memory.state.reading import OtherFormError, read_lines
@@ -331,7 +332,7 @@ class StateFiles:
         """
         _import_what_it_takes(to_restore=True)
         try:
-            with self._layer.locked(self.directory):
+            with self._layer.locked(self.directory), no_full_collections():
                 return self._load()
         except FileNotFoundError:
             return RestoredState(None)
@@ -414,14 +415,24 @@ class StateFiles:
         if any(candidate.sequence is None for candidate in valid):
             best, state = self._latest(valid, damaged)
         else:
-            # What another candidate would give needs not be built: it is older, or the same.
-            for candidate in sorted(valid, key=lambda candidate: candidate.sequence or 0, reverse=True):
+            # What another candidate would give needs not be built: it is older, or the same. Nor is it kept: it is as
+            # large, and freeing all of them at once takes 15 ms.
+            valid.sort(key=lambda candidate: candidate.sequence or 0, reverse=True)
+            pace = Pace()
+            while valid and state is None:
+                best = valid.pop(0)
+                while valid:
+                    del valid[-1]
+                    pace.keep()
                 try:
-                    best, state = candidate, self._build(candidate)
-                    break
+                    state = self._build(best)
                 except _DamagedError as error:
+                    damaged[best.name] = str(error)
                     best = None
-                    damaged[candidate.name] = str(error)
+                    valid, more, unreadable = self._look()
+                    damaged |= more
+                    valid = [candidate for candidate in valid if candidate.name not in damaged]
+                    valid.sort(key=lambda candidate: candidate.sequence or 0, reverse=True)
         if state is None and unreadable:
             raise next(iter(unreadable.values()))
         files = self._report(damaged, unreadable)
