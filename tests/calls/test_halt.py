@@ -418,6 +418,27 @@ async def test_damaged_mark_counts_as_halted(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_directory_in_the_place_of_the_mark_halts_and_is_set_aside_by_resume(tmp_path: Path) -> None:
+    """A backup that was unpacked badly: nobody can replace it, and nobody is left halted for ever."""
+    (tmp_path / "halted.json" / "in it").mkdir(parents=True)
+    recovery = ErrorRecoveryService(tmp_path, tmp_path)
+    venue = recovery.service("venue", effect="unsafe")
+    with pytest.raises(HaltedError, match="cannot be read"):
+        await venue.call(answer)
+    await recovery.halt("for a reason")
+    assert (tmp_path / "halted.json").is_dir()
+    await recovery.resume()
+    await venue.call(answer)
+    assert (tmp_path / "damaged" / "halted.json" / "in it").is_dir()
+
+    reborn = ErrorRecoveryService(tmp_path, tmp_path)
+    await reborn.service("venue", effect="unsafe").call(answer)
+    (tmp_path / "halted.json").mkdir()
+    await reborn.resume()
+    assert (tmp_path / "damaged" / "halted.json_").is_dir()
+
+
+@pytest.mark.asyncio
 async def test_empty_mark_is_a_halt_by_hand(tmp_path: Path) -> None:
     """Who halts a program that does not run touches the file, and is told of no damage."""
     (tmp_path / "halted.json").touch()

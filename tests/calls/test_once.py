@@ -1436,6 +1436,45 @@ async def test_key_that_a_damaged_journal_may_have_lost_is_looked_up_before_it_i
 
 
 @pytest.mark.asyncio
+async def test_later_lives_look_up_what_a_damaged_journal_may_have_lost_until_it_is_trusted_again(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Its segments are sound by then. The mark beside them says that something is missing, also one made by hand."""
+
+    def next_life() -> ErrorRecoveryService:
+        return ErrorRecoveryService(recovery.state_dir, recovery.error_log_dir, clock=clock)
+
+    once, venue = make(key="placed")
+    await once.call(venue.submit, "AAPL")
+    await recovery.aclose()
+    journal = recovery.state_dir / "journal"
+    (segment,) = journal.glob("journal-*")
+    os.truncate(segment, HEAD_BYTES)
+    damaged = next_life()
+    await make(venue=venue, service=damaged)[0].call(venue.submit, "AAPL")
+    await damaged.aclose()
+    assert (journal / "incomplete.json").exists()
+
+    later = next_life()
+    await make(key="placed", settle=5.0, venue=venue, service=later)[0].call(venue.submit, "AAPL")
+    await later.aclose()
+    assert venue.booked.count("placed") == 1
+
+    (journal / "incomplete.json").unlink()
+    trusting = next_life()
+    asked = len(venue.asked_at)
+    await make(key="another", venue=venue, service=trusting)[0].call(venue.submit, "AAPL")
+    assert len(venue.asked_at) == asked
+    await trusting.aclose()
+
+    (journal / "incomplete.json").touch()  # an older copy of the directory was put in place
+    cautious = next_life()
+    await make(key="a third", settle=5.0, venue=venue, service=cautious)[0].call(venue.submit, "AAPL")
+    assert len(venue.asked_at) > asked
+    await cautious.aclose()
+
+
+@pytest.mark.asyncio
 async def test_cancelled_at_any_await_the_journal_tells_the_truth(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from shockproof.memory.disk.file_layer import SystemFiles
+
 Run = Callable[..., Any]  # the fixture's result
 
 
@@ -89,6 +91,42 @@ def test_damage_is_told_with_its_place_and_what_it_means(shockproof: Run, killed
     assert f"the chain of records is broken at byte {damaged['offset']:,}" in dumped.err
     assert "rebalance" in dumped.out
     assert contents(killed) == before
+
+
+def test_what_is_missing_is_told_until_the_journal_is_trusted(shockproof: Run, killed: Path) -> None:
+    """A copy was put back: a person marks it, sees it in verify and doctor, and takes the mark away."""
+    mark = killed / "state" / "journal" / "incomplete.json"
+    mark.touch()
+    verified = shockproof("journal", "verify", "--state-dir", killed / "state")
+    assert verified.code == 1
+    assert "Something is missing from it: by hand" in verified.out
+    assert "shockproof journal trust" in verified.out
+    as_json = shockproof("journal", "verify", "--json", "--state-dir", killed / "state").json
+    assert as_json["incomplete"] == "by hand: incomplete.json is empty"
+    doctor = shockproof("doctor", "--state-dir", killed / "state", "--error-log-dir", killed / "errors")
+    assert "something is missing from it" in doctor.out
+
+    assert shockproof("journal", "trust", "--state-dir", killed / "state").code == 0
+    assert not mark.exists()
+    assert shockproof("journal", "verify", "--state-dir", killed / "state").code == 0
+    assert "Nothing was missing" in shockproof("journal", "trust", "--state-dir", killed / "state").out
+
+
+def test_journal_is_not_trusted_while_it_is_owned_or_damaged(shockproof: Run, killed: Path) -> None:
+    """A program that runs remembers what is missing; and damage is first kept by one."""
+    journal = killed / "state" / "journal"
+    (journal / "incomplete.json").touch()
+    handle = SystemFiles().own(journal / "lock", b"1")
+    refused = shockproof("journal", "trust", "--state-dir", killed / "state")
+    SystemFiles().close(handle)
+    assert refused.code == 4
+    segment_of(killed).rename(journal / "away")
+    refused = shockproof("journal", "trust", "--state-dir", killed / "state")
+    assert refused.code == 2
+    assert "start the program once" in refused.err
+    verified = shockproof("journal", "verify", "--state-dir", killed / "state")
+    assert "there was one: its segment was removed or renamed" in verified.out
+    assert (journal / "incomplete.json").exists()
 
 
 def test_a_newer_programs_journal_is_refused_by_name(shockproof: Run, killed: Path) -> None:

@@ -350,6 +350,13 @@ def _journal(state_dir: Path) -> Iterator[Finding]:
         yield Finding("journal", "problem", f"damaged: {recovered.damage}", "shockproof journal verify")
     else:
         yield Finding("journal", "ok", f"sound; its owner: {owner}")
+    if recovered.incomplete is not None and recovered.damage is None:
+        yield Finding(
+            "journal",
+            "warning",
+            f"something is missing from it ({recovered.incomplete}): orders that it does not know are looked up first",
+            "shockproof journal trust, when all orders of before are settled",
+        )
     pending = len(recovered.table.pending())
     if pending and owner.is_owned is False:
         yield Finding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from shockproof.command_line.reading import files_with_progress
 from shockproof.command_line.screen import Screen
 from shockproof.command_line.state import files_set_aside
 from shockproof.memory.disk.file_layer import SystemFiles
-from shockproof.memory.journal.journal_files import RESERVE_NAME, Recovered, read_journal
+from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, mark_removed
+from shockproof.memory.journal.journal_files import LOCK_NAME, RESERVE_NAME, Recovered, read_journal
 from shockproof.memory.journal.record import Record, decode_body, size_of
 from shockproof.memory.journal.segment import SegmentContent, name_of
 from shockproof.views.shown_values import as_text, for_people, without_secrets
@@ -42,6 +44,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_state_dir(verify)
     add_json(verify)
     verify.set_defaults(run=_verify)
+
+    trust = actions.add_parser(
+        "trust",
+        help="nothing is missing from it any more",
+        description="After damage, and after an older copy of the state directory was put in place, a program looks up every "
+        f"order that the journal does not know before it sends it, as long as journal/{INCOMPLETE_NAME} is there. This "
+        "removes it: for when every order of before is settled. Refused while a program owns the journal.",
+    )
+    add_state_dir(trust)
+    trust.set_defaults(run=_trust)
 
     dump = actions.add_parser(
         "dump",
@@ -90,6 +102,8 @@ def _verify(given: argparse.Namespace, screen: Screen) -> int:
         screen.json(
             {
                 "segments": findings,
+                "incomplete": recovered.incomplete,
+                "hole": recovered.hole,
                 "pending": len(recovered.table.pending()),
                 "owner": {"pid": owner.pid, "is_owned": owner.is_owned},
                 "has_reserve": RESERVE_NAME in names,
@@ -98,7 +112,7 @@ def _verify(given: argparse.Namespace, screen: Screen) -> int:
         )
     else:
         _verify_for_people(journal, recovered, findings, owner, names, screen)
-    return ExitCode.WRONG if recovered.damage is not None else ExitCode.FINE
+    return ExitCode.WRONG if recovered.has_lost_something else ExitCode.FINE
 
 
 def _verify_for_people(
@@ -116,8 +130,18 @@ def _verify_for_people(
         screen.line(f"  {kinds or 'nothing in it'}", "dim")
         if found["meaning"] is not None:
             screen.line(f"  {found['meaning']}")
-    if not findings:
+    if recovered.hole is not None:
+        screen.line(
+            f"No segment is there, and there was one: {recovered.hole}. Put it back under its name, if there is a copy.",
+            "red",
+        )
+    elif not findings:
         screen.line("No segment is there: nothing was ever recorded.")
+    if recovered.incomplete is not None:
+        screen.line(f"Something is missing from it: {recovered.incomplete}", "red")
+        screen.line(
+            "  A key that it does not know is looked up before it is sent, until: shockproof journal trust"
+        )
     aside = files_set_aside(journal)
     screen.fields(
         [
@@ -158,6 +182,37 @@ def _finding(segment: SegmentContent, *, is_newest: bool) -> dict[str, Any]:  # 
         "chain_end": segment.chain_end,
         "unreadable_bytes": len(segment.tail),
     }
+
+
+# ---- trust
+
+
+def _trust(given: argparse.Namespace, screen: Screen) -> int:
+    journal = journal_dir(given.state_dir)
+    layer = SystemFiles()
+    _read(journal)
+    try:
+        owned = layer.own(journal / LOCK_NAME, b"%d\n" % os.getpid())
+    except BlockingIOError:
+        raise CommandError(
+            f"the journal is owned by {owner_of(journal)}: stop it first, for it remembers what is missing",
+            ExitCode.OWNED,
+        ) from None
+    try:
+        recovered = _read(journal)
+        if recovered.damage is not None:
+            raise CommandError(
+                f"it is damaged now ({recovered.damage}): start the program once, which keeps what can be read, and look at "
+                "what is pending"
+            )
+        mark_removed(layer, journal)
+    finally:
+        layer.close(owned)
+    if recovered.incomplete is None:
+        screen.line("Nothing was missing from it.")
+    else:
+        screen.line("A key that it does not know counts as new again.", "green")
+    return ExitCode.FINE
 
 
 # ---- dump

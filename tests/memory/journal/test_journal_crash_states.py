@@ -351,7 +351,10 @@ def begins_segments_with_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def reads_the_oldest_segment(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(journal_files, "sorted", lambda numbers: sorted(numbers, reverse=True), raising=False)
+    def oldest_last(found: Any, key: Any = None) -> Any:
+        return sorted(found, key=key, reverse=True)
+
+    patch.setattr(journal_files, "sorted", oldest_last, raising=False)
 
 
 def reads_only_the_beginning(patch: pytest.MonkeyPatch) -> None:

@@ -318,5 +318,90 @@ def test_numbers_go_on_behind_the_largest_of_sixteen_digits(tmp_path: Path) -> N
     files = files_in(tmp_path)
     files.open()
 
-    assert pending(files) == "B"
+    assert pending(files) == "AB"
     files.close()
+
+
+def test_renamed_segment_is_read_and_counts_as_damage(tmp_path: Path) -> None:
+    """What is in it happened; what is missing beside it nobody can tell, now and in later lives."""
+    a_journal(tmp_path, "AB").rename(tmp_path / "journal-0000000000000042.wal")
+    files = files_in(tmp_path)
+    recovered = files.open()
+    files.close()
+
+    assert pending(files_in_again(tmp_path)) == "AB"
+    assert recovered.damage == "journal-0000000000000042.wal: its head says it is segment 1"
+    later = read_journal(SystemFiles(), tmp_path)
+    assert later.damage is None
+    assert later.incomplete == recovered.damage
+    assert later.has_lost_something
+
+
+def files_in_again(directory: Path) -> JournalFiles:
+    files = files_in(directory)
+    files.open()
+    files.close()
+    return files
+
+
+def test_older_segment_under_a_newer_name_hides_nothing(tmp_path: Path) -> None:
+    """A copy that somebody kept, with the highest number: the newer one holds what happened since."""
+    first = a_journal(tmp_path, "A")
+    kept = first.read_bytes()
+    a_journal(tmp_path, "B")
+    (tmp_path / "journal-0000000000000050.wal").write_bytes(kept)
+
+    recovered = read_journal(SystemFiles(), tmp_path)
+    assert [content.made_as for content in recovered.segments] == [1, 2]
+    assert pending(files_in_again(tmp_path)) == "AB"
+
+
+def test_segment_that_is_gone_is_a_hole(tmp_path: Path) -> None:
+    """Renamed to what is no segment's name: the reserve beside it tells that there was one."""
+    a_journal(tmp_path, "AB").rename(tmp_path / "journal.bak")
+    assert read_journal(SystemFiles(), tmp_path).damage == "its segment was removed or renamed"
+    files_in_again(tmp_path)
+    later = read_journal(SystemFiles(), tmp_path)
+    assert (later.damage, later.incomplete) == (None, "its segment was removed or renamed")
+
+    (tmp_path / "new").mkdir()
+    assert not read_journal(SystemFiles(), tmp_path / "new").has_lost_something
+
+
+def test_mark_that_cannot_be_written_leaves_the_damage_for_the_next_life(tmp_path: Path) -> None:
+    """A full disk: what tells that something is missing must not be removed."""
+    path = a_journal(tmp_path, "ABC")
+    damage(path, b'"operation":"B"')
+
+    class NoMark(SystemFiles):
+        def create(self, path: Path) -> int:
+            if "incomplete" in path.name:
+                raise OSError(errno.ENOSPC, "full")
+            return super().create(path)
+
+    files = files_in(tmp_path, NoMark())
+    files.open()
+    files.close()
+    assert path.exists()
+    assert read_journal(SystemFiles(), tmp_path).has_lost_something
+    files_in_again(tmp_path)
+    assert not path.exists()
+    assert "record 3 is damaged" in str(read_journal(SystemFiles(), tmp_path).incomplete)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"reason": 7}'])
+def test_mark_counts_whatever_stands_in_it(tmp_path: Path, content: bytes) -> None:
+    """Also an empty one, which a person has made."""
+    a_journal(tmp_path, "A")
+    (tmp_path / "incomplete.json").write_bytes(content)
+    assert files_in(tmp_path).open().has_lost_something
+    assert read_journal(SystemFiles(), tmp_path).incomplete
+
+
+@pytest.mark.parametrize("number", [10**18 - 1, 10**18 - 2])
+def test_numbers_that_have_come_to_their_end_are_refused_with_a_way_out(tmp_path: Path, number: int) -> None:
+    """Nobody gets there by use; a number more would be a name that no later life reads."""
+    a_journal(tmp_path, "A").rename(tmp_path / f"journal-{number}.wal")
+    with pytest.raises(OSError, match="have come to their end"):
+        files_in(tmp_path).open()
+    assert sorted(path.name for path in tmp_path.glob("*.wal")) == [f"journal-{number}.wal", "reserve.wal"]

@@ -83,7 +83,7 @@ def test_a_file_of_unknown_or_larger_size_is_not_cut_off(size: int) -> None:
     """Those before the size was recorded tell none, and a file may grow as it is written."""
     data = segment_head(3, IDENTITY, size).ljust(120, b"\0")
 
-    assert read_segment(3, data) == SegmentContent(3, ())
+    assert read_segment(3, data) == SegmentContent(3, (), made_as=3)
     assert read_segment(3, data[:100]).damage is None
 
 

@@ -475,7 +475,7 @@ class Journal:
                 at_exit(self._drain)
                 with background.imports:
                     importlib.import_module("json")  # now, and for good: a fork waits for it
-                self.has_lost_something = files.open().damage is not None
+                self.has_lost_something = files.open().has_lost_something
         except (JournalLockedError, StateVersionError) as error:
             self._again_at = 0.0
             if not files.is_open:

@@ -5,6 +5,7 @@ The journal's directory: which segment is written, how it is begun, and what was
     reserve.wal                     space for one more segment, so that a full disk stops no outcome
     lock                            the number of the process that owns the journal
     damaged/                        segments, or parts of them, that hold what could not be read
+    incomplete.json                 something was lost, and nobody has said yet that it does not matter any more
 
 A segment is begun under a temporary name with everything that is known, synced, renamed, and the directory
 synced; only then anything is written behind that, and only then the segment before is removed. So one whole
@@ -25,6 +26,7 @@ from typing import Final, NamedTuple
 
 from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, write_all
+from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, mark_incomplete, read_incomplete
 from shockproof.memory.journal.operation_table import OperationTable
 from shockproof.memory.journal.record import Kind, encode, size_of
 from shockproof.memory.journal.segment import (
@@ -52,6 +54,8 @@ _MAX_BYTES: Final = 4 << 30
 _RECORDS_AT_ONCE: Final = 4096
 _ZEROS_AT_ONCE: Final = 1 << 20
 _RACES: Final = 5
+_LAST_NUMBER: Final = 10**18 - 2
+_LAST_SEQUENCE: Final = 2**63
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 _log = logging.getLogger("shockproof")
@@ -70,12 +74,21 @@ class Recovered(NamedTuple):
     last_sequence: int
     segments: tuple[SegmentContent, ...]
     """All that are there, oldest first."""
+    incomplete: str | None = None
+    """Why what an earlier life, or a person, knew to be missing still counts; None: nothing is known to be missing."""
+    hole: str | None = None
+    """What should be there and is not."""
 
     @property
     def damage(self) -> str | None:
         """What is wrong with data that had been acknowledged, or None."""
         words = [f"{name_of(one.number)}: {one.damage}" for one in self.segments if one.damage]
-        return "; ".join(words) or None
+        return "; ".join([*words, *([self.hole] if self.hole else [])]) or None
+
+    @property
+    def has_lost_something(self) -> bool:
+        """Whether a key that is not known may have been sent all the same."""
+        return self.damage is not None or self.incomplete is not None
 
 
 def read_journal(layer: FileLayer, directory: Path) -> Recovered:
@@ -88,11 +101,23 @@ def read_journal(layer: FileLayer, directory: Path) -> Recovered:
     """
     for last_try in (False,) * _RACES + (True,):
         try:
-            return _read(layer, directory)
+            found = _read(layer, directory)
+            if found.hole is None or last_try:
+                return found
         except FileNotFoundError:  # its owner has just begun another segment
             if last_try:
                 raise
     raise AssertionError  # the last try returned or raised
+
+
+def _refuse_the_end(recovered: Recovered) -> None:
+    # Nobody gets there by using it: somebody has made that file.
+    if recovered.last_number >= _LAST_NUMBER or recovered.last_sequence >= _LAST_SEQUENCE:
+        raise OSError(
+            errno.EOVERFLOW,
+            f"its numbers have come to their end (segment {recovered.last_number}, record {recovered.last_sequence}): "
+            "settle what is pending with shockproof operations, and move the directory away",
+        )
 
 
 def _read(layer: FileLayer, directory: Path) -> Recovered:
@@ -118,15 +143,26 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
             # It got its name only after its beginning was synced.
             content = content._replace(damage="the end of its beginning is missing")
         segments.append(content)
+    # By what they were made as: somebody may have renamed one.
+    segments = sorted(segments, key=lambda one: (one.made_as or one.number, one.number == one.made_as))
     table = OperationTable()
     # The newest holds everything. What is older is only asked where that one has lost something.
     wanted = segments if segments and segments[-1].damage else segments[-1:]
+    wanted = list(
+        {content.made_as or -content.number: content for content in wanted}.values()
+    )  # of two copies one
     last_sequence = 0
     for content in wanted:
         for record in content.records:
             table.replay(record.kind, record.body)
             last_sequence = max(last_sequence, record.sequence)
-    return Recovered(table, numbers[-1] if numbers else 0, last_sequence, tuple(segments))
+    hole = None
+    if not segments and RESERVE_NAME in names:
+        # That was made behind a segment, and from then on there is always one.
+        hole = "its segment was removed or renamed"
+    incomplete = read_incomplete(layer, directory) if INCOMPLETE_NAME in names else None
+    last_number = max((*numbers, *(content.made_as for content in segments)), default=0)
+    return Recovered(table, last_number, last_sequence, tuple(segments), incomplete, hole)
 
 
 class JournalFiles:
@@ -195,17 +231,32 @@ class JournalFiles:
         self._own()
         try:
             recovered = read_journal(self._layer, self.directory)
+            _refuse_the_end(recovered)
             self.table = recovered.table
             self._number, self._sequence = recovered.last_number, recovered.last_sequence
             for name in self._layer.list_directory(self.directory):
                 if name.endswith(".tmp"):
                     self._remove_leftover(self.directory / name)
             self._keep_what_is_wrong(recovered)
+            if recovered.damage is not None and recovered.incomplete is None:
+                self._mark_incomplete(recovered)
             self.begin_segment()
         except BaseException:
             self.close()
             raise
         return recovered
+
+    def _mark_incomplete(self, recovered: Recovered) -> None:
+        try:
+            mark_incomplete(self._layer, self.directory, str(recovered.damage))
+        except OSError as error:
+            # Then the damaged files stay, and the next life sees them again.
+            self._only_copies.update(content.number for content in recovered.segments if content.damage)
+            _log.error(
+                "%s could not be written (%s), and the damaged segments stay where they are",
+                self.directory / INCOMPLETE_NAME,
+                error.strerror,
+            )
 
     def _remove_leftover(self, path: Path) -> None:
         try:

@@ -54,6 +54,8 @@ class SegmentContent(NamedTuple):
     """What is wrong with data that was acknowledged as durable; a torn tail is nothing wrong."""
     chain_end: int = HEAD_BYTES
     """Where the unbroken chain of records ends, in bytes from the beginning of the file."""
+    made_as: int = 0
+    """Its number when it was made, which differs where somebody has renamed the file; 0: nobody can tell."""
 
 
 def name_of(number: int) -> str:
@@ -86,7 +88,8 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
     and nobody was told that it is durable; or the disk damaged what had been acknowledged. It is the latter
     if a later valid record says that the missing number was durable when it was written, or if the file is
     shorter than it was made: no crash takes space that was synced before it got its name. Valid records
-    behind the break are taken in both cases: each of them tells something that happened.
+    behind the break are taken in both cases: each of them tells something that happened. So do those of a file that somebody
+    has renamed; where it belongs, its head tells.
 
     Raises:
         NewerSegmentError: a newer program wrote it.
@@ -99,8 +102,7 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
         return SegmentContent(number, (), data.rstrip(b"\0"), "its head is damaged")
     if version > FORMAT_VERSION:
         raise NewerSegmentError(version)
-    if found_number != number:
-        return SegmentContent(number, (), data.rstrip(b"\0"), f"its head says it is segment {found_number}")
+    renamed = None if found_number == number else f"its head says it is segment {found_number}"
     seed = seed_of(identity)
     records: list[Record] = []
     offset, previous = HEAD_BYTES, 0
@@ -112,8 +114,9 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
     tail = data[offset:].rstrip(b"\0")
     size = int.from_bytes(made_with, "little")
     cut_off = f"only {len(data):,} of its {size:,} bytes are left" if len(data) < size else None
+    wrong = renamed or cut_off
     if not tail:
-        return SegmentContent(number, tuple(records), damage=cut_off, chain_end=offset)
+        return SegmentContent(number, tuple(records), b"", wrong, offset, found_number)
     later = _records_in(data, offset, offset + len(tail), seed)
     missing = records[-1].sequence + 1 if records else later[0].sequence - 1 if later else 0
     damaged = any(record.durable >= missing for record in later)
@@ -121,8 +124,9 @@ def read_segment(number: int, data: bytes) -> SegmentContent:
         number,
         (*records, *later),
         tail,
-        f"record {missing} is damaged, and it had been acknowledged as durable" if damaged else cut_off,
+        f"record {missing} is damaged, and it had been acknowledged as durable" if damaged else wrong,
         offset,
+        found_number,
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.durable_file import Replacement, replace_durably
-from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
+from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, SystemFiles
 from shockproof.memory.disk.writer import after_fork, at_exit, wait_on_this_loop
 from shockproof.memory.services.waiters import wake_all
 from shockproof.vocabulary.clock import Clock
@@ -29,6 +29,7 @@ from shockproof.vocabulary.errors import StateNotSavedError
 __all__ = ["FILE_NAME", "Halt", "Mark", "read_mark"]
 
 FILE_NAME: Final = "halted.json"
+_ASIDE: Final = "damaged"
 
 _FORMAT_VERSION: Final = 1
 _MOST_BYTES: Final = 1 << 20
@@ -229,7 +230,14 @@ class Halt:
             else:
                 make_durable(self._layer, self._directory)
                 with self._layer.locked(self._directory):
-                    replace_durably(self._layer, self._directory, [Replacement(FILE_NAME, [_content(mark)])])
+                    if self._is_no_file():
+                        # It halts the next life as well, and could only be replaced with an instant between.
+                        _log.warning("%s is no file, and halts as well", self._directory / FILE_NAME)
+                        self._layer.fsync_directory(self._directory)
+                    else:
+                        replace_durably(
+                            self._layer, self._directory, [Replacement(FILE_NAME, [_content(mark)])]
+                        )
         except Exception as error:
             what = "resumed" if mark is None else "halted"
             text = (
@@ -246,11 +254,32 @@ class Halt:
     def _remove(self) -> None:
         try:
             with self._layer.locked(self._directory):
+                if self._is_no_file():
+                    self._set_aside()
                 with contextlib.suppress(FileNotFoundError):
                     self._layer.unlink(self._directory / FILE_NAME)
                 self._layer.fsync_directory(self._directory)
         except (FileNotFoundError, NotADirectoryError):
             pass  # no directory, and so no mark
+
+    def _is_no_file(self) -> bool:
+        try:
+            self._layer.stamp(self._directory / FILE_NAME)
+        except NotAFileError:
+            return True
+        except OSError:
+            return False  # nothing is there; or what follows says what is wrong
+        return False
+
+    def _set_aside(self) -> None:
+        path, aside = self._directory / FILE_NAME, self._directory / _ASIDE
+        make_durable(self._layer, aside)
+        taken, name = set(self._layer.list_directory(aside)), FILE_NAME
+        while name in taken:
+            name += "_"
+        self._layer.replace(path, aside / name)
+        self._layer.fsync_directory(aside)
+        _log.warning("%s is no file, and was set aside as %s", path, aside / name)
 
 
 def read_mark(directory: Path, *, now: float) -> Mark | None:
