@@ -85,12 +85,13 @@ class Part:
         """Whether `changed` tells the difference to that one."""
         return self._made_of is not None and self._made_of() is other
 
-    def with_changes(self, changed: dict[str, Entry]) -> Part:
-        """The same with some other entries, which are plain as the rest is."""
-        part = Part.__new__(Part)
-        part.entries, part.is_plain = {**self.entries, **changed}, self.is_plain
-        part.keys, part.changed, part._made_of = self.keys, list(changed), weakref.ref(self)
-        return part
+
+def _changed_part(before: Part, changed: dict[str, Entry]) -> Part:
+    """The same with some other entries, which are plain as the rest is."""
+    part = Part.__new__(Part)
+    part.entries, part.is_plain = {**before.entries, **changed}, before.is_plain
+    part.keys, part.changed, part._made_of = before.keys, list(changed), weakref.ref(before)
+    return part
 
 
 class Packed:
@@ -238,7 +239,7 @@ class Packer:
             if not self._is_plain(values[at]):
                 return None
             changed[key] = new
-        return part.with_changes(changed)
+        return _changed_part(part, changed)
 
     def _may_be_secret(self, keys: list[str]) -> bool:
         if TAG in keys:

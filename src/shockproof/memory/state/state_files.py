@@ -417,7 +417,7 @@ class StateFiles:
         else:
             # What another candidate would give needs not be built: it is older, or the same. Nor is it kept: it is as
             # large, and freeing all of them at once takes 15 ms.
-            valid.sort(key=lambda candidate: candidate.sequence or 0, reverse=True)
+            valid = sorted(valid, key=lambda candidate: candidate.sequence or 0, reverse=True)
             pace = Pace()
             while valid and state is None:
                 best = valid.pop(0)
@@ -432,7 +432,7 @@ class StateFiles:
                     valid, more, unreadable = self._look()
                     damaged |= more
                     valid = [candidate for candidate in valid if candidate.name not in damaged]
-                    valid.sort(key=lambda candidate: candidate.sequence or 0, reverse=True)
+                    valid = sorted(valid, key=lambda candidate: candidate.sequence or 0, reverse=True)
         if state is None and unreadable:
             raise next(iter(unreadable.values()))
         files = self._report(damaged, unreadable)
