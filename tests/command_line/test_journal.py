@@ -105,6 +105,10 @@ def test_what_is_missing_is_told_until_the_journal_is_trusted(shockproof: Run, k
     assert as_json["incomplete"] == "by hand: incomplete.json is empty"
     doctor = shockproof("doctor", "--state-dir", killed / "state", "--error-log-dir", killed / "errors")
     assert "something is missing from it" in doctor.out
+    listed = shockproof("operations", "list", "--state-dir", killed / "state")
+    assert "something is missing from the journal (by hand: " in listed.err
+    shown = shockproof("state", "show", "--state-dir", killed / "state")
+    assert "something is missing from the journal: by hand: " in shown.err
 
     assert shockproof("journal", "trust", "--state-dir", killed / "state").code == 0
     assert not mark.exists()

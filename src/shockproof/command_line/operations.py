@@ -304,6 +304,11 @@ def _read(journal: Path, screen: Screen) -> Recovered:
             f"the journal is damaged ({recovered.damage}): an operation may be missing, or pending that had "
             "ended; see shockproof journal verify"
         )
+    elif recovered.incomplete is not None:
+        screen.warn(
+            f"something is missing from the journal ({recovered.incomplete}): an operation may be missing, or pending "
+            "that had ended; see shockproof journal verify"
+        )
     return recovered
 
 

@@ -157,6 +157,10 @@ def _pending(journal: Path, screen: Screen) -> list[dict[str, Any]]:  # Any: fro
         return []
     if recovered.damage is not None:
         screen.warn(f"the journal is damaged: {recovered.damage}; see shockproof journal verify")
+    elif recovered.incomplete is not None:
+        screen.warn(
+            f"something is missing from the journal: {recovered.incomplete}; see shockproof journal verify"
+        )
     return [
         {
             "operation": entry.name.operation,

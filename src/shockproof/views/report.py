@@ -66,6 +66,8 @@ def look_at(state_dir: Path, *, now: float) -> OnDisk:
         pending = tuple(recovered.table.pending())
         if recovered.damage is not None:
             complaints.append(f"the journal is damaged: {recovered.damage}")
+        elif recovered.incomplete is not None:
+            complaints.append(f"something is missing from the journal: {recovered.incomplete}")
     except NotADirectoryError:
         pass  # told above
     except (OSError, ShockproofError) as error:
