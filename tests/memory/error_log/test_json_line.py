@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shockproof.memory.error_log.bounded_queue import Gap
-from shockproof.memory.error_log.capture import CapturedError
+from shockproof.memory.error_log.capture import CapturedError, capture
 from shockproof.memory.error_log.json_line import gap_line, json_line
+from shockproof.memory.error_log.redaction import Redactor
 from shockproof.vocabulary.models import ErrorRecord
 from shockproof.vocabulary.statuses import ErrorSeverity
 
@@ -45,6 +47,56 @@ def test_any_text_makes_one_line_that_reads_back(message: str, context: dict[str
     assert line.count(b"\n") == 1
     assert len(line.decode().splitlines()) == 1
     assert json.loads(line)["error_message"] == message
+
+
+def raised(kind: str, message: str) -> Exception:
+    """An error that was raised, alone or with others before it or in it."""
+    try:
+        try:
+            raise ValueError(f"before {message}")
+        except ValueError as earlier:
+            alone = OSError(message)
+            alone.add_note(f"a note on {message}")
+            match kind:
+                case "alone":
+                    raise alone from None
+                case "cause":
+                    raise alone from earlier
+                case "context":
+                    raise alone  # noqa: B904  its context is the point
+                case _:
+                    raise ExceptionGroup(message, [alone, earlier]) from None
+    except Exception as error:  # noqa: BLE001  all of them
+        return error
+
+
+@pytest.mark.parametrize("kind", ["alone", "cause", "context", "group"])
+@pytest.mark.parametrize("message", ["", "plain", 'of "quotes"\nand €, \ud800', "token=abcdef123"])
+@pytest.mark.parametrize("redactor", [None, Redactor()], ids=["plain", "redacted"])
+def test_the_traceback_in_a_line_is_the_one_that_is_rendered(
+    kind: str, message: str, redactor: Redactor | None
+) -> None:
+    """What is remembered of it in JSON, and what is looked through once only, changes no character; twice, for the memory."""
+    for _ in range(2):
+        captured, other = (
+            capture(
+                raised(kind, message),
+                severity=ErrorSeverity.HIGH,
+                service_name="market",
+                function_name="fetch",
+                retry_count=0,
+                timestamp=0.0,
+                context={"token": "abcdef123", "said": message},
+                redactor=redactor,
+            )
+            for _ in range(2)
+        )
+
+        line = json.loads(json_line(captured))
+
+        assert line == other.to_fields() | {"stack_trace": other.render()}
+        assert line == captured.to_fields()
+        assert ("abcdef123" in str(line)) == (redactor is None)
 
 
 def test_a_gap_is_a_record_as_bad_as_the_worst_that_was_dropped() -> None:

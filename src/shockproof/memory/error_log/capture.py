@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from json.encoder import encode_basestring_ascii as quoted
 from textwrap import indent
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -56,6 +57,7 @@ to it, the leaves of a group (depth is folded), and how many leaves were left ou
 """
 
 _HEADER: Final = "Traceback (most recent call last):\n"
+_HEADER_JSON: Final = quoted(_HEADER)[1:-1]
 _CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -65,8 +67,7 @@ class CapturedError:
     """
     One failed attempt as it will stand in the log: made by `capture`, or by hand from plain values.
 
-    Nobody changes it afterwards but `render`, which replaces what it was rendered from; any thread
-    may ask at any time.
+    Nobody changes it afterwards; any thread may ask at any time.
     """
 
     __slots__ = (
@@ -148,25 +149,42 @@ class CapturedError:
         It has source lines as soon as the writer's thread has rendered it. Asking reads no file.
         """
         self._redact()
-        chain = self._chain  # before the text: the writer's thread sets them the other way round
-        if self._stack is not None:
+        if self._stack is not None or not self._chain:
             return self._stack
-        if not chain:
-            return None
-        text = _render(chain, _without_source)
+        text = _render(self._chain, _source_texts(self._redactor).known)
         return text if self._redactor is None else self._redactor.text(text)
 
     def render(self) -> str | None:
         """
-        Render the traceback with its source lines, keep the text, and let go of the rest.
+        The traceback with its source lines.
 
         Reads files, so not for an event loop: the writer's thread calls it.
         """
         self._redact()
+        if self._stack is not None or not self._chain:
+            return self._stack
+        return _render(self._chain, _source_texts(self._redactor).of)
+
+    def render_json(self) -> str:
+        """
+        `render` as a string of JSON, quotes included, or ``null``.
+
+        Of a thousand records hardly one has a traceback of its own: what the frames' part of it is in JSON is
+        remembered, since quoting it takes longer than everything else that a line needs.
+        """
+        self._redact()
         if self._stack is None and self._chain:
-            self._stack = _render(self._chain, _source_texts(self._redactor).of)
-            self._chain = ()
-        return self._stack
+            pieces = ['"']
+            frames_json = _source_texts(self._redactor).json_of
+            for link in self._chain:
+                if link[-2]:  # a group, whose leaves are indented
+                    break
+                _render_json(link, frames_json, pieces)
+            else:
+                pieces.append('"')
+                return "".join(pieces)
+        text = self.render()
+        return "null" if text is None else quoted(text)
 
     def to_fields(self) -> dict[str, object]:
         """The nine fields of the log's line as plain JSON-ready values, redacted; reads no file."""
@@ -194,15 +212,18 @@ class CapturedError:
         redactor = self._redactor
         if self._is_redacted or redactor is None:
             return
-        self._message = redactor.text(self._message)
+        raw = self._message
+        self._message = shown = redactor.text(raw)
         if self._stack is not None:
             self._stack = redactor.text(self._stack)
         if self._context is not None:
             context = redactor.value(self._context)
             assert isinstance(context, dict)  # a dict's copy is a dict
             self._context = context
-        if self._chain:
-            self._chain = tuple(_redacted_link(link, redactor) for link in self._chain)
+        chain = self._chain
+        # The record's own message stands in its link once more; most have nothing else, and nothing to hide.
+        if chain and (shown is not raw or len(chain) != 1 or chain[0][-4] or chain[0][-2]):
+            self._chain = tuple([_redacted_link(link, redactor, raw, shown) for link in chain])
         self._is_redacted = True
 
 
@@ -400,17 +421,17 @@ def _leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseExcepti
 # Rendering
 
 
-def _redacted_link(link: _Link, redactor: Redactor) -> _Link:
+def _redacted_link(link: _Link, redactor: Redactor, raw: str, shown: str) -> _Link:
     module, name, message, frames, left_out, notes, lead, leaves, more = link
     return (
         module,
         name,
-        redactor.text(message),
+        shown if message == raw else redactor.text(message),
         frames,
         left_out,
         tuple([redactor.text(note) for note in notes]),
         lead,
-        tuple([_redacted_link(leaf, redactor) for leaf in leaves]),
+        tuple([_redacted_link(leaf, redactor, raw, shown) for leaf in leaves]),
         more,
     )
 
@@ -424,8 +445,7 @@ def _render(chain: tuple[_Link, ...], frames_text: Callable[[_Frames, int], str]
 
 def _render_link(link: _Link, frames_text: Callable[[_Frames, int], str], pieces: list[str]) -> None:
     module, name, message, frames, left_out, notes, lead, leaves, more = link
-    if module not in {"builtins", "__main__"}:
-        name = f"{module}.{name}"
+    name = _full_name(module, name)
     pieces += (
         lead,
         _HEADER,
@@ -439,6 +459,25 @@ def _render_link(link: _Link, frames_text: Callable[[_Frames, int], str], pieces
         pieces += (f"  ---------------- {number} ----------------\n", indent("".join(inner), "  | "))
     if more:
         pieces.append(f"  ... {more} more errors left out ...\n")
+
+
+def _full_name(module: str, name: str) -> str:
+    return name if module in {"builtins", "__main__"} else f"{module}.{name}"
+
+
+def _render_json(link: _Link, frames_json: Callable[[_Frames, int], str], pieces: list[str]) -> None:
+    # As _render_link, for an error that is no group; each piece in JSON, without quotes around it.
+    module, name, message, frames, left_out, notes, lead, _, _ = link
+    name = _full_name(module, name)
+    said = f"{name}: {message}\n" if message else f"{name}\n"
+    for note in notes:
+        said += f"{note}\n"
+    pieces += (
+        quoted(lead)[1:-1] if lead else "",
+        _HEADER_JSON,
+        frames_json(frames, left_out),
+        quoted(said)[1:-1],
+    )
 
 
 def _joined(frames: _Frames, left_out: int, frame_text: Callable[[str, int, str], str]) -> str:
@@ -471,17 +510,29 @@ class SourceTexts:
     def __init__(self, redactor: Redactor | None) -> None:
         self._redactor = redactor
         self._frames: dict[tuple[str, int, str], str] = {}
-        self._traces: dict[tuple[_Frames, int], str] = {}
+        self._traces: dict[tuple[_Frames, int], tuple[str, str]] = {}
 
     def of(self, frames: _Frames, left_out: int) -> str:
         """The text of a whole trace."""
-        text = self._traces.get((frames, left_out))
-        if text is None:
+        return self._texts(frames, left_out)[0]
+
+    def json_of(self, frames: _Frames, left_out: int) -> str:
+        """The same as it stands in a string of JSON, without the quotes around it."""
+        return self._texts(frames, left_out)[1]
+
+    def known(self, frames: _Frames, left_out: int) -> str:
+        """The same for threads that may read no file: without source lines if nobody has rendered it so far."""
+        texts = self._traces.get((frames, left_out))
+        return _without_source(frames, left_out) if texts is None else texts[0]
+
+    def _texts(self, frames: _Frames, left_out: int) -> tuple[str, str]:
+        texts = self._traces.get((frames, left_out))
+        if texts is None:
             text = _joined(frames, left_out, self._frame)
             if len(self._traces) >= _MOST_TRACE_TEXTS:
                 self._traces.clear()
-            self._traces[frames, left_out] = text
-        return text
+            texts = self._traces[frames, left_out] = text, quoted(text)[1:-1]
+        return texts
 
     def _frame(self, file: str, line: int, function: str) -> str:
         text = self._frames.get((file, line, function))

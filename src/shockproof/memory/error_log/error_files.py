@@ -23,6 +23,7 @@ __all__ = ["ErrorFile", "PackedBefore", "day_in", "error_files", "file_name", "p
 
 _NAME: Final = re.compile(r"errors_([0-9]{4})([0-9]{2})([0-9]{2})(?:_([1-9][0-9]{0,8}))?\.jsonl(\.gz)?")
 _EPOCH: Final = date(1970, 1, 1)
+_MOST_KNOWN: Final = 64
 _LAST_DAY: Final = (date.max - _EPOCH).days
 
 
@@ -132,13 +133,19 @@ def day_in(zone: tzinfo | None) -> Callable[[float], date]:
     that days of 23, 24.5 or 25 hours come out right.
     """
     if zone is None:
+        known: dict[int, date] = {}
 
         def day_of(timestamp: float) -> date:
             try:
                 number = int(timestamp // 86_400)
             except (OverflowError, ValueError):  # infinite, or not a number
                 number = 0 if math.isnan(timestamp) or timestamp < 0 else _LAST_DAY
-            return _EPOCH + timedelta(days=min(max(number, 0), _LAST_DAY))
+            day = known.get(number)
+            if day is None:
+                if len(known) >= _MOST_KNOWN:
+                    known.clear()
+                day = known[number] = _EPOCH + timedelta(days=min(max(number, 0), _LAST_DAY))
+            return day
 
         return day_of
 

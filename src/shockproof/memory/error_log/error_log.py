@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -46,6 +46,8 @@ _LARGE: Final = 256 * 1024
 _BATCH_BYTES: Final = 1024 * 1024
 _BATCH_RECORDS: Final = 2_048
 _MOST_OPEN: Final = 4
+_LOOK_EVERY: Final = 4
+"""Records between two looks at the clock: one takes some microseconds."""
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 1.0
 _IDLE: Final = 5.0
@@ -511,33 +513,42 @@ class ErrorLog:
     async def _write_batch(self) -> None:
         if not self._batch:
             self._batch = self._queue.take(max_records=self._batch_records, max_bytes=self._batch_bytes)
-        for day, lines in self._encoded(self._batch):
-            await self._append(day, lines)
+        for day, lines, count in self._encoded(self._batch):
+            await self._append(day, lines, count)
         self._tidy_at_new_day()
 
-    def _encoded(self, batch: list[Entry[CapturedError] | Gap]) -> list[tuple[date, bytes]]:
+    def _encoded(self, batch: list[Entry[CapturedError] | Gap]) -> list[tuple[date, bytes, int]]:
+        # The day, its lines, and how many they are.
         # The first error of the process imports json here, off everybody's loop.
         with background.imports:
             from shockproof.memory.disk.pacing import Pace
             from shockproof.memory.error_log.json_line import gap_line, json_line
 
         groups: list[tuple[date, list[bytes]]] = []
+        lines: list[bytes] = []
+        last_day: date | None = None
+        day_of = self._day_of
         pace = Pace()
-        for entry in batch:
+        for number, entry in enumerate(batch):
             if isinstance(entry, Gap):
-                day, line = self._day_of(entry.begins), gap_line(entry)
+                day, line = day_of(entry.begins), gap_line(entry)
             else:
                 error = entry[4]
-                day, line = self._day_of(error.timestamp), _line_of(error, json_line)
-            if groups and groups[-1][0] == day:
-                groups[-1][1].append(line)
-            else:
-                groups.append((day, [line]))
-            self._beats += 1
-            pace.keep()
-        return [(day, b"".join(lines)) for day, lines in groups]
+                day = day_of(error.timestamp)
+                try:
+                    line = json_line(error)
+                except Exception as failure:  # noqa: BLE001  one odd record must neither be lost nor take others along
+                    line = json_line(_instead_of(error, failure))
+            if day != last_day:
+                lines, last_day = [], day
+                groups.append((day, lines))
+            lines.append(line)
+            if not number % _LOOK_EVERY:
+                self._beats += 1
+                pace.keep()
+        return [(day, b"".join(lines), len(lines)) for day, lines in groups]
 
-    async def _append(self, day: date, lines: bytes) -> None:
+    async def _append(self, day: date, lines: bytes, count: int) -> None:
         retry_after = _FIRST_RETRY
         while lines:
             done = 0
@@ -548,10 +559,10 @@ class ErrorLog:
             except Exception as failure:  # noqa: BLE001  whatever it is, the records wait for better times
                 error = failure
             if done:
-                settled = lines.count(b"\n", 0, done)
+                settled = count if done == len(lines) else lines.count(b"\n", 0, done)
                 self._queue.settle(settled)
                 del self._batch[:settled]
-                lines = lines[done:]
+                lines, count = lines[done:], count - settled
                 retry_after = _FIRST_RETRY
             if error is None:
                 self._last_error = None
@@ -612,20 +623,15 @@ class ErrorLog:
             _ = self._writer.start_task(self._retention.tidy(today, self._writer))
 
 
-def _line_of(error: CapturedError, json_line: Callable[[CapturedError], bytes]) -> bytes:
-    try:
-        return json_line(error)
-    except Exception as failure:  # noqa: BLE001  one odd record must neither be lost nor take others along
-        return json_line(
-            CapturedError(
-                timestamp=float(error.timestamp),
-                error_type=clean_text(error.error_type, 200),
-                error_message=f"<this record could not be encoded: {type(failure).__name__}>",
-                severity=error.severity,
-                service_name=clean_text(error.service_name, 200),
-                function_name=clean_text(error.function_name, 200),
-            )
-        )
+def _instead_of(error: CapturedError, failure: Exception) -> CapturedError:
+    return CapturedError(
+        timestamp=float(error.timestamp),
+        error_type=clean_text(error.error_type, 200),
+        error_message=f"<this record could not be encoded: {type(failure).__name__}>",
+        severity=error.severity,
+        service_name=clean_text(error.service_name, 200),
+        function_name=clean_text(error.function_name, 200),
+    )
 
 
 def _ring_for_nothing(bell: asyncio.Event, silence: list[bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,27 @@ __all__ = ["gap_line", "json_line"]
 # long as everything else that the first error of a process needs, and refuses a lone surrogate. The
 # standard library's quoting function alone, without the encoder around it, costs half of json.dumps.
 
-_encode = json.JSONEncoder(allow_nan=False).encode
+_encoder = json.JSONEncoder(allow_nan=False)
+
+
+def _pieces_without_c(value: object, _level: int) -> Iterable[str]:
+    return _encoder.iterencode(value)
+
+
+# As JSONEncoder.encode does, but it makes its encoder anew for each value, which takes longer than the encoding. Nothing
+# here contains itself: `capture` made it. None where the interpreter has no such thing.
+_make: Callable[..., Callable[[object, int], Iterable[str]]] | None = getattr(
+    json.encoder, "c_make_encoder", None
+)
+_pieces = (
+    _pieces_without_c
+    if _make is None
+    else _make(None, _encoder.default, quoted, None, ": ", ", ", False, False, False)
+)
+
+
+def _encode(value: object) -> str:
+    return "".join(_pieces(value, 0))
 
 
 def json_line(error: CapturedError) -> bytes:
@@ -28,13 +49,14 @@ def json_line(error: CapturedError) -> bytes:
 
     Renders the traceback, which reads source files: for the writer's thread.
     """
-    stack = error.render()
-    context = error.context
+    stack = error.render_json()
+    # Looked through for secrets by now; the properties would ask for it once more each.
+    message, context = error._message, error._context
     return (
         f'{{"timestamp": "{iso_time(error.timestamp)}", "error_type": {quoted(error.error_type)}, '
-        f'"error_message": {quoted(error.error_message)}, "severity": "{error.severity.value}", '
+        f'"error_message": {quoted(message)}, "severity": "{error.severity.value}", '
         f'"service_name": {quoted(error.service_name)}, "function_name": {quoted(error.function_name)}, '
-        f'"retry_count": {error.retry_count:d}, "stack_trace": {"null" if stack is None else quoted(stack)}, '
+        f'"retry_count": {error.retry_count:d}, "stack_trace": {stack}, '
         f'"context": {"null" if context is None else _encoded(context)}}}\n'
     ).encode("ascii")
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["DEFAULT_NAMES", "REDACTED", "Redactor"]
 
@@ -44,6 +44,8 @@ DEFAULT_NAMES: Final = (
 _ALSO: Final = ("passwd", "listen_key", "access_key", "access_sign", "api_sign")
 
 _SHORTEST_VALUE: Final = 4
+_SHORT: Final = 24
+_MOST_NAMES: Final = 1_024
 
 # Nothing that could be a secret, whatever the name.
 _HARMLESS: Final = re.compile(
@@ -104,6 +106,14 @@ def _hints_of(words: list[list[str]]) -> tuple[str, ...]:
     return tuple(sorted(hints))
 
 
+class _Name(NamedTuple):
+    """What a key of a dict is."""
+
+    shown: str
+    is_secret: bool
+    hides_numbers: bool
+
+
 class Redactor:
     """
     Takes secrets out of texts and of JSON-like values.
@@ -122,6 +132,9 @@ class Redactor:
         self.memory: object = None
         """Room for whoever keeps texts that this one has redacted; emptied when the rules change."""
         self._values: tuple[str, ...] = ()
+        # The same few names come again with each record, and so do short values, such as symbols.
+        self._known_names: dict[str, _Name] = {}
+        self._known_texts: dict[str, str] = {}
         words = [_parts(name) for name in self.names]
         if not all(words):
             raise ValueError(f"redact={self.names!r}: every name needs a letter or a digit")
@@ -167,6 +180,8 @@ class Redactor:
         # Longest first, so that a secret which contains another one goes as a whole.
         self._values = tuple(sorted(forms.union(self._values), key=lambda form: (-len(form), form)))
         self.memory = None
+        self._known_names = {}
+        self._known_texts = {}
 
     def is_secret(self, name: str) -> bool:
         """Whether a value under this name is a secret."""
@@ -183,10 +198,14 @@ class Redactor:
             if value in text:
                 text = text.replace(value, REDACTED)
         lowered = text.lower()
-        if any(hint in lowered for hint in self._hints):
-            text = self._by_name(text)
-        if any(place in lowered for place in _PLACES):
-            text = re.sub(_ELSEWHERE, _hide_elsewhere, text, flags=re.IGNORECASE | re.VERBOSE)
+        # Loops, and not any(): its generator takes longer than all the looking, and most texts have nothing.
+        for hint in self._hints:
+            if hint in lowered:
+                text = self._by_name(text)
+                break
+        for place in _PLACES:
+            if place in lowered:
+                return re.sub(_ELSEWHERE, _hide_elsewhere, text, flags=re.IGNORECASE | re.VERBOSE)
         return text
 
     def value(self, value: object) -> object:
@@ -198,17 +217,19 @@ class Redactor:
     def _value(self, value: object, *, hide_texts: bool, hide_numbers: bool) -> object:
         if isinstance(value, str):
             if not hide_texts:
-                return self.text(value)
+                if len(value) > _SHORT:
+                    return self.text(value)
+                shown = self._known_texts.get(value)
+                return self._know_text(value) if shown is None else shown
             return value if not value or _HARMLESS.match(value) else REDACTED
         if isinstance(value, dict):
             copy: dict[str, object] = {}
             for key, item in value.items():
-                name = str(key)
-                secret = self.is_secret(name)
-                copy[self.text(name)] = self._value(
+                known = self._known_names.get(key) or self._know(str(key))
+                copy[known.shown] = self._value(
                     item,
-                    hide_texts=hide_texts or secret,
-                    hide_numbers=hide_numbers or (secret and not _COUNTED.search(name)),
+                    hide_texts=hide_texts or known.is_secret,
+                    hide_numbers=hide_numbers or known.hides_numbers,
                 )
             return copy
         if isinstance(value, list | tuple):
@@ -220,6 +241,21 @@ class Redactor:
         if hide_numbers and isinstance(value, int | float) and not isinstance(value, bool):
             return REDACTED
         return value
+
+    def _know_text(self, text: str) -> str:
+        shown = self.text(text)
+        if len(self._known_texts) >= _MOST_NAMES:
+            self._known_texts.clear()
+        self._known_texts[text] = shown
+        return shown
+
+    def _know(self, name: str) -> _Name:
+        is_secret = self.is_secret(name)
+        known = _Name(self.text(name), is_secret, is_secret and not _COUNTED.search(name))
+        if len(self._known_names) >= _MOST_NAMES:
+            self._known_names.clear()
+        self._known_names[name] = known
+        return known
 
     def _by_name(self, text: str) -> str:
         pieces: list[str] = []
