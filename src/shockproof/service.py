@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -77,10 +77,11 @@ from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeve
 
 if TYPE_CHECKING:
     from shockproof.calls.loop_monitor import LoopMonitor
+    from shockproof.memory.error_log.error_reading import ErrorReading
     from shockproof.memory.stores.lease import Lease
     from shockproof.memory.stores.state_store import StateStore
     from shockproof.vocabulary.events import Event
-    from shockproof.vocabulary.models import ErrorRecord, SystemState
+    from shockproof.vocabulary.models import SystemState
 
 __all__ = ["ErrorRecoveryService"]
 
@@ -708,11 +709,12 @@ class ErrorRecoveryService:
         until: datetime | None = None,
         service_name: str | None = None,
         min_severity: ErrorSeverity | None = None,
-    ) -> AsyncIterator[ErrorRecord]:
+    ) -> ErrorReading:
         """
-        The errors on disk, oldest file first, also those the original program wrote.
+        The errors on disk, oldest file first, also those the original program wrote: an async iterator.
 
-        Torn and foreign lines are skipped. Naive times are local time.
+        Parts and compressed days are read as well. Torn and foreign lines are skipped and counted in its ``skipped``;
+        files that cannot be read to their end are in its ``damaged``. Naive times are local time.
         """
         return self._error_log.read(
             since=_moment("since", since),

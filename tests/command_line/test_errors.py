@@ -275,3 +275,17 @@ def test_a_folded_storm_is_told_and_counted(shockproof: Run, tmp_path: Path) -> 
         "slow (999 times)",
     ]
     assert json.loads(summary.out)["errors_by_service"] == {"market": 1000}
+
+
+def test_a_file_that_ends_too_early_is_named(shockproof: Run, log: Path) -> None:
+    """What could be read of it is shown, and nobody takes it for all there was."""
+    (packed,) = log.glob("*.gz")
+    packed.write_bytes(packed.read_bytes()[:-4])
+
+    shown = shockproof("errors", "--error-log-dir", log)
+
+    assert shown.code == 0
+    assert len(shown.out.splitlines()) == 4
+    assert shown.err.endswith(
+        f"shockproof: could not be read to the end, damaged or forbidden: {packed.name}\n"
+    )

@@ -116,6 +116,9 @@ async def _read(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> in
             _show((record,), given, screen)
     if reading.skipped:
         screen.warn(f"{reading.skipped} lines are no records: torn by a crash, or somebody else's")
+    if reading.damaged:
+        names = ", ".join(path.name for path in reading.damaged)
+        screen.warn(f"could not be read to the end, damaged or forbidden: {names}")
     if given.service is not None and not found:
         await _name_the_services(given, screen)
     return ExitCode.FINE

@@ -105,6 +105,7 @@ async def test_lines_that_are_no_records_are_skipped_and_counted(tmp_path: Path)
 
     assert set(await messages(reading)) == {"good"}
     assert reading.skipped == 7
+    assert [path.name for path in reading.damaged] == ["errors_20261126.jsonl.gz", "errors_20261127.jsonl.gz"]
 
 
 @pytest.mark.asyncio

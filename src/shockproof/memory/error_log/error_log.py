@@ -284,7 +284,7 @@ class ErrorLog:
 
         Also those of other processes and of the original program, of parts, and of compressed days.
         What is queued is flushed first. Lines that are no records are skipped and counted
-        (`ErrorReading.skipped`). Files are read in slices by the disk's thread, and only those of
+        (`ErrorReading.skipped`), files that cannot be read to their end are named (`ErrorReading.damaged`). Files are read in slices by the disk's thread, and only those of
         days that can matter.
 
         Args:

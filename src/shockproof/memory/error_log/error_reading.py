@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import zlib
@@ -86,6 +85,8 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
     ) -> None:
         self.skipped = 0
         """Lines so far that are no records: torn by a crash, or somebody else's."""
+        self.damaged: list[Path] = []
+        """Files so far that could not be read, or not to their end; what was read of them is there."""
         self.bytes_to_read = 0
         """The size of all files that are looked at; 0 before the first record."""
         self.bytes_read = 0
@@ -131,7 +132,7 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
         self.bytes_to_read = sum(file.size for file in files)
         done = 0
         for file in files:
-            for number, line in enumerate(lines_of(file, self._layer), 1):
+            for number, line in enumerate(lines_of(file, self._layer, self.damaged), 1):
                 record = _record_in(line, ErrorRecord)
                 if file.is_plain:
                     self.bytes_read += len(line)
@@ -164,24 +165,42 @@ def _record_in(line: bytes, model: type[ErrorRecord]) -> ErrorRecord | None:
         return None
 
 
-def lines_of(file: ErrorFile, layer: FileLayer = SYSTEM_FILES) -> Iterator[bytes]:
-    """The lines of an error file, also of one that was compressed or deleted a moment ago."""
+def lines_of(
+    file: ErrorFile, layer: FileLayer = SYSTEM_FILES, damaged: list[Path] | None = None
+) -> Iterator[bytes]:
+    """
+    The lines of an error file, also of one that was compressed or deleted a moment ago.
+
+    One that cannot be read, or not to its end, is added to ``damaged``.
+    """
     packed = file.path.with_name(file.path.name + ".gz")
     try:
         path, opened = file.path, layer.open_to_read(file.path)
     except FileNotFoundError:  # compressed since the directory was read, or deleted
         try:
             path, opened = packed, layer.open_to_read(packed)
+        except FileNotFoundError:
+            return
         except OSError:
+            _note(damaged, packed)
             return
     except OSError:
+        _note(damaged, file.path)
         return
-    with opened as source, contextlib.suppress(OSError, EOFError, zlib.error):
-        if file.is_plain and path != packed:
-            source.seek(_packed_bytes(source, packed, layer))
-        unpacked = source if path.suffix != ".gz" else gzip.GzipFile(fileobj=source, mode="rb")
-        while line := unpacked.readline(_LONGEST_LINE):
-            yield line
+    with opened as source:
+        try:
+            if file.is_plain and path != packed:
+                source.seek(_packed_bytes(source, packed, layer))
+            unpacked = source if path.suffix != ".gz" else gzip.GzipFile(fileobj=source, mode="rb")
+            while line := unpacked.readline(_LONGEST_LINE):
+                yield line
+        except (OSError, EOFError, zlib.error):
+            _note(damaged, path)
+
+
+def _note(damaged: list[Path] | None, path: Path) -> None:
+    if damaged is not None:
+        damaged.append(path)
 
 
 def _packed_bytes(source: BufferedIOBase, packed: Path, layer: FileLayer) -> int:
