@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import linecache
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from shockproof.memory.error_log.capture import CapturedError, capture, iso_time
+from shockproof.memory.error_log.json_line import json_line
 from shockproof.memory.error_log.redaction import Redactor
 from shockproof.vocabulary.models import ErrorRecord
 from shockproof.vocabulary.statuses import ErrorSeverity
@@ -92,6 +94,23 @@ def test_source_lines_are_there_once_it_is_rendered() -> None:
     assert "in descend\n" in before
     assert text.endswith("ValueError: bad\n")
     assert captured.stack_trace == text == captured.render()
+
+
+def test_functions_that_read_the_same_are_told_apart_by_their_files() -> None:
+    """A strategy that was copied fails in its own file; Python takes the code of both for equal."""
+    redactor = Redactor()
+    texts: list[object] = []
+    for file in ("strategy_a.py", "strategy_b.py"):
+        names: dict[str, Callable[[], NoReturn]] = {}
+        exec(compile("def trade():\n    raise ValueError('no')", file, "exec"), names)
+        try:
+            names["trade"]()
+        except ValueError as error:
+            captured = taken(error, redactor=redactor)
+        texts += [captured.render(), captured.stack_trace, json.loads(json_line(captured))["stack_trace"]]
+
+    assert ["strategy_a.py" in str(text) for text in texts] == [True] * 3 + [False] * 3
+    assert ["strategy_b.py" in str(text) for text in texts] == [False] * 3 + [True] * 3
 
 
 def test_taking_down_and_asking_read_no_file(monkeypatch: pytest.MonkeyPatch) -> None:

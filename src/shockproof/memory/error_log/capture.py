@@ -510,7 +510,9 @@ class SourceTexts:
     def __init__(self, redactor: Redactor | None) -> None:
         self._redactor = redactor
         self._frames: dict[tuple[str, int, str], str] = {}
-        self._traces: dict[tuple[_Frames, int], tuple[str, str]] = {}
+        # Of code, what it is and not what it says: functions of two files that read the same are equal to Python. The
+        # frames are kept beside the texts, so that nothing else gets the identity of one of them.
+        self._traces: dict[tuple[tuple[int, ...], _Frames, int], tuple[str, str, _Frames]] = {}
 
     def of(self, frames: _Frames, left_out: int) -> str:
         """The text of a whole trace."""
@@ -522,16 +524,17 @@ class SourceTexts:
 
     def known(self, frames: _Frames, left_out: int) -> str:
         """The same for threads that may read no file: without source lines if nobody has rendered it so far."""
-        texts = self._traces.get((frames, left_out))
+        texts = self._traces.get((tuple(map(id, frames[::2])), frames[1::2], left_out))
         return _without_source(frames, left_out) if texts is None else texts[0]
 
-    def _texts(self, frames: _Frames, left_out: int) -> tuple[str, str]:
-        texts = self._traces.get((frames, left_out))
+    def _texts(self, frames: _Frames, left_out: int) -> tuple[str, str, _Frames]:
+        trace = tuple(map(id, frames[::2])), frames[1::2], left_out
+        texts = self._traces.get(trace)
         if texts is None:
             text = _joined(frames, left_out, self._frame)
             if len(self._traces) >= _MOST_TRACE_TEXTS:
                 self._traces.clear()
-            texts = self._traces[frames, left_out] = text, quoted(text)[1:-1]
+            texts = self._traces[trace] = text, quoted(text)[1:-1], frames
         return texts
 
     def _frame(self, file: str, line: int, function: str) -> str:
