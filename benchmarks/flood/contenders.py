@@ -17,10 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from shockproof import ErrorSeverity
+from shockproof import ErrorRecoveryService, ErrorSeverity
+from shockproof.integrations.logging import ErrorLogHandler
 from shockproof.memory.error_log.capture import CapturedError, capture
 from shockproof.memory.error_log.error_log import ErrorLog
 from shockproof.memory.error_log.redaction import Redactor
+from shockproof.settings import ErrorLogOptions
 
 NOON = 1_795_608_000.0  # 2026-11-25 12:00 UTC
 FILE = "errors_20261125.jsonl"
@@ -76,6 +78,26 @@ class Ours:
 
     async def close(self) -> None:
         assert await self.errors.aclose(600.0)
+
+
+class ThroughLogging:
+    """The same behind a logger of `logging`: exceptions, with fields of their own."""
+
+    def prepare(self, error: ConnectionError, number: int) -> Any:
+        return error, number
+
+    async def open(self, path: Path) -> None:
+        bounds: ErrorLogOptions = {"max_records": 10**7, "max_bytes": 2**40}
+        self.recovery = ErrorRecoveryService(path.parent.parent / "state", path.parent, error_log=bounds)
+        self.logger = logging.Logger("flood")  # noqa: LOG001  in no tree: nobody else listens
+        self.logger.addHandler(ErrorLogHandler(self.recovery))
+
+    async def log(self, prepared: Any) -> None:
+        error, number = prepared
+        self.logger.error("failed", exc_info=error, extra={"symbol": "AAPL", "number": number})
+
+    async def close(self) -> None:
+        await self.recovery.aclose(600.0)
 
 
 class _Fields:
@@ -208,6 +230,7 @@ def by_orjson(fields: object) -> bytes:
 CONTENDERS: dict[str, Callable[[], Contender]] = {
     "shockproof": Ours,
     "shockproof, from exceptions": lambda: Ours(exceptions=True),
+    "shockproof, through logging": ThroughLogging,
     "shockproof, bounded": lambda: Ours(bounded=True),
     "logging.FileHandler on the loop": PlainFile,
     "logging.QueueHandler": QueueHandler,

@@ -4,6 +4,7 @@ Never run, only type-checked (`mypy --strict`): what editors and type checkers t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -46,6 +47,7 @@ from shockproof import (
     with_error_recovery,
 )
 from shockproof.integrations import aiohttp, ccxt
+from shockproof.integrations.logging import ErrorLogHandler
 from shockproof.integrations.outcome_table import Meaning
 from shockproof.testing import (
     Delays,
@@ -362,6 +364,9 @@ async def seed_names() -> None:
     async for record in recovery.read_errors(min_severity=ErrorSeverity.LOW):
         assert_type(record, ErrorRecord)
         assert_type(record.stack_trace, str | None)
+    reading = recovery.read_errors()
+    assert_type((reading.skipped, reading.damaged), tuple[int, list[Path]])
+    logging.getLogger("x").addHandler(ErrorLogHandler(recovery, level="ERROR"))
     with recovery.context(order="A-1"):
         pass
     async with ErrorRecoveryService("s", Path("e"), 3, 1, timedelta(seconds=60), 2.0) as other:
