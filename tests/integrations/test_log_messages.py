@@ -217,8 +217,7 @@ async def test_what_the_writer_itself_says_is_not_written(
 async def test_threads_log_through_one_handler_without_losing_or_mixing_anything(
     recovery: ErrorRecoveryService, logger: logging.Logger
 ) -> None:
-    """A handler needs no lock of its own; four threads at once lose no record and no field."""
-    assert logger.handlers[0].lock is None
+    """Four threads at once lose no record and no field."""
 
     def log(number: int) -> None:
         for count in range(100):
@@ -233,6 +232,36 @@ async def test_threads_log_through_one_handler_without_losing_or_mixing_anything
         assert record.context is not None
         seen.setdefault(record.error_message, []).append(record.context["count"])
     assert seen == {f"from {number}": list(range(100)) for number in range(4)}
+
+
+@pytest.mark.asyncio
+async def test_a_thread_that_holds_the_handlers_lock_holds_nobody_up(
+    recovery: ErrorRecoveryService, logger: logging.Logger
+) -> None:
+    """A loop that waits for a lock waits for a thread that may have been interrupted anywhere."""
+    logger.handlers[0].acquire()
+    try:
+        thread = threading.Thread(target=logger.error, args=("from elsewhere",), daemon=True)
+        thread.start()
+        await asyncio.to_thread(thread.join, PATIENCE)
+        assert not thread.is_alive()
+    finally:
+        logger.handlers[0].release()
+
+    assert [record.error_message for record in await records(recovery)] == ["from elsewhere"]
+
+
+@pytest.mark.asyncio
+async def test_filters_decide_before_anything_is_taken_down(
+    recovery: ErrorRecoveryService, logger: logging.Logger
+) -> None:
+    """As with any handler."""
+    logger.handlers[0].addFilter(lambda record: "secret plan" not in record.getMessage())
+
+    logger.error("the secret plan")
+    logger.error("something else")
+
+    assert [record.error_message for record in await records(recovery)] == ["something else"]
 
 
 @pytest.mark.asyncio

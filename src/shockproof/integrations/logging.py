@@ -44,9 +44,18 @@ class ErrorLogHandler(logging.Handler):
         super().__init__(level)
         self._messages = LogMessages(recovery._error_log, recovery._clock, recovery._redactor)
 
-    def createLock(self) -> None:  # noqa: N802  logging's name
-        """Make none: the queue behind needs none, and a thread that is interrupted here would hold up all others."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        """
+        Take the record down if the filters let it pass, without the handler's lock.
+
+        The queue behind needs none, and a thread that is interrupted with the lock in its hands would hold up the loop.
+        """
+        passed: bool | logging.LogRecord = self.filter(record)
+        if passed:
+            self.emit(
+                passed if isinstance(passed, logging.LogRecord) else record
+            )  # from 3.12 on it may be another
+        return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take the record down and queue it."""
