@@ -33,14 +33,13 @@ class _Block:
 
     __slots__ = ("_call", "_fault", "_held", "_plan", "_started", "_ticket", "_timer")
 
-    def __init__(self, plan: Plan, call: OngoingCall | None = None) -> None:
-        self._plan = plan
-        self._call = call
-        self._ticket: Ticket | None = None
-        self._held: Held | None = None
-        self._timer: Timer | None = None
-        self._fault: BlockFault | None = None
-        self._started = 0.0
+    _plan: Plan
+    _call: OngoingCall | None
+    _ticket: Ticket | None
+    _held: Held | None
+    _timer: Timer | None
+    _fault: BlockFault | None
+    _started: float
 
     def _ongoing(self, elapsed_so_far: float = 0.0) -> OngoingCall:
         raise NotImplementedError
@@ -362,7 +361,9 @@ class AttemptBlock(_Block):
     __slots__ = ("_loop", "_number", "_was_left")
 
     def __init__(self, plan: Plan, call: OngoingCall | None, loop: Attempts) -> None:
-        super().__init__(plan, call)
+        self._plan = plan
+        self._call = call
+        self._fault = self._held = self._ticket = self._timer = None
         self._loop: Attempts | None = loop
         self._was_left = False
         self._number = 1 if call is None else call.number
@@ -385,6 +386,14 @@ class AttemptBlock(_Block):
         """
         if self._was_left or self._ticket is not None:
             raise RuntimeError("an attempt is entered once; the loop gives the next one")
+        plan = self._plan
+        lane = plan.circuit.lane
+        if (
+            lane is not None and self._call is None and plan.first_limit is None
+        ):  # the short way, as in wrap.py
+            self._started = plan.stopwatch()
+            self._ticket = lane
+            return self
         try:
             while True:
                 if self._number > 1 and self._call is not None:
