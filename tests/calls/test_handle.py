@@ -7,6 +7,7 @@ import gc
 import inspect
 import re
 import warnings
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -769,3 +770,28 @@ async def test_a_probe_that_ignores_its_timeout_loses_its_place(
 async def test_a_repr_shows_service_and_options(recovery: ErrorRecoveryService) -> None:
     """For the person debugging at night."""
     assert repr(recovery.service("api", timeout=2.0)) == "<Handle on 'api', timeout=2.0>"
+
+
+async def test_a_function_that_was_called_is_not_kept_alive_by_what_it_holds(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """The handle remembers the last function, but neither one with a closure nor the object of a method."""
+
+    class Client:
+        async def quote(self) -> int:
+            return 1
+
+    handle = recovery.service("market")
+
+    async def called() -> weakref.ref[Client]:
+        client = Client()
+
+        async def held() -> int:
+            return await client.quote()
+
+        for _ in range(3):
+            assert await handle.call(client.quote) == 1
+            assert await handle.call(held) == 1
+        return weakref.ref(client)
+
+    assert (await called())() is None

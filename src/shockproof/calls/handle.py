@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from inspect import CO_COROUTINE
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from shockproof.calls.blocks import Attempts, Guard
@@ -88,7 +90,12 @@ class Handle:
         plan = self.plan
         ticket = plan.circuit.lane
         if ticket is None or fn is not plan.known:
-            is_coroutine = fn is plan.known or plan.gets_to_know(fn)
+            # One with a closure is not remembered: that would keep alive what it holds.
+            is_coroutine = fn is plan.known or (
+                fn.__code__.co_flags & CO_COROUTINE
+                if type(fn) is FunctionType and fn.__closure__ is not None
+                else plan.gets_to_know(fn)
+            )
             if not is_coroutine:
                 check_callable(fn)
             if ticket is None or not plan.is_simple or not is_coroutine:

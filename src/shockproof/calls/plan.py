@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import CO_COROUTINE
 from time import monotonic
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Final, Self, get_args
 
 from shockproof.calls.callables import has_coroutine_code, is_async, name_of
@@ -282,13 +282,16 @@ class Plan(_WhatEveryCallReads):
         self.runtime.registry.readmit(state)
 
     def gets_to_know(self, fn: Callable[..., Any]) -> bool:  # Any: any signature
-        """Whether *fn* is a coroutine function at a glance, remembered unless that kept alive what its closure holds."""
-        if type(fn) is not FunctionType:
+        """Whether *fn* is, at a glance, a coroutine function or a method of one; remembered unless it has a closure."""
+        function: object = fn.__func__ if isinstance(fn, MethodType) else fn
+        if function is self.known:
+            return True
+        if type(function) is not FunctionType:
             return has_coroutine_code(fn)
-        if not fn.__code__.co_flags & CO_COROUTINE:
+        if not function.__code__.co_flags & CO_COROUTINE:
             return False
-        if self.is_simple and fn.__closure__ is None:
-            self.known = fn
+        if self.is_simple and function.__closure__ is None:
+            self.known = function
         return True
 
     def now(self) -> float:
