@@ -183,7 +183,7 @@ def bars(title: str, unit: str, groups: Mapping[str, Sequence[Bar]]) -> str:
 
     A logarithmic scale, because what is compared differs by orders of magnitude; each bar has its number.
     """
-    left, width, row, gap = 250, 330, 20, 30
+    left, width, row, gap = 320, 330, 20, 30
     values = [bar.value for group in groups.values() for bar in group if bar.value > 0]
     low = 10.0 ** math.floor(math.log10(min(values)))
     high = 10.0 ** math.ceil(math.log10(max(values) * 1.0001))
@@ -220,10 +220,15 @@ def bars(title: str, unit: str, groups: Mapping[str, Sequence[Bar]]) -> str:
         for bar in group:
             kind = "ours" if bar.is_ours else "other"
             parts += [
-                f'<text class="small" x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(bar.name)}</text>',
+                f'<text class="small" x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(shortened(bar.name))}</text>',
                 f'<rect class="{kind}" x="{left}" y="{y + 3}" width="{max(2.0, x(bar.value) - left):.1f}" height="14" rx="2"/>',
                 f'<text class="small" x="{x(bar.value) + 6:.1f}" y="{y + 14}">{escape(bar.shown or f"{bar.value:g}")}</text>',
             ]
             y += row
         y += 8
     return "\n".join([*parts, "</svg>", ""])
+
+
+def shortened(name: str) -> str:
+    """What has room beside a bar."""
+    return name if len(name) <= 52 else f"{name[:51].rstrip()}…"
