@@ -78,7 +78,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     Raises:
         TypeError: it is no service, or no transport.
 
-    A request that is cancelled ends as it does without it, and gives back what it has taken.
+    A request that is cancelled ends as it does without it, and gives back what it has taken. Of httpx 0.28 the pool may keep
+    a place for good then (httpcore issue 1093); httpx2's does not.
     """
 
     def __init__(
