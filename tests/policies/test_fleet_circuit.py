@@ -211,6 +211,22 @@ def test_a_circuit_that_is_open_does_not_follow_and_a_half_open_one_does() -> No
     assert circuit.state(192.0) == "open", "the round of that probe is over"
 
 
+@pytest.mark.parametrize("pause", [None, 20.0])
+def test_a_circuit_that_is_open_stays_so_for_as_long_as_the_fleet(pause: float | None) -> None:
+    """Or it would probe in a round of its own; nobody is told, for nothing has changed."""
+    told: list[str] = []
+    circuit = Circuit(threshold=1, timeout=60.0)
+    opened_by(circuit, 100.0)
+    if pause is not None:
+        circuit.pause(140.0, pause, "busy")
+    circuit.on_transition = lambda state, now: told.append(state)
+    circuit.follow(OPEN._replace(remaining=9.0), 150.0)
+    assert circuit.open_for(150.0) == 10.0
+    circuit.follow(OPEN, 150.0)
+    assert circuit.open_for(150.0) == 30.0
+    assert (told, circuit.trips, circuit.is_following) == ([], 1, False)
+
+
 def test_what_opens_by_its_own_rules_follows_nobody() -> None:
     """A follower whose own probe fails has evidence of its own."""
     circuit = Circuit(threshold=1, timeout=60.0)

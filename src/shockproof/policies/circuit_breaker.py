@@ -347,14 +347,17 @@ class Circuit(_WhatEveryCallReads):
         """
         Open as the circuit of another process is; True when that is news.
 
-        For no longer than its own options allow. One that is open already, without being half-open, stays as it is; so
-        does one that has no rules, or another mode.
+        For no longer than its own options allow. One that is open already, without being half-open, stays so for at
+        least as long, so that all probe in the same round; one that has no rules, or another mode, stays as it is.
         """
         if not self._has_rules:
             return False
         with _lock:
             is_open = self.closed is None and self._round is None and now < self._admits_from()
-            if self.mode != "normal" or is_open:
+            if self.mode != "normal":
+                return False
+            if is_open:
+                self._stay_open(other.remaining, now)
                 return False
             self._open(now, other.last_error)
             self._reopen(other, other.remaining, now)
@@ -443,6 +446,14 @@ class Circuit(_WhatEveryCallReads):
         self._open(now, cause)
         if self.mode == "normal" and self._openings == 1 and not self._draw:
             self.plain_since = now
+
+    def _stay_open(self, seconds: float, now: float) -> None:
+        if now + seconds <= self._admits_from():
+            return
+        if self._open_until is None:
+            self._opened_at, self._restored_for, self.plain_since = now, seconds, None
+        else:
+            self._open_until = now + seconds
 
     def _reopen(self, other: SavedCircuit, seconds: float, now: float) -> None:
         """It was opened now, and stays so for the *seconds* that another process had left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -216,6 +217,20 @@ async def test_waiting_to_own_can_be_cancelled(joins: Joins) -> None:
             await second.recovery.owned()
     assert second.recovery._ownership is not None
     assert second.recovery._ownership.waiting == set()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+async def test_a_forked_child_owns_nothing_of_what_its_parent_owns(joins: Joins) -> None:
+    """Two processes with one lease would both send."""
+    first = await joins()
+    await first.recovery.owned()
+    assert first.recovery._ownership is not None
+    child = os.fork()
+    if not child:
+        is_owner = first.recovery._ownership.is_held
+        os._exit(1 if is_owner else 0)
+    assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 - it ends at once
+    assert await first.may_send()
 
 
 async def test_owning_needs_a_store_and_a_name(tmp_path: Path, clock: VirtualClock) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.fleet.shared_circuit import SharedCircuit
 from shockproof.memory.services.service_state import ServiceState
@@ -79,6 +80,15 @@ class Fleet:
         self._state: Literal["unused", "reachable", "away"] = "unused"
         self._since: float | None = None
         self._last_error: str | None = None
+        after_fork(self._in_the_child)
+
+    def _in_the_child(self) -> None:
+        # The task and the leases are the parent's; the child's first call starts a task of its own.
+        self._task, self._state, self._since = None, "unused", None
+        for shared in self._circuits.values():
+            shared.lease = None
+            shared.permit.over()
+            shared.reach(is_reachable=False)
 
     def share(self, state: ServiceState, quorum: int) -> None:
         """From now on the circuit of this service is one with those of the others."""

@@ -11,6 +11,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.services.waiters import wake_all
 from shockproof.memory.stores.lease import Lease, take_lease
 from shockproof.memory.stores.state_store import StateStore
@@ -39,6 +40,12 @@ class Ownership:
         self._is_remembered = False
         self._since: float | None = None
         self.waiting: set[asyncio.Future[None]] = set()
+        after_fork(self._in_the_child)
+
+    def _in_the_child(self) -> None:
+        # What the parent owns it goes on owning, and the child never does beside it.
+        self._lease, self._since = None, None
+        self.waiting = set()
 
     @property
     def is_held(self) -> bool:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from typing import Final
 
 from shockproof.memory.stores.state_store import Guard, StateStore
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
-from shockproof.vocabulary.clock import Clock, as_clock
+from shockproof.vocabulary.clock import Clock, SystemClock, as_clock
 from shockproof.vocabulary.errors import StoreConflictError
 
 __all__ = ["Lease", "take_lease"]
@@ -22,6 +23,15 @@ __all__ = ["Lease", "take_lease"]
 _PREFIX: Final = "lease/"
 _MARGIN: Final = 0.1
 """Of the lease's length: for clocks that run at different speeds, and for what is sent at its last moment."""
+
+_RUNNING: Final = getattr(time, "CLOCK_BOOTTIME", None)
+"""Goes on while the machine sleeps, as the store's does; of Linux."""
+
+
+def _running(clock: Clock) -> float:
+    if _RUNNING is not None and type(clock) is SystemClock:
+        return time.clock_gettime(_RUNNING)
+    return clock.monotonic()
 
 
 class Lease:
@@ -55,7 +65,7 @@ class Lease:
     @property
     def remaining(self) -> float:
         """Seconds for which that is certain without another `renew`; at least 0."""
-        return max(0.0, self._until - self._clock.monotonic())
+        return max(0.0, self._until - _running(self._clock))
 
     @property
     def guard(self) -> Guard:
@@ -69,7 +79,7 @@ class Lease:
         Raises:
             StoreUnavailableError: the store did not answer; it is held for as long as `remaining` says.
         """
-        asked_at = self._clock.monotonic()
+        asked_at = _running(self._clock)
         if await self._store.renew(*self.guard):
             self._until = max(self._until, asked_at + self.seconds * (1 - _MARGIN))
             return True
@@ -126,11 +136,11 @@ async def take_lease(
     a_name("name", name, "journal of account 7")
     count = seconds("length", length, more_than=0)
     who = f"{socket.gethostname()}:{os.getpid()}" if holder is None else a_name("holder", holder, "bot-1")
-    time = as_clock(clock)
-    asked_at = time.monotonic()
+    count_by = as_clock(clock)
+    asked_at = _running(count_by)
     value = json.dumps({"holder": who}).encode()
     try:
         token = await store.put(_PREFIX + name, value, expect=0, expires_after=count, guard=guard)
     except StoreConflictError:
         return None
-    return Lease(store, name, who, count, time, token, asked_at + count * (1 - _MARGIN))
+    return Lease(store, name, who, count, count_by, token, asked_at + count * (1 - _MARGIN))
