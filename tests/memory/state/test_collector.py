@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(
 def collector() -> Iterator[None]:
     """Whatever a test does to it."""
     thresholds, is_enabled = gc.get_threshold(), gc.isenabled()
+    gc.unfreeze()
+    gc.enable()
     gc.set_threshold(500, 7, 8)
     yield
     gc.unfreeze()
