@@ -758,6 +758,35 @@ async def test_close_is_sent_without_the_journal(make: Make, recovery: ErrorReco
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("booked", [True, False])
+async def test_close_that_was_looked_up_without_the_journal_is_known_to_whoever_comes_next(
+    make: Make, recovery: ErrorRecoveryService, booked: bool
+) -> None:
+    """Whoever looks it up tells the journal behind the one who sent it; or a third one would send it again."""
+    break_the_journal(recovery)
+    once, venue = make("answer lost" if booked else "lost", key="mine", risk_reducing=True, max_retries=0)
+    venue.says = UNKNOWN
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+    venue.says = None
+
+    again, _ = make(key="mine", venue=venue, risk_reducing=True)
+    await again.call(venue.submit, "AAPL")
+
+    for _ in range(2):
+        with pytest.raises(OperationCompletedError):
+            await make(key="mine", venue=venue, risk_reducing=True)[0].call(venue.submit, "AAPL")
+    assert venue.booked == ["mine"]
+    recovery.state_dir.unlink()
+    await recovery.aclose()
+    reborn = next_life(recovery, venue.clock, directory=recovery.state_dir)
+    assert await pending(reborn) == []
+    with pytest.raises(OperationCompletedError):
+        await make(key="mine", venue=venue, service=reborn)[0].call(venue.submit, "AAPL")
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
 async def test_close_does_not_wait_for_a_disk_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,6 +259,30 @@ async def test_journal_that_could_not_be_opened_hears_of_it_when_it_can(tmp_path
 
 
 @pytest.mark.asyncio
+async def test_who_is_cancelled_in_between_forgets_nothing_of_what_went_without_the_journal(
+    service: ErrorRecoveryService, disk: Disk
+) -> None:
+    """The next one goes on from where the first one was interrupted, also in the next life."""
+    service.state_dir.parent.mkdir(exist_ok=True)
+    service.state_dir.write_text("a file in the way")
+    with pytest.raises(KeyError):
+        await flatten(service, until=2)
+    task = asyncio.ensure_future(flatten(service))
+    await asyncio.sleep(0)  # it waits for the disk
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+    assert await flatten(service) == [2]
+
+    service.state_dir.unlink()
+    reborn = await next_life(service)
+    with pytest.raises(OperationCompletedError):
+        await flatten(reborn)
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
 async def test_disk_that_is_there_again_is_told_although_nobody_asks(
     service: ErrorRecoveryService, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,10 @@ class Operation:
         self._waits_in_vain = False
         """Whether the disk was asked in vain, and has not come to it yet."""
         self._left: _Left | None = None
+        self._found: _Begun | None = None
+        """What it goes on from, by what stands in memory."""
+        self._is_behind = False
+        """Whether the journal may have to hear first of what went without it."""
         self.name = name
         self.key = key
         self.result: object = None
@@ -138,16 +142,18 @@ class Operation:
             )
         frozen = self._values.freeze_details(self._details)
         self._life = self._journal.life
-        self._left = None
+        self._left = self._found = None
         try:
             if self._goes_without is None:
                 begun = await self._journal.ask(lambda session: self._begin(session, frozen.values()))
             else:
                 begun = await self._begin_whatever_the_disk_does(frozen)
         except asyncio.CancelledError:
-            self._left = _Left(is_completed=False)
+            self._left = _Left(is_completed=False, begun=self._found)
             # Claimed at once, it has to be given back whatever the disk does.
-            self._journal.tell(self._never_ran, needs_open=self._goes_without is None)
+            self._journal.tell(
+                self._never_ran, needs_open=self._goes_without is None, until_heard=self._is_behind
+            )
             self._life = None
             raise
         except BaseException:
@@ -227,6 +233,8 @@ class Operation:
             if left.is_completed and self.key is not None:
                 raise OperationCompletedError(self.name, self.key, left.result)
             if claims.take(name, self, instead_of=holder) is None:
+                self._found = left.begun
+                self._is_behind = isinstance(holder, Operation) and holder._is_behind
                 return left.begun
         try:
             known = self._journal.known(name)
@@ -240,7 +248,7 @@ class Operation:
     def _goes_on(self, error: Exception) -> None:
         self._waits_in_vain = self._waits_in_vain or isinstance(error, TimeoutError)
         if not self._is_without and self._goes_without is not None:
-            self._is_without = True
+            self._is_without = self._is_behind = True
             self._goes_without(error)
 
     def _never_ran(self, session: Session) -> None:
@@ -393,7 +401,7 @@ class Operation:
 
     def _tell(self, act: Act[None]) -> None:
         if self._life is self._journal.life:  # in a forked child, the parent has it to tell
-            self._journal.tell(act, until_heard=self._is_without)
+            self._journal.tell(act, until_heard=self._is_behind)
 
     def _end(self, status: str, result: Callable[[], Any]) -> Act[None]:  # Any: frozen values
         self._left = _Left(status == "completed", result=self.result)

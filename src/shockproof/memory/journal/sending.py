@@ -203,6 +203,9 @@ class Sending:
                 raise OperationBusyError(self._name.operation, self._key)
             if claims.take(self._name, self, instead_of=holder) is None:
                 self._known_arguments = holder._known_arguments
+                self._goes_without = (
+                    holder._goes_without
+                )  # what is told of it stands behind what that one told
                 break  # whatever that one told is recorded before anything that is told from here
         if told is not None and told.outcome == "not there":
             return None
