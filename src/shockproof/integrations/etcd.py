@@ -96,6 +96,9 @@ class EtcdStore:
             self._tls = ssl.create_default_context(cafile=tls_ca)
             if tls_cert is not None:
                 self._tls.load_cert_chain(tls_cert, tls_key)
+        elif not any(url.startswith("https:") for url in self._urls):
+            # No endpoint needs one, and reading the system's certificates takes long: this one trusts nobody.
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._token: str | None = None
         self._first = 0  # the endpoint that answered last
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = WeakKeyDictionary()
