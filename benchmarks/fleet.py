@@ -152,7 +152,7 @@ class Process:
         return await self._answers.get()
 
     async def until(self, key: str, wanted: object) -> None:
-        while (await self.ask("tell"))[key] != wanted:  # noqa: ASYNC110 - it happens in another process
+        while (await self.ask("tell"))[key] != wanted:
             await asyncio.sleep(0.005)
 
     async def end(self) -> None:
