@@ -348,7 +348,11 @@ class Plan(_WhatEveryCallReads):
         since = state.circuit.plain_since
         if stand_in is None or since is None or not state.prepared or self.runtime.listeners.active:
             return None
-        if since + state.circuit.timeout <= self.now():
+        if self.keeps_real_time and not other_times.exist:  # as above
+            now = monotonic()
+        else:
+            now = self.runtime.clock.monotonic()
+        if since + state.circuit.timeout <= now:
             return None
         state.rejections += 1
         return stand_in
