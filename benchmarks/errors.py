@@ -3,7 +3,7 @@ What logging errors does to the event loop: shockproof's error log, and what peo
 
     ./run sh python benchmarks/errors.py             # the tables, on a terminal: some ten minutes
     ./run sh python benchmarks/errors.py --ours      # without the others: two minutes
-    ./run sh python benchmarks/errors.py --write     # all, into docs/explanation/cost-of-an-error.md
+    ./run bench errors                               # all, into docs/explanation/cost-of-an-error.md
 
 Each run of a case is a process of its own. On its loop a ticker asks to be woken every millisecond: a gap is how much later
 than that it was, at the worst, less the same for the ticker alone in the same process. Figures are medians over RUNS
@@ -14,10 +14,8 @@ parsed and counted. Disks that hang are made by a library that is loaded in fron
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -26,10 +24,10 @@ import tempfile
 from pathlib import Path
 
 from flood.contenders import CONTENDERS
+from published import SECTIONS, setting
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "explanation" / "cost-of-an-error.md"
-BEGIN, END = "<!-- cost: begin -->", "<!-- cost: end -->"
+SECTION = SECTIONS["errors"]
 RUNS = int(os.environ.get("RUNS", "5"))
 COUNT = int(os.environ.get("COUNT", "100000"))
 FEW = COUNT // 5
@@ -144,12 +142,6 @@ def others(runs: Runs, *, with_rivals: bool) -> list[str]:
 
 def markdown(*, with_rivals: bool) -> str:
     names = [name for name in CONTENDERS if with_rivals or name.startswith("shockproof")]
-    head = (
-        f"{platform.python_implementation()} {platform.python_version()}, {platform.system()} {platform.machine()}, "
-        f"{os.cpu_count()} CPUs; medians of {RUNS} runs."
-    )
-    if with_rivals:
-        head += " " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in DISTRIBUTIONS) + "."
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
         tables = [floods(runs, [name for name in names if name != "shockproof, bounded"])]
@@ -163,7 +155,7 @@ def markdown(*, with_rivals: bool) -> str:
             )
             tables.append(hanging(runs, [name for name in steady if name in names]))
         tables.append(others(runs, with_rivals=with_rivals))
-    return "\n\n".join([head, *("\n".join(lines) for lines in tables)])
+    return "\n\n".join("\n".join(lines) for lines in tables)
 
 
 def main() -> None:
@@ -171,16 +163,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ours", action="store_true", help="without the other libraries")
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"into {SECTION.page}")
     given = parser.parse_args()
+    if given.write and given.ours:
+        parser.error("--write needs the other libraries: leave --ours out")
+    if given.write and shutil.which("cc") is None:
+        parser.error("--write needs a C compiler, cc, for the disk that hangs")
     text = markdown(with_rivals=not given.ours)
-    if not given.write:
-        print(text)
-        return
-    page = PAGE.read_text("utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
+    print(f"{setting(() if given.ours else DISTRIBUTIONS)}\n\n{text}")
+    if given.write:
+        SECTION.write(text, method=f"Medians of {RUNS} runs.", versions=DISTRIBUTIONS)
 
 
 if __name__ == "__main__":

@@ -444,8 +444,8 @@ def programs() -> dict[str, Found]:
 # -- the page -----------------------------------------------------------------------------------------------------------
 
 CANNOT_TELL = (
-    "what your own code does on the loop: [the monitor](../how-to/loop-monitor.md) names it. Nor what a slow disk does, which is "
-    "simulated elsewhere. With other programs on the processors every gap is as long as the system lets this one wait, and the "
+    "what your own code does on the loop: [the monitor](../how-to/loop-monitor.md) names it. Nor what a slow disk does, see "
+    "[what an error costs](cost-of-an-error.md). With other programs on the processors every gap is as long as the system lets this one wait, and the "
     "ticker alone takes only part of that out. A SIGKILL, or a SIGTERM that nobody handles, loses what was not written yet; "
     "how much that is depends on the moment."
 )

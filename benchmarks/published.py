@@ -94,6 +94,7 @@ SECTIONS = {
     for section in (
         Section("cost", "explanation/cost-of-a-call.md", "calls.py", ("--write",), ("cost-of-a-call.svg",)),
         Section("streams", "policies/stream.md", "streams.py", ("--write",)),
+        Section("errors", "explanation/cost-of-an-error.md", "errors.py", ("--write",)),
         Section("loop", "explanation/the-loop.md", "loop.py", ("--write",), ("the-loop.svg",)),
         Section("state", "explanation/large-states.md", "state.py", ("--write",), ("large-states.svg",)),
         Section("journal", "explanation/journal.md", "journal.py", ("--write",)),
