@@ -787,6 +787,36 @@ async def test_close_that_was_looked_up_without_the_journal_is_known_to_whoever_
 
 
 @pytest.mark.asyncio
+async def test_close_whose_look_up_was_cancelled_without_the_journal_is_still_unknown(
+    make: Make, recovery: ErrorRecoveryService
+) -> None:
+    """Nobody else remembers that it was sent: whoever comes next looks it up, and does not send it again."""
+    break_the_journal(recovery)
+    once, venue = make("answer lost", key="mine", risk_reducing=True, max_retries=0)
+    venue.says = UNKNOWN
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+    for _ in range(2):
+        asked = len(venue.asked_at)
+        again = asyncio.ensure_future(
+            make(key="mine", venue=venue, risk_reducing=True)[0].call(venue.submit, "AAPL")
+        )
+        while len(venue.asked_at) == asked and not again.done():  # noqa: ASYNC110  it is asked behind the disk
+            await asyncio.sleep(0)
+        assert not again.done()  # it is being looked up
+        again.cancel()
+        await asyncio.wait({again})
+        assert again.cancelled()
+    venue.says = None
+
+    found = await make(key="mine", venue=venue, risk_reducing=True)[0].call(venue.submit, "AAPL")
+
+    assert found == {"id": "mine", "symbol": "found"}
+    assert venue.booked == ["mine"]
+    recovery.state_dir.unlink()
+
+
+@pytest.mark.asyncio
 async def test_close_does_not_wait_for_a_disk_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

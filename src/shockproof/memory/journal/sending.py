@@ -203,9 +203,8 @@ class Sending:
                 raise OperationBusyError(self._name.operation, self._key)
             if claims.take(self._name, self, instead_of=holder) is None:
                 self._known_arguments = holder._known_arguments
-                self._goes_without = (
-                    holder._goes_without
-                )  # what is told of it stands behind what that one told
+                # Until something else is told of it, all of that holds; and it is told behind what that one told.
+                self._goes_without, self._told = holder._goes_without, told
                 break  # whatever that one told is recorded before anything that is told from here
         if told is not None and told.outcome == "not there":
             return None
