@@ -15,6 +15,7 @@ from typing import Any
 from shockproof.calls.limits_around import time_left_around
 from shockproof.calls.rate_queue import RateQueue
 from shockproof.calls.waiting import Waiting
+from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit
 from shockproof.policies.bulkhead import Places, Waiter
 from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
@@ -103,6 +104,7 @@ class Limits:
         self._max_wait: float | None = None
         self._earlier: RollingWindows | None = None
         """What an earlier life has sent, until there is a rate limit that it counts in."""
+        self._shared: SharedLimit | None = None
         self.lane: Places | None = None
         """
         The places for the healthy path, while it may take one without asking further; None sends a call the
@@ -146,8 +148,10 @@ class Limits:
             if rates:
                 self._rate = RateQueue(rates, self._clock)
                 self._count_earlier()
+                self._share_the_rate()
         elif rates != (before.get("rate_limit") or ()):
             self._rate.change(rates)
+            self._share_the_rate()
         most: int | AdaptiveConcurrency | None = options.get("max_concurrent")
         if not isinstance(most, AdaptiveConcurrency):
             self._adaptive = None
@@ -192,7 +196,12 @@ class Limits:
         if self._rate is None:
             return []
         used = self._rate.windows.used(self._clock.monotonic())
-        return [{**rate._asdict(), "used": count} for rate, count in zip(self.rates, used, strict=False)]
+        shares = self._rate.windows.shares
+        shown = [{**rate._asdict(), "used": count} for rate, count in zip(self.rates, used, strict=False)]
+        if shares is not None:
+            for one, share in zip(shown, shares, strict=False):
+                one["share"] = share
+        return shown
 
     @property
     def paused_for(self) -> float:
@@ -291,6 +300,18 @@ class Limits:
         if earlier is not None and self._rate is not None:
             now = self._clock.monotonic()
             self._rate.windows.restore(now, 0.0, earlier.export(now))
+
+    def share(self, shared: SharedLimit) -> None:
+        """The rate limit is one with those of other processes, as soon as there is one."""
+        with self._lock:
+            if shared is not self._shared:
+                self._shared = shared
+                self._share_the_rate()
+
+    def _share_the_rate(self) -> None:
+        if self._rate is not None and self._shared is not None:
+            self._rate.share(self._shared)
+            self._shared.divide(self._rate, self._rate.windows.rates)
 
     def check_weight(self, weight: Weight) -> None:
         """

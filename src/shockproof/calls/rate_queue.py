@@ -7,10 +7,11 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from shockproof.calls.waiting import Waiting
+from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.policies.priority import Line
 from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
 from shockproof.vocabulary.clock import Clock
@@ -19,6 +20,8 @@ __all__ = ["RateQueue"]
 
 _SHORTEST_TIMER: Final = 1e-6
 """Seconds: rounding may leave less than that of a wait, and a virtual clock would never get over it."""
+_REFUSED_COUNTS_FOR: Final = 5.0
+"""Seconds for which a call that was refused is taken for one that comes back."""
 
 
 class RateQueue:
@@ -33,6 +36,10 @@ class RateQueue:
         self._clock = clock
         self._line: Line[Waiting] = Line()
         self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+        self._shared: SharedLimit | None = None
+        self._refused: tuple[float, Weight] | None = None
+        """When something did not fit in last, and what it was: it may come back."""
+        self._has_sent = False
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
         self._lock = threading.RLock()
 
@@ -45,10 +52,58 @@ class RateQueue:
         now = self._clock.monotonic()
         with self._lock:
             ahead = self._line.first_before(rank)
+            if self._shared is not None:
+                return self._take_of_the_share(self._shared, now, weight, ahead)
             if ahead is None:
                 return self.windows.admit(now, weight)
             own = self.windows.wait(now, weight)
             return max(own, self.windows.wait(now, ahead.weight))
+
+    def _take_of_the_share(
+        self, shared: SharedLimit, now: float, weight: Weight, ahead: Waiting | None
+    ) -> Sent | float:
+        if not shared.is_certain:
+            self.windows.share({})
+        answer = self.windows.admit(now, weight) if ahead is None else None
+        if isinstance(answer, Sent):
+            self._has_sent, self._refused = True, None
+            if self.windows.runs_low():
+                shared.is_short()
+            else:
+                shared.sent()
+            return answer
+        wait = self.windows.wait_for_share if shared.may_grow else self.windows.wait
+        self._refused = now, weight
+        shared.is_short()
+        return wait(now, weight) if ahead is None else max(wait(now, weight), wait(now, ahead.weight))
+
+    # -- one limit for several processes -----------------------------------------------------------------
+
+    def share(self, shared: SharedLimit) -> None:
+        """From now on others use the limit, too: nothing is sent but of the own share."""
+        with self._lock:
+            self._shared = shared
+            self.windows.share({})
+
+    def allow(self, shares: Mapping[Rate, int]) -> None:
+        """The own share is this from now on."""
+        with self._lock:
+            self.windows.share(shares)
+            self._look(is_told=False)
+
+    def demand(self) -> tuple[dict[Rate, int], dict[Rate, int], int, bool]:
+        """What was sent, what the next call needs, how many wait, and whether anything was sent since the last time."""
+        now = self._clock.monotonic()
+        with self._lock:
+            head, has_sent, self._has_sent = self._line.first(), self._has_sent, False
+            weight = None if head is None else head.weight
+            if head is None and self._refused is not None:
+                if now - self._refused[0] < _REFUSED_COUNTS_FOR:
+                    weight = self._refused[1]
+                else:
+                    self._refused = None
+            needs = {} if weight is None else self.windows.parts(weight)
+            return self.windows.own(now), needs, len(self._line), has_sent
 
     def join(self, waiting: Waiting) -> None:
         with self._lock:
@@ -88,19 +143,26 @@ class RateQueue:
             self.windows.change(self._clock.monotonic(), rates)
             self._look()
 
-    def _look(self) -> None:
+    def _look(self, *, is_told: bool = True) -> None:
         """Admit from the head as many as there is room for; the lock is held."""
+        if self._shared is not None and not self._shared.is_certain:
+            self.windows.share({})
         while (head := self._line.first()) is not None:
             answer = self.windows.admit(self._clock.monotonic(), head.weight)
             if isinstance(answer, Sent):
                 self._line.leave(head)
                 head.sent, head.granted = answer, True
+                self._has_sent = True
                 if not head.wake():
                     self.windows.give_back(answer)
                     head.sent, head.granted = None, False
             elif answer == math.inf or head.loop.is_closed():  # the rates were changed below its weight
                 self._line.leave(head)
                 head.wake()
+            elif self._shared is not None and self.windows.lacks_share(head.weight):
+                if is_told:
+                    self._shared.is_short()
+                return  # it looks here when it has got more
             else:
                 self._arm(head.loop, answer)
                 return

@@ -142,6 +142,8 @@ class Runtime:
                 state.limits = Limits(state.name, self.clock, lambda seconds: self._paused(state, seconds))
                 state.prepare(is_prepared=state.prepared)  # closes the short way
                 state.limits_are_there()
+            if state.shared_limit is not None:
+                state.limits.share(state.shared_limit)
             limits: Limits = state.limits
             return limits
 

@@ -37,6 +37,12 @@ Weight = int | Mapping[str, int]
 _LONGEST_PAUSE: Final = 7 * 86_400.0
 """Seconds: what is asked for beyond that is a mistake, of the other side's or of a wall clock."""
 
+_SHARE_COMES_IN: Final = 0.01
+"""Seconds: at the least, what a share takes that has to be fetched from others."""
+
+_LOW: Final = 40
+"""A share runs low when this part of the limit is left of it: half of what is leased at a time."""
+
 _KEPT_MOMENTS: Final = 500
 """An export keeps about so many moments of the longest window apart."""
 
@@ -129,10 +135,12 @@ class _Window:
     answer that comes late, or our own calls still on their way, make a single one too low.
     """
 
-    __slots__ = ("log", "own", "rate", "reports")
+    __slots__ = ("log", "own", "rate", "reports", "share")
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: Rate, share: float = math.inf) -> None:
         self.rate = rate
+        self.share = share
+        """What of the limit this process may use, where others use it, too."""
         self.log: deque[Sent] = deque()
         self.own = 0
         self.reports: deque[tuple[float, int]] = deque()
@@ -180,21 +188,24 @@ class _Window:
             self.reports.pop()
         self.reports.append((until, others))
 
-    def wait(self, now: float, weight: Weight) -> float:
-        """Seconds until enough has left for *weight* to fit in; infinite when it never will."""
+    def wait(self, now: float, weight: Weight, *, of_the_limit: bool = False) -> float:
+        """Seconds until enough has left for *weight* to fit in, *of_the_limit*: if all shares were here; infinite: never."""
         part = self.part(weight)
         if not part:
             return 0.0
         room = self.rate.limit - part
         if room < 0:
             return math.inf
-        if self.used <= room:
+        own_room = math.inf if of_the_limit else self.share - part
+        if self.used <= room and self.own <= own_room:
             return 0.0
+        if own_room < 0:  # it has to come from others; how long that takes is not known
+            return _SHARE_COMES_IN
         own, moment = self.own, now
         log, reports = iter(self.log), iter((*self.reports, (math.inf, 0)))
         oldest = next(log, None)
         until, others = next(reports)
-        while own + others > room:
+        while own + others > room or own > own_room:
             leaves_at = math.inf if oldest is None else oldest.at + self.rate.seconds
             if oldest is not None and leaves_at < until:
                 moment, own = leaves_at, own - self.part(oldest.weight)
@@ -217,13 +228,14 @@ class RollingWindows:
     threads. Time is handed in and monotonic; a thread that is a little behind is counted as of now.
     """
 
-    __slots__ = ("_lock", "_now", "_paused_until", "_windows", "rates")
+    __slots__ = ("_lock", "_now", "_paused_until", "_shares", "_windows", "rates")
 
     def __init__(self, rates: Sequence[Rate]) -> None:
         self.rates = tuple(rates)
         self._windows = [_Window(rate) for rate in rates]
         self._now = -math.inf
         self._paused_until = -math.inf
+        self._shares: Mapping[Rate, int] | None = None
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
         self._lock = threading.RLock()
 
@@ -265,6 +277,13 @@ class RollingWindows:
         with self._lock:
             self._turn_to(now)
             return max(0.0, self._wait(weight))
+
+    def wait_for_share(self, now: float, weight: Weight) -> float:
+        """Seconds until *weight* would fit if a larger share came in soon: at the least what that takes."""
+        with self._lock:
+            self._turn_to(now)
+            fits_in = [window.wait(self._now, weight, of_the_limit=True) for window in self._windows]
+            return max(*fits_in, self._paused_until - self._now, _SHARE_COMES_IN)
 
     def give_back(self, sent: Sent) -> None:
         """It was not sent after all."""
@@ -339,11 +358,56 @@ class RollingWindows:
             sent = {id(one): one for window in self._windows for one in window.log}
             reports = {window.rate[1:]: window.reports for window in self._windows}
             self.rates = tuple(rates)
-            self._windows = [_Window(rate) for rate in rates]
+            self._windows = [_Window(rate, self._share_of(rate)) for rate in rates]
             for window in self._windows:
                 for one in sorted(sent.values(), key=_sent_at):
                     window.add(one)
                 window.reports = deque(reports.get(window.rate[1:], ()))
+
+    def share(self, shares: Mapping[Rate, int]) -> None:
+        """
+        Use no more than so much of each rate from now on, because others use the rest; nothing of what is not named.
+
+        A weight that does not fit into a share waits for a larger one.
+        """
+        with self._lock:
+            self._shares = shares
+            for window in self._windows:
+                window.share = self._share_of(window.rate)
+
+    def lacks_share(self, weight: Weight) -> bool:
+        """Whether *weight* has to wait for a larger share, and not for time to pass."""
+        with self._lock:
+            return any(window.part(weight) > window.share for window in self._windows)
+
+    def runs_low(self) -> bool:
+        """Whether so little of a share is left that more is worth fetching ahead of need."""
+        with self._lock:
+            return any(
+                window.own + window.rate.limit / _LOW > min(window.share, window.rate.limit)
+                and window.share < window.rate.limit
+                for window in self._windows
+            )
+
+    @property
+    def shares(self) -> tuple[int, ...] | None:
+        """What of each rate may be used; None: all of it, nobody else uses them."""
+        shares = self._shares
+        return None if shares is None else tuple(shares.get(rate, 0) for rate in self.rates)
+
+    def own(self, now: float) -> dict[Rate, int]:
+        """What was sent here and counts in each window, without what was reported of others."""
+        with self._lock:
+            self._turn_to(now)
+            return {window.rate: window.own for window in self._windows}
+
+    def parts(self, weight: Weight) -> dict[Rate, int]:
+        """What of *weight* counts in each window."""
+        with self._lock:
+            return {window.rate: window.part(weight) for window in self._windows}
+
+    def _share_of(self, rate: Rate) -> float:
+        return math.inf if self._shares is None else self._shares.get(rate, 0)
 
     def used(self, now: float) -> tuple[int, ...]:
         """What counts in each window, also what was reported of others."""

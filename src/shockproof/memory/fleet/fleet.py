@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.fleet.shared_circuit import SharedCircuit
+from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.stores.lease import take_lease
 from shockproof.memory.stores.state_store import StateStore, StoreChange, StoreEntry
@@ -72,6 +73,7 @@ class Fleet:
         self._own_at = 0.0
         self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
         self._circuits: dict[str, SharedCircuit] = {}
+        self._limits: dict[str, SharedLimit] = {}
         self._known: dict[str, StoreEntry] = {}
         """The records as last told, also of services that nobody here has declared yet."""
         self._task: asyncio.Task[None] | None = None
@@ -89,9 +91,19 @@ class Fleet:
             shared.lease = None
             shared.permit.over()
             shared.reach(is_reachable=False)
+        for limit in self._limits.values():
+            limit.in_the_child()
 
     def share(self, state: ServiceState, quorum: int) -> None:
-        """From now on the circuit of this service is one with those of the others."""
+        """From now on the circuit of this service is one with those of the others, and so is its rate limit."""
+        limit = self._limits.get(state.name)
+        if limit is None:
+            limit = self._limits[state.name] = SharedLimit(
+                self._store, state.name, self.name, clock=self._clock, rng=self._rng
+            )
+        state.shared_limit = limit
+        if state.limits is not None:
+            state.limits.share(limit)
         if state.name in self._circuits:
             return
         shared = self._circuits[state.name] = SharedCircuit(state, self.name, quorum, self._wake)
@@ -101,6 +113,9 @@ class Fleet:
 
     def forget(self, name: str) -> None:
         """The service *name* is not used any more."""
+        limit = self._limits.get(name)
+        if limit is not None:
+            limit.pause()
         shared = self._circuits.pop(name, None)
         if shared is not None:
             shared.state.circuit.may_probe = None
@@ -121,6 +136,7 @@ class Fleet:
             "last_error": self._last_error,
             "open_for_all": [name for name, one in list(self._circuits.items()) if one.is_open_for_all],
             "owns": None if self._ownership is None else self._ownership.health,
+            "limits": {name: one.health for name, one in list(self._limits.items()) if one.is_used},
             "votes": {name: sorted(one.votes) for name, one in list(self._circuits.items()) if one.votes},
         }
 
@@ -128,6 +144,8 @@ class Fleet:
 
     def ensure(self) -> None:
         """Run on the current loop, unless it runs on a living one already."""
+        for limit in self._limits.values():
+            limit.ensure()
         task = self._task
         is_idle = not self._circuits and self._ownership is None
         if is_idle or (task is not None and not task.done() and not task.get_loop().is_closed()):
@@ -139,9 +157,13 @@ class Fleet:
         """Return when the store was asked for the first time, whether it answered or not."""
         if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
             await self._was_looked_at.wait()
+        for limit in self._limits.values():
+            await limit.looked()
 
     async def aclose(self) -> None:
         """End the task, give leases back, and the store's connections; what is needed again starts again."""
+        for limit in self._limits.values():
+            await limit.aclose()
         task, self._task = self._task, None
         if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
             task.cancel()

@@ -103,6 +103,7 @@ class ServiceState(_WhatEveryCallReads):
         "retry_budget",
         "set_by_hand",
         "shared",
+        "shared_limit",
         "status",
         "stood_still",
         "timeouts",
@@ -126,6 +127,9 @@ class ServiceState(_WhatEveryCallReads):
         """Whether a call on the current loop has been seen."""
         self.shared = False
         """Whether its circuit is one with those of the other processes of the fleet."""
+        self.shared_limit: Any = (
+            None  # Any: `SharedLimit` of the fleet, which knows this class; None: nobody shares it
+        )
         self.circuit_quorum = 2
         self.critical = False
         self.probe_lease: float | None = None

@@ -18,10 +18,10 @@ from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.clock import Clock, SystemClock, as_clock
 from shockproof.vocabulary.errors import StoreConflictError
 
-__all__ = ["Lease", "take_lease"]
+__all__ = ["LEASE_MARGIN", "Lease", "take_lease"]
 
 _PREFIX: Final = "lease/"
-_MARGIN: Final = 0.1
+LEASE_MARGIN: Final = 0.1
 """Of the lease's length: for clocks that run at different speeds, and for what is sent at its last moment."""
 
 _RUNNING: Final = getattr(time, "CLOCK_BOOTTIME", None)
@@ -81,7 +81,7 @@ class Lease:
         """
         asked_at = _running(self._clock)
         if await self._store.renew(*self.guard):
-            self._until = max(self._until, asked_at + self.seconds * (1 - _MARGIN))
+            self._until = max(self._until, asked_at + self.seconds * (1 - LEASE_MARGIN))
             return True
         self._until = 0.0
         return False
@@ -143,4 +143,4 @@ async def take_lease(
         token = await store.put(_PREFIX + name, value, expect=0, expires_after=count, guard=guard)
     except StoreConflictError:
         return None
-    return Lease(store, name, who, count, count_by, token, asked_at + count * (1 - _MARGIN))
+    return Lease(store, name, who, count, count_by, token, asked_at + count * (1 - LEASE_MARGIN))
