@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -267,6 +267,54 @@ def test_nobody_there_and_nobody_answering_are_told_apart(shockproof: Run, tmp_p
     long = shockproof("health", "--socket", tmp_path / ("x" * 200))
     assert (long.code, long.err.count("\n")) == (2, 1)
     assert "too long" in long.err
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 100000\r\n", b""], ids=["length", "no length"])
+def test_the_time_limit_is_that_of_the_whole_answer(shockproof: Run, head: bytes) -> None:
+    """A server that sends a byte now and then holds nobody up: each byte is in time, the whole never is."""
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
+            while not left.wait(0.02):
+                connection.sendall(b" ")
+
+    left = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        told = shockproof("health", "--url", url, "--timeout", "0.3")
+        left.set()
+        thread.join()
+    assert (told.code, told.out) == (2, "")
+    assert "has not answered within 0.3 s" in told.err
+
+
+def test_a_file_that_is_no_socket_is_told(shockproof: Run, tmp_path: Path) -> None:
+    """And not taken for one that a program has left."""
+    (tmp_path / "notes").write_text("hello")
+    told = shockproof("health", "--socket", tmp_path / "notes")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "is no socket" in told.err
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@bot/", "http://bot:port/?token=hunter2", "http://h@bot?hunter2"])
+def test_secrets_of_a_url_are_not_repeated(shockproof: Run, url: str) -> None:
+    """What is printed ends up in the logs of whoever runs it."""
+    told = shockproof("health", "--url", url)
+    assert told.code == 2
+    assert "hunter2" not in told.err
+
+
+def test_the_query_of_a_url_is_not_repeated_beside_the_health(shockproof: Run, pages: Pages) -> None:
+    """A token of a proxy in front of it, say."""
+    url, answers = pages
+    answers["/health"] = (200, HEALTHY)
+    told = shockproof("health", "--url", f"{url}/health?token=hunter2")
+    assert told.code == 0
+    assert "hunter2" not in told.out
 
 
 def test_something_that_does_not_speak_http_is_told(shockproof: Run) -> None:

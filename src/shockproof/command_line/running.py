@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
+import re
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,6 +22,8 @@ __all__ = ["Running", "add_running"]
 
 _MOST: Final = 16 << 20
 """Bytes of an answer."""
+_WHOSE: Final = re.compile(r"//[^/?#]*@")
+_ASKED: Final = re.compile(r"[?#].*", re.DOTALL)
 _HEALTH: Final = "/health"
 _PAGES: Final = (STATUS, _HEALTH, "/status", "/readyz", "/livez", "/metrics")
 
@@ -36,7 +42,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
     add_state_dir(parser)
     parser.add_argument(
-        "--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long it may take (default: 5)"
+        "--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long it may take in all (default: 5)"
     )
 
 
@@ -67,19 +73,20 @@ class Running:
             self.name = str(self._socket)
             return
         self._socket = None
+        # Either may hold a secret, and neither is asked for: what is printed ends up in logs.
+        self.name = _ASKED.sub("", _WHOSE.sub("//***@", given.url))
         try:
             parts = urlsplit(given.url)
             self._host, self._port = parts.hostname or "", parts.port
             if parts.scheme not in ("http", "https") or not self._host or parts.username is not None:
                 raise ValueError
         except ValueError:  # also for a port that is no number, and half an IPv6 address
-            message = f"--url must be one such as http://127.0.0.1:9090, without user and password, got {given.url!r}"
+            message = f"--url must be one such as http://127.0.0.1:9090, without user and password, got {self.name!r}"
             raise CommandError(message) from None
         self._is_secure = parts.scheme == "https"
         self._path = parts.path.rstrip("/")
         for page in _PAGES:
             self._path = self._path.removesuffix(page)
-        self.name = given.url
 
     def status(self) -> dict[str, Any]:  # Any: JSON
         """
@@ -88,10 +95,11 @@ class Running:
         Raises:
             CommandError: nobody is there, it does not answer, or it answers something else.
         """
-        code, body = self._get(self._page)
+        until = time.monotonic() + self._timeout
+        code, body = self._get(self._page, until)
         if code != 200 and self._page == STATUS:  # not served, or not to everybody
             self._page = _HEALTH
-            code, body = self._get(self._page)
+            code, body = self._get(self._page, until)
         try:
             if code not in (200, 503):  # 503: not ready, and why
                 raise ValueError
@@ -105,12 +113,12 @@ class Running:
         except (ValueError, TypeError, KeyError, RecursionError):
             raise CommandError(f"{self.name} answers {code}, and no health of shockproof") from None
 
-    def _get(self, page: str) -> tuple[int, bytes]:
-        connection = self._connection()
+    def _get(self, page: str, until: float) -> tuple[int, bytes]:
+        asking = _Asking(self._connection(), self._path + page)
+        asking.start()
         try:
-            connection.request("GET", self._path + page, headers={"Accept": "application/json"})
-            answer = connection.getresponse()
-            body = answer.read(_MOST + 1)
+            asking.join(max(0.0, until - time.monotonic()))
+            code, body = asking.answer()
         except TimeoutError:
             raise CommandError(
                 f"{self.name} has not answered within {self._timeout:g} s: its event loop may stand still"
@@ -122,6 +130,8 @@ class Running:
                 ExitCode.NOT_THERE,
             ) from None
         except ConnectionRefusedError:
+            if self._socket is not None and not self._socket.is_socket():
+                raise CommandError(f"{self.name} is no socket: name that of serve_socket()") from None
             left = ", which a program has left that does not run any more" if self._socket else ""
             raise CommandError(f"nobody listens at {self.name}{left}", ExitCode.NOT_THERE) from None
         except socket.gaierror as error:
@@ -133,16 +143,61 @@ class Running:
         except http.client.HTTPException as error:
             raise CommandError(f"{self.name} does not speak HTTP: {type(error).__name__}") from None
         finally:
-            connection.close()
+            asking.leave()
         if len(body) > _MOST:
             raise CommandError(f"{self.name} answers with more than {_MOST >> 20} MiB")
-        return answer.status, body
+        return code, body
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._socket is not None:
             return _UnixConnection(self._socket, self._timeout)
         kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
         return kind(self._host, self._port, timeout=self._timeout)
+
+
+class _Asking(threading.Thread):
+    """
+    One question, in a thread of its own: a socket's timeout is that of each step, and looking a name up has none, so that
+    a server that sends a byte now and then would hold up whoever waits for the whole.
+    """
+
+    def __init__(self, connection: http.client.HTTPConnection, path: str) -> None:
+        super().__init__(daemon=True)
+        self._connection = connection
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._error: Exception = TimeoutError()
+        self._answer: tuple[int, bytes] | None = None
+
+    def run(self) -> None:
+        """Ask, and keep the answer or the error."""
+        try:
+            self._connection.request("GET", self._path, headers={"Accept": "application/json"})
+            self._socket = self._connection.sock  # the connection forgets it when the answer has no length
+            answer = self._connection.getresponse()
+            self._answer = answer.status, answer.read(_MOST + 1)
+        except Exception as error:
+            self._error = error
+        finally:
+            self._connection.close()
+
+    def answer(self) -> tuple[int, bytes]:
+        """
+        Status and body.
+
+        Raises:
+            TimeoutError: there is none yet.
+            Exception: what went wrong.
+        """
+        if self._answer is None:
+            raise self._error
+        return self._answer
+
+    def leave(self) -> None:
+        """Wait for nothing any more: the thread ends."""
+        if self.is_alive() and self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class _UnixConnection(http.client.HTTPConnection):
