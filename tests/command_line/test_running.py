@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from shockproof.command_line.screen import Screen
 from shockproof.command_line.top import Rates
 
 Run = Callable[..., Any]  # the fixture's result
@@ -101,7 +103,7 @@ def test_top_repaints_a_terminal_goes_on_without_the_program_and_leaves_the_term
     assert after.endswith(b"\x1b[?25h\x1b[?1049l")
 
 
-HEALTHY = {
+HEALTHY: dict[str, Any] = {
     "overall_health": "healthy",
     "services": {"venue": {"status": "operational", "circuit": "closed", "successes": 5, "failures": 0}},
     "recent_error_count": 0,
@@ -341,6 +343,54 @@ def test_arguments_that_make_no_sense_are_one_line(shockproof: Run, words: tuple
     """As for every command."""
     told = shockproof("top", *words)
     assert (told.code, told.err.count("\n")) == (2, 1)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 80 columns and 24 lines; top is left after its first picture."""
+
+    def leave(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Screen, "is_terminal", property(lambda screen: True))
+    monkeypatch.setattr(time, "sleep", leave)
+    for name, value in (("COLUMNS", "80"), ("LINES", "24"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+
+
+def many_services(number: int) -> dict[str, Any]:
+    one = HEALTHY["services"]["venue"]
+    return {f"service {place}": one for place in range(number)}
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(("number", "errors", "shown"), [(9, 8, 9), (10, 8, 10), (11, 8, 9), (30, 0, 19), (30, 8, 9)])
+def test_services_have_the_room_that_errors_and_pending_operations_leave(
+    shockproof: Run, pages: Pages, number: int, errors: int, shown: int
+) -> None:
+    """No line is kept free for what is not there, and the picture is no longer than the terminal."""
+    url, answers = pages
+    error = {"at": 1.0, "severity": "low", "error_type": "OSError"}
+    answers["/status.json"] = (200, {**HEALTHY, "services": many_services(number), "errors": [error] * errors})
+    picture = shockproof("top", "--url", url).out
+    assert picture.count("operational") == shown
+    assert picture.count("OSError") == errors
+    assert (f"and {number - shown} more" in picture) == (number > shown)
+    assert picture.count("\n") <= 23
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("command", ["health", "top"])
+def test_a_long_name_leaves_what_is_said_of_the_services_on_the_screen(
+    shockproof: Run, pages: Pages, command: str
+) -> None:
+    """Into a pipe it is whole."""
+    url, answers = pages
+    long = {"n" * 200: HEALTHY["services"]["venue"]}
+    answers["/health"] = (200, {**HEALTHY, "services": {**HEALTHY["services"], **long}})
+    rows = [line.split() for line in shockproof(command, "--url", url).out.splitlines()]
+    assert ["venue", "operational", "closed"] in [row[:3] for row in rows]
+    assert [f"{'n' * 25}…", "operational", "closed"] in [row[:3] for row in rows]
 
 
 def test_rates_are_what_was_counted_since_and_none_where_it_began_anew() -> None:

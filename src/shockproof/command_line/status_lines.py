@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
 from shockproof.command_line.screen import Screen
-from shockproof.views.words import ago, local_time
+from shockproof.views.words import ago, local_time, printable
 
 __all__ = ["HEALTH_STYLES", "Counts", "show_errors", "show_head", "show_pending", "show_services"]
 
@@ -17,6 +17,7 @@ Counts = dict[str, tuple[float, float]]
 
 HEALTH_STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 _STATUS_STYLES: Final = {"operational": None, "degraded": "yellow", "unavailable": "red"}
+_SHORTEST_NAME: Final = 16
 _SEVERITY_STYLES: Final = {"critical": "red", "high": "red", "medium": "yellow", "low": "dim"}
 
 
@@ -46,10 +47,18 @@ def show_services(
     screen: Screen,
     *,
     rates: Mapping[str, tuple[float, float]] | None = None,
-    most: int | None = None,
+    room: int | None = None,
 ) -> None:
-    """A row for each service, those in trouble first; with *rates*, calls and failures a second in place of counts."""
+    """
+    A row for each service, those in trouble first; with *rates*, calls and failures a second in place of counts.
+
+    With *room*, at most so many lines, and at least one service.
+    """
     services: list[Status] = sorted(status["services"], key=_trouble)
+    matching = _dict(status.get("counts")).get("matching", len(services))
+    if room is not None:
+        is_all = len(services) <= room - 1 and matching == len(services)
+        services = services[: None if is_all else max(1, room - 2)]
     has_latencies = any(_latency(service) for service in services)
     heads = [
         "SERVICE",
@@ -63,14 +72,14 @@ def show_services(
         "LAST ERROR",
     ]
     rows, styles = [], []
-    for service in services[:most]:
+    for service in services:
         if rates is None:
             counts = [_count(service.get("successes")), _count(service.get("failures"))]
         else:
             counts = [f"{rate:.1f}" for rate in rates.get(service["name"], (0.0, 0.0))]
         in_flight, limit = service.get("in_flight"), service.get("max_concurrent")
         row = [
-            f"{service['name']}{' !' if service.get('critical') else ''}",
+            _name(service, screen),
             str(service.get("status", "")),
             _circuit(service),
             *counts,
@@ -83,9 +92,8 @@ def show_services(
         rows.append(row)
         styles.append(_STATUS_STYLES.get(row[1]))
     screen.table(heads, rows, styles=styles)
-    shown, matching = len(rows), _dict(status.get("counts")).get("matching", len(services))
-    if isinstance(matching, int) and matching > shown:
-        screen.line(f"and {matching - shown} more", "dim")
+    if isinstance(matching, int) and matching > len(rows):
+        screen.line(f"and {matching - len(rows)} more", "dim")
 
 
 def show_errors(status: Status, screen: Screen, most: int) -> None:
@@ -130,6 +138,13 @@ def _trouble(service: Status) -> tuple[int, str]:
     else:
         rank = {"unavailable": 2, "degraded": 3}.get(str(service.get("status")), 4)
     return rank, service["name"].casefold()
+
+
+def _name(service: Status, screen: Screen) -> str:
+    """On a terminal at most a third of it: one long name would push what is said of all services off its edge."""
+    name, mark = printable(service["name"]), " !" if service.get("critical") else ""
+    longest = None if screen.width is None else max(_SHORTEST_NAME, screen.width // 3)
+    return f"{name if longest is None or len(name) <= longest else f'{name[: longest - 1]}…'}{mark}"
 
 
 def _circuit(service: Status) -> str:

@@ -60,7 +60,7 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
     if given.once or not screen.is_terminal:
         rates.of(first, time.monotonic())
         time.sleep(given.every)
-        _show(running.status(), running, rates, screen, most=None)
+        _show(running.status(), running, rates, screen, height=None)
         return ExitCode.FINE
     status: dict[str, Any] | None = first  # Any: JSON
     heard, trouble = time.monotonic(), ""
@@ -110,25 +110,31 @@ def _number(value: object) -> float:
 
 
 def _show(
-    status: dict[str, Any], running: Running, rates: Rates, screen: Screen, *, most: int | None
+    status: dict[str, Any], running: Running, rates: Rates, screen: Screen, *, height: int | None
 ) -> None:  # Any: JSON
-    show_head(status, running.name, screen)
-    screen.line()
-    show_services(status, screen, rates=rates.of(status, time.monotonic()), most=most)
-    show_pending(status, screen, _PENDING)
-    show_errors(status, screen, _ERRORS)
+    """With *height*, as many services as there is room for between the rest."""
+    above, below = io.StringIO(), io.StringIO()
+    show_head(status, running.name, Screen(above))
+    Screen(above).line()
+    show_pending(status, Screen(below), _PENDING)
+    show_errors(status, Screen(below), _ERRORS)
+    taken = above.getvalue().count("\n") + below.getvalue().count("\n")
+    room = None if height is None else height - taken
+    screen.raw(above.getvalue())
+    show_services(status, screen, rates=rates.of(status, time.monotonic()), room=room)
+    screen.raw(below.getvalue())
 
 
 def _paint(status: dict[str, Any] | None, running: Running, rates: Rates, trouble: str) -> None:  # Any: JSON
     """One whole picture over the one before."""
     drawn = io.StringIO()
     screen = Screen(drawn)
-    height = shutil.get_terminal_size().lines
+    height = shutil.get_terminal_size().lines - 1
     if status is None:
         screen.line(screen.cut(trouble), "red")
     else:
-        _show(status, running, rates, screen, most=max(1, height - _ERRORS - _PENDING - 8))
-    lines = drawn.getvalue().splitlines()[: height - 1]
+        _show(status, running, rates, screen, height=height)
+    lines = drawn.getvalue().splitlines()[:height]
     # Home, each line with what was right of it wiped, and what was below it.
     sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
     sys.stdout.flush()
