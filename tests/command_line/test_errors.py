@@ -135,8 +135,10 @@ def test_what_the_original_program_wrote_is_shown(shockproof: Run, tmp_path: Pat
         (("--since", "soon"), 2, "must be a moment such as 2026-11-25"),
         (("--since", "1h", "--until", "2h"), 2, "nothing is between them"),
         (("--severity", "bad"), 2, "invalid choice: 'bad'"),
-        (("-n", "0"), 2, "must be a whole number from 1, got '0'"),
+        (("-n", "0"), 2, "must be a whole number from 1 to 999,999,999, got '0'"),
         (("--follow", "--summary"), 2, "--follow goes on for ever"),
+        (("--last", "9" * 23), 2, "must be a whole number from 1 to 999,999,999"),
+        (("--last", "9" * 5000), 2, "must be a whole number from 1 to 999,999,999"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
@@ -227,6 +229,21 @@ def test_a_file_that_took_the_place_of_another_is_read_from_its_beginning(tmp_pa
     (tmp_path / "new").write_text(line("three"))
     (tmp_path / "new").replace(file)
     assert [record.error_message for record in following.new_records()] == ["three"]
+
+
+@pytest.mark.parametrize("begin", [EVERYTHING, EVERYTHING._replace(since=0.0)], ids=["newest", "since"])
+def test_a_file_that_was_emptied_and_filled_to_its_old_size_is_read_from_its_beginning(
+    tmp_path: Path, begin: Wanted
+) -> None:
+    """The same file, and as long as before: only what stands there tells."""
+    file = tmp_path / f"errors_{datetime.now():%Y%m%d}.jsonl"
+    file.write_text(line("one") + line("two"))
+    following = Following(tmp_path, begin)
+    assert len(list(following.new_records())) == 2
+    for messages in (("six", "ten"), ("one", "ten", "two")):
+        file.write_text("".join(map(line, messages)))
+        assert [record.error_message for record in following.new_records()] == list(messages)
+        assert list(following.new_records()) == []
 
 
 def test_with_since_compressed_days_come_first(tmp_path: Path) -> None:

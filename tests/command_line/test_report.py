@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 Run = Callable[..., Any]  # the fixture's result
 
@@ -49,6 +52,17 @@ def test_only_the_asked_time_is_in_it(shockproof: Run, tmp_path: Path) -> None:
     assert "Always fails" not in output.read_text()
     refused = shockproof("report", "--since", "2026-02-15", "--until", "2026-02-14", *place)
     assert (refused.code, "nothing is between them" in refused.err) == (2, True)
+
+
+def test_a_dash_is_stdout(shockproof: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for every other program: the page and nothing else, in a form that any encoding of stdout can hold."""
+    monkeypatch.chdir(tmp_path)
+    made = shockproof("report", "--state-dir", tmp_path, "--title", "Zürich", "--output", "-")
+    assert (made.code, made.err) == (0, "")
+    assert made.out.startswith("<!DOCTYPE html>")
+    assert made.out.endswith("</html>\n")
+    assert "<h1>Z&#252;rich</h1>" in made.out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_that_cannot_be_written_is_one_line(shockproof: Run, tmp_path: Path) -> None:

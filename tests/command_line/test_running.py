@@ -302,7 +302,9 @@ def test_a_file_that_is_no_socket_is_told(shockproof: Run, tmp_path: Path) -> No
     assert "is no socket" in told.err
 
 
-@pytest.mark.parametrize("url", ["http://user:hunter2@bot/", "http://bot:port/?token=hunter2", "http://h@bot?hunter2"])
+@pytest.mark.parametrize(
+    "url", ["http://user:hunter2@bot/", "http://bot:port/?token=hunter2", "http://h@bot?hunter2"]
+)
 def test_secrets_of_a_url_are_not_repeated(shockproof: Run, url: str) -> None:
     """What is printed ends up in the logs of whoever runs it."""
     told = shockproof("health", "--url", url)
@@ -364,14 +366,19 @@ def many_services(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("terminal")
-@pytest.mark.parametrize(("number", "errors", "shown"), [(9, 8, 9), (10, 8, 10), (11, 8, 9), (30, 0, 19), (30, 8, 9)])
+@pytest.mark.parametrize(
+    ("number", "errors", "shown"), [(9, 8, 9), (10, 8, 10), (11, 8, 9), (30, 0, 19), (30, 8, 9)]
+)
 def test_services_have_the_room_that_errors_and_pending_operations_leave(
     shockproof: Run, pages: Pages, number: int, errors: int, shown: int
 ) -> None:
     """No line is kept free for what is not there, and the picture is no longer than the terminal."""
     url, answers = pages
     error = {"at": 1.0, "severity": "low", "error_type": "OSError"}
-    answers["/status.json"] = (200, {**HEALTHY, "services": many_services(number), "errors": [error] * errors})
+    answers["/status.json"] = (
+        200,
+        {**HEALTHY, "services": many_services(number), "errors": [error] * errors},
+    )
     picture = shockproof("top", "--url", url).out
     assert picture.count("operational") == shown
     assert picture.count("OSError") == errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Following"]
 
 _BLOCK: Final = 1 << 20
+_TAIL: Final = 256
 _RECENT: Final = timedelta(days=2)
 """Files of days before that are not looked at again: nobody writes to them any more."""
 
@@ -30,8 +32,11 @@ class Following:
     def __init__(self, directory: Path, wanted: Wanted) -> None:
         self._directory = directory
         self._wanted = wanted
-        self._read_to: dict[tuple[int, int], int] = {}
-        """By device and inode: a name may belong to another file tomorrow."""
+        self._read_to: dict[tuple[int, int], tuple[int, bytes]] = {}
+        """
+        By device and inode, as a name may belong to another file tomorrow: how far, and the bytes before that place. Others
+        there: the file was emptied and has been filled again.
+        """
         self._is_first = True
 
     def new_records(self) -> Iterator[ErrorRecord]:
@@ -59,10 +64,14 @@ class Following:
 
     def _skip(self, file: ErrorFile) -> None:
         try:
-            status = file.path.stat()
-        except FileNotFoundError:
+            source = file.path.open("rb")
+        except OSError:
             return
-        self._read_to[status.st_dev, status.st_ino] = status.st_size
+        with source:
+            status = os.fstat(source.fileno())
+            source.seek(max(0, status.st_size - _TAIL))
+            tail = source.read(min(_TAIL, status.st_size))
+            self._read_to[status.st_dev, status.st_ino] = status.st_size, tail
 
     def _rest_of(self, file: ErrorFile) -> Iterator[bytes]:
         if not file.is_plain:
@@ -72,12 +81,18 @@ class Following:
         except FileNotFoundError:
             return  # compressed or deleted since the directory was read
         with source:
-            status = file.path.stat()
+            status = os.fstat(source.fileno())
             which = status.st_dev, status.st_ino
-            begin = self._read_to.get(which, 0)
-            source.seek(begin if begin <= status.st_size else 0)
+            begin, tail = self._read_to.get(which, (0, b""))
+            source.seek(begin - len(tail))
+            if source.read(len(tail)) != tail:
+                begin, tail = 0, b""
+            source.seek(begin)
             rest = b""
             while block := source.read(_BLOCK):
-                *whole, rest = (rest + block).split(b"\n")
-                self._read_to[which] = source.tell() - len(rest)
-                yield from whole
+                read = rest + block
+                end = read.rfind(b"\n") + 1
+                whole, rest = read[:end], read[end:]
+                begin, tail = begin + end, (tail + whole[-_TAIL:])[-_TAIL:]
+                self._read_to[which] = begin, tail
+                yield from whole.split(b"\n")[:-1]

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from shockproof.command_line.options import add_error_log_dir, add_state_dir, existing, moment
 from shockproof.command_line.outcome import CommandError, ExitCode
@@ -19,6 +20,8 @@ from shockproof.views.report import look_at, report, write_whole
 
 __all__ = ["add_options"]
 
+_STDOUT: Final = Path("-")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
@@ -31,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("shockproof-report.html"),
         metavar="FILE",
-        help="where to write it (default: %(default)s)",
+        help="where to write it (default: %(default)s); - for stdout",
     )
     parser.add_argument("--title", default="shockproof report", metavar="TEXT", help="its heading")
     parser.add_argument(
@@ -60,6 +63,9 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
         since=given.since,
         until=given.until,
     )
+    if given.output == _STDOUT:
+        screen.raw(page.encode("ascii", "xmlcharrefreplace").decode())  # true in any encoding of stdout
+        return ExitCode.FINE
     write_whole(given.output, page)
     screen.line(f"The report is {given.output.absolute()}")
     return ExitCode.FINE

@@ -42,7 +42,11 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
     add_state_dir(parser)
     parser.add_argument(
-        "--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="how long it may take in all (default: 5)"
+        "--timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long it may take in all (default: 5)",
     )
 
 
@@ -176,7 +180,7 @@ class _Asking(threading.Thread):
             self._socket = self._connection.sock  # the connection forgets it when the answer has no length
             answer = self._connection.getresponse()
             self._answer = answer.status, answer.read(_MOST + 1)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  answer() raises it in the thread that asked
             self._error = error
         finally:
             self._connection.close()

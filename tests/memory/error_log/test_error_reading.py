@@ -95,6 +95,7 @@ async def test_lines_that_are_no_records_are_skipped_and_counted(tmp_path: Path)
         "\n",
         "\x00\x00\n",
         "[" * 100_000 + "\n",
+        "x" * 9_000_000 + "\n",
         good,
         good[:-20],
     ]
@@ -104,7 +105,7 @@ async def test_lines_that_are_no_records_are_skipped_and_counted(tmp_path: Path)
     reading = ErrorLog(tmp_path).read()
 
     assert set(await messages(reading)) == {"good"}
-    assert reading.skipped == 7
+    assert reading.skipped == 8
     assert [path.name for path in reading.damaged] == ["errors_20261126.jsonl.gz", "errors_20261127.jsonl.gz"]
 
 

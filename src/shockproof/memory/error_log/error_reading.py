@@ -171,7 +171,8 @@ def lines_of(
     """
     The lines of an error file, also of one that was compressed or deleted a moment ago.
 
-    One that cannot be read, or not to its end, is added to ``damaged``.
+    One that cannot be read, or not to its end, is added to ``damaged``. A line that is too long is its beginning, and ``b""``
+    for each further part of it.
     """
     packed = file.path.with_name(file.path.name + ".gz")
     try:
@@ -192,8 +193,10 @@ def lines_of(
             if file.is_plain and path != packed:
                 source.seek(_packed_bytes(source, packed, layer))
             unpacked = source if path.suffix != ".gz" else gzip.GzipFile(fileobj=source, mode="rb")
+            is_rest = False
             while line := unpacked.readline(_LONGEST_LINE):
-                yield line
+                yield b"" if is_rest else line
+                is_rest = not line.endswith(b"\n")
         except (OSError, EOFError, zlib.error):
             _note(damaged, path)
 
