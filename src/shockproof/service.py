@@ -650,7 +650,8 @@ class ErrorRecoveryService:
         ``circuit_breakers``, ``services`` (counts), ``error_log`` (``state``, ``written``, ``queued``,
         ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``), ``halted``, ``halt`` (``reason``,
         ``since``, ``is_known``, ``is_durable``, ``last_error``), ``loop`` (``state``, ``loops``, ``stalled_for``, ``stalls``,
-        ``recent_stalls``, ``lag``; None without a ``loop_monitor``), ``timestamp``.
+        ``recent_stalls``, ``lag``; None without a ``loop_monitor``), ``shared`` (``state``, ``since``, ``last_error``,
+        ``trouble``, ``owns``, ``open_for_all``, ``votes``; None without a ``store``), ``timestamp``.
         """
         now = self._clock.monotonic()
         return health_report(
@@ -662,8 +663,11 @@ class ErrorRecoveryService:
             journal=self._journal.status()._asdict(),
             halt=self._halt,
             loop=self._loop_report(),
-            shared=None if self._fleet is None else self._fleet.health,
+            shared=self._shared_report(),
         )
+
+    def _shared_report(self) -> dict[str, Any] | None:  # Any: JSON
+        return None if self._fleet is None else self._fleet.health
 
     def _loop_report(self) -> dict[str, Any] | None:  # Any: text and numbers
         return None if self._loop_monitor is None else self._loop_monitor.report()

@@ -34,6 +34,12 @@ def show_head(status: Status, name: str, screen: Screen) -> None:
     halt = _dict(status.get("halt"))
     if status.get("halted"):
         screen.line(screen.cut(f"HALTED: {halt.get('reason')}"), "red")
+    shared = _dict(status.get("shared"))
+    owns = _dict(shared.get("owns"))
+    if shared.get("trouble"):
+        screen.line(screen.cut(f"shared: {shared['trouble']}"), "red" if owns else "yellow")
+    elif owns.get("is_owner"):
+        screen.line(screen.cut(f"shared: this process owns {owns.get('name')!r}"))
     log, journal = _dict(status.get("error_log")), _dict(status.get("journal"))
     for what, one, fine in (("error log", log, ("ok", "closed")), ("journal", journal, ("open", "closed"))):
         if one and one.get("state") not in fine:

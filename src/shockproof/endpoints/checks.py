@@ -37,6 +37,7 @@ def readiness(health: dict[str, Any]) -> list[Check]:  # Any: JSON
         _state("error_log", health["error_log"]["state"], fine=("ok", "closed")),
         _state("journal", health["journal"]["state"], fine=("open", "closed")),
         _halt(health),
+        *_shared(health["shared"]),
     ]
 
 
@@ -76,3 +77,10 @@ def _halt(health: dict[str, Any]) -> Check:  # Any: JSON
     if health["halted"]:
         return Check("halt", "warns", f"halted: {halt['reason']}")
     return Check("halt", "ok") if halt["last_error"] is None else Check("halt", "warns", halt["last_error"])
+
+
+def _shared(shared: dict[str, Any] | None) -> list[Check]:  # Any: JSON
+    if shared is None:
+        return []
+    trouble = shared["trouble"]
+    return [Check("shared", "ok") if trouble is None else Check("shared", "warns", trouble)]

@@ -41,6 +41,7 @@ class Measured:
         self.error_log = recovery._error_log.statistics()
         self.journal = recovery._journal.status()
         self.is_halted = recovery._halt.mark is not None
+        self.shared = recovery._shared_report()
         self.saved_at = recovery._saver.saved_at
         self.loop_monitor = recovery._loop_monitor
 
@@ -205,6 +206,14 @@ def _single(of: Callable[[Measured], float | None]) -> Read:
 def _of_the_loop(of: Callable[[LoopMonitor], float]) -> Read:
     return _single(
         lambda measured: None if measured.loop_monitor is None else float(of(measured.loop_monitor))
+    )
+
+
+def _of_what_is_shared(of: Callable[[dict[str, Any]], float | None]) -> Read:  # Any: JSON
+    return _single(
+        lambda measured: (
+            None if measured.shared is None or (value := of(measured.shared)) is None else float(value)
+        )
     )
 
 
@@ -452,6 +461,22 @@ METRICS: Final = (
         text="1 while the kill switch refuses writes, else 0.",
         labels=(),
         read=_single(lambda measured: float(measured.is_halted)),
+    ),
+    Metric(
+        name="shockproof.shared_store.up",
+        kind="gauge",
+        text="1 while the store that processes share answers, else 0; absent without a store.",
+        labels=(),
+        read=_of_what_is_shared(lambda shared: shared["state"] != "away"),
+    ),
+    Metric(
+        name="shockproof.is_owner",
+        kind="gauge",
+        text="1 while this process may write for what owns= names, else 0; absent without owns=.",
+        labels=(),
+        read=_of_what_is_shared(
+            lambda shared: None if shared["owns"] is None else shared["owns"]["is_owner"]
+        ),
     ),
     Metric(
         name="shockproof.loop.stalls",

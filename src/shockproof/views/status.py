@@ -65,9 +65,9 @@ def status_of(
     chosen = [place for place, state in enumerate(known) if wanted in state.name.casefold()]
     chosen.sort(key=lambda place: _trouble(known[place], statuses[place], circuits[place]))
     hide = _hiding(recovery._redactor)
-    loop = recovery._loop_report()
+    loop, shared = recovery._loop_report(), recovery._shared_report()
     return {
-        "overall_health": overall_health(statuses, recovery._halt, loop),
+        "overall_health": overall_health(statuses, recovery._halt, loop, shared),
         "halted": recovery._halt.mark is not None,
         "halt": hide(halt_report(recovery._halt)),
         "counts": {
@@ -93,6 +93,7 @@ def status_of(
         else {**_recorded(history, now), "happenings": hide(_happenings(history))},
         "error_log": hide(recovery._error_log_report()),
         "loop": hide(loop),
+        "shared": hide(shared),
         "journal": hide(recovery._journal.status()._asdict()),
         "saved_at": recovery._saver.saved_at,
         "pid": os.getpid(),

@@ -193,10 +193,21 @@ def _verdict(status: Mapping[str, Any]) -> Part:  # Any: JSON
     ]
     if status["loop"] is not None and status["loop"]["state"] == "degraded":
         said.append("the event loop was late")
+    said += _of_the_fleet(status)
     text = f"{status['overall_health'].capitalize()}{': ' if said else ''}{', '.join(said)}"
     return Part(
         "verdict", f'<p id="verdict" role="status" class="pill {kind}">{_sign(kind)}{markup(text)}</p>'
     )
+
+
+def _of_the_fleet(status: Mapping[str, Any]) -> list[str]:  # Any: JSON
+    shared = status["shared"]
+    if shared is None:
+        return []
+    owns = shared["owns"]
+    if owns is not None and not owns["is_owner"]:
+        return [f"{owns['state']}, not the owner"]
+    return ["the store is away"] if shared["state"] == "away" else []
 
 
 def _halt_link(status: Mapping[str, Any], *, can_change: bool) -> Part:  # Any: JSON
@@ -218,6 +229,9 @@ def _banner(status: Mapping[str, Any]) -> Part:  # Any: JSON
         said.append(f"The error log is {log['state']}: {log['last_error'] or ''}")
     if log["dropped"]:
         said.append(f"{log['dropped']:,} records of the error log were dropped.")
+    shared = status["shared"]
+    if shared is not None and shared["trouble"] is not None:
+        said.append(f"{shared['trouble'][:1].upper()}{shared['trouble'][1:]}.")
     if journal["state"] not in ("open", "closed"):
         said.append(f"The journal is {journal['state']}: {journal['last_error'] or ''}")
     lines = "".join(f"<p>{_sign('bad')}{markup(line)}</p>" for line in said)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from html import escape
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from shockproof import ErrorRecoveryService, HaltedError, MemoryStore
+from shockproof.command_line.screen import Screen
+from shockproof.command_line.status_lines import show_head
+from shockproof.endpoints.checks import is_ready, readiness
+from shockproof.integrations.measurements import METRICS, Measured
 from shockproof.testing import VirtualClock
+from shockproof.views.status import status_of
+from shockproof.views.status_history import StatusHistory
+from shockproof.views.status_page import parts_of
 from tests.memory.fleet.weather import Weather
 
 pytestmark = pytest.mark.asyncio
@@ -241,3 +252,123 @@ async def test_owning_needs_a_store_and_a_name(tmp_path: Path, clock: VirtualClo
         ErrorRecoveryService(tmp_path, tmp_path, store=MemoryStore(), owns="")
     with pytest.raises(ValueError, match="there is nothing to own"):
         await ErrorRecoveryService(tmp_path, tmp_path, clock=clock).owned()
+
+
+def everywhere(bot: Bot) -> tuple[str, list[str]]:
+    """The overall health, and what else tells of the fleet: the check, the head of the command, the page, the metrics."""
+    health = bot.recovery.get_health_status()
+    checks = readiness(health)
+    assert is_ready(checks), "a circuit, an order: what is not there is no reason to restart it"
+    history = StatusHistory(bot.recovery)
+    status = status_of(bot.recovery, history)
+    page = {part.id: part.markup for part in parts_of(status, matching="", can_change=False)}
+    history.close()
+    trouble = health["shared"]["trouble"]
+    assert status["shared"] == health["shared"]
+    assert (trouble is None) == ('class="pill good"' in page["verdict"])
+    assert trouble is None or escape(trouble[1:]) in page["banner"]
+    out = io.StringIO()
+    show_head(status, "here", Screen(out))
+    measured = Measured(bot.recovery)
+    return health["overall_health"], [
+        *(str(check) for check in checks if check.name == "shared"),
+        *(line for line in out.getvalue().splitlines() if line.startswith("shared")),
+        *(
+            f"{metric.name} {point.value:g}"
+            for metric in METRICS
+            if metric.name in ("shockproof.is_owner", "shockproof.shared_store.up")
+            for point in metric.read(measured)
+        ),
+    ]
+
+
+async def test_who_may_not_write_says_so_everywhere(joins: Joins) -> None:
+    """An owner without its store refuses every order, and nobody may think that all is well."""
+    first, second = await pair(joins)
+    fine = ["[+]shared ok", "shared: this process owns 'account 7'"]
+    up = ["shockproof.shared_store.up 1", "shockproof.is_owner 1"]
+    assert everywhere(first) == ("healthy", [*fine, *up])
+    why = "this process does not own 'account 7', 'bot-0' does; recovery.owned() waits for that"
+    up[1] = "shockproof.is_owner 0"
+    assert everywhere(second) == ("degraded", [f"[!]shared warns: {why}", f"shared: {why}", *up])
+    assert (second.owner["state"], second.owner["holder"]) == ("standby", "bot-0")
+    first.way.turn("away")
+    await asyncio.sleep(0.1)
+    word, lines = everywhere(first)
+    assert word == "degraded"
+    assert "shared: the store is away, this process may write for 'account 7' for another 13 s" in lines[1]
+    await asyncio.sleep(20.0)
+    why = "this process does not own 'account 7', or cannot be certain of it: nobody answers; recovery.owned() waits for that"
+    down = ["shockproof.shared_store.up 0", "shockproof.is_owner 0"]
+    assert everywhere(first) == ("degraded", [f"[!]shared warns: {why}", f"shared: {why}", *down])
+    assert first.owner["state"] == "uncertain"
+
+
+async def test_taking_and_losing_it_is_logged_once_each(
+    joins: Joins, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the moment: the loss while the store is away, when it happens."""
+    caplog.set_level(logging.INFO, "shockproof")
+    first = await joins()
+    await first.recovery.owned()
+    first.way.turn("away")
+    lost_by = clock.monotonic() + 13.9
+    while not any("has lost" in record.message for record in caplog.records):
+        assert clock.monotonic() < lost_by
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(30.0)
+    first.way.turn("fair")
+    await first.recovery.owned()
+    await first.recovery.aclose()
+    told = [
+        (one.levelname, one.message.split(":")[0]) for one in caplog.records if "account 7" in one.message
+    ]
+    assert told == [
+        ("INFO", "the store knows of no owner of 'account 7'"),
+        ("INFO", "this process owns 'account 7' from now on"),
+        ("WARNING", told[2][1]),
+        ("WARNING", "this process has lost 'account 7' and writes nothing for it"),
+        ("INFO", "this process owns 'account 7' from now on"),
+        ("INFO", "this process has given 'account 7' back"),
+    ]
+    assert told[2][1].startswith(
+        "the store of the fleet is away, this process may write for 'account 7' for another "
+    )
+
+
+async def test_who_waits_for_a_new_store_says_for_how_long(joins: Joins, clock: VirtualClock) -> None:
+    """A first start refuses all orders for 15 seconds; it owns nothing before that, nor claims so later."""
+    first = await joins()
+    await asyncio.sleep(5.0)
+
+    async def send() -> None: ...
+
+    with pytest.raises(
+        HaltedError, match="does not own 'account 7' yet, and waits another 10 s: the store is new"
+    ):
+        await first.orders.call(send)
+    assert (first.owner["state"], first.owner["since"]) == ("waiting", None)
+    await first.recovery.owned()
+    began = clock.time()
+    assert datetime.fromisoformat(str(first.owner["since"])).timestamp() == pytest.approx(began, abs=0.5)
+
+
+async def test_a_holder_of_the_same_name_is_told_apart(
+    joins: Joins, tmp_path: Path, clock: VirtualClock
+) -> None:
+    """Started again at once after it was killed, a process waits for its own earlier lease."""
+    first, _ = await pair(joins)
+    again = ErrorRecoveryService(
+        tmp_path / "state",
+        tmp_path / "errors",
+        store=first.way,
+        owns="account 7",
+        process_name="bot-0",
+        clock=clock,
+    )
+    await again.start()
+    assert (
+        "'bot-0' does, which is its own name: an earlier life"
+        in again.get_health_status()["shared"]["trouble"]
+    )
+    await again.aclose()

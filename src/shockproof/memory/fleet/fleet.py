@@ -137,8 +137,29 @@ class Fleet:
             "open_for_all": [name for name, one in list(self._circuits.items()) if one.is_open_for_all],
             "owns": None if self._ownership is None else self._ownership.health,
             "limits": {name: one.health for name, one in list(self._limits.items()) if one.is_used},
+            "trouble": self._trouble,
             "votes": {name: sorted(one.votes) for name, one in list(self._circuits.items()) if one.votes},
         }
+
+    @property
+    def _trouble(self) -> str | None:
+        """What is not as it should be; None: nothing."""
+        missing = None if self._ownership is None else self._ownership.missing
+        if missing is not None:
+            return missing
+        if self._state != "away":
+            return None
+        return f"the store is away, {self._until_back}: {self._last_error}"
+
+    @property
+    def _until_back(self) -> str:
+        """What holds while the store is away."""
+        ownership = self._ownership
+        if ownership is None:
+            return "each process decides by itself"
+        if ownership.is_held:
+            return f"this process may write for {ownership.name!r} for another {ownership.remaining:.0f} s, then nobody may"
+        return f"nobody may begin to write for {ownership.name!r}"
 
     # -- starting and ending -----------------------------------------------------------------------------
 
@@ -207,18 +228,28 @@ class Fleet:
                     self._is_away(f"{type(error).__name__}: {error}")
                 self._was_looked_at.set()
                 failures = 0 if self._clock.monotonic() - began > _LOOK_EVERY else failures + 1
-                await self._clock.sleep(self._backoff.delay(failures, 0.0))
+                await self._rest(self._backoff.delay(failures, 0.0))
         finally:
             for shared in self._circuits.values():
                 shared.reach(is_reachable=False)
             self._was_looked_at.set()
             self._on_loop_end()
 
+    async def _rest(self, seconds: float) -> None:
+        """Wait until the store is worth asking again, and tell when what is owned runs out meanwhile."""
+        if self._ownership is not None and 0 < (left := self._ownership.remaining) < seconds:
+            await self._clock.sleep(left + _LEAST_WAIT)  # a timer may be early by what a clock cannot tell
+            self._ownership.tell()
+            seconds -= left
+        await self._clock.sleep(seconds)
+
     async def _session(self) -> None:
         """Listen and tell, until the store does not answer."""
         async with self._store.watch(_CIRCUITS) as changes:
             await self._look()
             self._own_at = 0.0
+            if self._ownership is not None:
+                self._ownership.store_error = None
             await self._own()
             self._is_there()
             self._was_looked_at.set()
@@ -361,7 +392,10 @@ class Fleet:
 
     def _is_away(self, error: str) -> None:
         if self._state != "away":
-            _log.warning("the store of the fleet is away, each process decides by itself: %s", error)
+            _log.warning("the store of the fleet is away, %s: %s", self._until_back, error)
+        if self._ownership is not None:
+            self._ownership.store_error = error
+            self._ownership.tell()
         self._changed("away", error)
         for shared in self._circuits.values():
             shared.reach(is_reachable=False)

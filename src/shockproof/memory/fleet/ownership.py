@@ -8,12 +8,13 @@ begins, where the store may have forgotten an earlier owner, only when that one 
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.services.waiters import wake_all
-from shockproof.memory.stores.lease import Lease, take_lease
+from shockproof.memory.stores.lease import Lease, holder_of, take_lease
 from shockproof.memory.stores.state_store import StateStore
 from shockproof.vocabulary.clock import Clock
 
@@ -22,6 +23,8 @@ __all__ = ["Ownership"]
 _LENGTH: Final = 15.0
 """Seconds of the lease: after which another process may have it when its owner has died."""
 _REMEMBERED: Final = "owned/"
+
+_log = logging.getLogger("shockproof")
 
 
 class Ownership:
@@ -39,12 +42,19 @@ class Ownership:
         self._begins_at = 0.0
         self._is_remembered = False
         self._since: float | None = None
+        self._other: str | None = None
+        """Who had it when the store was asked last."""
+        self._was_held = False
+        """As last told in the log."""
+        self.store_error: str | None = "the store has not answered yet"
+        """Why the store cannot be asked; None: it can."""
         self.waiting: set[asyncio.Future[None]] = set()
         after_fork(self._in_the_child)
 
     def _in_the_child(self) -> None:
         # What the parent owns it goes on owning, and the child never does beside it.
-        self._lease, self._since = None, None
+        self._lease, self._since, self._other, self._was_held = None, None, None, False
+        self.store_error = "this process was forked, and the store has not answered it yet"
         self.waiting = set()
 
     @property
@@ -63,15 +73,50 @@ class Ownership:
         """Why nothing may be written now; None: it may."""
         if self.is_held:
             return None
-        return f"this process does not own {self.name!r}, or cannot be certain of it; recovery.owned() waits for that"
+        state, name = self.state, f"this process does not own {self.name!r}"
+        if state == "waiting":
+            left = max(0.0, self._begins_at - self._clock.monotonic())
+            why = (
+                f"{name} yet, and waits another {left:.0f} s: the store is new or has lost its data, and an earlier "
+                "owner may not know"
+            )
+        elif state == "standby":
+            who = repr(self._other)
+            why = f"{name}, {who} does" + (
+                ", which is its own name: an earlier life, or another process so named"
+                if self._other == self._holder
+                else ""
+            )
+        else:
+            why = f"{name}, or cannot be certain of it"
+            if self.store_error is not None:
+                why += f": {self.store_error}"
+        return f"{why}; recovery.owned() waits for that"
+
+    @property
+    def state(self) -> Literal["owner", "standby", "waiting", "uncertain"]:
+        """Whether it is owned, another one has it, it will be soon, or nobody can tell."""
+        if self.is_held:
+            return "owner"
+        if self._lease is not None and self._lease.is_held:
+            return "waiting"
+        return "standby" if self._other is not None and self.store_error is None else "uncertain"
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which it is owned without the store; 0: it is not."""
+        lease = self.lease
+        return 0.0 if lease is None else lease.remaining
 
     @property
     def health(self) -> dict[str, Any]:  # Any: JSON
-        """What is owned, whether it is, and since when."""
-        lease = self.lease
+        """What is owned, whether it is and by whom, and since when."""
+        lease, state = self.lease, self.state
         return {
             "name": self.name,
             "is_owner": lease is not None,
+            "state": state,
+            "holder": self._holder if lease is not None else self._other if state == "standby" else None,
             "since": None
             if lease is None or self._since is None
             else datetime.fromtimestamp(self._since, UTC).isoformat(),
@@ -95,10 +140,21 @@ class Ownership:
             lease = await self._take(store, owned_until)
         if lease is None:
             self._lease, self._since = None, None
+            self.tell()
+            self._other = await holder_of(store, self._lease_name)
             return _LENGTH / 4
-        if self._lease is not lease:
-            self._lease, self._since = lease, self._clock.time()
+        self._other = None
         left = self._begins_at - self._clock.monotonic()
+        if self._lease is not lease:
+            self._lease, self._since = lease, self._clock.time() + max(0.0, left)
+            if left > 0:
+                _log.info(
+                    "the store knows of no owner of %r: this process waits %.0f s before it writes, for an earlier one "
+                    "may not know that it is over",
+                    self.name,
+                    left,
+                )
+        self.tell()
         if left > 0:
             return min(left, _LENGTH / 3)
         if not self._is_remembered:
@@ -108,6 +164,25 @@ class Ownership:
         wake_all(self.waiting)
         return _LENGTH / 3
 
+    @property
+    def _lease_name(self) -> str:
+        return f"owner of {self.name}"
+
+    def tell(self) -> None:
+        """Log whether it was taken or lost since this was called last."""
+        is_held = self.is_held
+        if is_held == self._was_held:
+            return
+        self._was_held = is_held
+        if is_held:
+            _log.info("this process owns %r from now on", self.name)
+        else:
+            _log.warning(
+                "this process has lost %r and writes nothing for it%s",
+                self.name,
+                "" if self.store_error is None else f": {self.store_error}",
+            )
+
     async def _take(self, store: StateStore, owned_until: float) -> Lease | None:
         asked_at = self._clock.monotonic()
         # That there was an owner ever is kept apart from the lease, and never expires: where it is gone, the store has
@@ -115,7 +190,7 @@ class Ownership:
         remembered = await store.get(_REMEMBERED + self.name)
         lease = await take_lease(
             store,
-            f"owner of {self.name}",
+            self._lease_name,
             length=_LENGTH,
             holder=self._holder,
             clock=self._clock,
@@ -137,5 +212,8 @@ class Ownership:
             StoreUnavailableError: the store did not answer; it ends by itself.
         """
         lease, self._lease = self._lease, None
+        if self._was_held:
+            self._was_held = False
+            _log.info("this process has given %r back", self.name)
         if lease is not None:
             await lease.release()

@@ -36,12 +36,12 @@ def health_report(
     The health at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC).
 
     ``overall_health`` is ``"unhealthy"`` if any service is unavailable, else ``"degraded"`` if any is
-    degraded, it is halted or a watched loop was late, else ``"healthy"``.
+    degraded, it is halted, a watched loop was late, or what is shared is in trouble, else ``"healthy"``.
     """
     known = list(services)
     statuses = {state.name: state.status_at(now) for state in known}
     return {
-        "overall_health": overall_health(statuses.values(), halt, loop),
+        "overall_health": overall_health(statuses.values(), halt, loop, shared),
         "service_statuses": {name: status.value for name, status in statuses.items()},
         "recent_error_count": recent_errors,
         "circuit_breakers": {state.name: state.circuit.state(now) for state in known},
@@ -94,6 +94,7 @@ def overall_health(
     statuses: Collection[ServiceStatus],
     halt: Halt,
     loop: Mapping[str, Any] | None,  # Any: text and numbers
+    shared: Mapping[str, Any] | None,  # Any: JSON
 ) -> Literal["healthy", "degraded", "unhealthy"]:
     """The one word for all of them together; see `health_report`."""
     if ServiceStatus.UNAVAILABLE in statuses:
@@ -103,6 +104,7 @@ def overall_health(
         or halt.mark is not None
         or halt.last_error is not None
         or (loop is not None and loop["state"] == "degraded")
+        or (shared is not None and shared["trouble"] is not None)
     ):
         return "degraded"
     return "healthy"

@@ -18,7 +18,7 @@ from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.clock import Clock, SystemClock, as_clock
 from shockproof.vocabulary.errors import StoreConflictError
 
-__all__ = ["LEASE_MARGIN", "Lease", "take_lease"]
+__all__ = ["LEASE_MARGIN", "Lease", "holder_of", "take_lease"]
 
 _PREFIX: Final = "lease/"
 LEASE_MARGIN: Final = 0.1
@@ -144,3 +144,18 @@ async def take_lease(
     except StoreConflictError:
         return None
     return Lease(store, name, who, count, count_by, token, asked_at + count * (1 - LEASE_MARGIN))
+
+
+async def holder_of(store: StateStore, name: str) -> str | None:
+    """
+    Who has the lease *name*, as it told to be shown; None: nobody, or something that told no name.
+
+    Raises:
+        StoreUnavailableError: the store did not answer.
+    """
+    entry = await store.get(_PREFIX + name)
+    try:
+        holder = None if entry is None else json.loads(entry.value)["holder"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return holder if isinstance(holder, str) else None
