@@ -548,6 +548,57 @@ async def test_a_page_that_is_full_proves_no_absence(venue: Venue, *, known: boo
     assert await find_order(venue.exchange, "mine", "EUR/USDT") is NOT_FOUND
 
 
+def lists(exchange: Any, *ids: str | None) -> Any:
+    """The same exchange, where no order is found by its id, and these are all."""
+
+    async def not_by_id(*_: object) -> dict[str, Any]:
+        raise ccxt.OrderNotFound("by id")
+
+    async def listed(*_: object) -> list[dict[str, Any]]:
+        return [{"clientOrderId": one} for one in ids]
+
+    exchange.has = {**exchange.has, "fetchOrders": True}
+    exchange.fetch_order, exchange.fetch_orders = not_by_id, listed
+    return exchange
+
+
+@pytest.mark.parametrize("listed", ["t-bot-1", "x-ab12_Bot-1", "BOT-1"])
+async def test_an_id_that_may_have_been_made_of_the_key_proves_no_absence(venue: Venue, listed: str) -> None:
+    """Brokers' ids before it, other letters: it may be the order, and sending again would double it."""
+    lists(venue.exchange, "other", listed)
+    assert await find_order(venue.exchange, "bot-1", "EUR/USDT") is UNKNOWN
+
+
+async def test_an_id_that_went_through_a_number_proves_no_absence(venue: Venue) -> None:
+    """Ccxt sends some exchanges an integer."""
+    lists(venue.exchange, "7")
+    assert await find_order(venue.exchange, "007", "EUR/USDT") is UNKNOWN
+    assert await find_order(venue.exchange, "17", "EUR/USDT") is NOT_FOUND
+
+
+async def test_an_id_that_only_ends_in_the_same_letters_is_another(venue: Venue) -> None:
+    """Without a separator it is no prefix: counting from 1 to 11 stays possible."""
+    lists(venue.exchange, "bot-11", "robot-1", "bot-1-a")
+    assert await find_order(venue.exchange, "bot-1", "EUR/USDT") is NOT_FOUND
+
+
+async def test_orders_that_are_listed_without_their_ids_prove_no_absence(venue: Venue) -> None:
+    """An exchange that lists no ids cannot tell; one order without, placed by hand among others, says nothing."""
+    lists(venue.exchange, None, None)
+    assert await find_order(venue.exchange, "bot-1", "EUR/USDT") is UNKNOWN
+    lists(venue.exchange, None, "other")
+    assert await find_order(venue.exchange, "bot-1", "EUR/USDT") is NOT_FOUND
+
+
+async def test_gates_own_prefix_is_known() -> None:
+    """Ccxt sends ``t-bot-1``, and lists it so; an id that begins with a t is sent as it is."""
+    exchange = lists(ccxt.gate(), "t-bot-1", "tick-1")
+    exchange.feature_value = lambda *_: None  # it has not loaded its markets
+    assert isinstance(await find_order(exchange, "bot-1", "BTC/USDT"), Found)
+    assert isinstance(await find_order(exchange, "tick-1", "BTC/USDT"), Found)
+    assert await find_order(exchange, "bot-2", "BTC/USDT") is NOT_FOUND
+
+
 async def test_a_look_up_that_is_cancelled_ends(venue: Venue) -> None:
     """Cancellation is no failure of the look-up."""
     venue.befall(FaultKind.LATE, Endpoint.QUERY_ORDER)

@@ -271,6 +271,8 @@ def _switch_off_retries(exchange: Exchange) -> None:
                 holder[name] = 0
 
 
+_GATES: Final = ("gate", "gateeu")
+
 _PAGE: Final = 20
 """Orders asked for where ccxt does not say how many an exchange lists at once: few, so that none lists fewer."""
 
@@ -296,7 +298,17 @@ async def find_order(exchange: Exchange, key: str, symbol: str) -> LookUp[Order]
         _log.debug("%s: looking up %s failed", exchange.id, key, exc_info=True)
         return UNKNOWN
     # An exchange that does not know the parameter may have answered with another order.
-    return Found(order) if order["clientOrderId"] == key else UNKNOWN
+    return Found(order) if order["clientOrderId"] == _id_at(exchange, key) else UNKNOWN
+
+
+def _id_at(exchange: Exchange, key: str) -> str:
+    """What ccxt makes of a client order id before it sends it: only Gate's are changed, and told back so."""
+    return f"t-{key}" if exchange.id in _GATES and not key.startswith("t") else key
+
+
+def _may_be(key: str) -> re.Pattern[str]:
+    """Ids that an exchange may have made of *key*: with a prefix, in other letters, or by way of a number."""
+    return re.compile(rf"(?:.*[^0-9a-z])?0*{re.escape(key.lstrip('0'))}", re.IGNORECASE)
 
 
 async def _find_listed(exchange: Exchange, key: str, symbol: str) -> LookUp[Order]:
@@ -311,6 +323,8 @@ async def _find_listed(exchange: Exchange, key: str, symbol: str) -> LookUp[Orde
         )
     )
     is_whole = True
+    known_as = _id_at(exchange, key)
+    ids: list[str | None] = []
     for ability, fetch in lists:
         if exchange.has.get(ability) is not True:
             is_whole = False
@@ -318,8 +332,13 @@ async def _find_listed(exchange: Exchange, key: str, symbol: str) -> LookUp[Orde
         longest: object = exchange.feature_value(symbol, ability, "limit")
         limit = longest if isinstance(longest, int) else _PAGE
         listed: list[Order] = await fetch(symbol, None, limit)
-        order = next((one for one in listed if one["clientOrderId"] == key), None)
+        order = next((one for one in listed if one["clientOrderId"] == known_as), None)
         if order is not None:
             return Found(order)
+        ids += [one["clientOrderId"] for one in listed]
         is_whole = is_whole and len(listed) < limit
-    return NOT_FOUND if is_whole else UNKNOWN
+    if ids and not any(ids):  # it does not list them, or got none
+        return UNKNOWN
+    changed = _may_be(key)
+    is_like_one = any(changed.fullmatch(listed_id) for listed_id in ids if listed_id)
+    return NOT_FOUND if is_whole and not is_like_one else UNKNOWN
