@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -99,6 +100,31 @@ def test_what_happens_between_two_looks_is_told_in_one_message(desk: Desk) -> No
     desk.run(main)
     assert target.messages[1:] == [["resolved service:broker", "resolved service:market"]]
     assert target.attempts[0] == 5.0
+
+
+def test_one_outage_of_a_critical_service_pages_once(desk: Desk) -> None:
+    """With all defaults, for a quarter of an hour in which each probe fails, and once more when it is over."""
+    target = desk.target()
+    recovery = ErrorRecoveryService(desk.recovery.state_dir, desk.recovery.error_log_dir, clock=desk.clock)
+    is_down = True
+
+    async def fetch() -> None:
+        if is_down:
+            raise ConnectionError("down")
+
+    async def main() -> None:
+        nonlocal is_down
+        venue = recovery.service("venue", critical=True)
+        async with recovery, Alerts(recovery, [target]):
+            for second in range(1000):
+                is_down = second < 900
+                with contextlib.suppress(ConnectionError, CircuitOpenError):
+                    await venue.call(fetch)
+                await asyncio.sleep(1)
+            await asyncio.sleep(100)
+
+    desk.clock.run(main())
+    assert target.messages == [["opened service:venue"], ["resolved service:venue"]]
 
 
 def test_a_call_never_waits_for_a_target_that_hangs(desk: Desk) -> None:

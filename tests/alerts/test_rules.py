@@ -154,11 +154,37 @@ def test_a_failed_call_is_a_critical_error_only_where_the_service_is_critical() 
     for event in (call_failed(), call_failed()):
         watched.watch.note(event)
     found = watched.look(2, broker=of_service(critical=True))
-    assert found["critical_error:broker"].summary == (
+    assert found["service:broker"].summary == (
         "broker: 2 calls to a critical service failed for good: ConnectionError: reset"
     )
-    assert watched.at(61, broker=of_service(critical=True)) == ["critical_error:broker"]
+    assert watched.at(61, broker=of_service(critical=True)) == ["service:broker"]
     assert watched.at(62, broker=of_service(critical=True)) == []
+
+
+@pytest.mark.parametrize("circuit_opened", [0.0, None])
+def test_an_outage_of_a_critical_service_is_one_incident_however_many_probes_fail(
+    circuit_opened: float | None,
+) -> None:
+    """It begins with a failed call, goes on while its circuit rests, and is over when that is closed and quiet."""
+    watched = Watched(AlertRules(circuit_opened=circuit_opened, service_unavailable=None))
+    down = of_service("unavailable", "open", critical=True)
+    half_open = of_service("degraded", "half-open", critical=True)
+    fine = of_service(critical=True)
+    watched.watch.note(call_failed())
+    (first,) = watched.look(1, broker=fine).values()
+    assert first.rule == "critical_error"
+    for probe in range(100, 1000, 100):  # longer apart than resolve_after
+        assert list(watched.look(probe, broker=down).values()) == [first]
+        assert list(watched.look(probe + 80, broker=half_open).values()) == [first]
+        watched.watch.note(call_failed())
+    assert list(watched.look(1000, broker=down).values()) == [first]
+    assert watched.at(1059, broker=fine) == ["service:broker"]
+    assert watched.at(1060, broker=fine) == []
+
+
+def test_a_critical_circuit_that_is_half_open_begins_no_incident() -> None:
+    """Only what failed begins one."""
+    assert Watched().at(1, broker=of_service("degraded", "half-open", critical=True)) == []
 
 
 def test_an_unknown_outcome_is_left_to_a_person_and_the_next_one_is_a_new_incident() -> None:

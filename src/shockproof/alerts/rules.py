@@ -32,7 +32,8 @@ class AlertRules:
         circuit_opened: a circuit is open, by its rules or by hand. Default: 0.
         service_unavailable: a service is unavailable; with the open circuit of the same service, one incident.
             Default: 60.
-        critical_error: a call to a service with ``critical=True`` failed for good. Default: 0.
+        critical_error: a call to a service with ``critical=True`` failed for good; with an open circuit or unavailability of
+            the same service, one incident. Default: 0.
         outcome_unknown: nobody knows what a call did, such as an order (of one sent with `Handle.once`: also not
             after it was looked up). A person has to look: no end is told, and the next one after `resolve_after` is a new
             incident. Default: 0.
@@ -215,13 +216,15 @@ class Watch:
         if service["status"] == "unavailable":
             yield _Finding(key, "service_unavailable", name, severity, f"unavailable{because}")
         failed = self._failed.get(name, 0)
-        if failed and service["critical"]:
+        if service["critical"] and (failed or circuit != "closed"):
+            # Also without `circuit_opened` it lasts as long as the circuit: each probe that fails is no new outage.
             yield _Finding(
-                f"critical_error:{name}",
+                key,
                 "critical_error",
                 name,
                 "critical",
                 f"{_calls(failed)} to a critical service failed for good{because}",
+                opens=bool(failed),
                 is_instant=True,
             )
         unknown = self._unknown.get(name, 0)
