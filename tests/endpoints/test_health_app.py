@@ -387,6 +387,35 @@ async def test_it_is_found_behind_a_proxy_that_cuts_off_what_the_framework_belie
         assert (await ask(health_app(recovery), "GET", path, **roots))[:2] == (200, "ok\n")
 
 
+async def as_litestar_asks(app: AsgiApp, path: str, root: str = "") -> Answered:
+    """As Litestar 2.25 calls what is mounted at /shockproof: without the mount, and with a slash at the end."""
+    raw = f"{root}/shockproof{path}".encode()
+    return await ask(app, "GET", f"{path.rstrip('/')}/", root_path=root, raw_path=raw)
+
+
+@pytest.mark.parametrize("root", ["", "/api"])
+async def test_everything_is_found_below_a_mount_of_litestar(
+    recovery: ErrorRecoveryService, root: str
+) -> None:
+    """The status page with its files, too; a slash that the browser sent is told from one that the framework added."""
+    app = health_app(recovery, status_page=True)
+    pages = (
+        "/livez",
+        "/readyz",
+        "/health",
+        "/status",
+        "/status.json",
+        "/status/style.css",
+        "/status/live.js",
+    )
+    assert [(await as_litestar_asks(app, path, root)).status for path in pages] == [200] * len(pages)
+    assert "<html" in (await as_litestar_asks(app, "/status", root)).text
+    asked_for_with_a_slash = await as_litestar_asks(app, "/status/", root)
+    assert (asked_for_with_a_slash.status, asked_for_with_a_slash.headers["location"]) == (302, "../status")
+    assert (await as_litestar_asks(app, "/", root)).headers["location"] == "status"
+    assert (await as_litestar_asks(app, "", root)).status == 404  # "status" would be another place from here
+
+
 async def test_it_takes_part_in_the_lifespan_of_a_server_and_speaks_nothing_else(
     recovery: ErrorRecoveryService,
 ) -> None:

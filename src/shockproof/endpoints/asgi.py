@@ -104,6 +104,8 @@ async def _body(receive: Receive) -> bytes | None:
 def _path(scope: Message) -> str:
     """The path below where it is mounted: frameworks give the whole of it with `root_path`, or what is left."""
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    if path.endswith("/") and not (scope.get("raw_path") or b"/").endswith(b"/"):
+        path = path[:-1]  # Litestar adds it below a mount, and relative ways are those of what was asked for
     # A proxy may have cut off where the framework believes to be, and Starlette says how much of it that is.
     for front in (root, root.removeprefix(str(scope.get("app_root_path", "")).rstrip("/"))):
         if front and (path == front or path.startswith(f"{front}/")):

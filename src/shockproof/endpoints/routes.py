@@ -58,9 +58,8 @@ class Routes:
 
         Cancelled, what was asked for is done or not begun; a halt or resume is written all the same.
         """
+        path = request.path.rstrip("/") or "/"
         if self._status is not None:
-            if self._status.knows(request.path):
-                return await self._status.answer(request)
             if request.path in (
                 "/",
                 f"{PAGE}/",
@@ -68,7 +67,8 @@ class Routes:
                 return plain(
                     302, "see status", ("location", ".." + PAGE if request.path != "/" else PAGE[1:])
                 )
-        path = request.path.rstrip("/") or "/"
+            if self._status.knows(path):
+                return await self._status.answer(request._replace(path=path))
         if Changes.knows(path):
             if request.method != "POST":
                 return plain(405, "only POST changes something", ("allow", "POST"))
