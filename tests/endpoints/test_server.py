@@ -298,9 +298,11 @@ def test_idle_connections_make_room_for_those_that_ask(recovery: ErrorRecoverySe
 def test_the_end_of_the_block_ends_open_connections(
     recovery: ErrorRecoveryService,
 ) -> None:
-    """Whether they are idle, half sent or never used; and nothing listens any more."""
+    """Whether they are idle, half sent or never used; nothing listens any more, and asyncio has nothing to complain of."""
+    complaints: list[dict[str, Any]] = []
 
     async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
         async with contextlib.AsyncExitStack() as stack:
             async with bounded(recovery) as (server, url):
                 assert server._server is not None
@@ -314,6 +316,7 @@ def test_the_end_of_the_block_ends_open_connections(
                 assert await client.rest() == b""
 
     on_real_time(main)
+    assert complaints == []
 
 
 def test_a_cancellation_ends_the_server(recovery: ErrorRecoveryService) -> None:

@@ -127,14 +127,22 @@ class Server:
         if self._connections:
             await asyncio.wait(self._connections)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._server is None or not self._has_room():
             writer.transport.abort()
             return
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._connections.discard(task)
+            if task.cancelled():  # maybe before its first step
+                writer.transport.abort()
+
+        # A task of our own: that of a coroutine function is asyncio's, which on Python 3.11 raises when it was cancelled.
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(ended)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.set_write_buffer_limits(0)  # what is drained has left: nothing is there to close for
         try:
             while await self._exchange(reader, writer):
