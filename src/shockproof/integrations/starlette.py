@@ -45,12 +45,12 @@ _OURS: Final = (CallRejectedError, AttemptTimeoutError, DeadlineExceededError)
 _TRY_AGAIN_LATER: Final = 1013
 """The code that closes a WebSocket, of the registry of RFC 6455."""
 
-Lifespan = Callable[
-    [Any], AbstractAsyncContextManager[Mapping[str, Any] | None]
-]  # Any: the app, and its state
+# Starlette takes a lifespan that yields a state or one that yields None, and none that may do either.
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]  # Any: the app, and its state
+AnyLifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]  # Any: as above
 
 
-def lifespan_of(recovery: ErrorRecoveryService, around: Lifespan | None = None) -> Lifespan:
+def lifespan_of(recovery: ErrorRecoveryService, around: AnyLifespan | None = None) -> Lifespan:
     """
     A lifespan for ``Starlette(lifespan=...)`` or ``FastAPI(lifespan=...)``: *recovery* starts before the first request,
     and is closed, with everything written, after the last.
