@@ -78,6 +78,24 @@ async def test_one_that_is_served_is_left_alone(recovery: ErrorRecoveryService) 
             assert second.exists()
 
 
+async def test_the_target_of_a_link_in_the_place_of_its_lock_is_left_alone(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Whoever put it there: what it points to is not written, and the error says what to remove."""
+    recovery.state_dir.mkdir(parents=True, exist_ok=True)
+    target = recovery.state_dir / "notes"
+    target.write_text("of somebody")
+    lock = recovery.state_dir / "shockproof.sock.lock"
+    lock.symlink_to(target)
+    with pytest.raises(OSError, match=r"symbolic link.*remove it.*shockproof\.sock\.lock"):
+        async with serve_socket(recovery):
+            pass
+    assert target.read_text() == "of somebody"
+    lock.unlink()
+    async with serve_socket(recovery) as path, asking(path) as client:
+        assert (await client.get("/livez")).status_code == 200
+
+
 async def test_a_file_of_its_name_is_not_deleted(recovery: ErrorRecoveryService) -> None:
     """Whatever it is, it is not ours."""
     recovery.state_dir.mkdir(parents=True, exist_ok=True)

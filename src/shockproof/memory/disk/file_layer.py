@@ -172,6 +172,7 @@ class FileLayer(Protocol):
 
         Raises:
             BlockingIOError: it has another owner; never waits for that one.
+            OSError: it cannot be made, or is a symbolic link, whose target is left alone.
         """
         ...
 
@@ -315,7 +316,15 @@ class SystemFiles:
             os.close(handle)
 
     def own(self, path: Path, owner: bytes) -> int:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        try:
+            handle = os.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno != errno.ELOOP or not path.is_symlink():
+                raise
+            raise OSError(
+                error.errno, "it is a symbolic link, whose target is left alone: remove it", str(path)
+            ) from None
         try:
             if sys.platform != "win32":
                 import fcntl
