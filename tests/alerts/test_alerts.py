@@ -287,6 +287,27 @@ def test_closing_ends_within_its_bound_and_names_what_was_not_told(
     assert "not told to recording: error: broker: circuit open: ConnectionError: reset" in caplog.text
 
 
+def test_what_many_incidents_leave_untold_is_one_line_of_bounded_length(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worst are named, and how many more there are; and who is told one hears how many wait."""
+    target = desk.target()
+
+    async def main() -> None:
+        async with Alerts(desk.recovery, [target], max_per_minute=1):
+            for number in range(30):
+                await desk.fails(f"s{number}", "x" * 1000)
+
+    with caplog.at_level(logging.WARNING, "shockproof"):
+        desk.run(main)
+    assert target.notices[0].text.endswith("x; 29 more wait")
+    assert target.notices[0].to_dict()["waiting"] == 29
+    (line,) = [one.getMessage() for one in caplog.records if "not told to" in one.getMessage()]
+    assert line.count("circuit open") == 20
+    assert line.endswith("; and 9 more")
+    assert len(line) < 20 * 400
+
+
 def test_a_cancelled_close_ends_at_once_and_leaves_nothing_behind(desk: Desk) -> None:
     """Cancellation wins over flushing."""
     target = desk.target(1e9)

@@ -355,6 +355,7 @@ def test_the_limit_lets_the_worst_go_first_and_the_others_wait() -> None:
         incident("c", "critical"),
         incident("d", "error", -1),
     ]
+    assert [one.waiting for one in told.ledger.due(open_now(*many), 0, 0)] == [0, 2]
     assert told.tell(0, *many) == ["opened c", "opened d"]
     assert told.tell(59.9, *many) == []
     assert told.tell(60, *many[:2]) == ["opened b", "opened a"]

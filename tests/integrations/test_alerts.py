@@ -119,6 +119,7 @@ async def test_a_webhook_gets_json_and_its_headers(server: Misbehaving) -> None:
                     "opened_at": "2026-01-01T00:00:00+00:00",
                     "at": "2026-01-01T00:00:30+00:00",
                     "lasted": 30.0,
+                    "waiting": 0,
                 }
             ],
         }

@@ -37,6 +37,9 @@ _log = logging.getLogger("shockproof")
 
 _SHORTEST_SECRET: Final = 4
 
+_MOST_NAMED: Final = 20
+"""Notices in the log's line about those that could not be told."""
+
 # No effect is declared: an alert has to leave while everything is halted.
 _SENDING: Final = ServiceOptions(
     max_retries=4,
@@ -179,7 +182,7 @@ class Alerts:
         """
         Look a last time, tell what is due, and end, after at most *timeout* seconds.
 
-        What could not be told by then is named in the log. Incidents that are open stay so at PagerDuty: the next life
+        What could not be told by then is named in the log, at most 20 of it. Incidents that are open stay so at PagerDuty: the next life
         of the program that finds them open goes on with the same keys. Cancelled, it ends at once.
         """
         limit = seconds("timeout", timeout)
@@ -262,9 +265,10 @@ class Alerts:
         for desk in self._desks:
             left = desk.ledger.untold(self._open, self._clock.monotonic(), self._clock.time())
             if left:
-                _log.warning(
-                    "not told to %s: %s", desk.target.name, "; ".join(notice.text for notice in left)
-                )
+                named = [notice.text for notice in left[:_MOST_NAMED]]
+                if len(left) > len(named):
+                    named.append(f"and {len(left) - len(named)} more")
+                _log.warning("not told to %s: %s", desk.target.name, "; ".join(named))
 
 
 def _service_name(target: Target) -> str:

@@ -56,6 +56,8 @@ class Notice:
     """When this notice was made; wall time, seconds since 1970 UTC."""
     lasted: float
     """Seconds from the beginning of the incident to this notice."""
+    waiting: int = 0
+    """How many more notices `Alerts(max_per_minute=...)` holds back; said by the last one that it lets through."""
 
     @property
     def dedup_key(self) -> str:
@@ -69,9 +71,10 @@ class Notice:
     @property
     def text(self) -> str:
         """The notice in one line."""
+        others = f"; {self.waiting} more wait" if self.waiting else ""
         if self.kind == "opened":
-            return f"{self.incident.severity}: {self.incident.summary}"
-        return f"resolved after {self.lasted:.0f} s: {self.incident.summary}"
+            return f"{self.incident.severity}: {self.incident.summary}{others}"
+        return f"resolved after {self.lasted:.0f} s: {self.incident.summary}{others}"
 
     def to_dict(self) -> dict[str, Any]:  # Any: text
         """JSON-ready; times are ISO 8601 in UTC."""
@@ -85,6 +88,7 @@ class Notice:
             "opened_at": _iso(self.incident.opened_at),
             "at": _iso(self.at),
             "lasted": round(self.lasted, 3),
+            "waiting": self.waiting,
         }
 
 

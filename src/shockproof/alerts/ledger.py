@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from shockproof.alerts.incident import SEVERITIES, Incident, Kind, Notice
@@ -38,7 +39,8 @@ class Ledger:
 
     def due(self, incidents: Mapping[str, Incident], now: float, wall: float) -> list[Notice]:
         """
-        What to tell at *now* (monotonic seconds), the worst first, as much as the limit allows.
+        What to tell at *now* (monotonic seconds), the worst first, as much as the limit allows; the last of them says
+        how many wait.
 
         *incidents* are those that are open, by key; *wall* is the wall time of the notices.
         """
@@ -46,7 +48,11 @@ class Ledger:
             self._forget(key)
         while self._sent_at and now - self._sent_at[0] >= _MINUTE:
             self._sent_at.popleft()
-        return self.untold(incidents, now, wall)[: max(0, self._max_per_minute - len(self._sent_at))]
+        untold = self.untold(incidents, now, wall)
+        due = untold[: max(0, self._max_per_minute - len(self._sent_at))]
+        if due:
+            due[-1] = replace(due[-1], waiting=len(untold) - len(due))
+        return due
 
     def untold(self, incidents: Mapping[str, Incident], now: float, wall: float) -> list[Notice]:
         """The same without the limit."""
