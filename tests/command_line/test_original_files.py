@@ -44,6 +44,11 @@ def contents(place: Path) -> dict[str, bytes]:
         (("state", "verify", *STATE), 0, "by the original program"),
         (("state", "dump", "--file", "system_state.pkl", *STATE), 0, '"mode": "paper"'),
         (("operations", "list", *STATE), 0, "0 pending"),
+        (
+            ("operations", "list", *STATE),
+            0,
+            "1 more saved as pending, and not in the journal: shockproof state show",
+        ),
         (("doctor", *STATE, *ERRORS), 0, "1 file of 2026-02-12, 2.4 KiB in all"),
         (("doctor", *STATE, *ERRORS), 0, "system_state.pkl would be restored: saved by the original program"),
     ],

@@ -25,6 +25,7 @@ def test_state_and_pending_operations_are_in_it(shockproof: Run, killed: Path) -
     page = output.read_text()
     assert "<h1>After the crash</h1>" in page
     assert "bot-5" in page
+    assert "not in the journal" not in page
     assert "150.25" in page
     assert "hunter2" not in page
     assert {path: path.stat().st_mtime_ns for path in killed.rglob("*")} == before
@@ -41,6 +42,8 @@ def test_what_the_original_program_wrote_is_in_it(shockproof: Run, tmp_path: Pat
     assert "Always fails" in page
     assert "market_data" in page
     assert "by the original program" in page
+    assert "<dt>pending operations</dt><dd>1</dd>" in page
+    assert "in the saved state, and not in the journal" in page
 
 
 def test_only_the_asked_time_is_in_it(shockproof: Run, tmp_path: Path) -> None:

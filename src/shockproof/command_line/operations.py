@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,8 @@ from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind, decode_body
 from shockproof.memory.journal.sending import is_sending, sent_at, service_of, under_way_until
 from shockproof.memory.state.codec import freeze
+from shockproof.memory.state.state_files import StateFiles
+from shockproof.views.saved_operations import saved_as_pending
 from shockproof.views.shown_values import as_text, for_people, without_secrets
 from shockproof.views.words import ago, local_time
 from shockproof.vocabulary.errors import JournalLockedError, ShockproofError
@@ -139,12 +142,28 @@ def _list(given: argparse.Namespace, screen: Screen) -> int:
         )
         pending = len(table.pending())
         screen.line(f"{pending} pending in {journal}; its owner: {owner_of(journal)}", "dim")
+        if saved := _saved(given.state_dir, table.pending(), screen):
+            screen.line(
+                f"{saved} more saved as pending, and not in the journal: shockproof state show active_operations",
+                "yellow",
+            )
         if given.all and (forgotten := _settled_as_absent(journal)):
             screen.line(
                 f"{forgotten} settled by hand as absent, and so free again: {journal / RESOLUTIONS_NAME}",
                 "dim",
             )
     return ExitCode.WRONG if given.exit_code and table.pending() else ExitCode.FINE
+
+
+def _saved(state_dir: Path, pending: Iterable[OperationEntry], screen: Screen) -> int:
+    """How many the state alone has: those of the original program, say, which had no journal."""
+    try:
+        with files_with_progress(state_dir) as layer:
+            files = StateFiles(state_dir, layer=layer).survey()
+    except (OSError, ShockproofError) as error:
+        screen.warn(f"the saved state cannot be read: {error}")
+        return 0
+    return len(saved_as_pending(files, pending))
 
 
 def _row(entry: OperationEntry, now: float) -> tuple[str, ...]:

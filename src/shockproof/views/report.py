@@ -23,6 +23,7 @@ from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.state_files import StateFiles, SurveyedFile
 from shockproof.views.error_counts import SEVERITIES, ErrorCounts, Timeline
 from shockproof.views.pictures import bar, stacked_bars, strip
+from shockproof.views.saved_operations import saved_as_pending
 from shockproof.views.shown_values import as_text, for_people, without_secrets
 from shockproof.views.words import ago, local_time, markup
 from shockproof.vocabulary.errors import ShockproofError
@@ -142,7 +143,7 @@ def _head(
         ("errors", f"{counts.total:,}"),
         ("high and critical", f"{serious:,}"),
         ("services with errors", f"{len(counts.by_service):,}"),
-        ("pending operations", f"{len(on_disk.pending):,}"),
+        ("pending operations", f"{len(on_disk.pending) + len(_saved(on_disk)):,}"),
     ]
     tiles = "".join(f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd></div>" for name, value in shown)
     notices = (
@@ -259,9 +260,21 @@ def _services(on_disk: OnDisk) -> str:
     return _section("Saved state", "".join(parts))
 
 
+def _saved(on_disk: OnDisk) -> list[dict[str, Any]]:  # Any: frozen values
+    return saved_as_pending(on_disk.state_files, on_disk.pending)
+
+
 def _pending(on_disk: OnDisk, now: datetime) -> str:
-    if not on_disk.pending:
-        return ""
+    parts = []
+    if on_disk.pending:
+        parts.append(_in_the_journal(on_disk, now))
+    if saved := _saved(on_disk):
+        rows = [(markup(as_text(for_people(one))),) for one in saved[:_MOST_OPERATIONS]]
+        parts.append(_table(("in the saved state, and not in the journal",), rows))
+    return _section("Pending operations", "".join(parts)) if parts else ""
+
+
+def _in_the_journal(on_disk: OnDisk, now: datetime) -> str:
     rows = [
         (
             markup(entry.name.key or "-"),
@@ -271,10 +284,9 @@ def _pending(on_disk: OnDisk, now: datetime) -> str:
         )
         for entry in on_disk.pending[:_MOST_OPERATIONS]
     ]
-    return _section(
-        "Pending operations",
+    return (
         _table(("key", "operation", "begun", "stopped by"), rows)
-        + "<p><code>shockproof operations</code> shows and settles them.</p>",
+        + "<p><code>shockproof operations</code> shows and settles them.</p>"
     )
 
 

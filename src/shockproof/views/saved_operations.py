@@ -1,0 +1,31 @@
+"""Operations that a state file has as pending: the original program, and a program's own ``active_operations``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shockproof.memory.journal.operation import with_pending
+from shockproof.views.shown_values import without_secrets
+
+if TYPE_CHECKING:
+    from shockproof.memory.journal.operation_table import OperationEntry
+    from shockproof.memory.state.state_files import SurveyedFile
+
+__all__ = ["saved_as_pending"]
+
+
+def saved_as_pending(
+    files: Sequence[SurveyedFile], pending: Iterable[OperationEntry]
+) -> list[dict[str, Any]]:  # Any: frozen values
+    """Those of the state that would be restored which the journal, with these *pending*, does not know; without secrets."""
+    content = next((file.content for file in files if file.content is not None), None) or {}
+    saved: Any = content.get("active_operations")  # Any: as above
+    said = (
+        [one for one in saved if isinstance(one, dict) and one.get("status") == "pending"]
+        if isinstance(saved, list)
+        else []
+    )
+    known = [{"operation": entry.name.operation, "key": entry.name.key} for entry in pending]
+    unknown: list[dict[str, Any]] = without_secrets(with_pending(said, known)[: -len(known) or None])
+    return unknown
