@@ -141,3 +141,18 @@ def test_a_page_that_cannot_be_written_leaves_the_one_before(
     with pytest.raises(OSError, match="No space"):
         write_whole(path, "second")
     assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"report.html": "first"}
+
+
+def test_only_messages_and_values_are_broken_where_there_is_no_space() -> None:
+    """A service's name in pieces, "binanc e.orde rs", is hard to read and cannot be searched for."""
+    page = page_of(3)
+    style = page[: page.index("</style>")]
+    breaking = [rule.split("{")[0].split("\n")[-1].strip() for rule in style.split("}") if "anywhere" in rule]
+    assert breaking == [".text", "summary"]
+    said = page[page.index("Said most often") :].split("</section>")[0]
+    assert re.findall(r'<td class="(\w+)"|<td()>', said)[:4] == [
+        ("number", ""),
+        ("", ""),
+        ("text", ""),
+        ("", ""),
+    ]

@@ -232,7 +232,7 @@ def _repeated(counts: ErrorCounts) -> str:
         return ""
     return _section(
         "Said most often",
-        _table(("times", "service", "error, but for its numbers", "last"), rows, numbers=(0,)),
+        _table(("times", "service", "error, but for its numbers", "last"), rows, numbers=(0,), text=2),
     )
 
 
@@ -270,7 +270,7 @@ def _pending(on_disk: OnDisk, now: datetime) -> str:
         parts.append(_in_the_journal(on_disk, now))
     if saved := _saved(on_disk):
         rows = [(markup(as_text(for_people(one))),) for one in saved[:_MOST_OPERATIONS]]
-        parts.append(_table(("in the saved state, and not in the journal",), rows))
+        parts.append(_table(("in the saved state, and not in the journal",), rows, text=0))
     return _section("Pending operations", "".join(parts)) if parts else ""
 
 
@@ -285,7 +285,7 @@ def _in_the_journal(on_disk: OnDisk, now: datetime) -> str:
         for entry in on_disk.pending[:_MOST_OPERATIONS]
     ]
     return (
-        _table(("key", "operation", "begun", "stopped by"), rows)
+        _table(("key", "operation", "begun", "stopped by"), rows, text=3)
         + "<p><code>shockproof operations</code> shows and settles them.</p>"
     )
 
@@ -327,11 +327,16 @@ def _table(
     *,
     wide: int | None = None,
     numbers: Sequence[int] = (),
+    text: int | None = None,
 ) -> str:
-    """Cells are markup already; *wide* is the column that takes the room, *numbers* those of numbers."""
+    """
+    Cells are markup already; *wide* is the column that takes the room, *numbers* those of numbers, and *text* the only one
+    that is broken where there is no space.
+    """
 
     def of(column: int) -> str:
-        return ' class="wide"' if column == wide else ' class="number"' if column in numbers else ""
+        kinds: dict[int | None, str] = {wide: "wide", text: "text", **dict.fromkeys(numbers, "number")}
+        return f' class="{kinds[column]}"' if column in kinds else ""
 
     head = "".join(f'<th scope="col"{of(column)}>{markup(name)}</th>' for column, name in enumerate(heads))
     body = "".join(
@@ -344,9 +349,10 @@ def _table(
 def _values(section: object) -> str:
     if isinstance(section, Mapping):
         rows = [(markup(str(name)), markup(as_text(value))) for name, value in section.items()]
-        return _table(("name", "value"), rows[:_MOST_OPERATIONS])
+        return _table(("name", "value"), rows[:_MOST_OPERATIONS], text=1)
     if isinstance(section, list):
-        return _table(("value",), [(markup(as_text(value)),) for value in section[:_MOST_OPERATIONS]])
+        rows_of_one = [(markup(as_text(value)),) for value in section[:_MOST_OPERATIONS]]
+        return _table(("value",), rows_of_one, text=0)
     return f"<p>{markup(as_text(section))}</p>"
 
 
@@ -414,7 +420,8 @@ i.critical { background: var(--critical); }
 .table { overflow-x: auto; } .table + .table { margin-top: 1rem; } table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
 th { color: var(--dim); font-weight: 500; text-align: left; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: middle;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
+.text { min-width: 12rem; overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .wide { width: 50%; }
 .good { color: var(--good); } .bad { color: var(--high); } .middling { color: var(--medium); }
 details { padding: .35rem .5rem; border-left: .2rem solid var(--line); margin: .25rem 0; }
