@@ -231,6 +231,20 @@ OVERLAPS = """
 """
 
 
+HOLES = """
+() => [...document.querySelectorAll(".right-column > section")].flatMap(section => {
+  const last = section.lastElementChild, empty = section.getBoundingClientRect().bottom - last.getBoundingClientRect().bottom;
+  return last.matches(".figure") && empty > 20 ? [`${section.innerText}: ${empty}`] : [];
+}).concat([...document.querySelectorAll("thead th.p95")].filter(head => head.offsetWidth).flatMap(head => {
+  const words = document.createRange();
+  words.selectNodeContents(head);
+  const spark = document.querySelector(".spark").getBoundingClientRect().left;
+  return words.getBoundingClientRect().right > spark ? ["p95 stands over the picture"] : [];
+}))
+"""
+"""Pictures with nothing below them, and the head of a column that is not over its numbers."""
+
+
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_it_can_be_read_on_a_phone_and_on_a_desk_dark_and_light(stage: Stage, scheme: Any) -> None:
     """
@@ -254,6 +268,7 @@ def test_it_can_be_read_on_a_phone_and_on_a_desk_dark_and_light(stage: Stage, sc
                 assert await page.evaluate("document.documentElement.scrollWidth") == width
                 # No cell of a row lies upon the next one.
                 assert await page.evaluate(OVERLAPS) == []
+                assert await page.evaluate(HOLES) == []
             assert await page.evaluate(CONTRAST) == []
             await page.set_viewport_size(phone["viewport"])
             await hold.click()

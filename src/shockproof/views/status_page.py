@@ -63,7 +63,7 @@ def page(parts: Mapping[str, Part], *, matching: str, most: int, version: str, c
         return "\n".join(one.markup for one in parts.values() if one.within == of)
 
     heads = "".join(
-        f'<th role="columnheader" scope="col"{f" class={css}" if css else ""}>{part("band-head") if name == _BAND else name}</th>'
+        f"""<th role="columnheader" scope="col"{f' class="{css}"' if css else ""}>{part("band-head") if name == _BAND else name}</th>"""
         for name, css in _COLUMNS
         if can_change or name != _ACTIONS
     )
@@ -130,7 +130,7 @@ _COLUMNS: Final = (
     ("Calls/s", "n"),
     ("Failing", "n"),
     ("p50", "n"),
-    ("p95", "n"),
+    ("p95", "n p95"),
     ("In flight", "n"),
     ("Refused", "n"),
     ("Retries", "n"),
