@@ -95,6 +95,10 @@ def test_the_same_error_is_listed_once(board: Scoreboard) -> None:
             {"kind": "circuit", "service": "a", "state": "open", "why": "E", "seconds": 1.5},
             "a opened for 1.5 s (E)",
         ),
+        (
+            {"kind": "circuit", "service": "a", "state": "open", "why": "E", "seconds": 0.0},
+            "a is open, and the next call may try (E)",
+        ),
         ({"kind": "circuit", "service": "a", "state": "half-open"}, "a half-open"),
         ({"kind": "circuit", "service": "a", "state": "closed"}, "a closed again"),
         ({"kind": "note", "text": "hello"}, "hello"),

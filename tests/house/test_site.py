@@ -76,6 +76,12 @@ def test_navigation_and_pages_agree() -> None:
     assert sorted(navigation()) == sorted(str(file.relative_to(docs)) for file in docs.rglob("*.md"))
 
 
+def test_the_first_page_leads_to_every_other() -> None:
+    """Whoever comes from the repository has no navigation beside the page."""
+    first = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert set(navigation()) - set(re.findall(r"\]\(([\w./-]+\.md)", first)) == {"index.md"}
+
+
 def test_every_link_inside_the_site_resolves(pages: dict[Path, Page]) -> None:
     """Pages and the places in them that links point to exist."""
     assert pages

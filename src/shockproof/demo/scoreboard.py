@@ -133,7 +133,10 @@ class Scoreboard:
     def _circuit(self, line: Mapping[str, Any]) -> Happening:  # Any: the trader's JSON
         name = line["service"]
         if line["state"] == "open":
-            return self.happened(f"circuit {name} opened for {line['seconds']:.1f} s ({line['why']})", "bad")
+            # As restored after a kill it may be open without any time left.
+            is_over = line["seconds"] < 0.05
+            how = "is open, and the next call may try" if is_over else f"opened for {line['seconds']:.1f} s"
+            return self.happened(f"circuit {name} {how} ({line['why']})", "bad")
         if line["state"] == "half-open":
             return self.happened(f"circuit {name} half-open: one call may try")
         return self.happened(f"circuit {name} closed again", "good")
