@@ -57,6 +57,23 @@ def test_only_the_asked_time_is_in_it(shockproof: Run, tmp_path: Path) -> None:
     assert (refused.code, "nothing is between them" in refused.err) == (2, True)
 
 
+def test_a_day_has_its_errors_and_the_state_of_its_backup(shockproof: Run, tmp_path: Path) -> None:
+    """A state that was saved later is no state of that day, and said not to be; that of a backup is."""
+    shutil.copytree(ORIGINAL / "original-errors", tmp_path / "errors")
+    shutil.copytree(ORIGINAL / "original-state", tmp_path / "backup")  # saved on 2026-02-12
+    place = ("--state-dir", tmp_path / "backup", "--error-log-dir", tmp_path / "errors", "--output", "-")
+    of_the_day = shockproof("report", "--day", "2026-02-12", *place)
+    assert of_the_day.code == 0
+    assert "Always fails" in of_the_day.out
+    assert "saved after the time that this report is about" not in of_the_day.out
+    before = shockproof("report", "--day", "2026-02-10", *place)
+    assert "Always fails" not in before.out
+    assert "saved after the time that this report is about" in before.out
+    for words in (("--day", "2026-02-12", "--since", "2h"), ("--day", "9999-12-31"), ("--day", "soon")):
+        refused = shockproof("report", *words, *place)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+
+
 def test_a_dash_is_stdout(shockproof: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for every other program: the page and nothing else, in a form that any encoding of stdout can hold."""
     monkeypatch.chdir(tmp_path)

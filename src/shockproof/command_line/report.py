@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -41,13 +41,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--since", type=moment, metavar="WHEN", help="errors from 2026-11-25, yesterday, 2h (ago) on"
     )
     parser.add_argument("--until", type=moment, metavar="WHEN", help="the same; exclusive")
+    parser.add_argument(
+        "--day", type=_day, metavar="DAY", help="the same as --since and --until: 2026-11-25, yesterday"
+    )
     parser.add_argument("--service", metavar="NAME", help="only errors of this service")
     add_state_dir(parser)
     add_error_log_dir(parser)
     parser.set_defaults(run=_run)
 
 
+def _day(text: str) -> tuple[datetime, datetime]:
+    """The beginning of that day here, and of the next one; a day may have 23 hours, or 25."""
+    try:
+        begin = moment(text).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+        return begin.astimezone(), (begin + timedelta(days=1)).astimezone()
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"must be a day such as 2026-11-25, got {text!r}") from None
+
+
 def _run(given: argparse.Namespace, screen: Screen) -> int:
+    if given.day is not None:
+        if given.since is not None or given.until is not None:
+            raise CommandError("--day says from when and until when: leave --since and --until out")
+        given.since, given.until = given.day
     if not given.state_dir.is_dir():
         existing(given.error_log_dir, "--error-log-dir")  # one of them has to be there
     if given.since is not None and given.until is not None and given.since >= given.until:

@@ -98,7 +98,7 @@ def report(
         _over_time(counts, since, until),
         _about(counts),
         _repeated(counts),
-        _services(on_disk),
+        _services(on_disk, until),
         _pending(on_disk, now),
         _latest(counts),
     ]
@@ -236,7 +236,7 @@ def _repeated(counts: ErrorCounts) -> str:
     )
 
 
-def _services(on_disk: OnDisk) -> str:
+def _services(on_disk: OnDisk, until: datetime | None) -> str:
     newest = next((file for file in on_disk.state_files if file.content is not None), None)
     if newest is None or newest.content is None:
         return _section("Saved state", "<p>None.</p>")
@@ -249,6 +249,15 @@ def _services(on_disk: OnDisk) -> str:
         for name, status in statuses.items()
     ]
     parts = [f"<p>{markup(newest.path.name)}, {markup(save)}, {markup(local_time(newest.timestamp))}</p>"]
+    if (
+        until is not None
+        and newest.timestamp is not None
+        and newest.timestamp.timestamp() >= until.timestamp()
+    ):
+        parts.append(
+            "<p>It was saved after the time that this report is about. The state as it was then is in a backup: "
+            "<code>--state-dir</code> names one.</p>"
+        )
     if rows:
         parts.append(_table(("service", "status", "open circuit"), rows))
     for name, section in content.items():
