@@ -41,6 +41,7 @@ from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.journal.journal import journal_for
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation import Operation, pending_operation, with_pending
+from shockproof.memory.journal.sending import is_name_of_sendings
 from shockproof.memory.services.earlier_life import export_services, restore_circuits, restore_sends
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.health import RECENT_SECONDS, health_report
@@ -894,14 +895,23 @@ class ErrorRecoveryService:
                 encrypted or left out, and secrets inside of texts and URLs too; in checkpoints and results as in the state.
 
         Entering the block raises what `Operation.__aenter__` names.
+
+        Raises:
+            TypeError, ValueError: a value that is not allowed; a name that ends in ``.once``, with a key: orders are kept so.
         """
         if not isinstance(risk_reducing, bool):
             raise TypeError(f"risk_reducing must be True or False, got {risk_reducing!r}")
         checked_service_name = a_name("service_name", service_name)
+        checked_name = a_name("name", name, "rebalance")
+        if key is not None and is_name_of_sendings(checked_name):
+            raise ValueError(
+                f"name is {name!r}, under which the journal keeps the orders of a service: with a key, an operation needs "
+                f"another name, such as {name.replace('.', '_')!r}"
+            )
         return Operation(
             self._journal,
             self._journalled_values,
-            a_name("name", name, "rebalance"),
+            checked_name,
             None if key is None else a_name("key", key, "2026-11-23"),
             checked_service_name,
             details,
@@ -925,7 +935,10 @@ class ErrorRecoveryService:
         """
         Look up every order that was sent once and whose outcome nobody knows, from this life or an earlier one.
 
-        For each service by the ``confirm`` of the last `Handle.once` that was made for it: make one before. What is
+        Each by the ``confirm`` that its own key was last given with to `Handle.once` in this life, or by the one of a
+        ``service(name).once(confirm=...)`` that was made since without a key, which is good for every key of the service: make
+        one before. Where there is neither, by that of another order: what it finds is found, and what it does not find stays
+        pending, for it may look in another place. The longer of the settle windows counts, its own and the order's. What is
         found is completed, what is certain not to be there may be sent again, and the rest stays pending. What is
         being sent right now is left alone. The first order of a service in a life does this for its service by itself.
 
@@ -1156,6 +1169,7 @@ class ErrorRecoveryService:
             self._runtime.losers.reap(),
             return_exceptions=True,
         )
+        self._halt.forget()
         if self._fleet is not None:
             await self._fleet.aclose()  # last: what this process owns is another's from then on
         for result in results:

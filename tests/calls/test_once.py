@@ -1208,6 +1208,7 @@ async def test_journal_of_the_first_form_is_taken_over(
         await once.call(venue.submit, "AAPL")
     assert placed.value.result == {"id": "placed", "price": Decimal("1.10")}
     begun = clock.monotonic()
+    make(venue=venue)  # without a key: how all are looked up
     outcomes = {one.key: one.outcome for one in await recovery.reconcile()}
     assert outcomes == {"unknown": Found({"id": "unknown", "symbol": "found"}), "under-way": NOT_FOUND}
     assert clock.monotonic() >= begun + 30.0
@@ -1442,7 +1443,8 @@ async def test_new_orders_wait_until_earlier_ones_are_settled(
     first_sent = venue.sent_at[0]
     assert all(sent >= first_sent + 30.0 for sent in venue.sent_at[2:])
     assert len(venue.sent_at) == 5
-    assert await pending(reborn) == []
+    # Theirs may have asked in another place.
+    assert [one["key"] for one in await pending(reborn)] == ["earlier"]
     await reborn.aclose()
 
 

@@ -356,14 +356,17 @@ class Handle:
         Args:
             key: its id at the venue, where you make your own. Default: 18 random lower-case letters and digits, made
                 here and now.
-            confirm: ``async (key) -> Found(value) | NOT_FOUND | UNKNOWN``; looks it up at the venue. An exception counts as
-                UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
+            confirm: ``async (key) -> Found(value) | NOT_FOUND | UNKNOWN``; looks it up at the venue. It may say of this order
+                that it is not there, and of other orders only what it finds. Given without a key, to an `Once` that is neither
+                called nor asked for its key, it is good for all orders of the service (`ErrorRecoveryService.reconcile`). An
+                exception counts as UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
             key_argument: the name under which the function takes the key, for example ``"client_order_id"``; type checkers
                 then do not know the other arguments. Default: it is not passed, and you give ``once.key`` to the function;
                 a call that cannot have it is refused, or warned about (`Once.call`).
             key_pattern: a regular expression that the whole key must match: the alphabet and the length that the venue
                 allows, ``r"[0-9A-Za-z_-]{1,36}"`` for example; ``KEY_PATTERN`` of Binance's and Alpaca's adapters. Default: not checked.
-            settle: seconds that the venue may take to show an order that was sent. Default: 30.0.
+            settle: seconds that the venue may take to show an order that was sent. Journalled with it: whoever looks it up in a
+                later life waits for as long at least. Default: 30.0.
             valid_until: checked before every attempt, as ``still_wanted`` is; afterwards it is not sent any more. A naive time is local time.
             still_wanted: a plain function, asked before every attempt, and once more where that has a thread or a task of its
                 own: there. Where it gives False or raises, it is not sent any more.

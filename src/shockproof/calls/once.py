@@ -23,7 +23,7 @@ from shockproof.calls.key_in_call import require_key
 from shockproof.calls.named_arguments import check_takes, named_arguments
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
-from shockproof.calls.reconciliation import Confirm, look_up, warn_of_contradiction
+from shockproof.calls.reconciliation import Confirm, Way, look_up, warn_of_contradiction
 from shockproof.calls.threads import never_began
 from shockproof.calls.tracing import CallTrace, Tracer
 from shockproof.calls.witness import witnessed
@@ -112,15 +112,29 @@ class Once(Generic[R]):
         self._freshness = Freshness(plan.state.name, self._clock, valid_until, still_wanted)
         # Whatever the handle declares: what is looked up by its key is never repeated blindly.
         self._plan = Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state)
-        self._reconciliation.knows(
-            plan.state.name, confirm, self._settle, self._is_under_way, found=plan.state.found_later
+        self._way = Way(confirm, self._settle)
+        self._ways = self._reconciliation.ways(
+            plan.state.name, self._is_under_way, found=plan.state.found_later
         )
+        self._number: int | None = None
+        """As long as nobody has learned the key that was made here, this is no order: it says how all are looked up."""
+        if key is None:
+            self._number = self._ways.for_all(self._way)
+        else:
+            self._ways.for_one(key, self._way)
 
     @property
     def key(self) -> str:
         """Made once; pass it to the venue, or let ``key_argument`` do it."""
         self._is_key_known = True
+        self._is_an_order()
         return self._key
+
+    def _is_an_order(self) -> None:
+        if self._number is not None:
+            self._ways.withdraw(self._number)
+            self._number = None
+        self._ways.for_one(self._key, self._way)
 
     def __repr__(self) -> str:
         return f"<Once {self._key!r} of service {self._plan.state.name!r}>"
@@ -162,6 +176,7 @@ class Once(Generic[R]):
 
         Cancelled in flight it stays pending, and the cancellation passes at once.
         """
+        self._is_an_order()
         check_callable(fn)
         arguments = named_arguments(fn, args, kwargs)
         check_takes(fn, "compare_arguments", [name for name in self._compared or () if name not in arguments])
@@ -171,11 +186,15 @@ class Once(Generic[R]):
         tracer: Tracer | None = self._plan.state.tracer
         trace = None if tracer is None else tracer.call(self._plan.state.name, name_of(fn))
         if trace is None:
-            return await self._placed(fn, args, kwargs, arguments, None)
+            placed = await self._placed(fn, args, kwargs, arguments, None)
+            self._ways.forget(self._key, self._way)
+            return placed
         # The whole of it is one call: what is looked up belongs to it, and how it ends is known behind that.
         trace.enter()
         try:
-            return await self._placed(fn, args, kwargs, arguments, trace)
+            placed = await self._placed(fn, args, kwargs, arguments, trace)
+            self._ways.forget(self._key, self._way)
+            return placed
         except BaseException as error:
             if isinstance(error, OutcomeUnknownError):
                 trace.judged(Outcome.UNKNOWN)
@@ -200,6 +219,7 @@ class Once(Generic[R]):
             self._key,
             arguments=arguments if self._compares else None,
             compared=self._compared,
+            settle=self._settle,
         )
         sending.is_new = self._is_new
         refusal: Exception | None = None
@@ -225,10 +245,16 @@ class Once(Generic[R]):
             if not plan.risk_reducing:
                 await reconciliation.earlier_are_settled(plan.state.name, but=self._key)
             if earlier is not None:
-                closes_at = claimed_at + window_left(self._settle, passed=earlier.passed)
+                settle = max(self._settle, earlier.settle)
+                closes_at = claimed_at + window_left(settle, passed=earlier.passed)
                 try:
                     found = await self._found(
-                        sending, self._confirm, closes_at, None, is_known_there=earlier.is_there
+                        sending,
+                        self._confirm,
+                        closes_at,
+                        None,
+                        is_known_there=earlier.is_there,
+                        settle=settle,
                     )
                 except Exception as error:
                     if refusal is None:  # else it is counted as refused
@@ -339,6 +365,7 @@ class Once(Generic[R]):
                                 closes_at,
                                 failed,
                                 is_known_there=flight.is_known_there,
+                                settle=self._settle,
                             )
                         except BaseException:  # the caller's cancellation as well: nobody knows what it did
                             if flight.outcome is not Outcome.SUCCESS:  # that is counted
@@ -594,13 +621,14 @@ class Once(Generic[R]):
         failed: Exception | None,
         *,
         is_known_there: bool,
+        settle: float,
     ) -> Found[R] | None:
         """What was found; None: it is certain that there is nothing."""
         outcome = await look_up(
             confirm,
             self._key,
             closes_at=closes_at,
-            settle=self._settle,
+            settle=settle,
             clock=self._clock,
             is_under_way=lambda: sending.is_left_behind or self._is_under_way(),
         )

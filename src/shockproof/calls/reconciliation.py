@@ -5,6 +5,8 @@ What earlier lives left under way: looked up before anything new of the same ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import reprlib
 from collections import Counter
@@ -34,6 +36,8 @@ _AT_ONCE: Final = 8
 """Questions for one service at a time. The settle windows of all keys run side by side."""
 _IN_A_SECOND: Final = 32
 """Questions for one service while its windows are open, about."""
+_MOST_WAYS: Final = 10_000
+"""Ways to look up that are kept of one service. An order whose own was forgotten stays pending until it is placed again."""
 _LOOK_AGAIN: Final = 1.0
 """Seconds after which it is asked whether another thread's loop still runs."""
 
@@ -50,11 +54,71 @@ class Reconciled:
     """``Found(...)``; NOT_FOUND: it is certain that there is none; UNKNOWN: it stays pending."""
 
 
-class _Known(NamedTuple):
+class Way(NamedTuple):
+    """How an order is looked up."""
+
     confirm: Confirm[Any]  # Any: what it finds is the user's
     settle: float
-    is_under_way: Callable[[], bool]
-    found: Callable[[], None]
+
+
+class _Known:
+    """
+    The ways to look up the orders of one service.
+
+    A way that was given for every key may say of each that it is not there. One that was given together with a key
+    may so of that key alone: it may look at another symbol, or another account.
+    """
+
+    def __init__(self, is_under_way: Callable[[], bool], found: Callable[[], None]) -> None:
+        self.is_under_way = is_under_way
+        self.found = found
+        self._for_all: dict[int, Way] = {}
+        """By the number at which each was given: the last one counts."""
+        self._own: dict[str, tuple[int, Way]] = {}
+        self._last: Way | None = None
+        self._numbers = itertools.count()
+
+    def for_all(self, way: Way) -> int:
+        """From now on this one is good for every key; gives the number to withdraw it by."""
+        number = next(self._numbers)
+        self._for_all[number] = self._last = way
+        _keep_latest(self._for_all)
+        return number
+
+    def withdraw(self, number: int) -> None:
+        """It belongs to one key after all."""
+        self._for_all.pop(number, None)
+
+    def for_one(self, key: str, way: Way) -> None:
+        """From now on this key is looked up so."""
+        self._own[key] = next(self._numbers), way
+        self._last = way
+        _keep_latest(self._own)
+
+    def forget(self, key: str, way: Way) -> None:
+        """What became of this key is known."""
+        own = self._own.get(key)
+        if own is not None and own[1] is way:
+            self._own.pop(key, None)
+
+    def of(self, key: str) -> Way | None:
+        """The way that was given last for this key, or for every; else one that can only find it."""
+        number, way = self._own.get(key, (-1, None))
+        for_all = list(self._for_all.items())
+        if for_all and for_all[-1][0] > number:
+            return for_all[-1][1]
+        return self._last if way is None else way
+
+    def may_deny(self, key: str, way: Way) -> bool:
+        """Whether this way may say that the key is not there."""
+        own = self._own.get(key)
+        return (own is not None and own[1] is way) or any(one is way for one in list(self._for_all.values()))
+
+
+def _keep_latest(ways: dict[Any, Any]) -> None:  # Any: whatever they stand under
+    while len(ways) > _MOST_WAYS:
+        with contextlib.suppress(RuntimeError, StopIteration):  # another thread was faster
+            ways.pop(next(iter(ways)), None)
 
 
 class _Line:
@@ -247,24 +311,22 @@ class Reconciliation:
         self._values = values
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        self._is_settled: set[str] = set()
+        self._is_settled: dict[str, object] = {}
+        """In which tenure of the journal: another process may have placed orders since it was given up."""
         self._looked_up: dict[tuple[object, str, str], _UnderLookUp] = {}
         """What is being looked up, in whatever thread, by the life of the journal, service and key."""
         self._tasks: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[list[Reconciled]]] = {}
         self._waiting: Counter[asyncio.Task[list[Reconciled]]] = Counter()
         """How many wait for each of them."""
 
-    def knows(
-        self,
-        service_name: str,
-        confirm: Confirm[Any],  # Any: the user's
-        settle: float,
-        is_under_way: Callable[[], bool],
-        *,
-        found: Callable[[], None],
-    ) -> None:
-        """From now on, orders of this service are looked up so; *found* is told of each that is there."""
-        self._known[service_name] = _Known(confirm, settle, is_under_way, found)
+    def ways(
+        self, service_name: str, is_under_way: Callable[[], bool], *, found: Callable[[], None]
+    ) -> _Known:
+        """The ways to look up orders of this service; *found* is told of each that is there."""
+        known = self._known.get(service_name)
+        if known is None:
+            known = self._known.setdefault(service_name, _Known(is_under_way, found))
+        return known
 
     def sending(
         self,
@@ -273,6 +335,7 @@ class Reconciliation:
         *,
         arguments: Mapping[str, object] | None = None,
         compared: Collection[str] | None = None,
+        settle: float | None = None,
     ) -> Sending:
         """
         A way to tell the journal of one key.
@@ -282,6 +345,7 @@ class Reconciliation:
             key: its key.
             arguments: what it is to be sent with. None: whatever it was sent with is the same.
             compared: those of them that have to be the same as before. None: all.
+            settle: seconds that the other side may take to show it. None: nothing is sent.
         """
         told = None
         if arguments is not None:
@@ -294,11 +358,12 @@ class Reconciliation:
             now=lambda: moment_of(self._clock),
             arguments=told,
             compared=compared,
+            settle=settle,
         )
 
     def are_settled(self, service_name: str) -> bool:
         """Whether `earlier_are_settled` has nothing to wait for any more."""
-        return service_name in self._is_settled
+        return self._is_settled.get(service_name) is self._journal.tenure
 
     async def earlier_are_settled(self, service_name: str, *, but: str) -> None:
         """
@@ -311,6 +376,7 @@ class Reconciliation:
             JournalUnavailableError, JournalLockedError: it cannot be known whether there are any.
         """
         loop = asyncio.get_running_loop()
+        tenure = self._journal.tenure
         if self.are_settled(service_name):
             return
         task = self._tasks.get((service_name, loop))
@@ -319,10 +385,10 @@ class Reconciliation:
             task = self._tasks.get((service_name, loop))
             if task is None:
                 if not left:
-                    self._is_settled.add(service_name)
+                    self._is_settled[service_name] = tenure
                     return
                 task = self._tasks[service_name, loop] = loop.create_task(self._settle(left))
-                task.add_done_callback(lambda done: self._ended(service_name, loop, done))
+                task.add_done_callback(lambda done: self._ended(service_name, loop, tenure, done))
         self._waiting[task] += 1
         try:
             await asyncio.wait({task})
@@ -343,14 +409,18 @@ class Reconciliation:
             await asyncio.wait(forgotten)
 
     def _ended(
-        self, service_name: str, loop: asyncio.AbstractEventLoop, task: asyncio.Task[list[Reconciled]]
+        self,
+        service_name: str,
+        loop: asyncio.AbstractEventLoop,
+        tenure: object,
+        task: asyncio.Task[list[Reconciled]],
     ) -> None:
         self._tasks.pop((service_name, loop), None)
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
-            self._is_settled.add(service_name)
+            self._is_settled[service_name] = tenure
         else:
             _log.error(
                 "orders of service %s that were left pending could not be looked up: %s", service_name, error
@@ -401,7 +471,8 @@ class Reconciliation:
 
     async def _settle_one(self, service_name: str, key: str, line: _Line) -> Reconciled | None:
         known = self._known.get(service_name)
-        if known is None:
+        way = None if known is None else known.of(key)
+        if known is None or way is None:
             _log.warning(
                 "order %r of service %r stays pending: nobody has said how to look it up; call "
                 "service(%r).once(confirm=...) before reconcile()",
@@ -418,13 +489,14 @@ class Reconciliation:
                 return None  # somebody else is at it
             if earlier is None:
                 return None
-            left = window_left(known.settle, passed=earlier.passed)
+            settle = max(way.settle, earlier.settle)
+            left = window_left(settle, passed=earlier.passed)
             try:
                 outcome = await look_up(
-                    known.confirm,
+                    way.confirm,
                     key,
                     closes_at=self._clock.monotonic() + left,
-                    settle=known.settle,
+                    settle=settle,
                     clock=self._clock,
                     is_under_way=lambda: sending.is_left_behind or known.is_under_way(),
                     line=line,
@@ -435,6 +507,16 @@ class Reconciliation:
                 outcome = UNKNOWN
             if outcome is NOT_FOUND and earlier.is_there:
                 warn_of_contradiction(service_name, key)
+                outcome = UNKNOWN
+            if outcome is NOT_FOUND and not known.may_deny(key, way):
+                _log.warning(
+                    "order %r of service %r was not found by the confirm of another order, which proves nothing: it stays "
+                    "pending until its own key is given to once() again, or until service(%r).once(confirm=...), without "
+                    "a key, says how every order of the service is looked up",
+                    key,
+                    service_name,
+                    service_name,
+                )
                 outcome = UNKNOWN
             if isinstance(outcome, Found):
                 sending.is_there(outcome.value)

@@ -202,6 +202,11 @@ class Journal:
         """It would have been given up, but for what was left behind."""
         self.life = object()
         """Another one in a forked child: what runs in the parent is not the child's to record."""
+        self._tenure_ended()
+
+    def _tenure_ended(self) -> None:
+        self.tenure = object()
+        """Another one each time it was given up: what is known of others' work held only until then."""
 
     def _in_the_child(self) -> None:
         self._files.forked()
@@ -541,6 +546,7 @@ class Journal:
         self._closes_later = False
         self._files.close()
         self._files.table = OperationTable()
+        self._tenure_ended()
 
     # ---- answering
 

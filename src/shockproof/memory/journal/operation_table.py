@@ -110,6 +110,7 @@ class OperationTable:
                 after["counts_from"] = body.get("counts_from")
                 after.pop("effect", None)
                 _take_over("arguments", body, after)
+                _take_over("settle", body, after)
         elif kind == Kind.CHECKPOINT:
             # Also for one that is not known: where the record of its beginning is damaged, this one tells of it.
             after = {"status": "pending", "begun": 1, "interrupted": None, **(known or {}), **body}
@@ -120,7 +121,7 @@ class OperationTable:
             if "sent_at" in body:
                 after["sent_at"] = body["sent_at"]
                 after["counts_from"] = body.get("counts_from")
-            for told in ("effect", "arguments"):
+            for told in ("effect", "arguments", "settle"):
                 if told in body:
                     after[told] = body[told]
         elif kind == Kind.SEEN:
@@ -147,7 +148,7 @@ class OperationTable:
         attempt_at = after.pop("attempt_at", None)
         if attempt_at is not None:
             after["sent_at"] = attempt_at  # until when it might have run is nobody's business any more
-        for gone in ("progress", "interrupted", "details", "counts_from", "effect"):
+        for gone in ("progress", "interrupted", "details", "counts_from", "effect", "settle"):
             after.pop(gone, None)
         return after
 

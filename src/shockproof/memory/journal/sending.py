@@ -21,6 +21,7 @@ __all__ = [
     "Earlier",
     "NotFreshError",
     "Sending",
+    "is_name_of_sendings",
     "is_sending",
     "key_of",
     "name_of_sending",
@@ -35,6 +36,11 @@ _SUFFIX = ".once"
 def name_of_sending(service_name: str, key: str) -> Name:
     """What the journal calls it: each service has keys of its own."""
     return Name(service_name + _SUFFIX, key)
+
+
+def is_name_of_sendings(operation: str) -> bool:
+    """Whether what has this name and a key would be taken for something that is sent once."""
+    return operation.endswith(_SUFFIX)
 
 
 def is_sending(entry: OperationEntry) -> bool:
@@ -90,6 +96,8 @@ class Earlier(NamedTuple):
     """The other side said that it has this key; what it is, nobody knows."""
     differs: tuple[str, ...] = ()
     """The arguments that were others when it was sent."""
+    settle: float = 0.0
+    """Seconds that the other side may take to show it, as it was sent with; 0: nobody has said."""
 
 
 class NotFreshError(Exception):
@@ -122,7 +130,12 @@ class Sending:
         now: Callable[[], Moment],
         arguments: Fingerprint | None = None,
         compared: Collection[str] | None = None,
+        settle: float | None = None,
     ) -> None:
+        self._settle = settle
+        """Seconds that the other side may take to show it; None: whoever only looks it up does not say."""
+        self._known_settle = 0.0
+        """The one that it was sent with."""
         self._arguments = arguments
         """What it is to be sent with; None: that is not compared."""
         self._compared = compared
@@ -202,7 +215,7 @@ class Sending:
             if not isinstance(holder, Sending) or not holder._is_released:
                 raise OperationBusyError(self._name.operation, self._key)
             if claims.take(self._name, self, instead_of=holder) is None:
-                self._known_arguments = holder._known_arguments
+                self._known_arguments, self._known_settle = holder._known_arguments, holder._known_settle
                 # Until something else is told of it, all of that holds; and it is told behind what that one told.
                 self._goes_without, self._told = holder._goes_without, told
                 break  # whatever that one told is recorded before anything that is told from here
@@ -212,7 +225,9 @@ class Sending:
             self.is_claimed = True
             passed = None if told.counts_from is None else self._now().since(told.counts_from)
             differs = self._differs_from(self._known_arguments)
-            return Earlier(passed or 0.0, is_there=told.is_known_there, differs=differs)
+            return Earlier(
+                passed or 0.0, is_there=told.is_known_there, differs=differs, settle=self._known_settle
+            )
         known = self._journal.known(self._name)
         if known is None and self._may_be_lost:
             body = self._lost()
@@ -251,6 +266,7 @@ class Sending:
         noticed = journal.loss_noticed = journal.loss_noticed or self._now()
         return {
             **self._body(),
+            **self._settles(),
             "service": self._service_name,
             "at": noticed.wall,
             "sent_at": noticed.wall,
@@ -269,10 +285,12 @@ class Sending:
         if passed is None and not self.is_left_behind and not is_under_way():
             self._seen(now)
         self._known_arguments = arguments = known.body.get("arguments")
+        self._known_settle = max(0.0, _seconds(known.body.get("settle")) or 0.0)
         return Earlier(
             passed or 0.0,
             is_there=known.body.get("effect") == "done",
             differs=self._differs_from(arguments),
+            settle=self._known_settle,
         )
 
     def _seen(self, at: Moment) -> None:
@@ -328,9 +346,10 @@ class Sending:
 
     def _sent(self, now: Moment, at_most_for: float | None) -> dict[str, Any]:  # Any: frozen values
         until = now.later(at_most_for or 0.0)
-        self._known_arguments = self._arguments
+        self._known_arguments, self._known_settle = self._arguments, self._settle or 0.0
         return {
             **self._body(),
+            **self._settles(),
             **({} if self._arguments is None else {"arguments": self._arguments}),
             "service": self._service_name,
             "at": now.wall,
@@ -455,6 +474,9 @@ class Sending:
     def _give_back(self, session: Session) -> None:
         # Behind all that was told: until then, whoever asks for the key asks `self`.
         session.claims.give_back(self._name, self)
+
+    def _settles(self) -> dict[str, float]:
+        return {} if self._settle is None else {"settle": self._settle}
 
     def _body(self) -> dict[str, Any]:  # Any: frozen values
         return {"operation": self._name.operation, "key": self._key}

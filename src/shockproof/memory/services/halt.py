@@ -88,13 +88,30 @@ class Halt:
         """Retry loops of writes that wait between attempts: woken when it is halted."""
         self._decisions = 0
         self._forget_threads()
-        after_fork(self._forget_threads)
+        after_fork(self._in_the_child)
 
     def _forget_threads(self) -> None:
         # Also in a forked child: what is under way is the parent's, and so is what is not durable yet.
         self._lock = threading.RLock()
         self._reading: Future[None] | None = None
         self._durable = self._decisions
+
+    def _in_the_child(self) -> None:
+        self._forget_threads()
+        # Without a word to others, whose locks another thread may have held: orders ask by themselves.
+        self.is_known = self.mark is not None
+
+    def forget(self) -> None:
+        """
+        Ask the disk again before the next write: the directory was given up, or is the parent's, and others may have halted.
+
+        What is halted stays so until the disk has told otherwise.
+        """
+        with self._lock:
+            if not self.is_known or not self.is_durable or self.mark is not None:
+                return
+            self.is_known, self._reading = False, None
+        self._on_change()
 
     @property
     def closes_the_lane(self) -> bool:
