@@ -8,6 +8,7 @@ import functools
 import threading
 from collections.abc import Callable
 from datetime import date
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,7 +138,10 @@ RENAMING = (
 """What is appended to changes no name."""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRONG_DISKS if kind not in RENAMING])
+LOGGING_DISKS = [kind for kind in WRONG_DISKS if kind not in RENAMING]
+
+
+@pytest.mark.parametrize("kind", LOGGING_DISKS)
 def test_step_left_out_of_logging_is_caught(kind: type[SimulatedDisk]) -> None:
     """The test above would notice."""
     assert crashes(kind, Logged(), second_life_each=1_000_000, most=1).wrong
@@ -158,7 +162,37 @@ def answers_before_the_sync(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AppendFile, "sync", later)
 
 
-@pytest.mark.parametrize("mutate", [appends_to_a_torn_line, syncs_the_content_only, answers_before_the_sync])
+def syncs_the_first_batch_only(patch: pytest.MonkeyPatch) -> None:
+    sync = AppendFile._sync
+
+    def once(self: AppendFile) -> None:
+        if not self._has_durable_name:
+            sync(self)
+
+    patch.setattr(AppendFile, "_sync", once)
+
+
+def begins_the_file_anew(patch: pytest.MonkeyPatch) -> None:
+    opened = AppendFile._opened
+
+    def emptied(self: AppendFile) -> FileIO:
+        raw = opened(self)
+        raw.truncate(0)
+        return raw
+
+    patch.setattr(AppendFile, "_opened", emptied)
+
+
+WRONG_WAYS_OF_LOGGING = (
+    appends_to_a_torn_line,
+    syncs_the_content_only,
+    answers_before_the_sync,
+    syncs_the_first_batch_only,
+    begins_the_file_anew,
+)
+
+
+@pytest.mark.parametrize("mutate", WRONG_WAYS_OF_LOGGING)
 def test_wrong_way_of_logging_is_caught(
     mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +257,10 @@ HARMLESS_HERE = (
 """Nothing here makes a directory; and that a name is durable before the next change is all that is asked."""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRONG_DISKS if kind not in HARMLESS_HERE])
+COMPRESSING_DISKS = [kind for kind in WRONG_DISKS if kind not in HARMLESS_HERE]
+
+
+@pytest.mark.parametrize("kind", COMPRESSING_DISKS)
 def test_step_left_out_of_compressing_is_caught(kind: type[SimulatedDisk]) -> None:
     """The test above would notice."""
     assert crashes(kind, Packed(), second_life_each=1_000_000, most=1).wrong
@@ -240,13 +277,30 @@ def adds_what_is_there(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PackedBefore, "take", lambda self, block: setattr(self, "size", self.size + len(block)))
 
 
-@pytest.mark.parametrize("mutate", [deletes_before_the_name_is_durable, adds_what_is_there])
+def replaces_what_was_compressed_before(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PackedBefore, "is_possible", property(lambda _: False))
+
+
+WRONG_WAYS_OF_COMPRESSING = (
+    deletes_before_the_name_is_durable,
+    adds_what_is_there,
+    replaces_what_was_compressed_before,
+)
+
+
+@pytest.mark.parametrize("mutate", WRONG_WAYS_OF_COMPRESSING)
 def test_wrong_way_of_compressing_is_caught(
     mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As above."""
     mutate(monkeypatch)
     assert crashes(SimulatedDisk, Packed(), second_life_each=100, most=1).wrong
+
+
+def test_at_least_twelve_mistakes_are_tried_with_each() -> None:
+    """What catches two or three may do so by luck."""
+    assert len(LOGGING_DISKS) + len(WRONG_WAYS_OF_LOGGING) >= 12
+    assert len(COMPRESSING_DISKS) + len(WRONG_WAYS_OF_COMPRESSING) >= 12
 
 
 # ---- calls that fail
