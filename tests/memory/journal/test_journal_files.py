@@ -49,6 +49,15 @@ def damage(path: Path, text: bytes) -> None:
     path.write_bytes(data.replace(text, text[::-1]))
 
 
+def test_a_journal_that_is_no_directory_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    """A pipe has its name: the error tells which, and what to do."""
+    journal = tmp_path / "journal"
+    os.mkfifo(journal)
+    with pytest.raises(NotADirectoryError, match="move what has its name away") as caught:
+        read_journal(SystemFiles(), journal)
+    assert caught.value.filename == str(journal)
+
+
 def test_every_life_begins_a_segment_and_leaves_one(tmp_path: Path) -> None:
     """With everything known; nothing is appended to a file that was found."""
     first = a_journal(tmp_path, "ABC")

@@ -125,6 +125,9 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
         names = layer.list_directory(directory)
     except FileNotFoundError:
         names = []
+    except NotADirectoryError as error:
+        way_out = "it or a parent is no directory: move what has its name away, or use another state_dir"
+        raise NotADirectoryError(errno.ENOTDIR, way_out, str(directory)) from error
     numbers = sorted(number for name in names if (number := number_in(name)) is not None)
     segments: list[SegmentContent] = []
     for number in numbers:
