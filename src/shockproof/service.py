@@ -973,6 +973,9 @@ class ErrorRecoveryService:
         """
         Save by itself: every *every* seconds, and when the service is closed.
 
+        After a kill, what was sent under rate limits since the last save is not known: where that matters, let
+        *every* be as short as 1 second.
+
         Args:
             provider: gives the three arguments of `save_state`, as a dict of them or a tuple; plain
                 or async. It runs on the loop and must be quick. One that fails is logged and asked again the next

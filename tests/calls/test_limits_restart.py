@@ -85,6 +85,40 @@ async def test_what_was_sent_counts_after_a_restart_until_it_would_have_left(
     assert await venue.call(answer) == "answer"
 
 
+async def test_what_was_sent_after_a_save_by_hand_is_saved_at_an_orderly_end_if_the_state_is_tracked(
+    process: Make,
+) -> None:
+    """Closing saves once more, whatever was saved before."""
+    first = process()
+    first.track_state(dict)
+    await first.save_state(force=True)
+    for _ in range(3):
+        await venue_of(first).call(answer)
+    await first.aclose()
+    second = process()
+    await second.restore_state()
+    venue_of(second)
+    assert used(second) == 3
+
+
+async def test_a_kill_forgets_what_was_sent_since_the_last_save_and_no_more(
+    process: Make, clock: VirtualClock
+) -> None:
+    """The state is tracked by the second, so that it is what one second has sent."""
+    first = process()
+    stop = first.track_state(dict, every=1.0)
+    for _ in range(2):
+        await venue_of(first).call(answer)
+    await clock.sleep(1.5)
+    await first.restore_state()  # behind the write
+    await venue_of(first).call(answer)
+    stop()
+    second = process()
+    await second.restore_state()
+    venue_of(second)
+    assert used(second) == 2
+
+
 async def test_ban_goes_on_over_a_restart_and_becomes_no_longer(process: Make, clock: VirtualClock) -> None:
     """Nothing is sent while the venue wants to be left alone, whoever asks."""
     first = process()
