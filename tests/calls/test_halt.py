@@ -736,6 +736,9 @@ async def test_halted_write_leaves_no_cycle(recovery: ErrorRecoveryService) -> N
             await venue.call(answer)
         except HaltedError:
             pass
-        assert [found for found in gc.get_objects() if isinstance(found, HaltedError)] == []
+        halted = [found for found in gc.get_objects() if isinstance(found, HaltedError)]
+        assert [
+            found for found in halted if found.reason == "enough"
+        ] == []  # other tests keep some of their own
     finally:
         gc.enable()
