@@ -35,6 +35,17 @@ def test_a_client_that_is_not_there_is_named_with_the_command_that_installs_it(c
     assert package in said.rpartition("(")[2]
 
 
+@pytest.mark.parametrize("client", ["alpaca", "binance", "ccxt"])
+def test_who_has_no_client_at_all_is_told_of_the_one_asked_for(client: str) -> None:
+    """And not of the HTTP client below it, whose extra would not be enough."""
+    said = said_by(
+        f"import sys; sys.modules.update(dict.fromkeys(('{client}', 'aiohttp', 'requests', 'urllib3')))\n"
+        f"import shockproof.integrations.{client}"
+    )
+    assert said.startswith(f"ImportError: shockproof.integrations.{client} needs ")
+    assert f"pip install 'shockproof[{client}]'" in said
+
+
 def test_importing_one_integration_loads_no_other_client() -> None:
     """Who uses httpx does not pay a second for ccxt."""
     said = said_by(

@@ -13,21 +13,23 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-import shockproof.integrations.requests as requests_outcomes
-from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.optional import missing
-from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
-from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
-from shockproof.policies.retry_after import asked_to_wait
-from shockproof.vocabulary.arguments import seconds
-from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
-from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
 try:
     from alpaca.common.exceptions import APIError
     from alpaca.common.rest import RESTClient
 except ImportError as error:
     raise missing("alpaca-py", "alpaca", error) from error
+
+# After its own client: who has neither is told of this module and its extra.
+import shockproof.integrations.requests as requests_outcomes
+from shockproof.integrations.http_status import meaning_of_status
+from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
+from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
+from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.arguments import seconds
+from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
+from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -9,9 +9,17 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
+from shockproof.integrations.optional import missing
+
+try:
+    from binance.async_client import AsyncClient
+    from binance.exceptions import BinanceAPIException, BinanceRequestException
+except ImportError as error:
+    raise missing("python-binance", "binance", error) from error
+
+# After its own client: who has neither is told of this module and its extra.
 import shockproof.integrations.aiohttp as aiohttp_outcomes
 from shockproof.integrations.http_status import meaning_of_status
-from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.protected_client import (
     Does,
@@ -24,12 +32,6 @@ from shockproof.integrations.protected_client import (
 from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
-
-try:
-    from binance.async_client import AsyncClient
-    from binance.exceptions import BinanceAPIException, BinanceRequestException
-except ImportError as error:
-    raise missing("python-binance", "binance", error) from error
 
 if TYPE_CHECKING:
     from shockproof.calls.options import ServiceOptions

@@ -14,19 +14,21 @@ from collections.abc import Callable
 from socket import gaierror
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import shockproof.integrations.aiohttp as aiohttp_outcomes
-from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.optional import missing
-from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
-from shockproof.integrations.protected_client import Does, ProtectedClient, only_closes, stand_in
-from shockproof.policies.retry_after import asked_to_wait
-from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
-from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
 try:
     import ccxt
 except ImportError as error:
     raise missing("ccxt", "ccxt", error) from error
+
+# After its own client: who has neither is told of this module and its extra.
+import shockproof.integrations.aiohttp as aiohttp_outcomes
+from shockproof.integrations.http_status import meaning_of_status
+from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
+from shockproof.integrations.protected_client import Does, ProtectedClient, only_closes, stand_in
+from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
+from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
 if TYPE_CHECKING:
     from ccxt.async_support import Exchange
