@@ -68,6 +68,7 @@ from shockproof.vocabulary.arguments import (
     NotGiven,
     Seconds,
     a_name,
+    names_the_nearest,
     one_of,
     seconds,
     whole_number,
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.events import Event
     from shockproof.vocabulary.models import SystemState
 
-__all__ = ["ErrorRecoveryService"]
+__all__ = ["ErrorRecoveryService", "check_recovery"]
 
 R = TypeVar("R")
 
@@ -175,6 +176,7 @@ class ErrorRecoveryService:
         TypeError, ValueError: a value that is not allowed, with its name, the value and the range.
     """
 
+    @names_the_nearest
     def __init__(
         self,
         state_dir: str | os.PathLike[str] | NotGiven = NOT_GIVEN,
@@ -200,6 +202,7 @@ class ErrorRecoveryService:
         clock: Clock | Callable[[], float] | None = None,
         rng: Randomness | None = None,
     ) -> None:
+        _check_store(store)
         self._settings = resolve(
             {
                 "state_dir": state_dir,
@@ -218,7 +221,9 @@ class ErrorRecoveryService:
         self._loop_options = check_loop_monitor(loop_monitor)
         self._clock = as_clock(clock)
         self._history = ErrorHistory()
-        self._error_log = ErrorLog(self.error_log_dir, clock=self._clock, **check_error_log(error_log or {}))
+        self._error_log = ErrorLog(
+            self.error_log_dir, clock=self._clock, **check_error_log({} if error_log is None else error_log)
+        )
         self._redactor = Redactor(DEFAULT_NAMES if redact is None else _names(redact))
         self._listeners = Listeners()
         randomness = random.Random() if rng is None else rng  # noqa: S311 - jitter is no secret
@@ -558,7 +563,7 @@ class ErrorRecoveryService:
         Called again it changes the reason.
 
         Args:
-            reason: why, for the errors, the health, the next life and whoever resumes.
+            reason: why, for the errors, the health, the next life and whoever resumes. It is kept as one line.
 
         Raises:
             TypeError, ValueError: the reason is no string, or empty.
@@ -567,7 +572,7 @@ class ErrorRecoveryService:
 
         Cancelled while awaited, it stays halted, and is written.
         """
-        told = self._redactor.text(a_name("reason", reason, "lost the risk feed"))
+        told = self._redactor.text(_one_line(a_name("reason", reason, "lost the risk feed")))
         durable = self._halt.halt(told)
         _log.warning("halted: %s", told)
         if self._listeners:
@@ -1287,10 +1292,41 @@ class ErrorRecoveryService:
         return f"<ErrorRecoveryService {len(self._registry.all())} services, state in {self.state_dir}>"
 
 
+def _one_line(text: str) -> str:
+    # It stands in logs and errors. Nothing is refused for that: the text of an error may be what trading stops for.
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split()) or repr(text)
+
+
 def _import_the_rest() -> None:
     # What most programs never use, and then would load in the middle of trading.
     for name in ("calls.once", "calls.stream", "vocabulary.events"):
         import_module(f"shockproof.{name}")
+
+
+_STORE_METHODS = ("get", "entries", "put", "renew", "delete", "watch", "aclose")
+
+
+def _check_store(store: object) -> None:
+    if store is None or all(callable(getattr(store, name, None)) for name in _STORE_METHODS):
+        return
+    # Its value is not told: in a URL there may be a password.
+    raise TypeError(
+        'store must be a StateStore, such as RedisStore("redis://localhost:6379") of shockproof.integrations.redis, '
+        'EtcdStore("http://localhost:2379") of shockproof.integrations.etcd, or FileStore("data/shared.db"), got a value '
+        f"of type {type(store).__name__}"
+    )
+
+
+def check_recovery(recovery: object) -> ErrorRecoveryService:
+    """
+    *recovery*, where something is built on a service.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(recovery, ErrorRecoveryService):
+        raise TypeError(f"recovery must be an ErrorRecoveryService, got {recovery!r}")
+    return recovery
 
 
 def _name_of_check(state: ServiceState) -> str:

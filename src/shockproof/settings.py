@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict
 
 from shockproof.memory.error_log.bounded_queue import WhenFull
-from shockproof.vocabulary.arguments import NOT_GIVEN, Seconds, at_least, seconds, whole_number
+from shockproof.vocabulary.arguments import NOT_GIVEN, Seconds, at_least, out_of, seconds, whole_number
 
 __all__ = [
     "CONFIGURABLE",
@@ -119,7 +119,7 @@ def resolve(
         if variable.startswith("ERROR_RECOVERY_") and variable not in known:
             warnings.warn(
                 f"environment variable {variable} is not one of {', '.join(sorted(known))}: it changes nothing",
-                stacklevel=3,
+                stacklevel=4,
             )
     settings: dict[str, Any] = {}  # Any: each setting has a type of its own
     for name, directory in _PATHS.items():
@@ -158,7 +158,7 @@ def check_change(name: str, value: object) -> Any:  # Any: each setting has a ty
         ValueError: its value is out of range.
     """
     if name not in _NUMBERS:
-        raise TypeError(f"configure() knows no {name!r}; what can be changed is {', '.join(CONFIGURABLE)}")
+        raise TypeError(f"configure() knows no {name!r}; {out_of(name, CONFIGURABLE)}")
     return _NUMBERS[name][1](name, value)
 
 
@@ -208,10 +208,12 @@ def check_error_log(options: Mapping[str, object]) -> dict[str, Any]:  # Any: ea
     Raises:
         TypeError, ValueError: an unknown name, or a value that is not allowed.
     """
+    if not isinstance(options, Mapping):
+        raise TypeError(f'error_log must be a dict such as {{"keep_days": 30}}, got {options!r}')
     checked: dict[str, Any] = {}  # Any: each has a type of its own
     for name, value in options.items():
         if name not in _ERROR_LOG:
-            raise TypeError(f"error_log knows no {name!r}; there are {', '.join(_ERROR_LOG)}")
+            raise TypeError(f"error_log knows no {name!r}; {out_of(name, _ERROR_LOG)}")
         checked[name] = _ERROR_LOG[name](f"error_log[{name!r}]", value)
     return checked
 
@@ -240,7 +242,7 @@ def check_loop_monitor(given: object) -> dict[str, float] | None:
     options: Mapping[str, object] = {} if given is True else given
     for name in options:
         if name not in _LOOP_MONITOR:
-            raise TypeError(f"loop_monitor knows no {name!r}; there are {', '.join(_LOOP_MONITOR)}")
+            raise TypeError(f"loop_monitor knows no {name!r}; {out_of(name, _LOOP_MONITOR)}")
     return {
         name: check(f"loop_monitor[{name!r}]", options[name]) if name in options else default
         for name, (default, check) in _LOOP_MONITOR.items()

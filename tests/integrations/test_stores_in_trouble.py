@@ -364,6 +364,11 @@ async def test_a_redis_cluster_keeps_all_keys_of_a_store_together(tmp_path: Path
         (RedisStore, "urls must be at least one"),
         (lambda: RedisStore(f"http://:{SECRET}@x"), "URL no. 1 of urls must begin with redis://"),
         (lambda: RedisStore(f"redis://u:{SECRET}@x:1"), "URL no. 1 of urls must begin with redis://"),
+        (
+            lambda: RedisStore("redis://x/desk"),
+            "URL no. 1 of urls must name its database by a number",
+        ),
+        (lambda: RedisStore("redis://x", tls_ca="ca.pem"), "tls_ca needs URLs that begin with rediss://"),
         (lambda: RedisStore("redis://a", "redis://b"), "several urls are for cluster=True"),
         (lambda: RedisStore("redis://a", cluster=True, sentinel="b"), "cannot be together"),
         (lambda: RedisStore("redis://a", timeout=0), "timeout must be seconds"),

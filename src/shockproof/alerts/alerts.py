@@ -24,6 +24,7 @@ from shockproof.alerts.rules import AlertRules, Watch
 from shockproof.alerts.target import Target, is_worth_repeating
 from shockproof.calls.handle import Handle
 from shockproof.calls.options import ServiceOptions
+from shockproof.service import check_recovery
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds, whole_number
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import Event
@@ -116,6 +117,8 @@ class Alerts:
         source: str | None = None,
         sending: ServiceOptions | None = None,
     ) -> None:
+        check_recovery(recovery)
+        _check_targets(targets)
         names = [target.name for target in targets]
         if not names:
             raise ValueError("targets must be at least one, such as [Slack(url)], got none")
@@ -273,3 +276,17 @@ class Alerts:
 
 def _service_name(target: Target) -> str:
     return f"alerts.{target.name}"
+
+
+def _check_targets(targets: object) -> None:
+    if not isinstance(targets, Sequence) or isinstance(targets, str | bytes):
+        raise TypeError(
+            f"targets must be several, such as [Slack(url)], got one value of type {type(targets).__name__}: write [...]"
+        )
+    for target in targets:
+        if not all(hasattr(target, one) for one in ("name", "timeout", "at_once", "secrets", "send")):
+            # Its value is not told: the URL of a hook is a secret.
+            raise TypeError(
+                "targets must be Slack(url), PagerDuty(routing_key), Webhook(url) or a Target of your own, "
+                f"got a value of type {type(target).__name__}"
+            )

@@ -165,15 +165,23 @@ class Handle:
     @overload
     def __call__(self, fn: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
     def __call__(
-        self, fn: Callable[..., Any], /
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        **options: object,
     ) -> Callable[..., Coroutine[Any, Any, Any]]:  # Any: see the overloads
         """
         Decorate *fn*: its signature, name and docstring stay; a plain function becomes a coroutine function.
 
         Raises:
-            TypeError: *fn* cannot be guarded: a coroutine object, a generator, a classmethod object.
+            TypeError: *fn* cannot be guarded: a coroutine object, a generator, a classmethod object; or there is none.
             ValueError: *fn* was decorated as unsafe, and this handle would repeat it all the same.
         """
+        if fn is None or options:
+            raise TypeError(
+                "a handle decorates without parentheses: @market; with options for this function alone it is "
+                f"@market.using({', '.join(f'{name}={value!r}' for name, value in options.items()) or 'timeout=2.0'})"
+            )
         layer = self.plan.layer
         check_layers(fn, layer)
         wrapped = wrap(self.plan, fn)

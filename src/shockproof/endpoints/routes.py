@@ -12,6 +12,7 @@ from shockproof.endpoints.changes import Changes
 from shockproof.endpoints.checks import Check, is_ready, readiness, told
 from shockproof.endpoints.exchange import Answer, Request, Stream, plain
 from shockproof.endpoints.status_page import PAGE, StatusPage
+from shockproof.service import check_recovery
 
 if TYPE_CHECKING:
     from shockproof.integrations.prometheus import CollectorRegistry
@@ -35,7 +36,7 @@ class Routes:
         status_page: bool = False,
         for_this_machine: bool = False,
     ) -> None:
-        self._recovery = recovery
+        self._recovery = check_recovery(recovery)
         self._token = check_token(token)
         if token is not None:
             recovery.register_secret(token)

@@ -15,7 +15,7 @@ from shockproof.endpoints.exchange import Answer, Request, Stream, plain
 from shockproof.endpoints.http1 import MOST_HEAD, BadRequestError, bytes_of, head_of, head_of_stream
 from shockproof.endpoints.relaying import relay
 from shockproof.endpoints.routes import Routes
-from shockproof.vocabulary.arguments import whole_number
+from shockproof.vocabulary.arguments import names_the_nearest, whole_number
 
 if TYPE_CHECKING:
     from shockproof.integrations.prometheus import CollectorRegistry
@@ -42,6 +42,7 @@ class Bounds(NamedTuple):
     """At a time. One more ends the one that has waited longest for its next request."""
 
 
+@names_the_nearest
 @asynccontextmanager
 async def serve(
     recovery: ErrorRecoveryService,

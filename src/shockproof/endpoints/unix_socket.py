@@ -22,6 +22,7 @@ from shockproof.endpoints.routes import Routes
 from shockproof.endpoints.server import Server
 from shockproof.memory.disk.directory import make_writable
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.service import check_recovery
 from shockproof.views.status import status_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ async def serve_socket(
 
     At the end of the block, also by a cancellation, the socket is gone, and connections that are open are ended.
     """
-    place = recovery.state_dir / SOCKET_NAME if path is None else Path(os.path.abspath(path))  # noqa: ASYNC240 - no disk is asked
+    place = check_recovery(recovery).state_dir / SOCKET_NAME if path is None else Path(os.path.abspath(path))  # noqa: ASYNC240 - no disk is asked
     length = len(os.fsencode(place))
     if length > LONGEST_PATH:
         raise ValueError(

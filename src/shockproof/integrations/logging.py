@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from shockproof.memory.error_log.log_messages import LogMessages, Message, is_traceback
+from shockproof.service import check_recovery
 
 if TYPE_CHECKING:
     from shockproof.service import ErrorRecoveryService
@@ -42,6 +43,7 @@ class ErrorLogHandler(logging.Handler):
 
     def __init__(self, recovery: ErrorRecoveryService, level: int | str = logging.WARNING) -> None:
         super().__init__(level)
+        check_recovery(recovery)
         self._messages = LogMessages(recovery._error_log, recovery._clock, recovery._redactor)
 
     def handle(self, record: logging.LogRecord) -> bool:

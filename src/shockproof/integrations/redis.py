@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from shockproof.integrations.optional import missing
@@ -189,6 +191,12 @@ class RedisStore:
             }.items()
             if value is not None
         }
+        given = {"tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
+        in_vain = ", ".join(name for name, value in given.items() if value is not None)
+        if in_vain and not all(server.get("ssl") for server in self._servers):
+            raise ValueError(
+                f"{in_vain} needs URLs that begin with rediss://, with two s: redis:// speaks no TLS"
+            )
         self._shown = ", ".join(_shown(server) for server in self._servers)
         # The braces keep all keys of this store in one slot of a cluster, which a script must not leave.
         self._slot = "{" + self._prefix + "}"
@@ -372,6 +380,11 @@ def _server(number: int, url: object) -> _Options:
         raise ValueError(
             f"URL no. {number} of urls must begin with redis://, rediss:// or unix://, and name a host or a path; "
             "in a user name or a password, write / @ and : as %2F %40 and %3A"
+        )
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*/?", parts.path):
+        raise ValueError(
+            f"URL no. {number} of urls must name its database by a number, such as redis://localhost:6379/0"
         )
     kind = options.pop("connection_class", None)
     if kind is SSLConnection:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Unpack
 
+from shockproof.calls.options import check_options
+from shockproof.service import check_recovery
 from shockproof.vocabulary.arguments import whole_number
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class ServicePerHost:
         **options: as in `ErrorRecoveryService.service`, the same for each.
 
     Raises:
-        TypeError, ValueError: an argument that is none. An option that is none is refused with the first request.
+        TypeError, ValueError: an argument or an option that is none.
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class ServicePerHost:
     ) -> None:
         if not isinstance(prefix, str):
             raise TypeError(f'prefix must be a string such as "http/", got {prefix!r}')
-        self._recovery = recovery
+        self._recovery = check_recovery(recovery)
+        check_options(options)  # not only when the first request is made
         self._prefix = prefix
         self._most = whole_number("most", most, minimum=1)
         self._options = options

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from shockproof.integrations.optional import missing
 from shockproof.policies.retry import leaves
-from shockproof.service import ErrorRecoveryService
+from shockproof.service import ErrorRecoveryService, check_recovery
 from shockproof.vocabulary.errors import (
     AttemptTimeoutError,
     CallRejectedError,
@@ -60,8 +60,10 @@ def lifespan_of(recovery: ErrorRecoveryService, around: AnyLifespan | None = Non
         around: a lifespan of your own, which begins first and ends last. What it yields is kept. Default: none.
 
     Raises:
+        TypeError: *recovery* is no `ErrorRecoveryService`; at once.
         Exception: what `ErrorRecoveryService.start` raises; the app does not start then.
     """
+    check_recovery(recovery)
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any]]:  # Any: the app, and its state

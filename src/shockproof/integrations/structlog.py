@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shockproof.integrations.optional import missing
 from shockproof.memory.error_log.log_messages import LogMessages, Message, is_traceback
+from shockproof.service import check_recovery
 
 try:
     from structlog.processors import NAME_TO_LEVEL
@@ -50,6 +51,7 @@ class ErrorLogProcessor:
     """
 
     def __init__(self, recovery: ErrorRecoveryService, level: str | int = "warning") -> None:
+        check_recovery(recovery)
         self._messages = LogMessages(recovery._error_log, recovery._clock, recovery._redactor)
         if isinstance(level, str) and level.lower() not in NAME_TO_LEVEL:
             raise ValueError(f"level must be one of {', '.join(NAME_TO_LEVEL)}, or a number, got {level!r}")

@@ -4,11 +4,12 @@ Checks of what a user hands in: each refusal names the argument, its value and w
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Collection
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 __all__ = [
     "NOT_GIVEN",
@@ -16,6 +17,7 @@ __all__ = [
     "Seconds",
     "a_name",
     "at_least",
+    "names_the_nearest",
     "one_of",
     "out_of",
     "seconds",
@@ -49,6 +51,29 @@ def out_of(name: str, known: Collection[str]) -> str:
     near = [one for one in known if name in one] or difflib.get_close_matches(name, known, 2)
     perhaps = f"did you mean {' or '.join(near[:3])}? " if near else ""
     return f"{perhaps}there are {', '.join(known)}"
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def names_the_nearest(function: Callable[P, R]) -> Callable[P, R]:
+    """*function*, whose refusal of a keyword that it does not know names the nearest one that it does."""
+    known = [
+        one.name
+        for one in inspect.signature(function).parameters.values()
+        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name != "self"
+    ]
+    called = function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"{called} knows no {name!r}; {out_of(name, known)}")
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def takes(name: str, function: Callable[..., object], *parameters: str) -> None:
