@@ -80,10 +80,21 @@ def test_error_says_how_long_to_wait_and_whether_anything_happened(
         ExceptionGroup("", [CircuitOpenError("a"), ExceptionGroup("", [CircuitOpenError("b")])]),
     ],
 )
-@pytest.mark.parametrize("effect", ["read", "unsafe"])
-def test_our_own_refusals_are_neutral(error: Exception, effect: CallEffect) -> None:
-    """What another service's policy refused says nothing about this one."""
-    assert classifier(effect).of_error(error, CALL).outcome is Outcome.NEUTRAL
+@pytest.mark.parametrize(
+    ("effect", "outcome"),
+    [("read", Outcome.NEUTRAL), ("idempotent", Outcome.NEUTRAL), ("unsafe", Outcome.UNKNOWN)],
+)
+def test_refusals_from_inside_are_neutral_and_no_proof(
+    error: Exception, effect: CallEffect, outcome: Outcome
+) -> None:
+    """What another service's policy refused says nothing about this one, nor of what was sent before that."""
+    assert classifier(effect).of_error(error, CALL).outcome is outcome
+
+
+def test_group_with_a_refusal_and_a_proof_is_no_proof() -> None:
+    """The function ran, and one part of it was refused at its own end."""
+    error = ExceptionGroup("", [ConnectionRefusedError(), CircuitOpenError("other")])
+    assert classifier("unsafe").of_error(error, CALL).outcome is Outcome.UNKNOWN
 
 
 @pytest.mark.parametrize(

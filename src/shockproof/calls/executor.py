@@ -23,7 +23,7 @@ from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultEr
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.stand_in import StandIn
-from shockproof.calls.threads import NotStartedError, never_began
+from shockproof.calls.threads import NotStartedError, take_never_began
 from shockproof.calls.timer import Timer, running_task
 from shockproof.calls.tracing import CallTrace
 from shockproof.policies.bulkhead import Places
@@ -46,6 +46,9 @@ def failure_of(
     is no ``Exception``: the ticket is given back, and nothing is counted.
     """
     failure = Failure(ticket, elapsed(plan, started, timer))
+    if take_never_began(error):  # it waited for a thread all the time, or was refused one
+        plan.classifier.never_began()
+        failure.verdict = Verdict(Outcome.NEUTRAL)
     ended_by_us = timer is not None and timer.stop()
     failure.stalled = ended_by_us and timer is not None and timer.stalled
     if isinstance(error, asyncio.CancelledError):
@@ -53,8 +56,6 @@ def failure_of(
             ticket.released()
             return None
         failure.error = timeout_error(plan, timer.seconds)
-        if never_began(error):  # it waited for a thread all the time
-            failure.verdict = Verdict(Outcome.NEUTRAL)
         failure.error.__cause__ = error  # its traceback shows where the attempt hung
     elif isinstance(error, Exception) and (ended_by_us or not hides_cancellation(error)):
         failure.error = error
@@ -422,8 +423,9 @@ async def _stand_in(
                     result = await awaitable
                 else:
                     result = fallback.value
-            except Exception as error:  # a stand-in may fail in any way; the next one is asked
-                if hides_cancellation(error):
+            except BaseException as error:  # a stand-in may fail in any way; the next one is asked
+                take_never_began(error)  # that is the stand-in's, and the call itself did run
+                if not isinstance(error, Exception) or hides_cancellation(error):
                     raise
                 last = error.take() if isinstance(error, NotStartedError) else error
                 _stand_in_failed(plan, fallback, last)

@@ -5,7 +5,7 @@ Whether an order may be under way: what is known of it from its first attempt to
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from shockproof.calls.tracing import CallTrace
 from shockproof.calls.witness import Witness
@@ -105,12 +105,27 @@ class Flight(Classifier):
         return None if verdict is None else self._judged(verdict)
 
     def of_error(self, error: Exception, call: CallInfo) -> Verdict:
-        if isinstance(error, CallRejectedError) and getattr(error, _AT_LAST, False):
+        if self.takes_refusal_at_last(error):
             self._refused(error)
             return self._judged(
                 Verdict(Outcome.NEUTRAL)
             )  # it did not run, whatever the user's classification says
         return self._judged(self.rules.of_error(error, call))
+
+    def never_began(self) -> None:
+        self.is_open = False
+
+    @staticmethod
+    def takes_refusal_at_last(error: BaseException) -> TypeGuard[CallRejectedError]:
+        """
+        Whether *error* refused this very attempt in its first step.
+
+        Asked once: then the mark is gone, for a call around this one, whose function did run, must not take it for its own.
+        """
+        if not (isinstance(error, CallRejectedError) and hasattr(error, _AT_LAST)):
+            return False
+        delattr(error, _AT_LAST)
+        return True
 
     def _judged(self, verdict: Verdict) -> Verdict:
         self.is_open, self.was_judged = not is_proof_of_nothing(verdict), True
@@ -121,6 +136,6 @@ class Flight(Classifier):
 
 def is_proof_of_nothing(verdict: Verdict) -> bool:
     """Whether it is certain that the attempt did nothing at the other side."""
-    # A neutral verdict is a clear no of the venue, or one of our own refusals; with effect="done" it is the venue's
+    # A neutral verdict is a clear no of the venue, or the refusal of this very attempt; with effect="done" it is the venue's
     # word that it has this key already.
     return verdict.effect == "none" or (verdict.outcome is Outcome.NEUTRAL and verdict.effect is None)

@@ -24,18 +24,16 @@ from shockproof.calls.named_arguments import check_takes, named_arguments
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Confirm, Way, look_up, warn_of_contradiction
-from shockproof.calls.threads import never_began
 from shockproof.calls.tracing import CallTrace, Tracer
 from shockproof.calls.witness import witnessed
 from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.risk_reducing import NO_JOURNAL, PATIENCE
 from shockproof.memory.journal.sending import Earlier, NotFreshError, Sending
+from shockproof.policies.classification import is_refusal
 from shockproof.policies.confirmation import window_left
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.errors import (
-    AttemptTimeoutError,
     CallRejectedError,
-    DeadlineExceededError,
     HaltedError,
     JournalUnavailableError,
     OperationBusyError,
@@ -339,17 +337,16 @@ class Once(Generic[R]):
             except Exception as error:  # noqa: BLE001  it is judged below, and raised again unless the order is there
                 failed = error
             except BaseException as end:
-                if flight.is_open and not (isinstance(end, asyncio.CancelledError) and never_began(end)):
+                if flight.is_open:
                     self._give_up(sending, flight, fn, _told(end))
                 else:
                     sending.is_not_there()
                 raise
+            was_open = flight.is_open
             try:
                 if failed is None and not flight.was_judged:
                     sending.is_there(result)
                     return result
-                if flight.is_open and failed is not None and _waited_for_a_thread(failed):
-                    flight.is_open = False
                 if flight.is_open:
                     if not flight.was_judged and failed is not None:
                         # The callee has made an error of the caller's cancellation: no time is left to look anything up.
@@ -391,7 +388,9 @@ class Once(Generic[R]):
                         )
                 sending.is_not_there()
                 # One that may not be sent again because a policy refuses is counted as refused.
-                if flight.outcome is Outcome.UNKNOWN and not isinstance(failed, CallRejectedError):
+                if flight.outcome is Outcome.UNKNOWN and (
+                    was_open or not isinstance(failed, CallRejectedError)
+                ):
                     self._flight_ends_badly(fn, flight, failed, Outcome.FAILURE, "nothing was placed")
                 if failed is not None:
                     raise failed
@@ -434,6 +433,9 @@ class Once(Generic[R]):
                 flight.late_answer = found
                 sending.is_there_late(found.value)
             elif isinstance(error, Exception):
+                if flight.takes_refusal_at_last(error):
+                    sending.is_not_there_late()
+                    return
                 verdict = flight.rules.of_error(error, info)
                 if is_proof_of_nothing(verdict):
                     sending.is_not_there_late()
@@ -531,6 +533,8 @@ class Once(Generic[R]):
     ) -> bool:
         if plan.halt_reason is not None:
             return False
+        if failed is not None and is_refusal(failed):
+            return False  # of a service inside the function: it is not repeated, here as anywhere
         # Only whether, and not when: the settle window was wait enough.
         again = plan.retry.after_failure(
             failed, retries=resends, previous_delay=0.0, retry_after=None, remaining=left
@@ -746,16 +750,6 @@ def _check_key(key: str, pattern: str | re.Pattern[str]) -> None:
             f"key {key!r} does not match key_pattern {form.pattern!r}: the venue would refuse it, or change it so that "
             "it is never found. Nothing was sent"
         )
-
-
-def _waited_for_a_thread(error: Exception) -> bool:
-    """Whether a time limit ended the attempt before anything of it ran."""
-    cause = error.__cause__
-    return (
-        isinstance(error, AttemptTimeoutError | DeadlineExceededError)
-        and isinstance(cause, asyncio.CancelledError)
-        and never_began(cause)
-    )
 
 
 async def _at_once(found: Found[R]) -> LookUp[R]:

@@ -26,9 +26,10 @@ from shockproof.calls.turn_to_send import Turn, wait_for_turn
 from shockproof.policies.adaptive_concurrency import says_too_much
 from shockproof.policies.adaptive_retry import AdaptiveRetry, SendRate
 from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
+from shockproof.policies.classification import is_refusal
 from shockproof.policies.error_kinds import ErrorKind, kind_of, status_of
 from shockproof.policies.hedge import HedgeRule
-from shockproof.policies.retry import Decision, leaves
+from shockproof.policies.retry import Decision
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.policies.stall import was_stalled
 from shockproof.vocabulary.errors import (
@@ -150,9 +151,7 @@ def _halted(reason: str) -> str:
 def _nothing_ran(failure: Failure) -> bool:
     """Whether a neutral end means that the call was refused, or that its time was up in a queue."""
     error = failure.error
-    return error is not None and (
-        failure.verdict is not None or all(isinstance(leaf, CallRejectedError) for leaf in leaves(error))
-    )
+    return error is not None and (failure.verdict is not None or is_refusal(error))
 
 
 class OngoingCall:

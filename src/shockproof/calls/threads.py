@@ -22,7 +22,7 @@ from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.vocabulary.errors import BulkheadFullError
 
-__all__ = ["NotStartedError", "WorkerThreads", "mark_never_began", "never_began"]
+__all__ = ["NotStartedError", "WorkerThreads", "mark_never_began", "never_began", "take_never_began"]
 
 _IDLE_SECONDS = 10.0
 
@@ -30,14 +30,22 @@ _IDLE_SECONDS = 10.0
 _NEVER_BEGAN = "_shockproof_never_began"
 
 
-def mark_never_began(cancelled: asyncio.CancelledError) -> None:
-    """Nothing of the call that *cancelled* ended ever ran."""
-    setattr(cancelled, _NEVER_BEGAN, True)
+def mark_never_began(end: BaseException) -> None:
+    """Nothing of the attempt that *end* ended ever ran."""
+    setattr(end, _NEVER_BEGAN, True)
 
 
-def never_began(cancelled: asyncio.CancelledError) -> bool:
-    """Whether *cancelled* ended a call that was still waiting for a thread: nothing of it ran."""
-    return getattr(cancelled, _NEVER_BEGAN, False)
+def never_began(end: BaseException) -> bool:
+    """Whether *end* came before anything of the attempt ran: it was still waiting for a thread, or refused one."""
+    return getattr(end, _NEVER_BEGAN, False)
+
+
+def take_never_began(end: BaseException) -> bool:
+    """The same, and the mark is gone: a call around this one, whose function did run, must not take it for its own."""
+    marked = never_began(end)
+    if marked:
+        delattr(end, _NEVER_BEGAN)
+    return marked
 
 
 class NotStartedError(Exception):
@@ -130,7 +138,9 @@ class WorkerThreads:
             self._threads -= 1
             if not self._threads:
                 self._waiting.remove(job)
-                raise BulkheadFullError(self._state.name, "threads", None, str(error)) from error
+                refusal = BulkheadFullError(self._state.name, "threads", None, str(error))
+                mark_never_began(refusal)
+                raise refusal from error
 
     def _work(self) -> None:
         while True:
@@ -200,6 +210,7 @@ class _Job:
     def run(self) -> None:
         self.error = self.refusal()
         if self.error is not None:
+            mark_never_began(self.error)
             return
         try:
             self.result = self.context.run(self.fn, *self.args, **self.kwargs)

@@ -14,7 +14,7 @@ from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.errors import CallRejectedError
 from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Outcome, Verdict
 
-__all__ = ["Classifier", "Classify", "ResultCheck"]
+__all__ = ["Classifier", "Classify", "ResultCheck", "is_refusal"]
 
 Classify = Callable[[Any, CallInfo], "Verdict | None"]  # Any: an error or whatever the function returned
 ResultCheck = Callable[[Any], bool]  # Any: whatever the function returned
@@ -27,6 +27,11 @@ _NOTHING_HAPPENED = (ConnectionRefusedError, socket.gaierror)
 _NEUTRAL = Verdict(Outcome.NEUTRAL)
 _FAILED = Verdict(Outcome.FAILURE, effect="unknown")
 _FAILED_BEFORE_IT_LEFT = Verdict(Outcome.FAILURE, effect="none")
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a policy refused, and nothing else went wrong."""
+    return all(isinstance(leaf, CallRejectedError) for leaf in leaves(error))
 
 
 class Classifier:
@@ -75,14 +80,18 @@ class Classifier:
         """
         The verdict on an error.
 
-        Without an opinion of the user's: our own refusals are neutral, a group is judged by its
-        leaves (one failure makes it a failure), and everything else is a failure; for an unsafe
-        call it is *unknown* unless the error proves that nothing happened.
+        Without an opinion of the user's: refusals of a service inside the function are neutral, a
+        group is judged by its leaves (one failure makes it a failure), and everything else is a
+        failure; for an unsafe call it is *unknown* unless the error proves that nothing happened. A
+        refusal proves nothing there: the function ran, and may have sent something before it.
         """
         verdict = None if self._classify is None else self._users(error, call)
         if verdict is None:
             verdict = self._by_rule(error)
         return self._careful(verdict) if self._effect == "unsafe" else verdict
+
+    def never_began(self) -> None:
+        """The attempt ended before anything of the function ran: of such an end nobody is asked."""
 
     def _careful(self, verdict: Verdict) -> Verdict:
         # A failure of an unsafe call may have happened at the other side all the same.
@@ -106,15 +115,18 @@ class Classifier:
     def _by_rule(self, error: Exception) -> Verdict:
         if not isinstance(error, BaseExceptionGroup):
             if isinstance(error, CallRejectedError):
-                return _NEUTRAL
+                return _FAILED if self._effect == "unsafe" else _NEUTRAL
             retry_after, nothing_happened = asked_to_wait(error), isinstance(error, _NOTHING_HAPPENED)
             if retry_after is None:  # nearly all of them
                 return _FAILED_BEFORE_IT_LEFT if nothing_happened else _FAILED
             return Verdict(Outcome.FAILURE, retry_after, effect="none" if nothing_happened else "unknown")
-        ends = list(leaves(error))
-        if all(isinstance(leaf, CallRejectedError) for leaf in ends):
+        if self._effect == "unsafe":
+            proofs: tuple[type[Exception], ...] = _NOTHING_HAPPENED
+        elif is_refusal(error):
             return _NEUTRAL
-        nothing_happened = all(isinstance(leaf, (*_NOTHING_HAPPENED, CallRejectedError)) for leaf in ends)
+        else:
+            proofs = (*_NOTHING_HAPPENED, CallRejectedError)
+        nothing_happened = all(isinstance(leaf, proofs) for leaf in leaves(error))
         return Verdict(
             Outcome.FAILURE, asked_to_wait(error), effect="none" if nothing_happened else "unknown"
         )
