@@ -437,6 +437,11 @@ details { padding: .35rem .5rem; border-left: .2rem solid var(--line); margin: .
 details.high { border-color: var(--high); } details.critical { border-color: var(--critical); }
 details.medium { border-color: var(--medium); } summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { overflow-x: auto; font-size: .8125rem; }
+@media (max-width: 40rem) {
+  tr:has(> .text) { display: flex; flex-wrap: wrap; column-gap: .75rem; border-bottom: 1px solid var(--line); }
+  tr:has(> .text) > * { padding-right: 0; border: 0; } tr > .text { order: 1; flex: 1 0 100%; min-width: 0; }
+  .strip, .bar { min-width: 4rem; } .wide { width: auto; }
+}
 @media print { body { max-width: none; } section { break-inside: avoid; } }
 """
 
