@@ -42,7 +42,7 @@ def health_app(
         recovery: whose health.
         token: what ``Authorization: Bearer ...`` must hold to change something, at least 16 characters.
             Default: None, and then nothing can be changed. Reading needs none.
-        registry: what ``/metrics`` shows, a registry of prometheus_client. It is read on the event loop.
+        registry: what ``/metrics`` shows, a registry of prometheus_client. It is read in a thread, one scrape at a time.
             Default: one of its own, with a `ShockproofCollector` without options.
         status_page: also ``/status``, a page for people that moves with the program, and ``/status.json``. What it draws
             is recorded from now on, as long as *recovery* lives: each success is counted a second time, and something small

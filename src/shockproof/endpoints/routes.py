@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from shockproof.endpoints.access import check_token, refusal
 from shockproof.endpoints.changes import Changes
 from shockproof.endpoints.checks import Check, is_ready, readiness, told
+from shockproof.endpoints.drawing import Drawing
 from shockproof.endpoints.exchange import Answer, Request, Stream, plain
 from shockproof.endpoints.status_page import PAGE, StatusPage
 from shockproof.service import check_recovery
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from shockproof.service import ErrorRecoveryService
 
 __all__ = ["Routes"]
+
+T = TypeVar("T")
 
 _LIVE: Final = Check("event_loop", "ok")  # who can say so runs on it
 _READS: Final = ("/livez", "/readyz", "/health", "/metrics")
@@ -42,6 +45,8 @@ class Routes:
             recovery.register_secret(token)
         self._changes = Changes(recovery)
         self._metrics = _metrics(recovery, registry)
+        # Two: a collector of somebody else that takes long holds up no probe.
+        self._scrapes, self._probes = Drawing(), Drawing()
         self._status = (
             StatusPage(recovery, self._token, self._changes, for_this_machine=for_this_machine)
             if status_page
@@ -80,16 +85,26 @@ class Routes:
         if request.method not in ("GET", "HEAD"):
             return plain(405, "this can only be read", ("allow", "GET, HEAD"))
         if path == "/health":
-            return self._health()
+            return await self._drawn(path, self._health)
         if path == "/metrics":
-            return self._metrics(b", ".join(request.header(b"accept")).decode("latin-1"))
+            accept = b", ".join(request.header(b"accept")).decode("latin-1")
+            answer = await self._scrapes.made(accept, lambda: self._metrics(accept))
+            return answer or plain(503, "too many scrapes wait already", ("retry-after", "1"))
         endpoint, _, name = path[1:].partition("/")
-        checks = [_LIVE] if endpoint == "livez" else readiness(self._asked())
+        checks = [_LIVE] if endpoint == "livez" else await self._drawn("/readyz", self._readiness)
         if name:
             checks = [check for check in checks if check.name == name]
             if not checks:
                 return plain(404, f"there is no such check; /{endpoint}?verbose lists them")
         return told(endpoint, checks, verbose=_is_verbose(request.query))
+
+    async def _drawn(self, page: str, make: Callable[[], T]) -> T:
+        made = await self._probes.made(page, make)
+        assert made is not None  # there are but two of these pages
+        return made
+
+    def _readiness(self) -> list[Check]:
+        return readiness(self._asked())
 
     def _health(self) -> Answer:
         health = self._asked()
