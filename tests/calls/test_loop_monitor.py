@@ -195,7 +195,11 @@ def test_without_a_monitor_its_code_is_not_even_loaded(tmp_path: Path) -> None:
     [
         ({"tick": 0}, ValueError, r"loop_monitor\['tick'\] must be seconds"),
         ({"stall_after": "long"}, TypeError, r"loop_monitor\['stall_after'\]"),
-        ({"stalls_after": 1}, TypeError, "loop_monitor knows no 'stalls_after'; there are tick, stall_after"),
+        (
+            {"stalls_after": 1},
+            TypeError,
+            "loop_monitor knows no 'stalls_after'; did you mean stall_after\\? there are",
+        ),
         (0.1, TypeError, "loop_monitor must be True, False or a dict"),
     ],
 )

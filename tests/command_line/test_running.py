@@ -132,7 +132,10 @@ class Answers(BaseHTTPRequestHandler):
 def pages() -> Iterator[tuple[str, dict[str, tuple[int, object]]]]:
     """A server, and what it answers by path."""
     answers = type("OfThisTest", (Answers,), {"pages": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+    server_type = type(
+        "Joined", (ThreadingHTTPServer,), {"daemon_threads": False}
+    )  # no thread outlives the test
+    with server_type(("127.0.0.1", 0), answers) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -37,7 +37,10 @@ def mark_never_began(end: BaseException) -> None:
 
 def never_began(end: BaseException) -> bool:
     """Whether *end* came before anything of the attempt ran: it was still waiting for a thread, or refused one."""
-    return getattr(end, _NEVER_BEGAN, False)
+    try:
+        return getattr(end, _NEVER_BEGAN, False) is True
+    except Exception:  # noqa: BLE001  the user's error, whose attributes may be anything
+        return False
 
 
 def take_never_began(end: BaseException) -> bool:

@@ -178,8 +178,8 @@ class _Asking(threading.Thread):
         try:
             self._connection.request("GET", self._path, headers={"Accept": "application/json"})
             self._socket = self._connection.sock  # the connection forgets it when the answer has no length
-            answer = self._connection.getresponse()
-            self._answer = answer.status, answer.read(_MOST + 1)
+            with self._connection.getresponse() as answer:  # one without a length has the socket to itself
+                self._answer = answer.status, answer.read(_MOST + 1)
         except Exception as error:  # noqa: BLE001  answer() raises it in the thread that asked
             self._error = error
         finally:

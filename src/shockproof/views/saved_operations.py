@@ -27,5 +27,7 @@ def saved_as_pending(
         else []
     )
     known = [{"operation": entry.name.operation, "key": entry.name.key} for entry in pending]
-    unknown: list[dict[str, Any]] = without_secrets(with_pending(said, known)[: -len(known) or None])
+    unknown: list[dict[str, Any]] = without_secrets(  # Any: plain values
+        with_pending(said, known)[: -len(known) or None]
+    )
     return unknown
