@@ -17,6 +17,8 @@ from shockproof import (
     Found,
     HaltedError,
     Outcome,
+    OutcomeUnknownError,
+    Verdict,
     attempts_of,
 )
 from shockproof.testing import VirtualClock
@@ -196,3 +198,53 @@ async def test_unsafe_call_whose_inside_waited_for_a_thread_when_its_time_was_up
     assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
     gate.set()
     await busy
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "way", ["call", "decorated", "attempts", "retry_with_backoff", "with_fallback", "group"]
+)
+@pytest.mark.parametrize("effect", ["read", "idempotent", "unsafe"])
+async def test_order_of_which_nothing_can_be_proven_is_final_for_every_call_around_it(
+    recovery: ErrorRecoveryService, way: str, effect: Any
+) -> None:
+    """Another attempt, or a fallback, would send another order."""
+    venue, elsewhere = Venue(), list[str]()
+    around = recovery.service("strategy", max_retries=2, effect=effect, classify=a_failure)
+
+    async def place() -> None:
+        venue.book(f"bot-{len(venue.booked)}")
+        raise OutcomeUnknownError("bot-1", "trading", "ConnectionResetError")
+
+    async def place_elsewhere() -> None:
+        elsewhere.append("bot-1")
+
+    async def in_a_group() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(place())
+
+    async def in_order() -> None:
+        if way == "call":
+            await around.using(fallback=place_elsewhere).call(place)
+        elif way == "decorated":
+            await around(place)()
+        elif way == "attempts":
+            async for attempt in around.attempts():
+                async with attempt:
+                    await place()
+        elif way == "retry_with_backoff":
+            await recovery.retry_with_backoff(place, service_name="plain")
+        elif way == "with_fallback":
+            await recovery.with_fallback(place, place_elsewhere, service_name="plain")
+        else:
+            await around.using(fallback=place_elsewhere).call(in_a_group)
+
+    with pytest.raises((OutcomeUnknownError, ExceptionGroup)):
+        await in_order()
+
+    assert (len(venue.booked), elsewhere) == (1, [])
+
+
+def a_failure(end: object, call: object) -> Verdict:
+    """What a user says who has not thought of orders."""
+    return Verdict(Outcome.FAILURE)

@@ -11,7 +11,7 @@ from typing import Any
 
 from shockproof.policies.retry import leaves
 from shockproof.policies.retry_after import asked_to_wait
-from shockproof.vocabulary.errors import CallRejectedError
+from shockproof.vocabulary.errors import CallRejectedError, OutcomeUnknownError
 from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Outcome, Verdict
 
 __all__ = ["Classifier", "Classify", "ResultCheck", "is_refusal"]
@@ -26,7 +26,15 @@ _NOTHING_HAPPENED = (ConnectionRefusedError, socket.gaierror)
 
 _NEUTRAL = Verdict(Outcome.NEUTRAL)
 _FAILED = Verdict(Outcome.FAILURE, effect="unknown")
+_NOBODY_KNOWS = Verdict(Outcome.UNKNOWN, effect="unknown")
 _FAILED_BEFORE_IT_LEFT = Verdict(Outcome.FAILURE, effect="none")
+
+
+def leaves_an_order(error: Exception) -> bool:
+    """Whether an order of ``once``, inside of what raised it, may have been placed."""
+    if not isinstance(error, BaseExceptionGroup):
+        return isinstance(error, OutcomeUnknownError)
+    return any(isinstance(leaf, OutcomeUnknownError) for leaf in leaves(error))
 
 
 def is_refusal(error: Exception) -> bool:
@@ -80,11 +88,15 @@ class Classifier:
         """
         The verdict on an error.
 
+        One that leaves an order of ``once`` inside unknown is unknown for every call around it, whatever its
+        effect, and the user is not asked: a repetition would send another order. Else the user is.
         Without an opinion of the user's: refusals of a service inside the function are neutral, a
         group is judged by its leaves (one failure makes it a failure), and everything else is a
         failure; for an unsafe call it is *unknown* unless the error proves that nothing happened. A
         refusal proves nothing there: the function ran, and may have sent something before it.
         """
+        if leaves_an_order(error):
+            return _NOBODY_KNOWS
         verdict = None if self._classify is None else self._users(error, call)
         if verdict is None:
             verdict = self._by_rule(error)
