@@ -22,6 +22,7 @@ from shockproof.endpoints.routes import Routes
 from shockproof.endpoints.server import Server
 from shockproof.memory.disk.directory import make_writable
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.disk.writer import wait_on_this_loop, writer_for
 from shockproof.service import check_recovery
 from shockproof.views.status import status_of
 
@@ -87,7 +88,7 @@ async def serve_socket(
                 await server.close()
             finally:
                 # Handed to the thread here and now: it is done, whatever becomes of this task and its loop.
-                await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, held.give_up))
+                await asyncio.shield(wait_on_this_loop(writer_for(place).submit(held.give_up)))
     finally:
         routes.close()
 
@@ -129,7 +130,7 @@ class _Binding:
     async def done(self) -> _Held:
         """What it gave; one that is cancelled leaves nothing behind."""
         try:
-            return await asyncio.to_thread(self._run)
+            return await writer_for(self._path).run(self._run)
         except asyncio.CancelledError:
             with self._lock:
                 self._is_wanted, held = False, self._held
