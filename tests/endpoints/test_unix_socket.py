@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -65,6 +67,20 @@ async def test_a_socket_that_a_killed_program_left_is_replaced(recovery: ErrorRe
         left.bind(str(recovery.state_dir / "shockproof.sock"))
     async with serve_socket(recovery) as path, asking(path) as client:
         assert (await client.get("/livez")).status_code == 200
+
+
+async def test_a_full_executor_of_the_loop_holds_nobody_up(recovery: ErrorRecoveryService) -> None:
+    """It is full of calls that hang just when somebody wants to look."""
+    release, loop = threading.Event(), asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    hanging = loop.run_in_executor(None, release.wait, 60)
+    try:
+        async with asyncio.timeout(30), serve_socket(recovery) as path:
+            assert path.is_socket()
+        assert not hanging.done()
+    finally:
+        release.set()
+        await hanging
 
 
 async def test_one_that_is_served_is_left_alone(recovery: ErrorRecoveryService) -> None:
