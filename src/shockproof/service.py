@@ -162,7 +162,8 @@ class ErrorRecoveryService:
             them states are saved as version n + 1, and older ones are migrated when they are restored, in the disk's
             thread. Default: none, and all states are of version 1.
         store: what several processes share, such as ``RedisStore("redis://localhost:6379")``: services with
-            ``shared=True`` then know what the others find out, and divide one ``rate_limit``. It is asked in the background, never on a call's path, and
+            ``shared=True`` then know what the others find out, and have one ``rate_limit`` and one
+            ``retry_budget`` in common. It is asked in the background, never on a call's path, and
             closed by `aclose`. Default: none.
         owns: what only one process at a time may write for, such as ``"account 7"``: one of those with the same *store* owns
             it, and calls that are neither reads nor risk-reducing are refused with `HaltedError` in the others. See `owned`.
@@ -657,7 +658,7 @@ class ErrorRecoveryService:
         ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``), ``halted``, ``halt`` (``reason``,
         ``since``, ``is_known``, ``is_durable``, ``last_error``), ``loop`` (``state``, ``loops``, ``stalled_for``, ``stalls``,
         ``recent_stalls``, ``lag``; None without a ``loop_monitor``), ``shared`` (``state``, ``since``, ``last_error``,
-        ``trouble``, ``owns``, ``open_for_all``, ``votes``; None without a ``store``), ``timestamp``.
+        ``trouble``, ``owns``, ``open_for_all``, ``limits``, ``budgets``, ``votes``; None without a ``store``), ``timestamp``.
         """
         now = self._clock.monotonic()
         return health_report(

@@ -85,10 +85,11 @@ class RateQueue:
             self._shared = shared
             self.windows.share({})
 
-    def allow(self, shares: Mapping[Rate, int]) -> None:
-        """The own share is this from now on."""
+    def allow(self, shares: Mapping[Rate, int], limits: Mapping[Rate, int]) -> None:
+        """The own share is this from now on, and *limits* what all together may send, where that is less than was said."""
         with self._lock:
             self.windows.share(shares)
+            self.windows.bound(limits)
             self._look(is_told=False)
 
     def demand(self) -> tuple[dict[Rate, int], dict[Rate, int], int, bool]:

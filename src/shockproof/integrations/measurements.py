@@ -161,7 +161,7 @@ def _rates(key: str) -> Read:
 def _budget(state: ServiceState, _: float) -> Iterator[tuple[tuple[str, ...], float]]:
     budget = state.paying_budget
     if budget is not None:
-        yield (), budget.tokens / budget.capacity
+        yield (), budget.left / budget.capacity
 
 
 def _send_rate(state: ServiceState, _: float) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -372,7 +372,7 @@ METRICS: Final = (
     Metric(
         name="shockproof.retry_budget.ratio",
         kind="gauge",
-        text="What is left of the retry budget, 0 to 1; absent without one.",
+        text="What is left of the retry budget, 0 to 1, of all processes that share it; absent without one.",
         labels=("service",),
         read=_each(_budget),
     ),

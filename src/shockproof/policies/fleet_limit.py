@@ -8,6 +8,8 @@ within the window, and is another's only then. Who has died keeps its share unti
 
 Who has too little says so in the record, in the order of coming. First everybody gets what one call of it needs, in that order;
 the rest is split evenly, as far as it is wanted.
+
+Each says with what limits it was told. Where they differ the lowest holds for all, until who was told it has gone.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ from typing import Any, Final, NamedTuple
 
 from shockproof.policies.rate_limit import Rate
 
-__all__ = ["Demand", "FleetLimit", "LimitMember", "LimitRecord", "Plan", "block_of", "key_of"]
+__all__ = [
+    "Demand",
+    "FleetLimit",
+    "LimitMember",
+    "LimitRecord",
+    "OtherRate",
+    "Plan",
+    "block_of",
+    "key_of",
+]
 
 Amounts = Mapping[str, int]
 """So much of each rate, by `key_of`."""
@@ -49,6 +60,17 @@ class LimitMember(NamedTuple):
     """What the call that waits for it needs; nothing where none waits."""
     wants: Amounts = _NOTHING
     """What it would like to have."""
+    limits: Amounts = _NOTHING
+    """What it was told; nothing of one that has left, or stands for others."""
+
+
+class OtherRate(NamedTuple):
+    """A rate of which another process was told something else."""
+
+    member: str
+    key: str
+    theirs: int | None
+    ours: int | None
 
 
 class LimitRecord(NamedTuple):
@@ -59,7 +81,7 @@ class LimitRecord(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """As JSON; `from_bytes` reads it."""
-        members = {name: [one.ticket, one.shares, one.needs, one.wants] for name, one in self.members.items()}
+        members = {name: list(one) for name, one in self.members.items()}
         return json.dumps({"next_ticket": self.next_ticket, "members": members}).encode()
 
     @classmethod
@@ -73,8 +95,10 @@ class LimitRecord(NamedTuple):
         try:
             fields = json.loads(value)
             members = {
-                str(name): LimitMember(_whole(ticket), *(_amounts(one) for one in (shares, needs, wants)))
-                for name, (ticket, shares, needs, wants) in fields["members"].items()
+                str(name): LimitMember(
+                    _whole(ticket), *(_amounts(one) for one in (shares, needs, wants, limits))
+                )
+                for name, (ticket, shares, needs, wants, limits) in fields["members"].items()
             }
             return cls(members, _whole(fields["next_ticket"]))
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -115,6 +139,10 @@ class Plan(NamedTuple):
     """Whether more is to be had, or to come from others."""
     is_contested: bool
     """Whether others are short of something, so that who has been served stands behind them."""
+    limits: Amounts
+    """What all together may send in any window: the lowest that anybody was told."""
+    other: OtherRate | None
+    """In what others were told something else; None: in nothing."""
 
 
 @dataclass(slots=True)
@@ -178,13 +206,14 @@ class FleetLimit:
             name: one for name, one in self.record.members.items() if name not in dead and name != self.me
         }
         own = self._own
-        wants = {key: self._want(key, demand) for key in self.limits}
+        limits, other = self._agreed(others)
+        wants = {key: self._want(key, limits[key], demand) for key in self.limits}
         needs = {key: count for key, count in demand.needs.items() if count and key in self.limits}
         is_contested, gives_later, may_grow = False, False, True
         shares: dict[str, int] = {}
         allowed: dict[str, int] = {}
         everybody = {**others, self.me: LimitMember(own.ticket or self.record.next_ticket, {}, needs, wants)}
-        for key, limit in self.limits.items():
+        for key, limit in limits.items():
             fair = _fair(key, limit, everybody)
             has, used, target = self._granted.get(key, 0), demand.used.get(key, 0), fair[self.me]
             recorded = own.shares.get(key, 0)
@@ -195,7 +224,7 @@ class FleetLimit:
             )
             if has < min(target, wants[key]):
                 may = max(has, min(target, limit - taken))
-            elif is_wanted:
+            elif is_wanted or taken + recorded > limit:
                 may = min(has, target)
             elif is_round and has >= 2 * wants[key]:
                 may = wants[key]
@@ -222,11 +251,28 @@ class FleetLimit:
             or (asks_anew and is_contested)
             or says
             or self.me not in self.record.members
+            or dict(own.limits) != dict(self.limits)
         )
-        if not is_news:
-            return Plan(allowed, None, gives_later, may_grow, is_contested)
-        members = {**others, self.me: LimitMember(ticket, shares, needs, wants)}
-        return Plan(allowed, LimitRecord(members, next_ticket), gives_later, may_grow, is_contested)
+        record = None
+        if is_news:
+            members = {**others, self.me: LimitMember(ticket, shares, needs, wants, self.limits)}
+            record = LimitRecord(members, next_ticket)
+        return Plan(allowed, record, gives_later, may_grow, is_contested, limits, other)
+
+    def _agreed(self, others: Mapping[str, LimitMember]) -> tuple[dict[str, int], OtherRate | None]:
+        """The limits that hold, and the first in which somebody was told another one."""
+        limits, differing = dict(self.limits), list[OtherRate]()
+        for name, one in sorted(others.items()):
+            if not one.limits:
+                continue
+            for key in sorted({*self.limits, *one.limits}):
+                theirs, ours = one.limits.get(key), self.limits.get(key)
+                if theirs == ours:
+                    continue
+                differing.append(OtherRate(name, key, theirs, ours))
+                if theirs is not None and ours is not None:
+                    limits[key] = min(limits[key], theirs)
+        return limits, differing[0] if differing else None
 
     def leaving(self, used: Amounts) -> LimitRecord:
         """What is to be put when this process sends nothing any more: it keeps what is still in a window."""
@@ -236,8 +282,7 @@ class FleetLimit:
             members[self.me] = LimitMember(self._own.ticket, kept)
         return self.record._replace(members=members)
 
-    def _want(self, key: str, demand: Demand) -> int:
-        limit = self.limits[key]
+    def _want(self, key: str, limit: int, demand: Demand) -> int:
         block = block_of(limit)
         sought = demand.used.get(key, 0) + demand.waiting.get(key, 0) + block
         # In whole blocks, so that not every call is news.

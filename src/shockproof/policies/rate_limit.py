@@ -135,10 +135,12 @@ class _Window:
     answer that comes late, or our own calls still on their way, make a single one too low.
     """
 
-    __slots__ = ("log", "own", "rate", "reports", "share")
+    __slots__ = ("limit", "log", "own", "rate", "reports", "share")
 
     def __init__(self, rate: Rate, share: float = math.inf) -> None:
         self.rate = rate
+        self.limit = rate.limit
+        """What may be sent at most: less than the rate says where others keep to less."""
         self.share = share
         """What of the limit this process may use, where others use it, too."""
         self.log: deque[Sent] = deque()
@@ -193,7 +195,7 @@ class _Window:
         part = self.part(weight)
         if not part:
             return 0.0
-        room = self.rate.limit - part
+        room = self.limit - part
         if room < 0:
             return math.inf
         own_room = math.inf if of_the_limit else self.share - part
@@ -374,6 +376,12 @@ class RollingWindows:
             self._shares = shares
             for window in self._windows:
                 window.share = self._share_of(window.rate)
+
+    def bound(self, limits: Mapping[Rate, int]) -> None:
+        """Of these rates everybody together sends no more than this, which may be less than the rate says; else what it says."""
+        with self._lock:
+            for window in self._windows:
+                window.limit = min(window.rate.limit, limits.get(window.rate, window.rate.limit))
 
     def lacks_share(self, weight: Weight) -> bool:
         """Whether *weight* has to wait for a larger share, and not for time to pass."""

@@ -384,7 +384,7 @@ async def test_services_that_are_shared_have_one_limit_and_calls_that_need_not_w
     assert await try_often() == 19
     health = bots["a"].get_health_status()
     (rate,) = health["services"]["venue"]["rate_limit"]
-    assert health["shared"]["limits"] == {"venue": {"processes": 2, "is_certain": True}}
+    assert health["shared"]["limits"] == {"venue": {"processes": 2, "is_certain": True, "mismatch": None}}
     assert rate["used"] == sent.by("a")
     assert 0 < rate["share"] < 20
     for recovery in bots.values():
@@ -393,6 +393,71 @@ async def test_services_that_are_shared_have_one_limit_and_calls_that_need_not_w
     assert await try_often() == 10
     await asyncio.sleep(120.0)
     assert bots["b"].retire_service("venue")
+    for recovery in bots.values():
+        await recovery.aclose()
+
+
+@pytest.mark.asyncio
+async def test_of_two_limits_the_lower_one_holds_and_health_says_so(
+    clock: VirtualClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A deployment that reached only half of the fleet: nobody sends above the lower one, and nobody has to find out alone."""
+    store, venue = MemoryStore(clock=clock), Venue(clock, parse_rates("rate_limit", "10/min"))
+    await store.put("limits/venue", LimitRecord({}).to_bytes())
+    bots: dict[str, ErrorRecoveryService] = {}
+    for name, rate in (("high", "20/min"), ("low", "10/min")):
+        bots[name] = recovery = ErrorRecoveryService(
+            tmp_path / name / "state", tmp_path / name / "errors", store=store, process_name=name, clock=clock
+        )
+        recovery.service("venue", shared=True, max_retries=0, rate_limit=rate)
+        await recovery.start()
+    await asyncio.sleep(1.0)
+
+    async def send(name: str, weight: int) -> None:
+        venue.receive(name, weight)
+
+    async def sends(name: str, weight: int = 1) -> bool:
+        try:
+            await (
+                bots[name]
+                .service("venue", max_retries=0, weight=weight, deadline=0.1)
+                .call(send, name, weight)
+            )
+        except RateLimitedError:
+            return False
+        return True
+
+    for _ in range(80):
+        for name in bots:
+            await sends(name)
+        await asyncio.sleep(5.0)
+    assert venue.windows_above() == []
+    assert venue.total(clock.monotonic() - 120.0) >= 19
+    with pytest.raises(RateLimitedError):
+        await bots["high"].service("venue", max_retries=0, weight=15).call(send, "high", 15)
+    (told, other) = [one.get_health_status() for one in bots.values()]
+    assert told["overall_health"] == "degraded"
+    assert told["shared"]["trouble"] == (
+        "the shared rate limit of 'venue': 'low' was told 10 weight in 60 s and this process 20: "
+        "the lower one holds until both are given the same"
+    )
+    assert (
+        "'high' was told 20 weight in 60 s and this process 10"
+        in other["shared"]["limits"]["venue"]["mismatch"]
+    )
+    assert [one.levelname for one in caplog.records] == ["WARNING", "WARNING"], "once for each of them"
+    bots["low"].service("venue").configure(rate_limit="20/min")
+    await asyncio.sleep(1.0)
+    assert [one.get_health_status()["overall_health"] for one in bots.values()] == ["healthy"] * 2
+    await asyncio.sleep(120.0)
+    assert await sends("high", 15)
+    bots["low"].service("venue").configure(rate_limit=("20/min", "5 orders/s"))
+    await asyncio.sleep(1.0)
+    differs = [one.get_health_status()["shared"]["limits"]["venue"]["mismatch"] for one in bots.values()]
+    assert differs == [
+        "'low' was told of 5 orders in 1 s, which this process does not know: give both the same rates",
+        "'high' was not told of 5 orders in 1 s, which this process keeps to",
+    ]
     for recovery in bots.values():
         await recovery.aclose()
 

@@ -15,14 +15,17 @@ from typing import Any, Final, Literal
 
 from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.fleet.ownership import Ownership
+from shockproof.memory.fleet.shared_budget import SharedBudget
 from shockproof.memory.fleet.shared_circuit import SharedCircuit
 from shockproof.memory.fleet.shared_limit import SharedLimit
+from shockproof.memory.fleet.shared_record import SharedRecord
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.stores.lease import take_lease
 from shockproof.memory.stores.state_store import StateStore, StoreChange, StoreEntry
 from shockproof.policies.backoff import Backoff, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.policies.fleet_circuit import FleetRecord
+from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
 
@@ -74,6 +77,9 @@ class Fleet:
         self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
         self._circuits: dict[str, SharedCircuit] = {}
         self._limits: dict[str, SharedLimit] = {}
+        self._budgets: dict[str, SharedBudget] = {}
+        self._payers: dict[str, str] = {}
+        """By service, under which name it shares the budget that pays for its retries."""
         self._known: dict[str, StoreEntry] = {}
         """The records as last told, also of services that nobody here has declared yet."""
         self._task: asyncio.Task[None] | None = None
@@ -91,11 +97,22 @@ class Fleet:
             shared.lease = None
             shared.permit.over()
             shared.reach(is_reachable=False)
-        for limit in self._limits.values():
-            limit.in_the_child()
+        for record in self._records:
+            record.in_the_child()
+
+    @property
+    def _records(self) -> list[SharedRecord]:
+        return [*self._limits.values(), *self._budgets.values()]
 
     def share(self, state: ServiceState, quorum: int) -> None:
-        """From now on the circuit of this service is one with those of the others, and so is its rate limit."""
+        """
+        From now on the circuit of this service is one with those of the others, and so are its rate limit and retry budget.
+
+        Raises:
+            ValueError: which processes have the budget in common cannot be told, or it is another one's.
+        """
+        if state.retry_budget is not None:
+            self._share_budget(state, state.retry_budget)
         limit = self._limits.get(state.name)
         if limit is None:
             limit = self._limits[state.name] = SharedLimit(
@@ -111,8 +128,34 @@ class Fleet:
         if self._state == "reachable":
             self._learned(shared, self._known.get(state.name))
 
+    def _share_budget(self, state: ServiceState, budget: RetryBudget) -> None:
+        name = state.name if budget.name is None else budget.name
+        mine = next((one for one in self._budgets.values() if one.budget is budget), None)
+        if mine is not None:
+            if budget.name is None and self._budgets.get(name) is not mine:
+                raise ValueError(
+                    f"service {state.name!r}: retry_budget={budget!r} pays for another shared service, too, and processes "
+                    'would not know it by the same name: give it one, such as RetryBudget(name="account 7")'
+                )
+        elif name in self._budgets:
+            raise ValueError(
+                f"service {state.name!r}: another RetryBudget is shared as {name!r} already: give both services the same one"
+            )
+        elif budget.is_shared:
+            raise ValueError(
+                f"service {state.name!r}: retry_budget={budget!r} is that of another recovery service: each needs one of its own"
+            )
+        else:
+            self._budgets[name] = SharedBudget(
+                self._store, budget, name, self.name, clock=self._clock, rng=self._rng
+            )
+        self._payers[state.name] = name
+
     def forget(self, name: str) -> None:
         """The service *name* is not used any more."""
+        payer = self._payers.pop(name, None)
+        if payer is not None and payer not in self._payers.values():
+            self._budgets[payer].pause()
         limit = self._limits.get(name)
         if limit is not None:
             limit.pause()
@@ -137,6 +180,7 @@ class Fleet:
             "open_for_all": [name for name, one in list(self._circuits.items()) if one.is_open_for_all],
             "owns": None if self._ownership is None else self._ownership.health,
             "limits": {name: one.health for name, one in list(self._limits.items()) if one.is_used},
+            "budgets": {name: one.health for name, one in list(self._budgets.items())},
             "trouble": self._trouble,
             "votes": {name: sorted(one.votes) for name, one in list(self._circuits.items()) if one.votes},
         }
@@ -148,7 +192,8 @@ class Fleet:
         if missing is not None:
             return missing
         if self._state != "away":
-            return None
+            told = [f"{one.what}: {one.mismatch}" for one in self._records if one.mismatch is not None]
+            return "; ".join(told) or None
         return f"the store is away, {self._until_back}: {self._last_error}"
 
     @property
@@ -165,8 +210,8 @@ class Fleet:
 
     def ensure(self) -> None:
         """Run on the current loop, unless it runs on a living one already."""
-        for limit in self._limits.values():
-            limit.ensure()
+        for record in self._records:
+            record.ensure()
         task = self._task
         is_idle = not self._circuits and self._ownership is None
         if is_idle or (task is not None and not task.done() and not task.get_loop().is_closed()):
@@ -178,13 +223,13 @@ class Fleet:
         """Return when the store was asked for the first time, whether it answered or not."""
         if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
             await self._was_looked_at.wait()
-        for limit in self._limits.values():
-            await limit.looked()
+        for record in self._records:
+            await record.looked()
 
     async def aclose(self) -> None:
         """End the task, give leases back, and the store's connections; what is needed again starts again."""
-        for limit in self._limits.values():
-            await limit.aclose()
+        for record in self._records:
+            await record.aclose()
         task, self._task = self._task, None
         if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
             task.cancel()

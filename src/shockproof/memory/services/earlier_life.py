@@ -42,7 +42,7 @@ def export_services(registry: Registry, now: float) -> dict[str, dict[str, Any]]
         if windows is not None and not windows.is_untouched(now):
             rates[state.name] = windows.export(now)
         budget = state.paying_budget
-        if budget is not None and not budget.is_full:
+        if budget is not None and not budget.is_shared and not budget.is_full:
             budgets[state.name] = budget.tokens
     sections = {_CIRCUITS: circuits, _RATES: rates, _BUDGETS: budgets}
     return {name: section for name, section in sections.items() if section}

@@ -273,7 +273,7 @@ class ServiceState(_WhatEveryCallReads):
         """It holds no more than an earlier life has left."""
         with _lock:
             budget, earlier = self.paying_budget, self.earlier_tokens
-            if budget is not None and earlier is not None:
+            if budget is not None and earlier is not None and not budget.is_shared:
                 self.earlier_tokens = None
                 budget.take(max(0.0, budget.tokens - earlier))
 

@@ -1,0 +1,260 @@
+"""
+One record of the store that many processes write, kept up by a task in the background: what limits and budgets have in common.
+
+Each life of a process has a name that no other ever has, and a lease by it. Who stands in the record and has no lease any more
+is dead. What is put goes with the version that was read and the own lease: so nobody overwrites what he has not seen, and
+nobody writes whom the others take for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Collection
+from typing import Any, Final
+
+from shockproof.memory.stores.lease import Lease, take_lease
+from shockproof.memory.stores.state_store import StateStore, StoreChange
+from shockproof.policies.backoff import Backoff, Randomness
+from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
+
+__all__ = ["CONFLICT_APART", "EARLIER", "LIFE", "ROUND", "SharedRecord", "process_of"]
+
+LIFE: Final = 15.0
+"""Seconds for which a process goes on without the store."""
+ROUND: Final = LIFE / 3
+"""Seconds between two renewals of the lease."""
+CONFLICT_APART: Final = 0.01
+"""Seconds, at random, by which those who write at the same moment get out of each other's way."""
+EARLIER: Final = "earlier"
+"""Under this name a lease that nobody renews stands for those whom a store has forgotten."""
+_APART: Final = 0.02
+"""Seconds between two looks at what is wanted; who finds enough asks nobody."""
+
+_log = logging.getLogger("shockproof")
+
+
+def process_of(member: str) -> str:
+    """The name of the process whose life *member* is."""
+    return member.rsplit("/", 2)[-2]
+
+
+class SharedRecord(ABC):
+    """
+    The task, its wakings and its lease. What stands in the record, and what is done about it, says who inherits.
+
+    Args:
+        store: what the processes share.
+        key: where the record is.
+        what: it is about, for the log.
+        process: the name of this one, to be shown.
+        clock: by what this process counts.
+        rng: what spreads the requests of many.
+    """
+
+    def __init__(
+        self, store: StateStore, key: str, what: str, process: str, *, clock: Clock, rng: Randomness
+    ) -> None:
+        self._store = store
+        self._key = key
+        self.what = what
+        self._process = process
+        self._clock = clock
+        self._rng = rng
+        self._lease: Lease | None = None
+        self._dead: frozenset[str] = frozenset()
+        """Members who do nothing any more, and never will: no other life has the same name."""
+        self._round_at = 0.0
+        self._has_news = True
+        self._task: asyncio.Task[None] | None = None
+        self._woken = asyncio.Event()
+        self._was_looked_at = asyncio.Event()
+        self._is_woken = False
+        self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
+        self.mismatch: str | None = None
+        """In what another process was told something else about it than this one; None: in nothing."""
+
+    # -- what is in the record ---------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def is_used(self) -> bool:
+        """Whether there is anything to keep up."""
+
+    @property
+    @abstractmethod
+    def health(self) -> dict[str, Any]:  # Any: JSON
+        """What is known of it."""
+
+    @property
+    @abstractmethod
+    def _version(self) -> int | None:
+        """Of the record as it was read or put last."""
+
+    @property
+    @abstractmethod
+    def _length(self) -> float:
+        """Seconds for which the lease of a life has to be taken."""
+
+    @abstractmethod
+    async def _turn(self) -> float:
+        """Do what is to be done now; when to look again."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """End this life; the next one begins with nothing."""
+
+    @abstractmethod
+    async def _leave(self) -> None:
+        """Give back what was not used; the task has ended."""
+
+    def _differs(self, mismatch: str | None) -> None:
+        """Say so once, when what others were told begins to differ, or ends."""
+        if mismatch == self.mismatch:
+            return
+        self.mismatch = mismatch
+        if mismatch is None:
+            _log.info("%s: all processes were told the same again", self.what)
+        else:
+            _log.warning("%s: %s", self.what, mismatch)
+
+    # -- from any thread ---------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        self._is_woken = True
+        task = self._task
+        if task is None or task.done() or task.get_loop().is_closed():
+            if asyncio._get_running_loop() is not None:
+                self.ensure()
+            return
+        loop = task.get_loop()
+        if loop is asyncio._get_running_loop():
+            self._woken.set()
+        else:
+            try:
+                loop.call_soon_threadsafe(self._woken.set)
+            except RuntimeError:
+                pass  # it has just ended; the next one looks at everything
+
+    def is_short(self) -> None:
+        """Something did not fit in, or runs low."""
+        if not self._is_woken or self._task is None or self._task.done():
+            self._wake()
+
+    def in_the_child(self) -> None:
+        """What the parent has leased it goes on using; the child begins with nothing."""
+        self._task = None
+        self._forget()
+
+    # -- the task ----------------------------------------------------------------------------------------
+
+    def ensure(self) -> None:
+        """Keep it up on the current loop, unless a living one does already."""
+        task = self._task
+        if not self.is_used or (task is not None and not task.done() and not task.get_loop().is_closed()):
+            return
+        self._woken, self._is_woken = asyncio.Event(), True
+        self._was_looked_at = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"shockproof {self.what}")
+
+    async def looked(self) -> None:
+        """Return when the store was asked for the first time, whether it answered or not."""
+        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
+            await self._was_looked_at.wait()
+
+    def pause(self) -> None:
+        """Keep it up no longer, until a call needs it."""
+        task = self._task
+        if task is not None and not task.done():
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                task.get_loop().call_soon_threadsafe(task.cancel)
+
+    async def aclose(self) -> None:
+        """Use nothing any more, and give back what was not used."""
+        task, self._task = self._task, None
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        try:
+            await self._leave()
+        except (StoreConflictError, StoreUnavailableError):
+            pass  # it ends with the lease
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            began = self._clock.monotonic()
+            try:
+                async with self._store.watch(self._key) as changes:
+                    self._has_news = True
+                    await self._keep(changes)
+            except StoreUnavailableError as error:
+                _log.debug("%s: %s", self.what, error)
+            except Exception:  # noqa: BLE001 - nothing may end the task: whatever it is, it is told and tried again
+                _log.exception("%s: sharing it failed; it is tried again", self.what)
+            self._was_looked_at.set()
+            failures = 0 if self._clock.monotonic() - began > ROUND else failures + 1
+            await self._clock.sleep(self._backoff.delay(failures, 0.0))
+
+    async def _keep(self, changes: AsyncIterator[StoreChange]) -> None:
+        listening = asyncio.create_task(self._listen(changes), name=f"shockproof {self.what} listens")
+        listening.add_done_callback(lambda _: self._woken.set())
+        try:
+            while not listening.done():
+                self._woken.clear()
+                self._is_woken = False
+                due = await self._turn()
+                self._was_looked_at.set()
+                await self._clock.sleep(_APART)  # what comes together is looked at together
+                waiting = asyncio.ensure_future(self._clock.sleep(max(due - self._clock.monotonic(), 0.0)))
+                woken = asyncio.ensure_future(self._woken.wait())
+                try:
+                    await asyncio.wait({waiting, woken}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
+                    woken.cancel()
+            await listening
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async def _listen(self, changes: AsyncIterator[StoreChange]) -> None:
+        async for change in changes:
+            if change.key == self._key and change.version != self._version:
+                self._has_news = True
+                self._woken.set()
+
+    # -- its lease ---------------------------------------------------------------------------------------
+
+    async def _join(self) -> Lease:
+        """A life begins."""
+        self._dead = frozenset()
+        self._round_at = self._clock.monotonic() + ROUND
+        return await self._take(self._process)
+
+    async def _take(self, who: str) -> Lease:
+        """A lease that nobody else has had or will have."""
+        name = f"{self._key}/{who}/{secrets.token_hex(8)}"
+        lease = await take_lease(
+            self._store, name, length=self._length, holder=self._process, clock=self._clock
+        )
+        if lease is None:
+            raise StoreUnavailableError(f"{self._store!r} says that {name!r} is taken already")
+        return lease
+
+    def _unreadable(self, error: ValueError) -> None:
+        _log.warning("what stands under %r in %r is none: %s", self._key, self._store, error)
+
+    async def _look_for_the_dead(self, members: Collection[str], lease: Lease) -> None:
+        """Find those whose lease is over; asked after the record was read, which nobody joins without one."""
+        key, _ = lease.guard
+        before = key.removesuffix(lease.name)
+        held = {
+            entry.key.removeprefix(before) for entry in await self._store.entries(f"{before}{self._key}/")
+        }
+        self._dead = frozenset(set(members) - held - {lease.name})

@@ -1,0 +1,175 @@
+"""What a process divides with others, where it forks, and where it has several loops in several threads. On real time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from shockproof import ErrorRecoveryService, FileStore, MemoryStore, RateLimitedError, RetryBudget, StateStore
+from shockproof.policies.fleet_budget import BudgetRecord
+from shockproof.policies.fleet_limit import LimitRecord
+
+PATIENCE = 60.0
+LIMIT = 40
+CAPACITY = 6.0
+
+
+async def seeded(store: StateStore) -> None:
+    """It knows of an earlier fleet, which has sent nothing for long."""
+    await store.put("limits/venue", LimitRecord({}).to_bytes())
+    await store.put("budgets/venue", BudgetRecord({}, CAPACITY).to_bytes())
+
+
+def bot(path: Path, store: StateStore, name: str) -> ErrorRecoveryService:
+    recovery = ErrorRecoveryService(path / "state", path / "errors", store=store, process_name=name)
+    recovery.service(
+        "venue",
+        shared=True,
+        rate_limit=f"{LIMIT}/h",
+        max_wait=PATIENCE,
+        retry_budget=RetryBudget(capacity=CAPACITY, per_success=0.0),
+        circuit_threshold=None,
+    )
+    return recovery
+
+
+async def sends(recovery: ErrorRecoveryService, times: int) -> int:
+    """So many, however long each has to wait for its share."""
+
+    async def send() -> None: ...
+
+    for _ in range(times):
+        await recovery.service("venue", max_retries=0).call(send)
+    return times
+
+
+async def sends_what_is_there(recovery: ErrorRecoveryService) -> int:
+    """One that waits, then all that need not wait for long."""
+
+    async def send() -> None: ...
+
+    sent = await sends(recovery, 1)
+    while True:
+        try:
+            await recovery.service("venue", max_retries=0, deadline=0.5).call(send)
+        except RateLimitedError:
+            return sent
+        sent += 1
+
+
+async def retries(recovery: ErrorRecoveryService, tries: int, until: float = CAPACITY) -> int:
+    """How many of so many are paid for, tried until there are so many."""
+    budget = recovery.service("venue").plan.state.retry_budget
+    assert budget is not None
+    paid = 0
+    for _ in range(tries):
+        paid += budget.take()
+        if paid >= until:
+            break
+        await asyncio.sleep(0.005)
+    return paid
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_uses_nothing_of_what_its_parent_has_and_both_keep_to_the_limit(
+    tmp_path: Path,
+) -> None:
+    """In the middle of sending: the child is another process from then on, with a life and a share of its own."""
+    store = FileStore(tmp_path / "shared.db", timeout=PATIENCE, poll_every=0.01)
+    recovery = bot(tmp_path, store, "bot")
+
+    async def before() -> tuple[int, int]:
+        await seeded(store)
+        await recovery.start()
+        sent, paid = await sends(recovery, 5), await retries(recovery, 10_000, until=1)
+        async with asyncio.timeout(PATIENCE):
+            while recovery.get_health_status()["services"]["venue"]["retry_budget"] < 1:  # noqa: ASYNC110 - it comes from the store
+                await asyncio.sleep(0.005)
+        return sent, paid
+
+    async def after() -> tuple[int, int]:
+        return await sends_what_is_there(recovery), await retries(recovery, 60)
+
+    sent, paid = asyncio.run(before())
+    assert (sent, paid) == (5, 1)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            budget = recovery.service("venue").plan.state.retry_budget
+            assert budget is not None
+            in_hand = budget.tokens
+            os.write(write, json.dumps([in_hand, *asyncio.run(after())]).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    own_sent, own_paid = asyncio.run(after())
+    with os.fdopen(read, "rb") as told:
+        in_hand, child_sent, child_paid = json.loads(told.read())
+    os.waitpid(child, 0)
+    assert in_hand == 0.0
+    assert child_sent >= 1
+    assert own_sent >= 1
+    assert sent + own_sent + child_sent <= LIMIT
+    assert paid + own_paid + child_paid <= CAPACITY
+
+    async def members() -> tuple[int, int]:
+        limit, budget = await store.get("limits/venue"), await store.get("budgets/venue")
+        assert limit is not None
+        assert budget is not None
+        await recovery.aclose()
+        return len(LimitRecord.from_bytes(limit.value).members), len(
+            BudgetRecord.from_bytes(budget.value).members
+        )
+
+    assert asyncio.run(members()) == (2, 2), "two processes, two lives"
+
+
+def test_loops_in_several_threads_are_one_process_and_go_on_when_the_first_loop_has_ended(
+    tmp_path: Path,
+) -> None:
+    """One lease, one share, whichever loop asks; the task that keeps them moves to a loop that lives."""
+    store = MemoryStore()
+    recovery = bot(tmp_path, store, "bot")
+    both_run, first_is_over = threading.Barrier(2, timeout=PATIENCE), threading.Event()
+
+    async def members() -> tuple[int, int]:
+        limit, budget = await store.get("limits/venue"), await store.get("budgets/venue")
+        assert limit is not None
+        assert budget is not None
+        return len(LimitRecord.from_bytes(limit.value).members), len(
+            BudgetRecord.from_bytes(budget.value).members
+        )
+
+    async def first() -> None:
+        await recovery.start()
+        both_run.wait()
+        await sends(recovery, 10)
+
+    async def second() -> tuple[int, tuple[int, int]]:
+        both_run.wait()
+        await sends(recovery, 5)
+        await asyncio.to_thread(first_is_over.wait, PATIENCE)
+        await sends(recovery, LIMIT - 15)
+        with pytest.raises(RateLimitedError):
+            await recovery.service("venue", max_retries=0, deadline=0.5).call(asyncio.sleep, 0)
+        paid = await retries(recovery, 10_000)
+        assert await retries(recovery, 20) == 0
+        alive = await members()
+        await recovery.aclose()
+        return paid, alive
+
+    asyncio.run(seeded(store))
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.submit(asyncio.run, first()), threads.submit(asyncio.run, second())
+        one.result(PATIENCE)
+        first_is_over.set()
+        paid, alive = other.result(PATIENCE)
+    assert paid == CAPACITY
+    assert alive == (1, 1)
