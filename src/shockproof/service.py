@@ -655,8 +655,8 @@ class ErrorRecoveryService:
 
         ``overall_health``, ``service_statuses``, ``recent_error_count`` (the last 300 s),
         ``circuit_breakers``, ``services`` (counts), ``error_log`` (``state``, ``written``, ``queued``,
-        ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``), ``halted``, ``halt`` (``reason``,
-        ``since``, ``is_known``, ``is_durable``, ``last_error``), ``loop`` (``state``, ``loops``, ``stalled_for``, ``stalls``,
+        ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``, ``incomplete``), ``halted``, ``halt``
+        (``reason``, ``since``, ``is_known``, ``is_durable``, ``last_error``), ``loop`` (``state``, ``loops``, ``stalled_for``, ``stalls``,
         ``recent_stalls``, ``lag``; None without a ``loop_monitor``), ``shared`` (``state``, ``since``, ``last_error``,
         ``trouble``, ``owns``, ``open_for_all``, ``limits``, ``budgets``, ``votes``; None without a ``store``), ``timestamp``.
         """

@@ -39,7 +39,7 @@ from shockproof.calls import once as once_module
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal import Journal
-from shockproof.memory.journal.segment import HEAD_BYTES
+from shockproof.memory.journal.segment import HEAD_BYTES, read_segment
 from shockproof.testing import VirtualClock, cancel_at_each_await
 
 FIRST_FORM = Path(__file__).parents[1] / "data" / "journal-of-the-first-form"
@@ -1533,6 +1533,35 @@ async def test_later_lives_look_up_what_a_damaged_journal_may_have_lost_until_it
     await make(key="a third", settle=5.0, venue=venue, service=cautious)[0].call(venue.submit, "AAPL")
     assert len(venue.asked_at) > asked
     await cautious.aclose()
+
+
+@pytest.mark.asyncio
+async def test_orders_of_a_journal_that_was_removed_or_cut_short_are_looked_up(
+    make: Make, recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The next life knows from beside it that something is gone, says so in its health, and sends no known order again."""
+
+    def next_life() -> ErrorRecoveryService:
+        return ErrorRecoveryService(recovery.state_dir, recovery.error_log_dir, clock=clock)
+
+    once, venue = make(key="placed")
+    await once.call(venue.submit, "AAPL")
+    assert recovery.get_health_status()["overall_health"] == "healthy"
+    await recovery.aclose()
+    journal = recovery.state_dir / "journal"
+    (segment,) = journal.glob("journal-*")
+    whole = segment.read_bytes()
+    first = read_segment(1, whole).records[0]
+    segment.write_bytes(whole[: first.end].ljust(len(whole), b"\0"))
+
+    for missing in ("had been acknowledged as durable", "is gone"):
+        later = next_life()
+        await make(key="placed", settle=5.0, venue=venue, service=later)[0].call(venue.submit, "AAPL")
+        assert venue.booked.count("placed") == 1
+        health = later.get_health_status()
+        assert (health["overall_health"], missing in health["journal"]["incomplete"]) == ("degraded", True)
+        await later.aclose()
+        shutil.rmtree(journal)
 
 
 @pytest.mark.asyncio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.position import Position, position_path, write_position
 
 Run = Callable[..., Any]  # the fixture's result
 
@@ -168,3 +170,43 @@ def test_without_a_journal_the_exit_code_says_so(shockproof: Run, tmp_path: Path
     for words in (("verify",), ("dump",)):
         missing = shockproof("journal", *words, "--state-dir", tmp_path)
         assert (missing.code, "no operation ever began" in missing.err) == (3, True)
+
+
+def test_journal_that_was_removed_is_told_until_it_is_trusted(shockproof: Run, killed: Path) -> None:
+    """Verify, doctor and the report say so; one command takes what is there for all there is."""
+    shutil.rmtree(killed / "state" / "journal")
+    verified = shockproof("journal", "verify", "--state-dir", killed / "state")
+    assert verified.code == 1
+    assert "Something is missing from it: its segment 1 is gone" in verified.out
+    assert "gone" in shockproof("journal", "verify", "--json", "--state-dir", killed / "state").json["behind"]
+    doctor = shockproof("doctor", "--state-dir", killed / "state", "--error-log-dir", killed / "errors")
+    assert doctor.code == 1
+    assert "something is missing from it: its segment 1 is gone" in doctor.out
+
+    trusted = shockproof("journal", "trust", "--state-dir", killed / "state")
+    assert trusted.code == 0
+    assert "Forgotten: its segment 1 is gone" in trusted.out
+    assert "no operation ever began" in shockproof("journal", "verify", "--state-dir", killed / "state").err
+
+
+def test_end_that_was_overwritten_is_told_until_it_is_trusted(shockproof: Run, killed: Path) -> None:
+    """The position beside it says how far it had come."""
+    position = position_path(killed / "state" / "journal")
+    write_position(SystemFiles(), killed / "state" / "journal", Position(1, 99))
+    verified = shockproof("journal", "verify", "--state-dir", killed / "state")
+    assert verified.code == 1
+    assert "and 99 had been acknowledged as durable" in verified.out
+    assert shockproof("journal", "trust", "--state-dir", killed / "state").code == 0
+    assert not position.exists()
+    assert shockproof("journal", "verify", "--state-dir", killed / "state").code == 0
+
+
+def test_copy_is_told_and_is_no_damage(shockproof: Run, killed: Path) -> None:
+    """It may be a backup that was put back, or the other one may still be in use."""
+    verified = shockproof("journal", "verify", "--state-dir", killed / "state")
+    assert verified.code == 0
+    assert "it is a copy, or was put back from one" in verified.out
+    doctor = shockproof("doctor", "--state-dir", killed / "state", "--error-log-dir", killed / "errors")
+    assert "it is a copy, or was put back from one" in doctor.out
+    assert shockproof("journal", "trust", "--state-dir", killed / "state").code == 0
+    assert "copy" not in shockproof("journal", "verify", "--state-dir", killed / "state").out

@@ -25,7 +25,9 @@ from shockproof.command_line.state import files_set_aside
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.error_log.error_files import error_files
 from shockproof.memory.error_log.error_reading import lines_of, record_in
+from shockproof.memory.journal.incomplete import INCOMPLETE_NAME
 from shockproof.memory.journal.journal_files import RESERVE_NAME, read_journal
+from shockproof.memory.journal.position import position_path
 from shockproof.memory.services.halt import read_mark
 from shockproof.memory.state.state_files import StateFiles
 from shockproof.settings import resolve
@@ -336,17 +338,24 @@ def _state(state_dir: Path) -> Iterator[Finding]:
 
 def _journal(state_dir: Path) -> Iterator[Finding]:
     journal = state_dir / "journal"
-    if not journal.is_dir():
+    if not journal.is_dir() and not position_path(journal).exists():
         yield Finding("journal", "ok", "none: no operation ever began")
         return
     try:
         recovered = read_journal(SystemFiles(), journal)
-        names = SystemFiles().list_directory(journal)
+        names = SystemFiles().list_directory(journal) if journal.is_dir() else []
     except (OSError, ShockproofError) as error:
         yield Finding("journal", "problem", str(error))
         return
     owner = owner_of(journal)
-    if recovered.damage is not None:
+    if recovered.behind is not None:
+        yield Finding(
+            "journal",
+            "problem",
+            f"something is missing from it: {recovered.behind}",
+            "put the right one back, or shockproof journal trust, when all orders of before are settled",
+        )
+    elif recovered.damage is not None:
         yield Finding("journal", "problem", f"damaged: {recovered.damage}", "shockproof journal verify")
     else:
         yield Finding("journal", "ok", f"sound; its owner: {owner}")
@@ -356,6 +365,14 @@ def _journal(state_dir: Path) -> Iterator[Finding]:
             "warning",
             f"something is missing from it ({recovered.incomplete}): orders that it does not know are looked up first",
             "shockproof journal trust, when all orders of before are settled",
+        )
+    if recovered.is_elsewhere and recovered.damage is None:
+        yield Finding(
+            "journal",
+            "warning",
+            "it is a copy, or was put back from one: what was sent since is not in it, and the other one must not be used "
+            "any more",
+            f"touch {journal / INCOMPLETE_NAME}, if either may be so",
         )
     pending = len(recovered.table.pending())
     if pending and owner.is_owned is False:

@@ -19,6 +19,7 @@ from shockproof.command_line.state import files_set_aside
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, mark_removed
 from shockproof.memory.journal.journal_files import LOCK_NAME, RESERVE_NAME, Recovered, read_journal
+from shockproof.memory.journal.position import forget_position, position_path
 from shockproof.memory.journal.record import Record, decode_body, size_of
 from shockproof.memory.journal.segment import SegmentContent, name_of
 from shockproof.views.shown_values import as_text, for_people, without_secrets
@@ -48,9 +49,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     trust = actions.add_parser(
         "trust",
         help="nothing is missing from it any more",
-        description="After damage, and after an older copy of the state directory was put in place, a program looks up every "
-        f"order that the journal does not know before it sends it, as long as journal/{INCOMPLETE_NAME} is there. This "
-        "removes it: for when every order of before is settled. Refused while a program owns the journal.",
+        description="After damage, and after the journal was removed or an older copy was put in its place, a program looks up "
+        f"every order that the journal does not know before it sends it, as long as journal/{INCOMPLETE_NAME} is there. This "
+        "removes it, and takes what is there for all there is: for when every order of before is settled. Refused while a "
+        "program owns the journal.",
     )
     add_state_dir(trust)
     trust.set_defaults(run=_trust)
@@ -69,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _read(journal: Path) -> Recovered:
-    if not journal.is_dir():
+    if not journal.is_dir() and not position_path(journal).exists():
         raise CommandError(
             f"there is no journal in {journal.parent}: no operation ever began", ExitCode.NOT_THERE
         )
@@ -94,7 +96,7 @@ def _verify(given: argparse.Namespace, screen: Screen) -> int:
     journal = journal_dir(given.state_dir)
     recovered = _read_settled(journal)
     owner = owner_of(journal)
-    names = SystemFiles().list_directory(journal)
+    names = SystemFiles().list_directory(journal) if journal.is_dir() else []
     findings = [
         _finding(segment, is_newest=segment is recovered.segments[-1]) for segment in recovered.segments
     ]
@@ -104,6 +106,8 @@ def _verify(given: argparse.Namespace, screen: Screen) -> int:
                 "segments": findings,
                 "incomplete": recovered.incomplete,
                 "hole": recovered.hole,
+                "behind": recovered.behind,
+                "is_elsewhere": recovered.is_elsewhere,
                 "pending": len(recovered.table.pending()),
                 "owner": {"pid": owner.pid, "is_owned": owner.is_owned},
                 "has_reserve": RESERVE_NAME in names,
@@ -135,12 +139,24 @@ def _verify_for_people(
             f"No segment is there, and there was one: {recovered.hole}. Put it back under its name, if there is a copy.",
             "red",
         )
+    elif recovered.behind is not None:
+        screen.line(f"Something is missing from it: {recovered.behind}", "red")
+        screen.line(
+            "  Put the right one back, if there is a copy. As it is, a program looks up each key that it does not know "
+            "before it is sent, until: shockproof journal trust"
+        )
     elif not findings:
         screen.line("No segment is there: nothing was ever recorded.")
     if recovered.incomplete is not None:
         screen.line(f"Something is missing from it: {recovered.incomplete}", "red")
         screen.line(
             "  A key that it does not know is looked up before it is sent, until: shockproof journal trust"
+        )
+    if recovered.is_elsewhere and recovered.behind is None:
+        screen.line(
+            "Its files are others than those that were written last: it is a copy, or was put back from one. What was "
+            f"sent since is not in it: if that may matter, touch {journal / INCOMPLETE_NAME}",
+            "yellow",
         )
     aside = files_set_aside(journal)
     screen.fields(
@@ -190,7 +206,11 @@ def _finding(segment: SegmentContent, *, is_newest: bool) -> dict[str, Any]:  # 
 def _trust(given: argparse.Namespace, screen: Screen) -> int:
     journal = journal_dir(given.state_dir)
     layer = SystemFiles()
-    _read(journal)
+    recovered = _read(journal)
+    if not journal.is_dir():
+        forget_position(layer, journal)
+        screen.line(f"Forgotten: {recovered.behind}. It begins anew.", "green")
+        return ExitCode.FINE
     try:
         owned = layer.own(journal / LOCK_NAME, b"%d\n" % os.getpid())
     except BlockingIOError:
@@ -200,15 +220,17 @@ def _trust(given: argparse.Namespace, screen: Screen) -> int:
         ) from None
     try:
         recovered = _read(journal)
-        if recovered.damage is not None:
+        if recovered.damage != recovered.behind:
             raise CommandError(
                 f"it is damaged now ({recovered.damage}): start the program once, which keeps what can be read, and look at "
                 "what is pending"
             )
         mark_removed(layer, journal)
+        if recovered.behind is not None or recovered.is_elsewhere:
+            forget_position(layer, journal)
     finally:
         layer.close(owned)
-    if recovered.incomplete is None:
+    if not recovered.has_lost_something:
         screen.line("Nothing was missing from it.")
     else:
         screen.line("A key that it does not know counts as new again.", "green")

@@ -44,6 +44,8 @@ def show_head(status: Status, name: str, screen: Screen) -> None:
     for what, one, fine in (("error log", log, ("ok", "closed")), ("journal", journal, ("open", "closed"))):
         if one and one.get("state") not in fine:
             screen.line(screen.cut(f"{what}: {one.get('state')}: {one.get('last_error')}"), "red")
+    if journal.get("incomplete"):
+        screen.line(screen.cut(f"journal: something is missing: {journal['incomplete']}"), "red")
     if log.get("dropped"):
         screen.line(f"error log: {log['dropped']} records were dropped", "yellow")
 

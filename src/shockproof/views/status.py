@@ -66,8 +66,9 @@ def status_of(
     chosen.sort(key=lambda place: _trouble(known[place], statuses[place], circuits[place]))
     hide = _hiding(recovery._redactor)
     loop, shared = recovery._loop_report(), recovery._shared_report()
+    journal = recovery._journal.status()._asdict()
     return {
-        "overall_health": overall_health(statuses, recovery._halt, loop, shared),
+        "overall_health": overall_health(statuses, recovery._halt, loop, shared, journal),
         "halted": recovery._halt.mark is not None,
         "halt": hide(halt_report(recovery._halt)),
         "counts": {
@@ -94,7 +95,7 @@ def status_of(
         "error_log": hide(recovery._error_log_report()),
         "loop": hide(loop),
         "shared": hide(shared),
-        "journal": hide(recovery._journal.status()._asdict()),
+        "journal": hide(journal),
         "saved_at": recovery._saver.saved_at,
         "pid": os.getpid(),
         "at": wall,

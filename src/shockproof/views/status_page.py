@@ -234,6 +234,8 @@ def _banner(status: Mapping[str, Any]) -> Part:  # Any: JSON
         said.append(f"{shared['trouble'][:1].upper()}{shared['trouble'][1:]}.")
     if journal["state"] not in ("open", "closed"):
         said.append(f"The journal is {journal['state']}: {journal['last_error'] or ''}")
+    if journal["incomplete"] is not None:
+        said.append(f"Something is missing from the journal: {journal['incomplete']}.")
     lines = "".join(f"<p>{_sign('bad')}{markup(line)}</p>" for line in said)
     return Part("banner", f'<div id="banner" class="banner" role="alert">{lines}</div>')
 

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from shockproof.memory.journal import journal_files, segment
-from shockproof.memory.journal.journal import Journal, Session, _Request, _sync
+from shockproof.memory.journal.journal import Journal, Session, _close, _Request, _sync
 from shockproof.memory.journal.journal_files import JournalFiles, Recovered, read_journal
 from shockproof.memory.journal.operation_table import Name, OperationEntry
+from shockproof.memory.journal.position import position_path
 from shockproof.memory.journal.record import Kind, Record, record_at, size_of
 from tests.memory.disk.crash_histories import Findings, Known, complaints_where_calls_fail, crash_everywhere
 from tests.memory.disk.simulated_disk import Files, SimulatedDisk
@@ -76,7 +77,7 @@ class Program:
         self.facts[name] = self.facts.get(name, Fact())._replace(**more)
 
     def batch(self, *wishes: tuple[str, str]) -> None:
-        """One turn of the journal's thread: ("begin", "A"), ("step", "A"), ("send", "A"), ("end", "A"), ..., ("sync", "")."""
+        """One turn of the journal's thread: ("begin", "A"), ("step", "A"), ("send", "A"), ("end", "A"), ..., ("sync", ""), ("close", "")."""
         self.clock += 10.0
         for what, name in wishes:
             if what == "step":
@@ -97,7 +98,9 @@ class Program:
                 self.know(name, acknowledged_sent=self.clock)
             if what == "step":
                 self.know(name, acknowledged_index=self.facts[name].issued_index)
-        if all(error is None for _, _, error in answers) and any(what != "end" for what, _ in wishes):
+        if all(error is None for _, _, error in answers) and any(
+            what not in ("end", "close") for what, _ in wishes
+        ):
             # Outcomes ride along with what was synced here.
             for name in self.ended:
                 self.know(name, is_end_durable=True)
@@ -117,7 +120,7 @@ class Program:
             return lambda session: session.tell(Kind.END, {**body, "status": "completed", "result": name})
         if what == "interrupt":
             return lambda session: session.tell(Kind.INTERRUPT, {**body, "why": "a test"})
-        return _sync
+        return _close if what == "close" else _sync
 
 
 def first_life(program: Program) -> None:
@@ -135,6 +138,8 @@ def first_life(program: Program) -> None:
     program.batch(("send", "G"))
     program.batch(("step", "C"), ("begin", "E"))
     program.batch(("sync", ""))
+    program.batch(("close", ""))
+    program.batch(("begin", "H"), ("close", ""))
 
 
 def second_life(program: Program) -> None:
@@ -142,6 +147,7 @@ def second_life(program: Program) -> None:
     program.batch(("step", "F"))
     program.batch(("end", "F"))
     program.batch(("sync", ""))
+    program.batch(("close", ""))
 
 
 class Operations:
@@ -158,9 +164,11 @@ class Operations:
         return program.known
 
     def complaint(self, disk: SimulatedDisk, facts: Facts) -> str | None:
-        # Segments are all that is read; most states differ in others.
+        # Segments and the position are all that is read; most states differ in others.
         segments = frozenset(
-            (path, data) for path, data in disk.files().items() if segment.number_in(path.name) is not None
+            (path, data)
+            for path, data in disk.files().items()
+            if segment.number_in(path.name) is not None or path == position_path(HOME)
         )
         if segments not in self.read:
             self.read[segments] = read_journal(disk, HOME)
@@ -203,7 +211,7 @@ def crashes(
 
 def test_whatever_a_crash_leaves_what_was_acknowledged_is_there() -> None:
     """Also when the program died once more after it came back."""
-    findings = crashes(SimulatedDisk, second_life_each=12)
+    findings = crashes(SimulatedDisk, second_life_each=60)
     print(f"journal: {findings}")
 
     assert findings.wrong == []
@@ -403,6 +411,19 @@ def checkpoints_are_not_synced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "require", unsynced)
 
 
+def tells_the_position_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    """After a crash it says that something is missing which nobody was ever promised."""
+    append = JournalFiles.append
+
+    def append_and_tell(self: JournalFiles, records: Any) -> None:
+        append(self, records)
+        durable, self._durable = self._durable, self._sequence
+        self.tell_position()
+        self._durable = durable
+
+    patch.setattr(JournalFiles, "append", append_and_tell)
+
+
 WRONG_PROTOCOLS: list[Patch] = [
     no_checksum,
     outcomes_count_as_synced,
@@ -412,6 +433,7 @@ WRONG_PROTOCOLS: list[Patch] = [
     reads_only_the_beginning,
     writes_segments_in_place,
     checkpoints_are_not_synced,
+    tells_the_position_before_it_is_durable,
 ]
 
 

@@ -521,9 +521,19 @@ async def test_operation_that_cannot_be_journalled_does_not_run(tmp_path: Path) 
 @pytest.mark.asyncio
 async def test_health_tells_of_the_journal(recovery: ErrorRecoveryService) -> None:
     """Whether it is open, and how many operations are pending."""
-    assert recovery.get_health_status()["journal"] == {"state": "closed", "pending": 0, "last_error": None}
+    assert recovery.get_health_status()["journal"] == {
+        "state": "closed",
+        "pending": 0,
+        "last_error": None,
+        "incomplete": None,
+    }
     async with recovery.operation("job"):
-        assert recovery.get_health_status()["journal"] == {"state": "open", "pending": 1, "last_error": None}
+        assert recovery.get_health_status()["journal"] == {
+            "state": "open",
+            "pending": 1,
+            "last_error": None,
+            "incomplete": None,
+        }
     assert recovery.get_health_status()["journal"]["pending"] == 0
 
 

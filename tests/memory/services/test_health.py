@@ -40,7 +40,7 @@ def report(*conditions: str) -> dict[str, Any]:
         wall=1_767_225_600.0,
         recent_errors=3,
         error_log=LOG,
-        journal={},
+        journal={"incomplete": None},
         halt=Halt(Path("nowhere"), clock=SystemClock(), submit=lambda job: None, on_change=lambda: None),
         loop=None,
         shared=None,

@@ -68,6 +68,8 @@ class JournalStatus(NamedTuple):
     pending: int
     """Operations that began and did not end; of a journal that is not open, as it was when it was last read."""
     last_error: str | None
+    incomplete: str | None = None
+    """What of it is known to be missing, as long as nobody has said that it does not matter; None: nothing."""
 
 
 class Session:
@@ -194,8 +196,8 @@ class Journal:
         self.claims = Claims()
         self.left_behind: set[Name] = set()
         """What runs on in this process although nobody waits for it, and will tell when it ends."""
-        self.has_lost_something = False
-        """Whether it was damaged when it was opened: it may have known what it does not know."""
+        self.lost: str | None = None
+        """What was missing of it when it was opened: it may have known what it does not know."""
         self.loss_noticed: Moment | None = None
         """When somebody first asked for a key that may be lost."""
         self._closes_later = False
@@ -212,6 +214,11 @@ class Journal:
         self._files.forked()
         self._forget()
 
+    @property
+    def has_lost_something(self) -> bool:
+        """Whether a key that it does not know may have been sent all the same."""
+        return self.lost is not None
+
     def status(self) -> JournalStatus:
         """How it is doing, as last seen by its thread."""
         state: Literal["closed", "open", "no space", "failed"] = "open"
@@ -221,7 +228,7 @@ class Journal:
             state = "closed"
         elif not self._files.has_reserve:
             state = "no space"
-        return JournalStatus(state, self._pending, self._failure)
+        return JournalStatus(state, self._pending, self._failure, self.lost)
 
     def known(self, name: Name) -> OperationEntry | None:
         """What stands in memory of an operation, at once and in any thread; nothing of a journal that is not open."""
@@ -480,7 +487,8 @@ class Journal:
                 at_exit(self._drain)
                 with background.imports:
                     importlib.import_module("json")  # now, and for good: a fork waits for it
-                self.has_lost_something = files.open().has_lost_something
+                recovered = files.open()
+                self.lost = recovered.damage or recovered.incomplete
         except (JournalLockedError, StateVersionError) as error:
             self._again_at = 0.0
             if not files.is_open:
@@ -544,6 +552,7 @@ class Journal:
             )
             return
         self._closes_later = False
+        self._files.tell_position()
         self._files.close()
         self._files.table = OperationTable()
         self._tenure_ended()

@@ -6,6 +6,7 @@ The journal's directory: which segment is written, how it is begun, and what was
     lock                            the number of the process that owns the journal
     damaged/                        segments, or parts of them, that hold what could not be read
     incomplete.json                 something was lost, and nobody has said yet that it does not matter any more
+    ../journal_position.json        how far it has come, at least: told when a segment is begun, and when it is given up
 
 A segment is begun under a temporary name with everything that is known, synced, renamed, and the directory
 synced; only then anything is written behind that, and only then the segment before is removed. So one whole
@@ -28,6 +29,7 @@ from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, write_all
 from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, mark_incomplete, read_incomplete
 from shockproof.memory.journal.operation_table import OperationTable
+from shockproof.memory.journal.position import Position, read_position, write_position
 from shockproof.memory.journal.record import Kind, encode, size_of
 from shockproof.memory.journal.segment import (
     HEAD_BYTES,
@@ -78,12 +80,16 @@ class Recovered(NamedTuple):
     """Why what an earlier life, or a person, knew to be missing still counts; None: nothing is known to be missing."""
     hole: str | None = None
     """What should be there and is not."""
+    behind: str | None = None
+    """What had been recorded later than all that is there."""
+    is_elsewhere: bool = False
+    """Whether its files are others than those that were written last: a copy, of which the first may still be in use."""
 
     @property
     def damage(self) -> str | None:
         """What is wrong with data that had been acknowledged, or None."""
         words = [f"{name_of(one.number)}: {one.damage}" for one in self.segments if one.damage]
-        return "; ".join([*words, *([self.hole] if self.hole else [])]) or None
+        return "; ".join([*words, *filter(None, (self.hole, self.behind))]) or None
 
     @property
     def has_lost_something(self) -> bool:
@@ -102,7 +108,7 @@ def read_journal(layer: FileLayer, directory: Path) -> Recovered:
     for last_try in (False,) * _RACES + (True,):
         try:
             found = _read(layer, directory)
-            if found.hole is None or last_try:
+            if (found.hole is None and found.behind is None) or last_try:
                 return found
         except FileNotFoundError:  # its owner has just begun another segment
             if last_try:
@@ -121,6 +127,7 @@ def _refuse_the_end(recovered: Recovered) -> None:
 
 
 def _read(layer: FileLayer, directory: Path) -> Recovered:
+    position = read_position(layer, directory)  # before the segments, which its owner carries on meanwhile
     try:
         names = layer.list_directory(directory)
     except FileNotFoundError:
@@ -165,7 +172,38 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
         hole = "its segment was removed or renamed"
     incomplete = read_incomplete(layer, directory) if INCOMPLETE_NAME in names else None
     last_number = max((*numbers, *(content.made_as for content in segments)), default=0)
-    return Recovered(table, last_number, last_sequence, tuple(segments), incomplete, hole)
+    behind = None
+    is_elsewhere = False
+    if position is not None:
+        if hole is None and not any(content.damage for content in wanted):  # else that is told
+            behind = _missing_since(position, last_sequence, is_there=bool(segments))
+        is_elsewhere = position.lock is not None and position.lock != _number_of_lock(layer, directory)
+        # What comes next is ahead of it again.
+        last_number, last_sequence = (
+            max(last_number, position.segment),
+            max(last_sequence, position.sequence),
+        )
+    return Recovered(
+        table, last_number, last_sequence, tuple(segments), incomplete, hole, behind, is_elsewhere
+    )
+
+
+def _missing_since(position: Position, last_sequence: int, *, is_there: bool) -> str | None:
+    if last_sequence >= position.sequence:
+        return None
+    if not is_there:
+        return f"its segment {position.segment} is gone, with all records up to {position.sequence}"
+    return (
+        f"it ends with record {last_sequence}, and {position.sequence} had been acknowledged as durable: its end was "
+        "overwritten, or an older copy was put in its place"
+    )
+
+
+def _number_of_lock(layer: FileLayer, directory: Path) -> int | None:
+    try:
+        return layer.stamp(directory / LOCK_NAME).number
+    except OSError:
+        return None
 
 
 class JournalFiles:
@@ -203,6 +241,8 @@ class JournalFiles:
         self._seed = 0
         self._size = 0
         self._room = 0
+        self._told: Position | None = None
+        """How far a later life knows that it came, whatever it finds."""
         self._only_copies: set[int] = set()
         """Damaged segments of which no copy could be made."""
 
@@ -241,6 +281,7 @@ class JournalFiles:
                 if name.endswith(".tmp"):
                     self._remove_leftover(self.directory / name)
             self._keep_what_is_wrong(recovered)
+            self._tell_what_is_missing(recovered)
             if recovered.damage is not None and recovered.incomplete is None:
                 self._mark_incomplete(recovered)
             self.begin_segment()
@@ -248,6 +289,24 @@ class JournalFiles:
             self.close()
             raise
         return recovered
+
+    def _tell_what_is_missing(self, recovered: Recovered) -> None:
+        missing = "; ".join(filter(None, (recovered.hole, recovered.behind)))
+        if missing:
+            _log.error(
+                "something of the journal in %s is missing: %s. An operation may be missing, or pending that had ended. "
+                "If the directory was removed on purpose: shockproof journal trust",
+                self.directory,
+                missing,
+            )
+        elif recovered.is_elsewhere:
+            _log.warning(
+                "the journal in %s is a copy, or was put back from one: what was sent since the copy was made is not in "
+                "it, and a program that still uses the other one sends the same orders. If either may be so: "
+                "stop, touch %s, and start again",
+                self.directory,
+                self.directory / INCOMPLETE_NAME,
+            )
 
     def _mark_incomplete(self, recovered: Recovered) -> None:
         try:
@@ -294,6 +353,7 @@ class JournalFiles:
     def close(self) -> None:
         """Give everything up, synced or not. `open` begins anew."""
         self._give_up_segment()
+        self._told = None
         lock, self._lock = self._lock, None
         if lock is not None:
             with contextlib.suppress(OSError):
@@ -382,6 +442,25 @@ class JournalFiles:
         self.is_usable = True
         self._remove_older(number)
         self.make_reserve()
+        self.tell_position()
+
+    def tell_position(self) -> None:
+        """Let later lives know how far it has come, whatever they find. What a disk does not take tells less, and no lie."""
+        if not self.is_usable:
+            return
+        position = Position(self._number, self._durable, _number_of_lock(self._layer, self.directory))
+        if position == self._told:
+            return
+        try:
+            write_position(self._layer, self.directory, position)
+        except OSError as error:
+            _log.warning(
+                "how far the journal in %s has come could not be written beside it: %s",
+                self.directory,
+                error.strerror or type(error).__name__,
+            )
+        else:
+            self._told = position
 
     def make_reserve(self) -> bool:
         """See to it that there is space for one more segment as large as this one; whether there is."""

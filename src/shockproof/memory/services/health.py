@@ -36,12 +36,13 @@ def health_report(
     The health at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC).
 
     ``overall_health`` is ``"unhealthy"`` if any service is unavailable, else ``"degraded"`` if any is
-    degraded, it is halted, a watched loop was late, or what is shared is in trouble, else ``"healthy"``.
+    degraded, it is halted, something of the journal is missing, a watched loop was late, or what is shared is in
+    trouble, else ``"healthy"``.
     """
     known = list(services)
     statuses = {state.name: state.status_at(now) for state in known}
     return {
-        "overall_health": overall_health(statuses.values(), halt, loop, shared),
+        "overall_health": overall_health(statuses.values(), halt, loop, shared, journal),
         "service_statuses": {name: status.value for name, status in statuses.items()},
         "recent_error_count": recent_errors,
         "circuit_breakers": {state.name: state.circuit.state(now) for state in known},
@@ -95,6 +96,7 @@ def overall_health(
     halt: Halt,
     loop: Mapping[str, Any] | None,  # Any: text and numbers
     shared: Mapping[str, Any] | None,  # Any: JSON
+    journal: Mapping[str, Any],  # Any: as above
 ) -> Literal["healthy", "degraded", "unhealthy"]:
     """The one word for all of them together; see `health_report`."""
     if ServiceStatus.UNAVAILABLE in statuses:
@@ -103,6 +105,7 @@ def overall_health(
         ServiceStatus.DEGRADED in statuses
         or halt.mark is not None
         or halt.last_error is not None
+        or journal["incomplete"] is not None
         or (loop is not None and loop["state"] == "degraded")
         or (shared is not None and shared["trouble"] is not None)
     ):

@@ -1,0 +1,175 @@
+"""What stands beside the journal tells of one that is gone, was cut short, or was exchanged; and of nothing else."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.journal_files import JournalFiles, Recovered, read_journal
+from shockproof.memory.journal.position import Position, position_path, read_position, write_position
+from shockproof.memory.journal.record import Kind, encode_body
+from shockproof.memory.journal.segment import number_in, read_segment
+
+LAYER = SystemFiles()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal"
+
+
+def live(home: Path, names: str, *, is_orderly: bool = True) -> Recovered:
+    """A life that begins these operations; gives what it found."""
+    files = JournalFiles(home, layer=LAYER, segment_bytes=4096)
+    found = files.open()
+    for name in names:
+        body = {"operation": name, "key": None}
+        files.table.apply(Kind.BEGIN, body)
+        files.append([(Kind.BEGIN, encode_body(body))])
+        files.sync()
+    if is_orderly:
+        files.tell_position()
+    files.close()
+    return found
+
+
+def segment_of(home: Path) -> Path:
+    (segment,) = home.glob("journal-*")
+    return segment
+
+
+def test_zeros_from_any_record_on_are_told_from_an_end(home: Path) -> None:
+    """The space behind the records is zeros, too: only what stands beside it tells that there was more."""
+    live(home, "ABC")
+    segment = segment_of(home)
+    whole = segment.read_bytes()
+    number = number_in(segment.name)
+    assert number is not None
+    records = read_segment(number, whole).records
+    ends = [record.end for record in records if record.kind in {Kind.BEGIN, Kind.COMPLETE}]
+    assert len(ends) == 4
+    for end in ends[:-1]:
+        segment.write_bytes(whole[:end].ljust(len(whole), b"\0"))
+        found = read_journal(LAYER, home)
+        assert found.behind is not None
+        assert f"and {records[-1].sequence} had been acknowledged" in found.behind
+        assert found.damage == found.behind
+    segment.write_bytes(whole)
+    assert not read_journal(LAYER, home).has_lost_something
+
+
+def test_journal_that_was_removed_is_missed_in_this_life_and_later(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An empty place is no first start where there was a journal. The next life knows it by the mark."""
+    live(home, "AB", is_orderly=False)
+    shutil.rmtree(home)
+    assert read_journal(LAYER, home).behind == "its segment 1 is gone, with all records up to 1"
+    found = live(home, "C")
+
+    assert found.behind is not None
+    assert "its segment 1 is gone" in caplog.text
+    later = read_journal(LAYER, home)
+    assert (later.damage, later.incomplete) == (None, found.behind)
+    assert segment_of(home).name == "journal-0000000000000002.wal"  # ahead of the one that is gone
+
+
+def test_older_copy_of_the_journal_alone_is_noticed(home: Path, tmp_path: Path) -> None:
+    """A backup of the journal, put back beside a position that is newer."""
+    live(home, "A")
+    shutil.copytree(home, tmp_path / "backup")
+    live(home, "B")
+    shutil.rmtree(home)
+    shutil.copytree(tmp_path / "backup", home)
+
+    found = live(home, "")
+    assert "an older copy was put in its place" in str(found.behind)
+    assert read_journal(LAYER, home).incomplete == found.behind
+
+
+def test_copy_of_the_whole_is_warned_of_once_and_marked_never(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backup that was put back, or a copy beside the original: nobody can tell which, and most moves are meant."""
+    live(home, "A")
+    shutil.copytree(home.parent, tmp_path / "copy")
+    copy = tmp_path / "copy" / "journal"
+    assert read_journal(LAYER, copy).is_elsewhere
+
+    found = live(copy, "B")
+    assert not found.has_lost_something
+    assert "is a copy, or was put back from one" in caplog.text
+    caplog.clear()
+    live(copy, "C")
+    live(home, "D")
+    assert caplog.text == ""
+
+
+def test_directory_that_was_moved_is_no_copy(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its files are the same ones under another name."""
+    live(home, "A")
+    home.parent.rename(tmp_path / "moved")
+    assert not live(tmp_path / "moved" / "journal", "B").is_elsewhere
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[]", b'{"segment": 9}', b'{"format_version": 1, "segment": 9, "sequence": 99, "lock": 1}']
+)  # fmt: skip
+def test_nothing_is_missed_without_a_position_that_can_be_read(home: Path, content: bytes | None) -> None:
+    """An older shockproof wrote none; one that is damaged proves nothing."""
+    live(home, "A")
+    if content is None:
+        position_path(home).unlink()
+    else:
+        position_path(home).write_bytes(content)
+    found = live(home, "B")
+    assert not found.has_lost_something
+    assert not found.is_elsewhere
+    assert read_position(LAYER, home) is not None
+
+
+def test_position_of_a_newer_program_proves_nothing(home: Path) -> None:
+    """Nobody knows here what it means."""
+    live(home, "A")
+    content = json.loads(position_path(home).read_bytes())
+    assert content.pop("checksum")
+    position_path(home).write_text(json.dumps({**content, "format_version": 2, "checksum": 0}))
+    assert read_position(LAYER, home) is None
+
+
+def test_journal_goes_on_where_its_position_cannot_be_written(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It protects less then; and no order waits for it."""
+
+    class NoPosition(SystemFiles):
+        def create(self, path: Path) -> int:
+            if "position" in path.name:
+                raise OSError(errno.ENOSPC, "full")
+            return super().create(path)
+
+    files = JournalFiles(home, layer=NoPosition(), segment_bytes=4096)
+    with caplog.at_level(logging.WARNING):
+        files.open()
+    assert files.is_usable
+    assert "could not be written beside it" in caplog.text
+    files.close()
+
+
+def test_what_a_crash_left_of_a_position_is_in_nobodys_way(home: Path) -> None:
+    """Under its temporary name."""
+    live(home, "A")
+    path = position_path(home)
+    path.with_name(f".{path.name}.tmp").write_bytes(b"half")
+    write_position(LAYER, home, Position(7, 70))
+    assert read_position(LAYER, home) == (7, 70, None)
+    assert sorted(one.name for one in home.parent.iterdir()) == ["journal", "journal_position.json"]
