@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import itertools
 import logging
+import math
 import os
 import random
 import socket
@@ -42,7 +43,12 @@ from shockproof.memory.journal.journal import journal_for
 from shockproof.memory.journal.journalled_values import JournalledValues
 from shockproof.memory.journal.operation import Operation, pending_operation, with_pending
 from shockproof.memory.journal.sending import is_name_of_sendings
-from shockproof.memory.services.earlier_life import export_services, restore_circuits, restore_sends
+from shockproof.memory.services.earlier_life import (
+    export_services,
+    restore_circuits,
+    restore_orders,
+    restore_sends,
+)
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.health import RECENT_SECONDS, health_report
 from shockproof.memory.services.listeners import Listener, Listeners
@@ -80,6 +86,7 @@ from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeve
 if TYPE_CHECKING:
     from shockproof.calls.loop_monitor import LoopMonitor
     from shockproof.memory.error_log.error_reading import ErrorReading
+    from shockproof.memory.journal.earlier_sends import EarlierSend
     from shockproof.memory.stores.lease import Lease
     from shockproof.memory.stores.state_store import StateStore
     from shockproof.vocabulary.events import Event
@@ -840,7 +847,8 @@ class ErrorRecoveryService:
         Circuits that were open when it was saved are open again for the time that is left, never longer
         than it was then, whatever the clock did; those of services that were called already stay as
         they are. Before the first save of a life, what the one before has sent under rate limits counts, and retry
-        budgets hold no more than it has left (if that is less than 5 minutes ago).
+        budgets hold no more than it has left (if that is less than 5 minutes ago); of what it has sent since that save, the
+        orders count that went through `Handle.once`.
 
         Raises:
             StateVersionError: the file was written by a newer version of shockproof or of your program, holds a class
@@ -851,8 +859,9 @@ class ErrorRecoveryService:
         state = (await self._saver.load()).state
         values = self._journalled_values
         pending = await self._journal.pending(lambda entry: pending_operation(entry, values))
-        if state is not None:
-            self._restore_services(state)
+        sends = self._journal.earlier_sends if self._is_first_save_to_come else ()
+        if state is not None or sends:
+            self._restore_services(state, sends)
         if not pending:
             return state
         if state is None:
@@ -863,14 +872,16 @@ class ErrorRecoveryService:
         state.active_operations = with_pending(state.active_operations, pending)
         return state
 
-    def _restore_services(self, state: SystemState) -> None:
-        saved, now = state.model_extra or {}, self._clock.monotonic()
-        elapsed = self._clock.time() - state.timestamp.timestamp()
-        restore_circuits(self._registry, saved, now, elapsed)
+    def _restore_services(self, state: SystemState | None, sends: tuple[EarlierSend, ...]) -> None:
+        now, wall = self._clock.monotonic(), self._clock.time()
+        saved_at = -math.inf if state is None else state.timestamp.timestamp()
+        saved = {} if state is None else state.model_extra or {}
+        restore_circuits(self._registry, saved, now, wall - saved_at)
         # From the first save on the file tells of this life, whose own calls would count twice.
         if self._is_first_save_to_come:
             self._is_first_save_to_come = False
-            restore_sends(self._registry, saved, now, elapsed)
+            restore_sends(self._registry, saved, now, wall - saved_at)
+            restore_orders(self._registry, sends, now, wall, since=saved_at)
 
     def operation(
         self,

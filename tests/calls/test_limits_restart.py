@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from shockproof import ErrorRecoveryService, Handle, RateLimitedError, RetryBudget
+from shockproof import NOT_FOUND, ErrorRecoveryService, Handle, LookUp, RateLimitedError, RetryBudget
+from shockproof.memory.journal.sending import name_of_sending
 from shockproof.testing import VirtualClock
 
 pytestmark = pytest.mark.asyncio
@@ -315,3 +317,110 @@ async def test_what_cannot_be_read_is_logged_and_stops_nothing(
     assert state is not None
     assert state.cached_data == {"AAPL": 150.0}
     assert any(message.startswith(complaint) for message in caplog.messages)
+
+
+# ---- orders, which the journal knows of
+
+
+async def not_there(key: str) -> LookUp[str]:
+    return NOT_FOUND
+
+
+async def place(venue: Handle, key: str, submit: Callable[[], Any] = answer) -> None:
+    once = venue.once(key, confirm=not_there, key_argument="order_id", settle=1.0)
+
+    async def with_key(*, order_id: str) -> Any:
+        return await submit()
+
+    await once.call(with_key)
+
+
+async def refuse() -> None:
+    raise ConnectionRefusedError("nobody listens")
+
+
+def killed(directory: Path, clock: VirtualClock) -> ErrorRecoveryService:
+    """A service on what is on the disk now, as after a kill."""
+    copy = directory / "as it was killed"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(directory / "state", copy)
+    return ErrorRecoveryService(copy, directory / "errors", clock=clock)
+
+
+@pytest.mark.parametrize("declares", ["before", "after"])
+@pytest.mark.parametrize("saves", [True, False])
+async def test_orders_since_the_last_save_count_after_a_kill(
+    process: Make, clock: VirtualClock, tmp_path: Path, declares: str, saves: bool
+) -> None:
+    """Each attempt was journalled before it was sent, also of an order that was refused; what was saved counts once."""
+    first = process()
+    venue = venue_of(first, rate_limit=("20/min", "9 orders/min"), weight={"weight": 3, "orders": 1})
+    await place(venue, "a")
+    await place(venue, "b")
+    await clock.sleep(1.0)
+    if saves:
+        await first.save_state(force=True)
+    await clock.sleep(9.0)
+    await place(venue, "c")
+    with pytest.raises(ConnectionRefusedError):
+        await place(venue.using(max_retries=1), "d", refuse)  # a second attempt, a second later
+    await clock.sleep(10.0)
+
+    second = killed(tmp_path, clock)
+    rates: dict[str, Any] = {"rate_limit": ("20/min", "9 orders/min")}
+    if declares == "before":
+        venue_of(second, **rates)
+    await second.restore_state()
+    await second.restore_state()  # which counts nothing again
+    venue_of(second, **rates)
+
+    def counts() -> list[int]:
+        return [one["used"] for one in second.get_health_status()["services"]["venue"]["rate_limit"]]
+
+    assert counts() == [15, 5]
+    await clock.sleep(40.0)  # the first two leave
+    assert counts() == [9, 3]
+    await clock.sleep(11.0)
+    assert counts() == [0, 0]
+    await second.aclose()
+
+
+@pytest.mark.parametrize("step", [-3_600.0, 3_600.0])
+async def test_orders_of_a_killed_program_count_no_longer_than_they_did_whatever_the_clock_says(
+    process: Make, clock: VirtualClock, tmp_path: Path, step: float
+) -> None:
+    """Set back, it counts as no time; set forward, they go early: as what was saved."""
+    await place(venue_of(process()), "a")
+    clock.step_wall(step)
+    second = killed(tmp_path, clock)
+    await second.restore_state()
+    venue_of(second)
+    assert used(second) == (1 if step < 0 else 0)
+    await clock.sleep(60.0)
+    assert used(second) == 0
+    await second.aclose()
+
+
+async def test_orders_without_a_rate_limit_leave_nothing_to_count(process: Make, tmp_path: Path) -> None:
+    """Their records hold no weight."""
+    first = process()
+    await place(first.service("venue"), "a")
+    assert first._journal.known(name_of_sending("venue", "a")) is not None
+    assert b"weight" not in next((tmp_path / "state" / "journal").glob("journal-*")).read_bytes()
+
+
+async def test_orders_of_earlier_lives_count_with_their_last_attempt(
+    process: Make, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """A life that died soon, and saved nothing, has begun another segment: what it took over tells of the one before."""
+    first = process()
+    await place(venue_of(first), "a")
+    await first.aclose()
+    between = process()
+    await between.restore_state()
+    await place(venue_of(between), "b")
+    second = killed(tmp_path, clock)
+    await second.restore_state()
+    venue_of(second)
+    assert used(second) == 2
+    await second.aclose()

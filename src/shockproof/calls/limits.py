@@ -104,6 +104,8 @@ class Limits:
         self._max_wait: float | None = None
         self._earlier: RollingWindows | None = None
         """What an earlier life has sent, until there is a rate limit that it counts in."""
+        self._earlier_sends: list[tuple[float, Weight]] = []
+        """What its journal tells of beside that: when, by the monotonic clock, and what it weighs."""
         self._shared: SharedLimit | None = None
         self.lane: Places | None = None
         """
@@ -295,11 +297,23 @@ class Limits:
             if self._rate is not None:
                 self._count_earlier()
 
+    def count_earlier(self, sends: Iterable[tuple[float, Weight]]) -> None:
+        """As `take_over`, of single attempts: when, by the monotonic clock, and what each weighs."""
+        with self._lock:
+            self._earlier_sends += sends
+            if self._rate is not None:
+                self._count_earlier()
+
     def _count_earlier(self) -> None:
+        if self._rate is None:
+            return
         earlier, self._earlier = self._earlier, None
-        if earlier is not None and self._rate is not None:
-            now = self._clock.monotonic()
+        sends, self._earlier_sends = self._earlier_sends, []
+        now = self._clock.monotonic()
+        if earlier is not None:
             self._rate.windows.restore(now, 0.0, earlier.export(now))
+        if sends:
+            self._rate.windows.count(now, [(now - at, weight) for at, weight in sends])
 
     def share(self, shared: SharedLimit) -> None:
         """The rate limit is one with those of other processes, as soon as there is one."""

@@ -218,6 +218,7 @@ class Once(Generic[R]):
             arguments=arguments if self._compares else None,
             compared=self._compared,
             settle=self._settle,
+            weight=plan.weight if plan.state.has_rate_limit else None,
         )
         sending.is_new = self._is_new
         refusal: Exception | None = None

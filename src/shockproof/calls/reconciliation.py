@@ -336,6 +336,7 @@ class Reconciliation:
         arguments: Mapping[str, object] | None = None,
         compared: Collection[str] | None = None,
         settle: float | None = None,
+        weight: int | Mapping[str, int] | None = None,
     ) -> Sending:
         """
         A way to tell the journal of one key.
@@ -346,6 +347,7 @@ class Reconciliation:
             arguments: what it is to be sent with. None: whatever it was sent with is the same.
             compared: those of them that have to be the same as before. None: all.
             settle: seconds that the other side may take to show it. None: nothing is sent.
+            weight: what each attempt counts in a rate limit. None: there is none.
         """
         told = None
         if arguments is not None:
@@ -359,6 +361,7 @@ class Reconciliation:
             arguments=told,
             compared=compared,
             settle=settle,
+            weight=weight,
         )
 
     def are_settled(self, service_name: str) -> bool:

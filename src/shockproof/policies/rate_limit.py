@@ -491,6 +491,17 @@ class RollingWindows:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         return windows
 
+    def count(self, now: float, sends: Iterable[tuple[float, Weight]]) -> None:
+        """Count what was sent earlier and is not known here: how many seconds ago, and its weight. Nothing is refused for it."""
+        with self._lock:
+            self._turn_to(now)
+            old = [Sent(self._now - max(0.0, ago), weight) for ago, weight in sends]
+            for window in self._windows:
+                before, window.log, window.own = window.log, deque(), 0
+                for one in sorted((*before, *old), key=_sent_at):
+                    window.add(one)
+            self._turn_to(now)
+
     def restore(self, now: float, elapsed: float, exported: Mapping[str, Any]) -> None:  # Any: JSON
         """
         Count what an earlier life has sent, beside what this one has: once, at its start.

@@ -27,6 +27,7 @@ from shockproof.memory.disk import writer as background
 from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
 from shockproof.memory.disk.writer import after_fork, at_exit, writer_for
 from shockproof.memory.journal.claims import Claims
+from shockproof.memory.journal.earlier_sends import EarlierSend
 from shockproof.memory.journal.journal_files import SEGMENT_BYTES, JournalFiles, read_journal
 from shockproof.memory.journal.operation_table import Body, Name, OperationEntry, OperationTable
 from shockproof.memory.journal.record import MAX_BODY, Kind, encode_body
@@ -200,6 +201,8 @@ class Journal:
         """What was missing of it when it was opened: it may have known what it does not know."""
         self.loss_noticed: Moment | None = None
         """When somebody first asked for a key that may be lost."""
+        self.earlier_sends: tuple[EarlierSend, ...] = ()
+        """What was sent under rate limits before it was opened, or last looked at by `pending`, as far as it is still told."""
         self._closes_later = False
         """It would have been given up, but for what was left behind."""
         self.life = object()
@@ -318,7 +321,8 @@ class Journal:
         def look(session: Session) -> list[T]:
             table = session.table
             if not self._files.is_open:
-                table = read_journal(self._layer, self.directory).table
+                recovered = read_journal(self._layer, self.directory)
+                table, self.earlier_sends = recovered.table, recovered.sends
                 self._pending_on_disk = len(table.pending())
             return [of(entry) for entry in table.pending()]
 
@@ -489,6 +493,7 @@ class Journal:
                     importlib.import_module("json")  # now, and for good: a fork waits for it
                 recovered = files.open()
                 self.lost = recovered.damage or recovered.incomplete
+                self.earlier_sends = recovered.sends
         except (JournalLockedError, StateVersionError) as error:
             self._again_at = 0.0
             if not files.is_open:

@@ -21,12 +21,14 @@ import errno
 import itertools
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, write_all
+from shockproof.memory.journal.earlier_sends import MOST_SENDS, EarlierSend, sent_under_a_limit
 from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, mark_incomplete, read_incomplete
 from shockproof.memory.journal.operation_table import OperationTable
 from shockproof.memory.journal.position import Position, read_position, write_position
@@ -82,6 +84,8 @@ class Recovered(NamedTuple):
     """What should be there and is not."""
     behind: str | None = None
     """What had been recorded later than all that is there."""
+    sends: tuple[EarlierSend, ...] = ()
+    """What was sent under rate limits since its segment was begun, and of each order before that the last; oldest first."""
     is_elsewhere: bool = False
     """Whether its files are others than those that were written last: a copy, of which the first may still be in use."""
 
@@ -162,9 +166,12 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
         {content.made_as or -content.number: content for content in wanted}.values()
     )  # of two copies one
     last_sequence = 0
+    sends: deque[EarlierSend] = deque(maxlen=MOST_SENDS)
     for content in wanted:
         for record in content.records:
-            table.replay(record.kind, record.body)
+            sent = sent_under_a_limit(record.kind, table.replay(record.kind, record.body))
+            if sent is not None:
+                sends.append(sent)
             last_sequence = max(last_sequence, record.sequence)
     hole = None
     if not segments and RESERVE_NAME in names:
@@ -184,7 +191,15 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
             max(last_sequence, position.sequence),
         )
     return Recovered(
-        table, last_number, last_sequence, tuple(segments), incomplete, hole, behind, is_elsewhere
+        table,
+        last_number,
+        last_sequence,
+        tuple(segments),
+        incomplete,
+        hole,
+        behind,
+        tuple(sends),
+        is_elsewhere,
     )
 
 

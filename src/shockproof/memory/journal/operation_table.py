@@ -184,11 +184,13 @@ class OperationTable:
         else:
             self._pending.pop(name, None)
 
-    def replay(self, kind: int, body: bytes) -> None:
-        """`apply` a record as read; one that holds no JSON object changes nothing."""
+    def replay(self, kind: int, body: bytes) -> Body:
+        """`apply` a record as read, and give its body; one that holds no JSON object changes nothing, and is empty."""
         decoded = decode_body(body)
-        if decoded is not None:
-            self.apply(kind, decoded)
+        if decoded is None:
+            return {}
+        self.apply(kind, decoded)
+        return decoded
 
     def forget_old(self) -> None:
         """Forget completed operations that nobody will ask for any more; the latest end tells what is old."""

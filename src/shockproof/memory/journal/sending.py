@@ -5,7 +5,7 @@ What the journal knows of something that is sent once: that it may be under way,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 from shockproof.memory.journal.fingerprint import Fingerprint, differing
@@ -131,7 +131,10 @@ class Sending:
         arguments: Fingerprint | None = None,
         compared: Collection[str] | None = None,
         settle: float | None = None,
+        weight: int | Mapping[str, int] | None = None,
     ) -> None:
+        self._weight = dict(weight) if isinstance(weight, Mapping) else weight
+        """What each attempt counts in a rate limit; None: there is none."""
         self._settle = settle
         """Seconds that the other side may take to show it; None: whoever only looks it up does not say."""
         self._known_settle = 0.0
@@ -351,6 +354,7 @@ class Sending:
             **self._body(),
             **self._settles(),
             **({} if self._arguments is None else {"arguments": self._arguments}),
+            **({} if self._weight is None else {"weight": self._weight}),
             "service": self._service_name,
             "at": now.wall,
             "sent_at": until.wall,

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.rate_limit import RollingWindows
+from shockproof.policies.rate_limit import RollingWindows, Weight
 from shockproof.policies.saved_circuit import SavedCircuit
 
-__all__ = ["export_services", "restore_circuits", "restore_sends"]
+__all__ = ["export_services", "restore_circuits", "restore_orders", "restore_sends"]
 
 _CIRCUITS: Final = "circuit_breakers"
 _RATES: Final = "rate_limits"
@@ -88,6 +88,23 @@ def restore_sends(registry: Registry, saved: Mapping[str, object], now: float, e
 
     _restore_each(saved.get(_RATES), "rate limit", count)
     _restore_each(saved.get(_BUDGETS), "retry budget", lower)
+
+
+def restore_orders(
+    registry: Registry, sends: Iterable[tuple[str, float, Weight]], now: float, wall: float, *, since: float
+) -> None:
+    """
+    Count what the journal tells was sent under rate limits after the wall time *since*, that of the saved state.
+
+    Each is told with its service, its wall time and its weight. What was sent before is counted there. How long ago it was
+    is told by the wall clock, which is at *wall* now: one that was set back meanwhile counts as no time at all.
+    """
+    orders: dict[str, list[tuple[float, Weight]]] = {}
+    for name, at, weight in sends:
+        if at > since:
+            orders.setdefault(name, []).append((now - max(0.0, wall - at), weight))
+    for name, ones in orders.items():
+        registry.get_or_create(name).count_orders(ones)
 
 
 def _restore_each(saved: object, what: str, restore: Callable[[str, object], None]) -> None:

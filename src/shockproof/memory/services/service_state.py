@@ -5,7 +5,7 @@ What is known about one service: its circuit, its status, its counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 from weakref import WeakSet
@@ -16,7 +16,7 @@ from shockproof.memory.services.stream_health import StreamHealth
 from shockproof.memory.services.waiters import wake_all
 from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Ticket
-from shockproof.policies.rate_limit import RollingWindows
+from shockproof.policies.rate_limit import RollingWindows, Weight
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.outcomes import Outcome
 from shockproof.vocabulary.shared_lock import shared_lock
@@ -78,6 +78,7 @@ class ServiceState(_WhatEveryCallReads):
         "circuit_quorum",
         "critical",
         "declared_at",
+        "earlier_orders",
         "earlier_sends",
         "earlier_tokens",
         "ended_unknown",
@@ -141,6 +142,8 @@ class ServiceState(_WhatEveryCallReads):
         )
         self.earlier_sends: RollingWindows | None = None
         """What an earlier life has sent, as long as there are no limits that it counts in."""
+        self.earlier_orders: tuple[tuple[float, Weight], ...] = ()
+        """What was sent after that by its journal, as long as there are no limits: when (monotonic), and its weight."""
         self.earlier_tokens: float | None = None
         """What an earlier life has left in its retry budget, as long as there is none."""
         self.call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
@@ -257,11 +260,25 @@ class ServiceState(_WhatEveryCallReads):
     def limits_are_there(self) -> None:
         """Its limits get what an earlier life has sent."""
         with _lock:
-            earlier = self.earlier_sends
-            if self.limits is None or earlier is None:
+            if self.limits is None:
                 return
-            self.earlier_sends = None
-        self.limits.take_over(earlier)
+            earlier, self.earlier_sends = self.earlier_sends, None
+            orders, self.earlier_orders = self.earlier_orders, ()
+        if earlier is not None:
+            self.limits.take_over(earlier)
+        if orders:
+            self.limits.count_earlier(orders)
+
+    def count_orders(self, orders: Iterable[tuple[float, Weight]]) -> None:
+        """Count what was sent by the journal of an earlier life, as soon as there is a rate limit."""
+        with _lock:
+            self.earlier_orders = (*self.earlier_orders, *orders)
+        self.limits_are_there()
+
+    @property
+    def has_rate_limit(self) -> bool:
+        """Whether what is sent counts anywhere."""
+        return self.limits is not None and bool(self.limits.rates)
 
     def lower_budget(self, tokens: float) -> None:
         """Its retry budget holds no more than *tokens*, which an earlier life has left, also one that it gets later."""
