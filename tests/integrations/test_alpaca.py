@@ -18,6 +18,7 @@ from alpaca.trading.client import TradingClient
 from alpaca.trading.enums import OrderSide, TimeInForce
 from alpaca.trading.requests import LimitOrderRequest, MarketOrderRequest
 from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 import shockproof.integrations.alpaca
 from shockproof import (
@@ -235,6 +236,12 @@ async def test_retries_of_the_session_are_switched_off(
     with pytest.raises(requests.ConnectionError):
         await venue.submit_order(buy())
     assert len(server.requests) == 1
+
+    # What is mounted behind that is found when something is sent.
+    client._session.mount("http://", HTTPAdapter(max_retries=Retry(total=None, read=2, allowed_methods=None)))
+    with pytest.raises(requests.ConnectionError):
+        await venue.submit_order(buy())
+    assert len(server.requests) == 2
 
 
 async def test_retries_that_cannot_be_switched_off_are_refused(

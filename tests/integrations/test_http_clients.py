@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -20,6 +20,8 @@ import httpx  # noqa: E402  after the importorskip
 import httpx2  # noqa: E402  after the importorskip
 import requests  # noqa: E402  after the importorskip
 import urllib3.exceptions as urllib3  # noqa: E402  it comes with requests
+from requests.adapters import HTTPAdapter  # noqa: E402  as above
+from urllib3 import Retry  # noqa: E402  it comes with requests
 
 import shockproof.integrations.aiohttp  # noqa: E402  after the importorskip
 import shockproof.integrations.httpx  # noqa: E402  after the importorskip
@@ -27,9 +29,7 @@ import shockproof.integrations.httpx2  # noqa: E402  after the importorskip
 import shockproof.integrations.requests  # noqa: E402  after the importorskip
 from shockproof import ErrorRecoveryService, Outcome, attempts_of  # noqa: E402  after the importorskip
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable  # noqa: E402  after the importorskip
-
-if TYPE_CHECKING:
-    from tests.integrations.conftest import Misbehaving
+from tests.integrations.conftest import HOST, Misbehaving  # noqa: E402  as above
 
 pytestmark = pytest.mark.asyncio
 
@@ -350,3 +350,77 @@ async def test_what_is_not_the_clients_is_left_to_the_rules(client: str) -> None
     """Good answers and foreign errors get no verdict here; for an unsafe call that means unknown."""
     table = CLIENTS[client][1]
     assert [table.meaning_of(value) for value in (None, {"id": 1}, KeyError("x"))] == [None] * 3
+
+
+# ---- a session of requests that repeats by itself
+
+
+def repeating(total: int | None = 2, **more: Any) -> requests.Session:
+    session = requests.Session()
+    retries = Retry(total=total, allowed_methods=None, status_forcelist=[503], **more)
+    session.mount("http://", HTTPAdapter(max_retries=retries))
+    return session
+
+
+class OnlyOnce(Misbehaving):
+    """Takes one request, and nobody listens any more while it is cut."""
+
+    listening: asyncio.Server | None = None
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        assert self.listening is not None
+        self.listening.close()
+        return await super()._one(reader, writer)
+
+
+async def test_nothing_is_proven_by_the_last_of_several_requests_that_a_session_has_sent(
+    server: Misbehaving, nobody: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One may have been booked, and the next was refused. Attempts that never got a connection prove what they prove."""
+    meaning_of = shockproof.integrations.requests.meaning_of
+    once = OnlyOnce()
+    once.manner = "close"
+    once.listening = await asyncio.start_server(once.serve, HOST, 0)
+    once.port = once.listening.sockets[0].getsockname()[1]
+    with pytest.raises(requests.ConnectionError, match="refused") as caught:
+        await asyncio.to_thread(repeating().post, once.url, timeout=PATIENT)
+    assert len(once.requests) == 1
+    assert meaning_of(caught.value) is Meaning.UNKNOWN
+    assert "switch_off_retries(session)" in caplog.text
+
+    with pytest.raises(requests.ConnectionError) as caught:
+        await asyncio.to_thread(repeating().post, nobody, timeout=PATIENT)
+    assert meaning_of(caught.value) is Meaning.NOT_SENT
+
+    server.answers(503)
+    server._then = 400
+    answer = await asyncio.to_thread(repeating().post, server.url, timeout=PATIENT)
+    assert (answer.status_code, len(server.requests)) == (400, 2)
+    assert meaning_of(answer) is Meaning.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"total": 2}, {"total": None, "read": 1}, {"total": None, "status": 1, "connect": 0, "read": 0, "other": 0}, {"total": None}],
+    ids=str,
+)  # fmt: skip
+async def test_retries_of_a_session_are_switched_off(server: Misbehaving, asked: dict[str, Any]) -> None:
+    """Each request is sent once then; what was switched off is told."""
+    session = repeating(**asked)
+    (found,) = shockproof.integrations.requests.switch_off_retries(session)
+    assert found.total == asked["total"]
+    assert shockproof.integrations.requests.switch_off_retries(session) == []
+    server.answers(503)
+    assert (await asyncio.to_thread(session.post, server.url, timeout=PATIENT)).status_code == 503
+    server.manner = "close"
+    with pytest.raises(requests.ConnectionError):
+        await asyncio.to_thread(session.post, server.url, timeout=PATIENT)
+    assert len(server.requests) == 2
+
+
+async def test_only_a_session_has_retries_to_switch_off() -> None:
+    """By its name."""
+    with pytest.raises(TypeError, match=r"session must be a requests\.Session, got <module"):
+        shockproof.integrations.requests.switch_off_retries(requests)  # type: ignore[arg-type]  # on purpose
+    plain = requests.Session()
+    assert shockproof.integrations.requests.switch_off_retries(plain) == []

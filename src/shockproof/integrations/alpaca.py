@@ -213,7 +213,13 @@ def protect(
     )
     _switch_off_retries(client, name)
     session = client._session  # there is no other way to give its requests a time limit
-    session.request = functools.partial(session.request, timeout=limits)  # type: ignore[method-assign]  # as above
+    send = functools.partial(session.request, timeout=limits)
+
+    def send_once(*args: Any, **kwargs: Any) -> Any:  # Any: those of requests
+        _switch_off_retries_of_session(client, name)  # also of what was mounted since
+        return send(*args, **kwargs)
+
+    session.request = send_once  # type: ignore[method-assign]  # as above
     guarded = stand_in(
         client,
         recovery,
@@ -235,15 +241,16 @@ def _switch_off_retries(client: RESTClient, name: str) -> None:
             "be switched off, and may send an order several times: use another version"
         )
     client._retry = 0  # retry_attempts=0 is ignored: it is falsy
-    for adapter in client._session.adapters.values():
-        retries = getattr(adapter, "max_retries", None)
-        if retries is not None and retries.total:
-            _log.warning(
-                "%s: the retries of its session (%r) are switched off: they send an order again that may be there",
-                name,
-                retries,
-            )
-            adapter.max_retries = retries.new(total=0, connect=0, read=False, status=0, other=0)  # type: ignore[attr-defined]  # an HTTPAdapter
+    _switch_off_retries_of_session(client, name)
+
+
+def _switch_off_retries_of_session(client: RESTClient, name: str) -> None:
+    for retries in requests_outcomes.switch_off_retries(client._session):
+        _log.warning(
+            "%s: the retries of its session (%r) are switched off: they send an order again that may be there",
+            name,
+            retries,
+        )
 
 
 async def find_order(client: ProtectedTradingClient, key: str) -> LookUp[Order]:
