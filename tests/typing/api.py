@@ -13,6 +13,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Generator,
+    Mapping,
 )
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -259,6 +260,10 @@ async def find_order(key: str) -> LookUp[Quote]:
     return NOT_FOUND
 
 
+async def find_by_symbol(key: str, details: Mapping[str, Any]) -> LookUp[Quote]:
+    return NOT_FOUND
+
+
 async def orders() -> None:
     once = market.once(confirm=find_order, key_argument="client_order_id")
     assert_type(await once.call(submit, "AAPL", 10), Quote)  # the key is added by the call
@@ -272,6 +277,13 @@ async def orders() -> None:
     assert_type(await typed.call(submit_plain, "AAPL", qty=10, client_order_id=typed.key), Quote)
     await typed.call(submit, "AAPL", "10", client_order_id=typed.key)  # type: ignore[arg-type]  # it is a number
     await typed.call(submit, "AAPL", 10)  # type: ignore[call-overload]  # it takes the key
+
+    detailed = market.once(confirm=find_by_symbol, details={"symbol": "AAPL"})
+    assert_type(detailed, Once[Quote])
+    assert_type(await detailed.call(submit, "AAPL", 10, client_order_id=detailed.key), Quote)
+    market.once(confirm=find_by_symbol, key_argument="client_order_id")
+    market.once(confirm=submit)  # type: ignore[arg-type]  # it asks nothing by a key
+
     either: Once[Quote] = once  # where the arguments are not known, they are not checked
     await either.call(submit, "AAPL", 10, client_order_id=either.key)
 

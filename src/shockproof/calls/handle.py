@@ -4,7 +4,7 @@ A handle: one service with the options of one way to use it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from inspect import CO_COROUTINE
@@ -28,8 +28,8 @@ from shockproof.vocabulary.statuses import ServiceStatus
 if TYPE_CHECKING:
     import re
 
+    from shockproof.calls.confirm import Confirm, DetailedConfirm
     from shockproof.calls.once import KeyedOnce, Once
-    from shockproof.calls.reconciliation import Confirm
     from shockproof.calls.stream import Stream
 
 __all__ = ["Handle"]
@@ -326,6 +326,7 @@ class Handle:
         key: str | None = None,
         *,
         confirm: Confirm[R],
+        details: Mapping[str, object] | None = None,
         key_argument: None = None,
         key_pattern: str | re.Pattern[str] | None = None,
         settle: Seconds = 30.0,
@@ -339,6 +340,35 @@ class Handle:
         key: str | None = None,
         *,
         confirm: Confirm[R],
+        details: Mapping[str, object] | None = None,
+        key_argument: str,
+        key_pattern: str | re.Pattern[str] | None = None,
+        settle: Seconds = 30.0,
+        valid_until: datetime | None = None,
+        still_wanted: Callable[[], bool] | None = None,
+        compare_arguments: bool | Collection[str] = True,
+    ) -> KeyedOnce[R]: ...
+    @overload
+    def once(
+        self,
+        key: str | None = None,
+        *,
+        confirm: DetailedConfirm[R],
+        details: Mapping[str, object] | None = None,
+        key_argument: None = None,
+        key_pattern: str | re.Pattern[str] | None = None,
+        settle: Seconds = 30.0,
+        valid_until: datetime | None = None,
+        still_wanted: Callable[[], bool] | None = None,
+        compare_arguments: bool | Collection[str] = True,
+    ) -> Once[R]: ...
+    @overload
+    def once(
+        self,
+        key: str | None = None,
+        *,
+        confirm: DetailedConfirm[R],
+        details: Mapping[str, object] | None = None,
         key_argument: str,
         key_pattern: str | re.Pattern[str] | None = None,
         settle: Seconds = 30.0,
@@ -350,7 +380,8 @@ class Handle:
         self,
         key: str | None = None,
         *,
-        confirm: Confirm[R],
+        confirm: Confirm[R] | DetailedConfirm[R],
+        details: Mapping[str, object] | None = None,
         key_argument: str | None = None,
         key_pattern: str | re.Pattern[str] | None = None,
         settle: Seconds = 30.0,
@@ -368,6 +399,10 @@ class Handle:
                 that it is not there, and of other orders only what it finds. Given without a key, to an `Once` that is neither
                 called nor asked for its key, it is good for all orders of the service (`ErrorRecoveryService.reconcile`). An
                 exception counts as UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
+                With a second parameter, ``async (key, details)``, it also gets what the order was journalled with; one that has a
+                default counts only if it is called ``details``.
+            details: what the order is journalled with, to look it up by in this life and later ones: ``{"symbol": "AAPL"}``. Copied
+                now. Secrets by their name are encrypted, or come back as `Redacted`. Default: nothing, and ``confirm`` gets an empty dict.
             key_argument: the name under which the function takes the key, for example ``"client_order_id"``; type checkers
                 then do not know the other arguments. Default: it is not passed, and you give ``once.key`` to the function;
                 a call that cannot have it is refused, or warned about (`Once.call`).
@@ -393,6 +428,7 @@ class Handle:
                 key_argument,
                 key=key,
                 confirm=confirm,
+                details=details,
                 key_pattern=key_pattern,
                 settle=settle,
                 valid_until=valid_until,
@@ -403,6 +439,7 @@ class Handle:
             self.plan,
             key=key,
             confirm=confirm,
+            details=details,
             key_pattern=key_pattern,
             settle=settle,
             valid_until=valid_until,

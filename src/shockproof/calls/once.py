@@ -9,12 +9,13 @@ import base64
 import contextlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from shockproof.calls.bad_end import end_badly
 from shockproof.calls.callables import check_callable, is_async, name_of
+from shockproof.calls.confirm import Confirm, DetailedConfirm, asked_of, with_details
 from shockproof.calls.executor import execute
 from shockproof.calls.flight import Flight, is_proof_of_nothing, refused_at_last
 from shockproof.calls.freshness import Freshness
@@ -23,7 +24,7 @@ from shockproof.calls.key_in_call import require_key
 from shockproof.calls.named_arguments import check_takes, named_arguments
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
-from shockproof.calls.reconciliation import Confirm, Way, look_up, warn_of_contradiction
+from shockproof.calls.reconciliation import Way, look_up, warn_of_contradiction
 from shockproof.calls.tracing import CallTrace, Tracer
 from shockproof.calls.witness import witnessed
 from shockproof.memory.journal.moments import moment_of
@@ -77,7 +78,8 @@ class Once(Generic[R]):
         plan: Plan,
         *,
         key: str | None,
-        confirm: Confirm[R],
+        confirm: Confirm[R] | DetailedConfirm[R],
+        details: Mapping[str, object] | None,
         key_pattern: str | re.Pattern[str] | None,
         settle: Seconds,
         valid_until: datetime | None,
@@ -93,8 +95,7 @@ class Once(Generic[R]):
             raise ValueError(
                 "once() needs the journal of a recovery service: use ErrorRecoveryService(...).service(name)"
             )
-        if not callable(confirm):
-            raise TypeError(f"confirm must be an async function of the key, got {confirm!r}")
+        detailed = with_details(confirm)
         self._key = make_key() if key is None else a_name("key", key, "bot-1")
         self._is_key_known = key is not None
         """Outside of this object."""
@@ -103,14 +104,15 @@ class Once(Generic[R]):
         self._is_new = key is None
         self._compares = compare_arguments is not False
         self._compared = _names_compared(compare_arguments)
-        self._confirm = confirm
         self._settle = seconds("settle", settle)
         self._reconciliation = plan.runtime.sendings
+        self._details = None if details is None else self._reconciliation.details(_checked(details))
+        self._confirm = asked_of(detailed, {} if self._details is None else self._details.values)
         self._clock = plan.runtime.clock
         self._freshness = Freshness(plan.state.name, self._clock, valid_until, still_wanted)
         # Whatever the handle declares: what is looked up by its key is never repeated blindly.
         self._plan = Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state)
-        self._way = Way(confirm, self._settle)
+        self._way = Way(detailed, self._settle)
         self._ways = self._reconciliation.ways(
             plan.state.name, self._is_under_way, found=plan.state.found_later
         )
@@ -219,6 +221,7 @@ class Once(Generic[R]):
             compared=self._compared,
             settle=self._settle,
             weight=plan.weight if plan.state.has_rate_limit else None,
+            details=self._details,
         )
         sending.is_new = self._is_new
         refusal: Exception | None = None
@@ -249,7 +252,7 @@ class Once(Generic[R]):
                 try:
                     found = await self._found(
                         sending,
-                        self._confirm,
+                        asked_of(self._way.confirm, earlier.details) if earlier.details else self._confirm,
                         closes_at,
                         None,
                         is_known_there=earlier.is_there,
@@ -680,7 +683,8 @@ class KeyedOnce(Once[R]):
         key_argument: str,
         *,
         key: str | None,
-        confirm: Confirm[R],
+        confirm: Confirm[R] | DetailedConfirm[R],
+        details: Mapping[str, object] | None,
         key_pattern: str | re.Pattern[str] | None,
         settle: Seconds,
         valid_until: datetime | None,
@@ -692,6 +696,7 @@ class KeyedOnce(Once[R]):
             plan,
             key=key,
             confirm=confirm,
+            details=details,
             key_pattern=key_pattern,
             settle=settle,
             valid_until=valid_until,
@@ -728,6 +733,14 @@ class KeyedOnce(Once[R]):
         check_callable(fn)
         check_takes(fn, "key_argument", (name,))
         return await super().call(fn, *args, **{**kwargs, name: self._key})
+
+
+def _checked(details: object) -> Mapping[str, object]:
+    if not isinstance(details, Mapping) or not all(isinstance(name, str) for name in details):
+        raise TypeError(
+            f'details must be a dict of what the order is looked up by, such as {{"symbol": "AAPL"}}, got {details!r}'
+        )
+    return details
 
 
 def _names_compared(compare_arguments: bool | Collection[str]) -> tuple[str, ...] | None:

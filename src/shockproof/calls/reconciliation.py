@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
+from shockproof.calls.confirm import Confirm, DetailedConfirm, asked_of
 from shockproof.memory.journal.journal import Journal
-from shockproof.memory.journal.journalled_values import JournalledValues
+from shockproof.memory.journal.journalled_values import JournalledValues, KeptDetails
 from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.sending import Sending, is_sending, key_of, service_of
@@ -26,11 +27,9 @@ from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import OperationBusyError, OperationCompletedError
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 
-__all__ = ["Confirm", "Reconciled", "Reconciliation", "look_up", "warn_of_contradiction"]
+__all__ = ["Reconciled", "Reconciliation", "look_up", "warn_of_contradiction"]
 
 R = TypeVar("R")
-
-Confirm = Callable[[str], Awaitable[LookUp[R]]]
 
 _AT_ONCE: Final = 8
 """Questions for one service at a time. The settle windows of all keys run side by side."""
@@ -57,7 +56,7 @@ class Reconciled:
 class Way(NamedTuple):
     """How an order is looked up."""
 
-    confirm: Confirm[Any]  # Any: what it finds is the user's
+    confirm: DetailedConfirm[Any]  # Any: what it finds is the user's
     settle: float
 
 
@@ -337,6 +336,7 @@ class Reconciliation:
         compared: Collection[str] | None = None,
         settle: float | None = None,
         weight: int | Mapping[str, int] | None = None,
+        details: KeptDetails | None = None,
     ) -> Sending:
         """
         A way to tell the journal of one key.
@@ -348,6 +348,7 @@ class Reconciliation:
             compared: those of them that have to be the same as before. None: all.
             settle: seconds that the other side may take to show it. None: nothing is sent.
             weight: what each attempt counts in a rate limit. None: there is none.
+            details: what it is journalled with, for whoever looks it up. None: nothing.
         """
         told = None
         if arguments is not None:
@@ -362,7 +363,17 @@ class Reconciliation:
             compared=compared,
             settle=settle,
             weight=weight,
+            details=details,
         )
+
+    def details(self, details: Mapping[str, object]) -> KeptDetails:
+        """
+        *details* of an order, as they are now.
+
+        Raises:
+            UnsavableValueError: one of them could not come back.
+        """
+        return self._values.keep(details)
 
     def are_settled(self, service_name: str) -> bool:
         """Whether `earlier_are_settled` has nothing to wait for any more."""
@@ -496,7 +507,7 @@ class Reconciliation:
             left = window_left(settle, passed=earlier.passed)
             try:
                 outcome = await look_up(
-                    way.confirm,
+                    asked_of(way.confirm, earlier.details),
                     key,
                     closes_at=self._clock.monotonic() + left,
                     settle=settle,

@@ -13,7 +13,7 @@ from shockproof.memory.state.codec import TAG, Frozen, freeze, thaw
 from shockproof.memory.state.secrets import SecretNames, SecretNotSavedWarning
 from shockproof.memory.state.state_capture import CapturedState, SecretCollector, StateSecrets
 
-__all__ = ["FrozenValues", "JournalledValues"]
+__all__ = ["FrozenValues", "JournalledValues", "KeptDetails"]
 
 
 class FrozenValues(NamedTuple):
@@ -27,6 +27,13 @@ class FrozenValues(NamedTuple):
         if self.seal is not None:
             self.seal(self.captured)
         return self.captured.fields["values"]
+
+
+class KeptDetails(NamedTuple):
+    """What an order is journalled with, to look it up by."""
+
+    values: Mapping[str, Any]  # Any: the user's own
+    frozen: FrozenValues
 
 
 class JournalledValues:
@@ -60,6 +67,16 @@ class JournalledValues:
         """
         collector = SecretCollector(self._secrets)
         return self._frozen(_freeze(what, value, collector), collector)
+
+    def keep(self, details: Mapping[str, object]) -> KeptDetails:
+        """
+        *details* of an order, with the same care for secrets as for what a program goes on from.
+
+        Raises:
+            UnsavableValueError: one of them could not come back.
+        """
+        values = dict(details)
+        return KeptDetails(values, self.freeze("details", values))
 
     def freeze_details(self, details: Mapping[str, object]) -> FrozenValues:
         """

@@ -111,6 +111,7 @@ class OperationTable:
                 after.pop("effect", None)
                 _take_over("arguments", body, after)
                 _take_over("settle", body, after)
+                _take_over("details", body, after)
         elif kind == Kind.CHECKPOINT:
             # Also for one that is not known: where the record of its beginning is damaged, this one tells of it.
             after = {"status": "pending", "begun": 1, "interrupted": None, **(known or {}), **body}
@@ -121,7 +122,7 @@ class OperationTable:
             if "sent_at" in body:
                 after["sent_at"] = body["sent_at"]
                 after["counts_from"] = body.get("counts_from")
-            for told in ("effect", "arguments", "settle"):
+            for told in ("effect", "arguments", "settle", "details"):
                 if told in body:
                     after[told] = body[told]
         elif kind == Kind.SEEN:

@@ -5,12 +5,14 @@ What the journal knows of something that is sent once: that it may be under way,
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
 
 from shockproof.memory.journal.fingerprint import Fingerprint, differing
 from shockproof.memory.journal.journal import Act, Journal, RecordTooLargeError, Session
-from shockproof.memory.journal.journalled_values import JournalledValues
+from shockproof.memory.journal.journalled_values import JournalledValues, KeptDetails
 from shockproof.memory.journal.operation_table import Name, OperationEntry
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
@@ -30,7 +32,8 @@ __all__ = [
     "under_way_until",
 ]
 
-_SUFFIX = ".once"
+_SUFFIX: Final = ".once"
+_log = logging.getLogger("shockproof")
 
 
 def name_of_sending(service_name: str, key: str) -> Name:
@@ -98,6 +101,8 @@ class Earlier(NamedTuple):
     """The arguments that were others when it was sent."""
     settle: float = 0.0
     """Seconds that the other side may take to show it, as it was sent with; 0: nobody has said."""
+    details: Mapping[str, Any] = MappingProxyType({})  # Any: the user's own values
+    """What it was journalled with, to look it up by."""
 
 
 class NotFreshError(Exception):
@@ -132,7 +137,12 @@ class Sending:
         compared: Collection[str] | None = None,
         settle: float | None = None,
         weight: int | Mapping[str, int] | None = None,
+        details: KeptDetails | None = None,
     ) -> None:
+        self._details = details
+        """What it is to be journalled with; None: nothing."""
+        self._known_details: Mapping[str, Any] = {}  # Any: the user's own values
+        """What is under way was journalled with."""
         self._weight = dict(weight) if isinstance(weight, Mapping) else weight
         """What each attempt counts in a rate limit; None: there is none."""
         self._settle = settle
@@ -219,6 +229,7 @@ class Sending:
                 raise OperationBusyError(self._name.operation, self._key)
             if claims.take(self._name, self, instead_of=holder) is None:
                 self._known_arguments, self._known_settle = holder._known_arguments, holder._known_settle
+                self._known_details = holder._known_details
                 # Until something else is told of it, all of that holds; and it is told behind what that one told.
                 self._goes_without, self._told = holder._goes_without, told
                 break  # whatever that one told is recorded before anything that is told from here
@@ -229,7 +240,11 @@ class Sending:
             passed = None if told.counts_from is None else self._now().since(told.counts_from)
             differs = self._differs_from(self._known_arguments)
             return Earlier(
-                passed or 0.0, is_there=told.is_known_there, differs=differs, settle=self._known_settle
+                passed or 0.0,
+                is_there=told.is_known_there,
+                differs=differs,
+                settle=self._known_settle,
+                details=self._known_details,
             )
         known = self._journal.known(self._name)
         if known is None and self._may_be_lost:
@@ -289,12 +304,24 @@ class Sending:
             self._seen(now)
         self._known_arguments = arguments = known.body.get("arguments")
         self._known_settle = max(0.0, _seconds(known.body.get("settle")) or 0.0)
+        self._known_details = self._thawed_details(known.body.get("details"))
         return Earlier(
             passed or 0.0,
             is_there=known.body.get("effect") == "done",
             differs=self._differs_from(arguments),
             settle=self._known_settle,
+            details=self._known_details,
         )
+
+    def _thawed_details(self, frozen: Any) -> Mapping[str, Any]:  # Any: frozen and thawed values
+        try:
+            details = self._values.thaw(frozen)
+        except (UnknownTypeError, MalformedValueError) as error:
+            _log.warning(
+                "the details of %s %r cannot be restored: %s", self._name.operation, self._key, error
+            )
+            return {}
+        return details if isinstance(details, dict) else {}
 
     def _seen(self, at: Moment) -> None:
         # By itself, so that a disk that takes nothing keeps nobody from looking it up.
@@ -323,7 +350,8 @@ class Sending:
             if not self.is_claimed:
                 self._claim_fresh(session)
             now = self._now()
-            session.require(Kind.SEND, self._sent(now, at_most_for), even_without_space=even_without_space)
+            body = {**self._sent(now, at_most_for), **self._detailed()}
+            session.require(Kind.SEND, body, even_without_space=even_without_space)
             self._remember_which(session)
             return None if at_most_for is None else now.later(at_most_for)
 
@@ -338,11 +366,11 @@ class Sending:
         def act(session: Session) -> None:
             known = session.table.get(self._name)
             if known is None:
-                session.tell(Kind.SEND, body)
+                session.tell(Kind.SEND, {**body, **self._detailed()})
                 self.is_claimed = True
             elif not known.is_completed:
                 # What was asked for may have been recorded by now, and be taken back if the disk refuses: not this.
-                session.tell(Kind.INTERRUPT, {**body, "why": None})
+                session.tell(Kind.INTERRUPT, {**body, **self._detailed(), "why": None})
             self._remember_which(session)
 
         self._tell(act)
@@ -350,6 +378,7 @@ class Sending:
     def _sent(self, now: Moment, at_most_for: float | None) -> dict[str, Any]:  # Any: frozen values
         until = now.later(at_most_for or 0.0)
         self._known_arguments, self._known_settle = self._arguments, self._settle or 0.0
+        self._known_details = {} if self._details is None else self._details.values
         return {
             **self._body(),
             **self._settles(),
@@ -360,6 +389,10 @@ class Sending:
             "sent_at": until.wall,
             "counts_from": None if at_most_for is None else until.as_dict(),
         }
+
+    def _detailed(self) -> dict[str, Any]:  # Any: frozen values
+        # In the journal's thread, which alone may look inside.
+        return {} if self._details is None else {"details": self._details.frozen.values()}
 
     def _remember_which(self, session: Session) -> None:
         known = session.table.get(self._name)
