@@ -74,6 +74,15 @@ class Shop:
         if self.trailers:  # in the middle
             await context.abort(Code.UNAVAILABLE, "cut")
 
+    async def collect(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        return b",".join([await self._step(context), *[request async for request in requests]])
+
+    async def chat(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield await self._step(context) + b" " + request
+        if self.trailers:
+            await context.abort(Code.UNAVAILABLE, "cut")
+
 
 @pytest_asyncio.fixture
 async def shop() -> AsyncIterator[Shop]:
@@ -83,6 +92,8 @@ async def shop() -> AsyncIterator[Shop]:
         "Ask": grpc.unary_unary_rpc_method_handler(shop.ask),
         "Place": grpc.unary_unary_rpc_method_handler(shop.ask),
         "Watch": grpc.unary_stream_rpc_method_handler(shop.watch),
+        "Collect": grpc.stream_unary_rpc_method_handler(shop.collect),
+        "Chat": grpc.stream_stream_rpc_method_handler(shop.chat),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.Orders", handlers),))
     shop.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -386,3 +397,124 @@ async def test_what_a_server_asks_for_is_read_and_nonsense_is_passed_over(
 ) -> None:
     """A trailer is whatever is in between; none of it may break the call's own error."""
     assert asked_by_server(trailers) == asked
+
+
+async def _settled(recovery: ErrorRecoveryService, **wanted: int) -> None:
+    """How a call ended is the service's a moment after it is the caller's."""
+    while True:
+        seen = recovery.get_health_status()["services"]["shop"]
+        if all(seen[name] == count for name, count in wanted.items()):
+            return
+        await asyncio.sleep(0)
+
+
+async def _orders() -> AsyncIterator[bytes]:
+    yield b"one"
+    yield b"two"
+
+
+async def test_a_stream_of_requests_is_sent_once_and_counts_for_its_service(
+    shop: Shop, recovery: ErrorRecoveryService
+) -> None:
+    """There is no second copy of it; and while the circuit is open, none of it leaves."""
+    shop.steps = [b"fine", Code.UNAVAILABLE]
+    service = recovery.service("shop", circuit_threshold=1, max_retries=5, max_concurrent=1, max_queue=0)
+    async with a_channel(shop, service) as channel:
+        collect = channel.stream_unary("/shop.Orders/Collect")
+        assert await collect(_orders()) == b"fine,one,two"
+        await _settled(recovery, successes=1, in_flight=0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await collect(_orders())
+        assert caught.value.code() is Code.UNAVAILABLE
+        await _settled(recovery, failures=1, in_flight=0)
+        assert shop.calls == 2
+        for made in (collect, channel.stream_stream("/shop.Orders/Chat")):
+            with pytest.raises(CircuitOpenError):
+                await made(_orders()) if made is collect else await anext(aiter(made(_orders())))
+        assert shop.calls == 2
+    told = recovery.get_error_summary()["recent_errors"]
+    assert [one["function_name"] for one in told] == ["/shop.Orders/Collect"]
+
+
+async def test_requests_that_are_written_one_by_one_hold_a_place_until_the_answer(
+    shop: Shop, recovery: ErrorRecoveryService
+) -> None:
+    """Who writes them needs the call before its answer is there."""
+    service = recovery.service("shop", max_concurrent=1, max_queue=0)
+    async with a_channel(shop, service) as channel:
+        call = channel.stream_unary("/shop.Orders/Collect")()
+        await call.write(b"one")
+        await _settled(recovery, in_flight=1)
+        await call.done_writing()
+        assert await call == b"fine,one"
+        await _settled(recovery, in_flight=0, successes=1)
+
+
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+async def test_a_cancelled_stream_of_requests_is_cancelled_at_the_server_and_gives_its_place_back(
+    shop: Shop, recovery: ErrorRecoveryService, kind: str
+) -> None:
+    """Its caller has changed their mind: nobody's failure."""
+    shop.steps = [None]
+    service = recovery.service("shop", max_concurrent=1, max_queue=0)
+    async with a_channel(shop, service) as channel:
+        method = "Collect" if kind == "stream_unary" else "Chat"
+        call = getattr(channel, kind)(f"/shop.Orders/{method}")()
+        await call.write(b"one")
+        await shop.arrived.wait()
+        await _settled(recovery, in_flight=1)
+        call.cancel()
+        await shop.was_cancelled.wait()
+        await _settled(recovery, in_flight=0, successes=0, failures=0)
+
+
+async def test_a_stream_of_requests_has_the_time_of_the_handle_and_its_unsafe_end_is_unknown(
+    shop: Shop, recovery: ErrorRecoveryService
+) -> None:
+    """The server is told of the limit, and the caller of gRPC's own error; nobody knows what it did."""
+    shop.steps = [None]
+    service = recovery.service("shop", timeout=0.2, deadline=PATIENT)
+    async with a_channel(shop, service.using(effect="unsafe")) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.stream_unary("/shop.Orders/Collect")(_orders())
+    assert caught.value.code() is Code.DEADLINE_EXCEEDED
+    await _settled(recovery, failures=1)
+    assert all(left is not None and left <= 0.2 for left in shop.timeouts)
+    (told,) = recovery.get_error_summary()["recent_errors"]
+    assert told["severity"] == "critical"
+
+
+async def test_a_conversation_counts_with_its_first_answer(
+    shop: Shop, recovery: ErrorRecoveryService
+) -> None:
+    """It may last all day: what comes later is the caller's, as with a stream of answers."""
+    shop.trailers = (("why", "cut"),)
+    service = recovery.service("shop", max_concurrent=1, max_queue=0, timeout=PATIENT / 2)
+    async with a_channel(shop, service) as channel:
+        call = channel.stream_stream("/shop.Orders/Chat")()
+        await call.write(b"one")
+        assert await call.read() == b"fine one"
+        await _settled(recovery, in_flight=0, successes=1)
+        await call.write(b"two")
+        assert await call.read() == b"fine two"
+        assert shop.timeouts[0] is None
+        await call.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+    assert recovery.get_health_status()["services"]["shop"]["failures"] == 0
+
+
+async def test_a_conversation_that_ends_before_its_first_answer_is_a_failure(
+    shop: Shop, recovery: ErrorRecoveryService
+) -> None:
+    """And one that ends well without any is none."""
+    shop.steps = [Code.UNAVAILABLE]
+    async with a_channel(shop, recovery.service("shop", max_concurrent=1)) as channel:
+        chat = channel.stream_stream("/shop.Orders/Chat")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await anext(aiter(chat(_orders())))
+        await _settled(recovery, failures=1, in_flight=0)
+        call = chat()
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        await _settled(recovery, successes=1, in_flight=0)

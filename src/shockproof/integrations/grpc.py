@@ -19,6 +19,7 @@ async def main() -> None:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, Self
 
@@ -112,7 +113,10 @@ def interceptors(
     A call with one answer is repeated as the handle repeats. A stream of answers is opened as the handle repeats, until its
     first message is there; what comes later is the caller's. To open it again then, give it to `Handle.stream`. What the
     time limits of the handle, and of calls around it, leave of a call's own timeout goes to the server with it; a stream
-    keeps its own. Calls with a stream of requests pass untouched: there is no second copy of what was sent.
+    keeps its own. A call with a stream of requests is made once, whatever the handle says of retries and hedges: there is no
+    second copy of what was sent. Breaker, limits, health and error log apply; with one answer, the time limits of the
+    handle become the call's timeout, and it counts when it ends; with a stream of answers, it counts when the first one is
+    read, or when it ends before.
 
     Args:
         service: a handle. What a call does is its ``effect``, ``"read"`` by default; its ``classify`` is asked first.
@@ -129,7 +133,7 @@ def interceptors(
     if not isinstance(service, Handle):
         raise TypeError(f'service must be a handle, such as recovery.service("venue"), got {service!r}')
     guarded = _GuardedCalls(service, effect_of, risk_reducing_if)
-    return [_UnaryUnary(guarded), _UnaryStream(guarded)]
+    return [_UnaryUnary(guarded), _UnaryStream(guarded), _StreamUnary(guarded), _StreamStream(guarded)]
 
 
 class _GuardedCalls:
@@ -144,7 +148,14 @@ class _GuardedCalls:
         self._service = service
         self._effect_of = effect_of
         self._risk_reducing_if = risk_reducing_if
-        self._ways: dict[tuple[CallEffect, bool, bool], Handle] = {}
+        self._ways: dict[tuple[CallEffect, bool, bool, bool], Handle] = {}
+        self._under_way: set[asyncio.Task[Any]] = set()  # Any: grpc has no types
+
+    @property
+    def seconds(self) -> float | None:
+        """What the handle leaves for a call that is made once."""
+        limits = (self._service.plan.timeout, self._service.plan.deadline)
+        return min((one for one in limits if one is not None), default=None)
 
     async def call(
         self,
@@ -154,18 +165,54 @@ class _GuardedCalls:
         hedges: bool,
     ) -> Any:  # Any: as above
         """What *send* gives, which sends the call once."""
-        method = details.method.decode() if isinstance(details.method, bytes) else str(details.method)
+        method = _method_of(details)
         send.__name__ = method  # what the error log calls it
-        effect = None if self._effect_of is None else self._effect_of(method)
-        reduces_risk = self._risk_reducing_if is not None and self._risk_reducing_if(method)
-        return await self._way(effect, hedges=hedges, reduces_risk=reduces_risk).call(send)
+        return await self._way(method, hedges=hedges).call(send)
 
-    def _way(self, effect: CallEffect | None, *, hedges: bool, reduces_risk: bool) -> Handle:
+    async def once(
+        self,
+        details: grpc.aio.ClientCallDetails,
+        begin: Callable[[], Coroutine[Any, Any, Any]],  # Any: grpc has no types
+        has_answered: asyncio.Event | None,
+    ) -> Any:  # Any: as above
+        """
+        The call that *begin* begins, as soon as it has begun; how it ends is the service's when it does.
+
+        Whoever writes its requests one by one has to have it for that, so that nobody can wait here for its answer.
+        *has_answered*: an answer counts as its end.
+        """
+        method = _method_of(details)
+        begun = asyncio.get_running_loop().create_future()
+
+        async def send() -> Any:  # Any: as above
+            call = await begin()
+            if not begun.done():
+                begun.set_result(call)
+            await _end_of(call, has_answered)
+            return call
+
+        send.__name__ = method
+        running = asyncio.create_task(self._way(method, is_once=True).call(send), name=f"shockproof {method}")
+        self._under_way.add(running)
+        running.add_done_callback(self._under_way.discard)
+        running.add_done_callback(_look_at)
+        try:
+            await asyncio.wait({running, begun}, return_when=asyncio.FIRST_COMPLETED)
+            if begun.done():
+                return begun.result()
+            return await running  # refused
+        except asyncio.CancelledError:
+            running.cancel()
+            raise
+
+    def _way(self, method: str, *, hedges: bool = False, is_once: bool = False) -> Handle:
         """The service's own handle, with what is known of the method."""
         plan = self._service.plan
+        effect = None if self._effect_of is None else self._effect_of(method)
+        reduces_risk = self._risk_reducing_if is not None and self._risk_reducing_if(method)
         does: CallEffect = plan.effect if effect is None else one_of("effect", effect, _EFFECTS)
         hedges = hedges and does == "read"
-        way = self._ways.get((does, hedges, reduces_risk))
+        way = self._ways.get((does, hedges, is_once, reduces_risk))
         if way is None:
             own: Classify | None = plan.options.get("classify")
             options: HandleOptions = {"effect": does, "classify": _classify_after(own)}
@@ -173,8 +220,52 @@ class _GuardedCalls:
                 options["risk_reducing"] = True
             if not hedges:
                 options["hedge_after"] = None
-            way = self._ways[does, hedges, reduces_risk] = self._service.using(**options)
+            if is_once:
+                # The time limits are gRPC's then: ended by ours, it would look as if its caller had cancelled it.
+                options |= {"max_retries": 0, "timeout": None, "deadline": None, "fallback": None}
+            way = self._ways[does, hedges, is_once, reduces_risk] = self._service.using(**options)
         return way
+
+
+def _method_of(details: grpc.aio.ClientCallDetails) -> str:
+    return details.method.decode() if isinstance(details.method, bytes) else str(details.method)
+
+
+async def _end_of(call: Any, has_answered: asyncio.Event | None) -> None:  # Any: grpc has no types
+    """
+    Wait until *call* has ended well, or *has_answered*.
+
+    Raises:
+        grpc.aio.AioRpcError: it has ended in another way.
+        asyncio.CancelledError: its caller has cancelled it.
+    """
+    ended = asyncio.ensure_future(call.code())
+    waits = {ended} if has_answered is None else {ended, asyncio.ensure_future(has_answered.wait())}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    finally:
+        for wait in waits:
+            wait.cancel()
+    if not ended.done() or ended.result() is _Code.OK:
+        return
+    if call.cancelled():
+        raise asyncio.CancelledError
+    raise grpc.aio.AioRpcError(
+        ended.result(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        await call.details(),
+        await call.debug_error_string(),
+    )
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:  # Any: as above
+    """Its error is the caller's by the call itself: here nobody waits for it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _classify_after(own: Classify | None) -> Classify:
@@ -208,10 +299,16 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  
 def _within_limits(details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
     """The same call with what is left of the time limits around it, if that is shorter than its own timeout."""
     left = time_left_around()
-    if left is None or (details.timeout is not None and details.timeout <= left):
+    return details if left is None else _within(details, left, behind=_BEHIND)
+
+
+def _within(
+    details: grpc.aio.ClientCallDetails, seconds: float, *, behind: float = 0.0
+) -> grpc.aio.ClientCallDetails:
+    if details.timeout is not None and details.timeout <= seconds:
         return details
     return grpc.aio.ClientCallDetails(
-        details.method, left + _BEHIND, details.metadata, details.credentials, details.wait_for_ready
+        details.method, seconds + behind, details.metadata, details.credentials, details.wait_for_ready
     )
 
 
@@ -249,3 +346,58 @@ class _Messages:
 
     async def __anext__(self) -> Any:  # Any: as above
         return self._first.pop() if self._first else await anext(self._rest)
+
+
+class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[misc]  # grpc has no types
+    def __init__(self, guarded: _GuardedCalls) -> None:
+        self._guarded = guarded
+
+    async def intercept_stream_unary(
+        self,
+        continuation: Callable[..., Any],  # Any: grpc has no types
+        client_call_details: grpc.aio.ClientCallDetails,
+        request_iterator: Any,  # Any: whatever the method takes
+    ) -> Any:  # Any: as above
+        around = time_left_around()
+
+        async def begin() -> Any:  # Any: as above
+            limits = [one for one in (self._guarded.seconds, around) if one is not None]
+            details = _within(client_call_details, min(limits)) if limits else client_call_details
+            return await continuation(details, request_iterator)
+
+        return await self._guarded.once(client_call_details, begin, None)
+
+
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):  # type: ignore[misc]  # grpc has no types
+    def __init__(self, guarded: _GuardedCalls) -> None:
+        self._guarded = guarded
+
+    async def intercept_stream_stream(
+        self,
+        continuation: Callable[..., Any],  # Any: grpc has no types
+        client_call_details: grpc.aio.ClientCallDetails,
+        request_iterator: Any,  # Any: whatever the method takes
+    ) -> AsyncIterator[Any]:  # Any: whatever the method gives
+        has_answered = asyncio.Event()
+
+        async def begin() -> Any:  # Any: as above
+            return await continuation(client_call_details, request_iterator)
+
+        call = await self._guarded.once(client_call_details, begin, has_answered)
+        return _Noticed(aiter(call), has_answered)
+
+
+class _Noticed:
+    """A stream of which is told that its first message is there."""
+
+    def __init__(self, messages: AsyncIterator[Any], has_answered: asyncio.Event) -> None:  # Any: as above
+        self._messages = messages
+        self._has_answered = has_answered
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:  # Any: as above
+        message = await anext(self._messages)
+        self._has_answered.set()
+        return message
