@@ -103,6 +103,40 @@ def test_top_repaints_a_terminal_goes_on_without_the_program_and_leaves_the_term
     assert after.endswith(b"\x1b[?25h\x1b[?1049l")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_top_that_a_signal_ends_leaves_the_terminal_as_it_was(
+    served: Served, place: Path, number: signal.Signals
+) -> None:
+    """A terminal without a cursor, on its other screen, is of no use to whoever comes next."""
+    command = [
+        sys.executable,
+        "-m",
+        "shockproof",
+        "top",
+        "--every",
+        "60",
+        "--state-dir",
+        str(place / "state"),
+    ]
+    with ExitStack() as stack:
+        ours, theirs = pty.openpty()
+        stack.callback(os.close, ours)
+        stack.enter_context(served(place))
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+        top = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        )
+        stack.callback(top.wait)
+        stack.callback(top.kill)
+        os.close(theirs)
+        said = read_until(ours, b"NEWEST ERRORS")
+        top.send_signal(number)
+        said = read_until(ours, b"\x1b[?1049l", said)
+        assert top.wait(60) == -number
+    assert b"Traceback" not in said
+    assert said.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
 HEALTHY: dict[str, Any] = {
     "overall_health": "healthy",
     "services": {"venue": {"status": "operational", "circuit": "closed", "successes": 5, "failures": 0}},

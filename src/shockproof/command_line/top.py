@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Generator
@@ -28,6 +30,7 @@ __all__ = ["Rates", "add_options"]
 _FASTEST: Final = 0.1
 _ERRORS: Final = 8
 _PENDING: Final = 5
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -140,12 +143,41 @@ def _paint(status: dict[str, Any] | None, running: Running, rates: Rates, troubl
     sys.stdout.flush()
 
 
+class _EndedError(BaseException):  # no handler of errors on the way is meant
+    """A signal asks the process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 @contextlib.contextmanager
 def _whole_terminal() -> Generator[None]:
-    """The terminal's other screen, without a cursor: what was there before is there again afterwards."""
-    sys.stdout.write("\x1b[?1049h\x1b[?25l")
+    """
+    The terminal's other screen, without a cursor: what was there before is there again afterwards.
+
+    Also when a signal ends the process, which then ends by it as it would have.
+    """
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _end) for number in heard}
+    ended: int | None = None
     try:
+        sys.stdout.write("\x1b[?1049h\x1b[?25l")
         yield
+    except _EndedError as error:
+        ended = error.number
     finally:
-        sys.stdout.write("\x1b[?25h\x1b[?1049l")
-        sys.stdout.flush()
+        for number in heard:
+            signal.signal(number, signal.SIG_IGN)  # a second one would leave the terminal half-way
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            sys.stdout.write("\x1b[?25h\x1b[?1049l")
+            sys.stdout.flush()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if ended is not None:
+        signal.signal(ended, signal.SIG_DFL)
+        os.kill(os.getpid(), ended)
+
+
+def _end(number: int, _: object) -> None:
+    raise _EndedError(number)
