@@ -24,7 +24,7 @@ CLIENTS = {
     path.stem
     for path in (ROOT / "src" / "shockproof" / "integrations").glob("*.py")
     if "raise missing(" in path.read_text(encoding="utf-8")
-}
+} - {"argcomplete", "cryptography", "rich"}  # parts of our own features: the extras `cli` and `crypto`
 # Those of them that are nobody's broker or HTTP client: what a user switches on, as `all` does.
 SWITCHED_ON = {"apprise", "etcd", "opentelemetry", "prometheus", "redis", "structlog"}
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]

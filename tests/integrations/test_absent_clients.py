@@ -25,12 +25,17 @@ def said_by(program: str) -> str:
 def test_a_client_that_is_not_there_is_named_with_the_command_that_installs_it(client: str) -> None:
     """The module is named, the client, the extra, and what Python said."""
     package = {"etcd": "httpx2", "ib": "ib_async", "prometheus": "prometheus_client"}.get(client, client)
-    said = said_by(f"import sys; sys.modules['{package}'] = None; import shockproof.integrations.{client}")
+    extra = {"argcomplete": "cli", "cryptography": "crypto", "rich": "cli"}.get(client, client)
+    use = "m.check_installed()" if client == "cryptography" else ""  # loaded at first use
+    absent = f"sys.modules['{package}'] = None" if not use else "importlib.util.find_spec = lambda name: None"
+    said = said_by(
+        f"import importlib.util, sys; {absent}; import shockproof.integrations.{client} as m; {use}"
+    )
     names = {"alpaca": "alpaca-py", "binance": "python-binance", "prometheus": "prometheus-client"}
     names |= {"grpc": "grpcio", "opentelemetry": "opentelemetry-api"}
     known_as = names.get(client, package)
     assert said.startswith(
-        f"ImportError: shockproof.integrations.{client} needs {known_as}: pip install 'shockproof[{client}]' ("
+        f"ImportError: shockproof.integrations.{client} needs {known_as}: pip install 'shockproof[{extra}]' ("
     )
     assert package in said.rpartition("(")[2]
 

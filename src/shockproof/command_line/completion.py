@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Callable
 from typing import Final
 
@@ -27,18 +26,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace, screen: Screen) -> int:
-    if importlib.util.find_spec("argcomplete") is None:
-        raise CommandError('argcomplete is not installed: pip install "shockproof[cli]"')
-    from argcomplete.shell_integration import shellcode
-
-    screen.raw(shellcode(["shockproof"], shell=given.shell))
+    try:
+        from shockproof.integrations.argcomplete import script_for
+    except ImportError as error:
+        raise CommandError(str(error)) from None
+    screen.raw(script_for(given.shell))
     return ExitCode.FINE
 
 
 def answer(parsers: Callable[[], argparse.ArgumentParser]) -> None:
     """Tell the shell that asks, by the variables of argcomplete, what could follow; does not return then."""
-    if importlib.util.find_spec("argcomplete") is None:
+    try:
+        from shockproof.integrations.argcomplete import answer_shell
+    except ImportError:
         return
-    import argcomplete
-
-    argcomplete.autocomplete(parsers(), always_complete_options=False)
+    answer_shell(parsers())

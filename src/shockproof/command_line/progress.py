@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 from collections.abc import Callable, Generator
 
@@ -20,19 +19,15 @@ def progress(what: str) -> Generator[Advance]:
 
     Without a terminal, and without rich, the function does nothing.
     """
-    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+    if not sys.stderr.isatty():
         yield _nothing
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def advance(done: float, total: float) -> None:
-            bar.update(task, completed=min(done, total), total=total)
-
+    try:
+        from shockproof.integrations.rich import bar_on_stderr
+    except ImportError:
+        yield _nothing
+        return
+    with bar_on_stderr(what) as advance:
         yield advance
 
 

@@ -214,7 +214,7 @@ def test_missing_cryptography_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     """The way out is a command line that can be copied."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
-    with pytest.raises(ImportError, match=r'pip install "shockproof\[crypto\]"'):
+    with pytest.raises(ImportError, match=r"pip install 'shockproof\[crypto\]'"):
         SecretCipher([KEY])
 
 

@@ -4,7 +4,6 @@ Secrets in what is saved: found by the name they stand under, encrypted with a k
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import string
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from shockproof.memory.disk import writer
 
 if TYPE_CHECKING:
-    from cryptography.fernet import MultiFernet
+    from shockproof.integrations.cryptography import FernetKeys
 
 __all__ = [
     "SECRET_NAMES",
@@ -136,9 +135,11 @@ class SecretCipher:
         if not keys:
             raise ValueError("no key to encrypt secrets with: give at least one, or None")
         self._keys = tuple(_checked_key(position, key) for position, key in enumerate(keys, 1))
-        if importlib.util.find_spec("cryptography") is None:
-            raise ImportError('encrypting secrets needs cryptography: pip install "shockproof[crypto]"')
-        self._fernet: MultiFernet | None = None
+        # What only some users install has one place, above this layer: an argument of the service switches it on.
+        from shockproof.integrations.cryptography import check_installed
+
+        check_installed()
+        self._fernet: FernetKeys | None = None
 
     def __repr__(self) -> str:
         return f"SecretCipher(<{len(self._keys)} keys>)"
@@ -149,19 +150,14 @@ class SecretCipher:
 
     def open(self, token: str) -> bytes | None:
         """What `seal` was given, or None when no key fits."""
-        fernet = self._loaded()
-        from cryptography.fernet import InvalidToken
+        return self._loaded().decrypt(token.encode("ascii", "replace"))
 
-        try:
-            return fernet.decrypt(token.encode("ascii", "replace"))
-        except InvalidToken:
-            return None
-
-    def _loaded(self) -> MultiFernet:
+    def _loaded(self) -> FernetKeys:
         if self._fernet is None:
+            from shockproof.integrations.cryptography import FernetKeys
+
             with writer.imports:
-                from cryptography.fernet import Fernet, MultiFernet
-            self._fernet = MultiFernet([Fernet(key) for key in self._keys])
+                self._fernet = FernetKeys(self._keys)
         return self._fernet
 
 
