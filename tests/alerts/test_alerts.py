@@ -377,7 +377,7 @@ def test_a_look_that_fails_is_logged_and_the_next_one_looks(
 ) -> None:
     """Alerts outlive a mistake of ours."""
     target = desk.target()
-    asked = desk.recovery.get_health_status
+    asked = desk.recovery._error_log_report
     answers = iter([ZeroDivisionError("a mistake")])
 
     def once_wrong() -> dict[str, Any]:
@@ -387,7 +387,7 @@ def test_a_look_that_fails_is_logged_and_the_next_one_looks(
 
     async def main() -> None:
         async with Alerts(desk.recovery, [target]):
-            monkeypatch.setattr(desk.recovery, "get_health_status", once_wrong)
+            monkeypatch.setattr(desk.recovery, "_error_log_report", once_wrong)
             await desk.fails()
             await asyncio.sleep(11)
 
@@ -409,3 +409,30 @@ def test_bad_arguments_are_refused_by_name(desk: Desk) -> None:
         Alerts(desk.recovery, [target], every=0)
     with pytest.raises(ValueError, match="max_per_minute must be"):
         Alerts(desk.recovery, [target], max_per_minute=0)
+
+
+def test_a_thousand_services_are_looked_at_in_portions(desk: Desk) -> None:
+    """Others have their turn on the loop in between; and what is noted of one that was passed already is not lost."""
+    target = desk.target()
+    turns = 0
+
+    async def main() -> None:
+        nonlocal turns
+        desk.recovery.service("feed-0", critical=True, circuit_threshold=None)
+        for number in range(1, 1_000):
+            desk.recovery.service(f"feed-{number}")
+        alerts = Alerts(desk.recovery, [target], rules=AlertRules(service_unavailable=None))
+        async with alerts:
+            looking = asyncio.ensure_future(alerts._look())
+            while not looking.done():
+                turns += 1
+                if turns == 5:  # it is past the first one
+                    await desk.fails("feed-0")
+                await asyncio.sleep(0)
+            assert alerts.incidents == ()
+            await asyncio.sleep(6)
+            (incident,) = alerts.incidents
+            assert (incident.rule, incident.service_name) == ("critical_error", "feed-0")
+
+    desk.run(main)
+    assert turns >= 10

@@ -490,13 +490,13 @@ async def test_readers_of_the_same_share_one_picture(
     from shockproof.endpoints import status_view
 
     asked: list[str] = []
-    before = status_view.status_of
+    before = status_view.status_on_loop
 
     def counted(*args: Any, **options: Any) -> Any:
         asked.append(options["matching"])
         return before(*args, **options)
 
-    monkeypatch.setattr(status_view, "status_of", counted)
+    monkeypatch.setattr(status_view, "status_on_loop", counted)
     app = health_app(recovery, status_page=True)
     await clock.sleep(100.0)
     assert asked == []

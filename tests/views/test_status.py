@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import pytest
 
 from shockproof import ErrorRecoveryService
 from shockproof.testing import VirtualClock
-from shockproof.views.status import id_of, named_by_id, status_of
+from shockproof.views.status import id_of, named_by_id, status_of, status_on_loop
 from shockproof.views.status_history import StatusHistory
 
 pytestmark = pytest.mark.asyncio
@@ -143,3 +144,25 @@ async def test_a_service_is_found_by_its_id_whatever_its_name(recovery: ErrorRec
         recovery.service(name)
         assert named_by_id(recovery, id_of(name)) == name
     assert named_by_id(recovery, "nobody") is None
+
+
+async def test_others_have_their_turn_on_the_loop_while_many_services_are_looked_at(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """A portion is a hundred services at most: a thousand hold nobody up."""
+    for number in range(1_000):
+        recovery.service(f"feed-{number}")
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    status = await status_on_loop(recovery, most=3)
+    counting.cancel()
+    await asyncio.wait([counting])
+    assert turns >= 10
+    assert {**status, "at": 0} == {**status_of(recovery, most=3), "at": 0}

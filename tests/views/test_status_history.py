@@ -239,3 +239,23 @@ async def test_quantiles_are_taken_from_buckets(
     row = [counts.get(bucket, 0) for bucket in range(len(BOUNDS) + 1)]
     found = quantile([*row, 7], share)
     assert found == seconds if seconds is None else found == pytest.approx(seconds)
+
+
+async def test_two_pages_of_one_service_record_it_once(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Each success would be counted once more for each page; the last page that is left ends it."""
+    market = recovery.service("market")
+    one, other = StatusHistory.of(recovery), StatusHistory.of(recovery)
+    assert one is other
+    assert len(recovery._registry._call_timers) == 1
+    await market.call(asyncio.sleep, 0)
+    assert sum(one.minutes("market", clock.monotonic())[-1]) == 1
+    one.close()
+    await market.call(asyncio.sleep, 0)
+    assert sum(one.minutes("market", clock.monotonic())[-1]) == 2
+    other.close()
+    assert recovery._registry._call_timers == ()
+    later = StatusHistory.of(recovery)
+    assert later is not one
+    later.close()

@@ -24,10 +24,12 @@ from shockproof.alerts.rules import AlertRules, Watch
 from shockproof.alerts.target import Target, is_worth_repeating
 from shockproof.calls.handle import Handle
 from shockproof.calls.options import ServiceOptions
+from shockproof.memory.services.health import halt_report, service_report
 from shockproof.service import check_recovery
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds, whole_number
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.events import Event
+from shockproof.vocabulary.statuses import ServiceStatus
 
 if TYPE_CHECKING:
     from shockproof.service import ErrorRecoveryService
@@ -37,6 +39,9 @@ __all__ = ["Alerts"]
 _log = logging.getLogger("shockproof")
 
 _SHORTEST_SECRET: Final = 4
+
+_AT_A_TIME: Final = 100
+"""Services that are looked at before others have their turn on the loop."""
 
 _MOST_NAMED: Final = 20
 """Notices in the log's line about those that could not be told."""
@@ -173,8 +178,13 @@ class Alerts:
         if self._leave is not None:
             raise RuntimeError("these alerts have been started already")
         self._is_closing = False
-        self._leave = self._recovery._listeners.add(_Noted(self._note))
-        self._look()
+        self._leave = leave = self._recovery._listeners.add(_Noted(self._note))
+        try:
+            await self._look()
+        except BaseException:
+            leave()
+            self._leave = None
+            raise
         self._tasks = [self._task(self._look_for_ever(), "alerts look")]
         for desk in self._desks:
             desk.wake = asyncio.Event()  # the last one may belong to a loop that has ended
@@ -194,7 +204,7 @@ class Alerts:
         looking, *serving = self._tasks
         try:
             looking.cancel()
-            self._look()
+            await self._look()
             self._is_closing = True
             for desk in self._desks:
                 desk.wake.set()
@@ -230,18 +240,41 @@ class Alerts:
     async def _look_for_ever(self) -> None:
         while True:
             await self._clock.sleep(self._every)
-            self._look()
+            await self._look()
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         try:
-            health = self._recovery.get_health_status()
-            now, wall = self._clock.monotonic(), self._clock.time()
+            services = await self._services_to_look_at()
+            recovery, now, wall = self._recovery, self._clock.monotonic(), self._clock.time()
+            health = {
+                "services": services,
+                "error_log": recovery._error_log_report(),
+                "journal": recovery._journal.status()._asdict(),
+                "halt": halt_report(recovery._halt),
+            }
+            known = {state.name for state in recovery._registry.all()}
             with self._lock:
-                self._open = self._watch.look(health, now, wall)
+                self._open = self._watch.look(health, now, wall, known=known)
         except Exception:  # noqa: BLE001 - whatever it was, it is looked again
             _log.exception("looking for what to alert failed; it is tried again at its next time")
         for desk in self._desks:
             desk.wake.set()
+
+    async def _services_to_look_at(self) -> dict[str, dict[str, Any]]:  # Any: JSON
+        """What the health tells of the services that are not fine; a portion at a time, so that many hold nobody up."""
+        services: dict[str, dict[str, Any]] = {}  # Any: JSON
+        for number, state in enumerate(self._recovery._registry.all(), 1):
+            now = self._clock.monotonic()
+            status = state.status_at(now)
+            if (
+                status is not ServiceStatus.OPERATIONAL
+                or state.circuit.state(now) != "closed"
+                or self._watch.is_noted(state.name)
+            ):
+                services[state.name] = service_report(state, now, status)
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        return services
 
     async def _serve(self, desk: _Desk) -> None:
         while not self._is_closing or desk.wake.is_set():

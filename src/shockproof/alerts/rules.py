@@ -119,13 +119,23 @@ class Watch:
         elif isinstance(event, CircuitOpened):
             self._opened.add(name)
 
+    def is_noted(self, name: str) -> bool:
+        """Whether something was noted of a service that the next look has to see."""
+        return name in self._opened or name in self._failed or name in self._unknown
+
     def look(
-        self, health: Mapping[str, Any], now: float, wall: float
+        self,
+        health: Mapping[str, Any],
+        now: float,
+        wall: float,
+        *,
+        known: Collection[str] | None = None,
     ) -> dict[str, Incident]:  # Any: JSON of `get_health_status`
         """
         The incidents that are open at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC), by key.
 
-        *health* is what `get_health_status` gives. Called with times that do not run backwards.
+        *health* is what `get_health_status` gives; of *known*, the names of all services, those may be missing that are fine:
+        what is noted of them meanwhile is for the next look. Called with times that do not run backwards.
         """
         held: set[tuple[str, str]] = set()
         for found in self._findings(health):
@@ -138,7 +148,7 @@ class Watch:
             elif found.opens and (found.is_instant or now - since >= self._hold(found.rule)):
                 self._open[found.key] = _Trouble(self._incident(found, now, wall), now)
         self._since = {condition: at for condition, at in self._since.items() if condition in held}
-        self._forget_what_was_noted(health)
+        self._forget_what_was_noted(health["services"], known)
         after = self._rules.resolve_after
         assert isinstance(after, float)
         for key, trouble in list(self._open.items()):
@@ -169,12 +179,13 @@ class Watch:
         # Nobody resolves it but a person: under the same key the next one would be taken for a repetition.
         return replace(incident, key=f"{found.key}:{wall:.3f}", resolves=False)
 
-    def _forget_what_was_noted(self, health: Mapping[str, Any]) -> None:  # Any: as above
-        self._opened.clear()
-        self._failed.clear()
-        self._unknown.clear()
-        known = health["services"]
-        for name in [name for name in self._last_error if name not in known]:
+    def _forget_what_was_noted(self, looked_at: Collection[str], known: Collection[str] | None) -> None:
+        there = looked_at if known is None else known
+        for noted in (self._failed, self._unknown):
+            for name in [name for name in noted if name in looked_at or name not in there]:
+                del noted[name]
+        self._opened = {name for name in self._opened if name not in looked_at and name in there}
+        for name in [name for name in self._last_error if name not in there]:
             del self._last_error[name]
 
     def _findings(self, health: Mapping[str, Any]) -> Iterator[_Finding]:  # Any: as above

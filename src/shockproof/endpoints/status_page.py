@@ -12,7 +12,7 @@ from shockproof.endpoints.access import comes_from_elsewhere, is_named_by_others
 from shockproof.endpoints.changes import Changes
 from shockproof.endpoints.exchange import Answer, Request, Stream, plain
 from shockproof.endpoints.status_view import EVERY, StatusView
-from shockproof.views.status import MOST_SERVICES, error_by_id, named_by_id, status_of
+from shockproof.views.status import MOST_SERVICES, error_by_id, named_by_id, status_on_loop
 from shockproof.views.status_error import error_page
 from shockproof.views.status_forms import CHANGES, asked, done
 from shockproof.views.status_history import StatusHistory
@@ -81,7 +81,7 @@ class StatusPage:
         self._for_this_machine = for_this_machine
         self._views: dict[tuple[str, int], StatusView] = {}
         self._readers = 0
-        self._history = StatusHistory(recovery)
+        self._history = StatusHistory.of(recovery)
 
     def close(self) -> None:
         """Record no more."""
@@ -114,11 +114,11 @@ class StatusPage:
         matching = query.get("q", "").strip()[:_LONGEST_FILTER]
         most = _most(query.get("most", ""))
         if path == "/status.json":
-            status = status_of(self._recovery, self._history, matching=matching, most=most)
+            status = await status_on_loop(self._recovery, self._history, matching=matching, most=most)
             return Answer(200, json.dumps(status).encode("ascii"), "application/json", _POLICY)
         view = self._view(matching, most)
         if path == PAGE:
-            return _html(200, view.page())
+            return _html(200, await view.page())
         if self._readers >= _READERS:
             return plain(503, f"{_READERS} read along already", ("retry-after", "5"))
         if request.method == "HEAD":

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from shockproof.views.status import status_of
+from shockproof.views.status import status_on_loop
 from shockproof.views.status_history import StatusHistory
 from shockproof.views.status_page import Part, page, parts_of
 
@@ -60,10 +60,11 @@ class StatusView:
         """What the page and each message are marked with."""
         return f"{self._life}-{self._number}"
 
-    def page(self) -> str:
+    async def page(self) -> str:
         """The whole page, as new as `EVERY`."""
-        if not self._is_fresh():
-            self._publish(self._made())
+        await self.refresh()
+        while not self._number:  # whoever was making the first one was cancelled
+            await self.refresh()
         return page(
             self._parts,
             matching=self._matching,
@@ -83,11 +84,16 @@ class StatusView:
             return
         self._waiting = []
         try:
+            made_at = self._recovery._clock.monotonic()
+            status = await status_on_loop(
+                self._recovery, self._history, matching=self._matching, most=self._most
+            )
             parts: list[Part] = []
-            for part in self._made():
+            for part in parts_of(status, matching=self._matching, can_change=self._can_change):
                 parts.append(part)
                 if len(parts) % _AT_A_TIME == 0:
                     await asyncio.sleep(0)
+            self._made_at = made_at
             self._publish(parts)
         finally:
             waiting, self._waiting = self._waiting, None
@@ -121,11 +127,6 @@ class StatusView:
 
     def _is_fresh(self) -> bool:
         return self._recovery._clock.monotonic() - self._made_at < EVERY * 0.9
-
-    def _made(self) -> Iterable[Part]:
-        self._made_at = self._recovery._clock.monotonic()
-        status = status_of(self._recovery, self._history, matching=self._matching, most=self._most)
-        return parts_of(status, matching=self._matching, can_change=self._can_change)
 
     def _publish(self, made: Iterable[Part]) -> None:
         parts = {part.id: part for part in made}

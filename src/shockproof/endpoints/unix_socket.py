@@ -24,7 +24,7 @@ from shockproof.memory.disk.directory import make_writable
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.disk.writer import wait_on_this_loop, writer_for
 from shockproof.service import check_recovery
-from shockproof.views.status import status_of
+from shockproof.views.status import status_on_loop
 
 if TYPE_CHECKING:
     from shockproof.integrations.prometheus import CollectorRegistry
@@ -98,7 +98,7 @@ class _LocalRoutes(Routes):
 
     async def answer(self, request: Request) -> Answer | Stream:
         if self._status is None and request.path == STATUS and request.method in ("GET", "HEAD"):
-            body = json.dumps(status_of(self._recovery)).encode("ascii")
+            body = json.dumps(await status_on_loop(self._recovery)).encode("ascii")
             return Answer(200, body, "application/json")
         return await super().answer(request)
 

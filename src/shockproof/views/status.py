@@ -5,10 +5,13 @@ whoever watches a running program.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Generator, Sequence
+from heapq import nsmallest
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from shockproof.memory.error_log.capture import CapturedError
@@ -29,7 +32,7 @@ from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
 if TYPE_CHECKING:
     from shockproof.service import ErrorRecoveryService
 
-__all__ = ["MOST_SERVICES", "error_by_id", "id_of", "named_by_id", "status_of"]
+__all__ = ["MOST_SERVICES", "error_by_id", "id_of", "named_by_id", "status_of", "status_on_loop"]
 
 MOST_SERVICES: Final = 50
 _MOST_ERRORS: Final = 50
@@ -39,6 +42,10 @@ _LONGEST: Final = 500
 """Characters of a text of others: an error, a checkpoint."""
 _MOST_TEXTS: Final = 4_000
 _MINUTES_OF_QUANTILES: Final = 5
+_AT_A_TIME: Final = 100
+"""Services that are looked at before others have their turn on the loop."""
+_TOLD_AT_A_TIME: Final = 10
+"""Those of which everything is told."""
 
 
 def status_of(
@@ -57,14 +64,72 @@ def status_of(
         matching: only services with this in their names, whatever its case.
         most: how many services, those in trouble first.
     """
+    portions = _in_portions(recovery, history, matching=matching, most=most)
+    while True:
+        try:
+            next(portions)
+        except StopIteration as end:
+            status: dict[str, Any] = end.value  # Any: JSON
+            return status
+
+
+async def status_on_loop(
+    recovery: ErrorRecoveryService,
+    history: StatusHistory | None = None,
+    *,
+    matching: str = "",
+    most: int = MOST_SERVICES,
+) -> dict[str, Any]:  # Any: JSON
+    """What `status_of` gives, in portions between which others have their turn on the loop: many services hold nobody up."""
+    portions = _in_portions(recovery, history, matching=matching, most=most)
+    while True:
+        try:
+            next(portions)
+        except StopIteration as end:
+            status: dict[str, Any] = end.value  # Any: JSON
+            return status
+        await asyncio.sleep(0)
+
+
+class _Seen(NamedTuple):
+    """A service, and what decides on its place."""
+
+    state: ServiceState
+    status: ServiceStatus
+    circuit: str
+
+
+def _in_portions(
+    recovery: ErrorRecoveryService, history: StatusHistory | None, *, matching: str, most: int
+) -> Generator[None, None, dict[str, Any]]:  # Any: JSON
+    """The status; what is yielded is a place where it may rest."""
     now, wall = recovery._clock.monotonic(), recovery._clock.time()
-    known = recovery._registry.all()
-    statuses = [state.status_at(now) for state in known]
-    circuits = [state.circuit.state(now) for state in known]
     wanted = matching.casefold()
-    chosen = [place for place, state in enumerate(known) if wanted in state.name.casefold()]
-    chosen.sort(key=lambda place: _trouble(known[place], statuses[place], circuits[place]))
+    statuses: list[ServiceStatus] = []
+    circuits: list[str] = []
+    chosen: list[tuple[tuple[int, str, str], _Seen]] = []
+    for number, state in enumerate(recovery._registry.all(), 1):
+        seen = _Seen(state, state.status_at(now), state.circuit.state(now))
+        statuses.append(seen.status)
+        circuits.append(seen.circuit)
+        if wanted in state.name.casefold():
+            chosen.append((_trouble(seen), seen))
+        if number % _AT_A_TIME == 0:
+            yield
+    matched = len(chosen)
+    chosen = nsmallest(most, chosen, key=itemgetter(0))
+    yield
     hide = _hiding(recovery._redactor)
+    services: list[dict[str, Any]] = []  # Any: JSON
+    for number, (_, seen) in enumerate(chosen, 1):
+        told = hide(_service(seen, now))
+        services.append(told if history is None else told | _of_history(history, seen.state, now))
+        if number % _TOLD_AT_A_TIME == 0:
+            yield
+    errors = hide([_error(error) for error in recovery._history.latest(_MOST_ERRORS)])
+    yield
+    over_time = _errors_over_time(recovery._history.latest(_IN_MEMORY), now)
+    yield
     loop, shared = recovery._loop_report(), recovery._shared_report()
     journal = recovery._journal.status()._asdict()
     return {
@@ -72,22 +137,18 @@ def status_of(
         "halted": recovery._halt.mark is not None,
         "halt": hide(halt_report(recovery._halt)),
         "counts": {
-            "services": len(known),
-            "matching": len(chosen),
-            "shown": min(most, len(chosen)),
+            "services": len(statuses),
+            "matching": matched,
+            "shown": len(chosen),
             "unavailable": statuses.count(ServiceStatus.UNAVAILABLE),
             "degraded": statuses.count(ServiceStatus.DEGRADED),
             "circuits_open": circuits.count("open"),
             "circuits_half_open": circuits.count("half-open"),
         },
-        "services": [
-            hide(_service(known[place], statuses[place], now))
-            | ({} if history is None else _of_history(history, known[place], now))
-            for place in chosen[: max(0, most)]
-        ],
+        "services": services,
         "recent_error_count": recovery._history.recent_count(now, within=RECENT_SECONDS),
-        "errors": hide([_error(error) for error in recovery._history.latest(_MOST_ERRORS)]),
-        "errors_over_time": _errors_over_time(recovery._history.latest(_IN_MEMORY), now),
+        "errors": errors,
+        "errors_over_time": over_time,
         "pending": hide([_pending(entry) for entry in recovery._journal.pending_now()[:_MOST_PENDING]]),
         "history": None
         if history is None
@@ -122,23 +183,25 @@ def _id_of(error: CapturedError) -> str:
     return hashlib.blake2s(repr(told).encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
-def _trouble(state: ServiceState, status: ServiceStatus, circuit: str) -> tuple[int, str, str]:
-    if circuit == "open":
+def _trouble(seen: _Seen) -> tuple[int, str, str]:
+    state = seen.state
+    if seen.circuit == "open":
         rank = 0 if state.critical else 1
-    elif status is ServiceStatus.UNAVAILABLE:
+    elif seen.status is ServiceStatus.UNAVAILABLE:
         rank = 2
-    elif status is ServiceStatus.DEGRADED:
+    elif seen.status is ServiceStatus.DEGRADED:
         rank = 3
     else:
         rank = 4 if state.circuit.mode != "normal" else 5
     return rank, state.name.casefold(), state.name
 
 
-def _service(state: ServiceState, status: ServiceStatus, now: float) -> dict[str, Any]:  # Any: JSON
+def _service(seen: _Seen, now: float) -> dict[str, Any]:  # Any: JSON
+    state = seen.state
     return {
         "id": id_of(state.name),
         "name": state.name,
-        **service_report(state, now, status),
+        **service_report(state, now, seen.status),
         "failed_calls": state.failed_calls,
         "unknown_calls": state.unknown_calls,
         "last_error": None if state.circuit.last_error is None else _short(state.circuit.last_error),

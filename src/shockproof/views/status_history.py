@@ -1,7 +1,8 @@
 """
 The last quarter of an hour of one recovery service, for pictures: circuits, how long calls took, how late the loop was.
 
-It is bounded, and costs those nothing who do not ask for it: each success is counted a second time while it records.
+It is bounded, and costs those nothing who do not ask for it: each success is counted a second time while it records, and no
+third time, however many pages are made of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 from shockproof.vocabulary.events import (
     CircuitClosed,
@@ -90,7 +92,8 @@ class _Change(NamedTuple):
 
 class StatusHistory:
     """
-    Records from its making until `close`; read and written from any thread, nobody waits.
+    Records from its making until `close`; read and written from any thread, nobody waits. `of` has one for each service, however
+    many pages are made of it: each that recorded by itself would count every success once more.
 
     On CPython with its interpreter lock each count is atomic, as in `ServiceState`.
     """
@@ -99,6 +102,7 @@ class StatusHistory:
 
     def __init__(self, recovery: ErrorRecoveryService) -> None:
         self._clock, self._registry = recovery._clock, recovery._registry
+        self._holders = 1
         now = self._clock.monotonic()
         self._began = self._step_began = self._minute_began = now
         self._lock = threading.Lock()
@@ -119,8 +123,25 @@ class StatusHistory:
             stop_watching,
         ]
 
+    @classmethod
+    def of(cls, recovery: ErrorRecoveryService) -> StatusHistory:
+        """The one that records *recovery* already, or a new one; each that is given out is closed once."""
+        with _giving_out:
+            known = _recording.get(recovery)
+            history = None if known is None else known()
+            if history is None or not history._holders:
+                history = cls(recovery)
+                _recording[recovery] = ref(history)
+            else:
+                history._holders += 1
+            return history
+
     def close(self) -> None:
-        """Record no more."""
+        """Record no more, when the last one who holds it says so."""
+        with _giving_out:
+            self._holders = max(0, self._holders - 1)
+            if self._holders:
+                return
         while self._undo:
             self._undo.pop()()
 
@@ -238,6 +259,11 @@ class StatusHistory:
                 length += stretches.pop().seconds
             stretches.append(Stretch(shown, length))
         return stretches
+
+
+_giving_out = threading.Lock()
+# Weak on both sides: who holds a history is its page, and a history holds its service.
+_recording: WeakKeyDictionary[ErrorRecoveryService, ref[StatusHistory]] = WeakKeyDictionary()
 
 
 def quantile(counts: Sequence[int], share: float) -> float | None:
