@@ -84,6 +84,8 @@ if TYPE_CHECKING:
     from shockproof.vocabulary.events import FallbackAnswered as FallbackAnswered
     from shockproof.vocabulary.events import Halted as Halted
     from shockproof.vocabulary.events import LoopStalled as LoopStalled
+    from shockproof.vocabulary.events import OwnershipLost as OwnershipLost
+    from shockproof.vocabulary.events import OwnershipTaken as OwnershipTaken
     from shockproof.vocabulary.events import RateLimitPaused as RateLimitPaused
     from shockproof.vocabulary.events import Resumed as Resumed
     from shockproof.vocabulary.events import RetryScheduled as RetryScheduled
@@ -162,6 +164,8 @@ _HOMES = {
         "FallbackAnswered",
         "Halted",
         "LoopStalled",
+        "OwnershipLost",
+        "OwnershipTaken",
         "RateLimitPaused",
         "Resumed",
         "RetryScheduled",

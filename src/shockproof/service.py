@@ -300,7 +300,9 @@ class ErrorRecoveryService:
                     f"owns={owns!r} needs where that is agreed on: "
                     'ErrorRecoveryService(store=RedisStore("redis://localhost:6379"), owns=...)'
                 )
-            ownership = self._ownership = Ownership(a_name("owns", owns, "account 7"), who, self._clock)
+            ownership = self._ownership = Ownership(
+                a_name("owns", owns, "account 7"), who, self._clock, self._listeners
+            )
             self._halt.missing = lambda: ownership.missing
         self._fleet = (
             None

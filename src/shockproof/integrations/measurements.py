@@ -217,6 +217,12 @@ def _of_what_is_shared(of: Callable[[dict[str, Any]], float | None]) -> Read:  #
     )
 
 
+def _is_owner(measured: Measured) -> Iterator[Point]:
+    owns = None if measured.shared is None else measured.shared["owns"]
+    if owns is not None:
+        yield Point((owns["name"],), float(owns["is_owner"]))
+
+
 METRICS: Final = (
     Metric(
         name="shockproof.calls",
@@ -473,10 +479,8 @@ METRICS: Final = (
         name="shockproof.is_owner",
         kind="gauge",
         text="1 while this process may write for what owns= names, else 0; absent without owns=.",
-        labels=(),
-        read=_of_what_is_shared(
-            lambda shared: None if shared["owns"] is None else shared["owns"]["is_owner"]
-        ),
+        labels=("owns",),
+        read=_is_owner,
     ),
     Metric(
         name="shockproof.loop.stalls",

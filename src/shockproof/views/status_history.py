@@ -25,6 +25,8 @@ from shockproof.vocabulary.events import (
     Event,
     Halted,
     LoopStalled,
+    OwnershipLost,
+    OwnershipTaken,
     RateLimitPaused,
     Resumed,
     StreamGap,
@@ -324,6 +326,10 @@ def _in_words(event: Event) -> tuple[str, str] | None:
         return "halted", event.reason
     if isinstance(event, Resumed):
         return "resumed", ""
+    if isinstance(event, OwnershipTaken):
+        return f"owns {event.owns} from now on", ""
+    if isinstance(event, OwnershipLost):
+        return f"owns {event.owns} no longer", event.reason
     if isinstance(event, LoopStalled):
         return "loop stood still", f"for {event.duration:.2g} s: {event.where or event.cause}"
     if isinstance(event, RateLimitPaused):

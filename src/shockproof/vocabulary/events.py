@@ -27,6 +27,8 @@ __all__ = [
     "FallbackAnswered",
     "Halted",
     "LoopStalled",
+    "OwnershipLost",
+    "OwnershipTaken",
     "RateLimitPaused",
     "Resumed",
     "RetryScheduled",
@@ -158,6 +160,25 @@ class Halted(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
     """Everything is sent again; of all services, so `service_name` is ``""``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnershipTaken(Event):
+    """From now on this process alone may write for what ``owns=`` names; of all services, so `service_name` is ``""``."""
+
+    owns: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnershipLost(Event):
+    """
+    From now on this process may not write any more for what ``owns=`` names; of all services, so `service_name` is ``""``.
+
+    `reason`: why in words, such as that it was given back by `aclose`.
+    """
+
+    owns: str
+    reason: str
 
 
 StallCause = Literal["blocked", "interpreter lock", "not the loop", "unseen"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from shockproof import ErrorRecoveryService, HaltedError, MemoryStore
+from shockproof import ErrorRecoveryService, Event, HaltedError, MemoryStore, OwnershipLost, OwnershipTaken
 from shockproof.command_line.screen import Screen
 from shockproof.command_line.status_lines import show_head
 from shockproof.endpoints.checks import is_ready, readiness
@@ -372,3 +372,30 @@ async def test_a_holder_of_the_same_name_is_told_apart(
         in again.get_health_status()["shared"]["trouble"]
     )
     await again.aclose()
+
+
+async def test_taking_losing_and_giving_back_are_told_to_listeners_once_each(joins: Joins) -> None:
+    """What follows them, such as cancelling all orders, is the program's own business."""
+    told: list[tuple[str, str, str]] = []
+
+    async def note(event: Event) -> None:
+        if isinstance(event, OwnershipTaken):
+            told.append((event.service_name, event.owns, ""))
+        elif isinstance(event, OwnershipLost):
+            told.append((event.service_name, event.owns, event.reason))
+
+    bot = await joins()
+    bot.recovery.on_event(note)
+    await bot.recovery.owned()
+    await asyncio.sleep(60.0)
+    bot.way.turn("away")
+    await asyncio.sleep(60.0)
+    bot.way.turn("fair")
+    await bot.recovery.owned()
+    await bot.recovery.aclose()
+    assert told == [
+        ("", "account 7", ""),
+        ("", "account 7", "nobody answers"),
+        ("", "account 7", ""),
+        ("", "account 7", "given back"),
+    ]

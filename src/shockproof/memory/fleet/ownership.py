@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from shockproof.memory.disk.writer import after_fork
+from shockproof.memory.services.listeners import Listeners
 from shockproof.memory.services.waiters import wake_all
 from shockproof.memory.stores.lease import Lease, holder_of, take_lease
 from shockproof.memory.stores.state_store import StateStore
@@ -34,8 +35,9 @@ class Ownership:
     What waits for it is in `waiting`, and woken when it is here.
     """
 
-    def __init__(self, name: str, holder: str, clock: Clock) -> None:
+    def __init__(self, name: str, holder: str, clock: Clock, listeners: Listeners) -> None:
         self.name = name
+        self._listeners = listeners
         self._holder = holder
         self._clock = clock
         self._lease: Lease | None = None
@@ -169,11 +171,14 @@ class Ownership:
         return f"owner of {self.name}"
 
     def tell(self) -> None:
-        """Log whether it was taken or lost since this was called last."""
+        """Log, and tell those who listen, whether it was taken or lost since this was called last."""
         is_held = self.is_held
         if is_held == self._was_held:
             return
         self._was_held = is_held
+        self._publish(
+            "" if is_held else self.store_error or "the store has given it to another process, or lost it"
+        )
         if is_held:
             _log.info("this process owns %r from now on", self.name)
         else:
@@ -182,6 +187,18 @@ class Ownership:
                 self.name,
                 "" if self.store_error is None else f": {self.store_error}",
             )
+
+    def _publish(self, lost_because: str) -> None:
+        if not self._listeners:
+            return
+        from shockproof.vocabulary.events import OwnershipLost, OwnershipTaken
+
+        at = self._clock.time()
+        self._listeners.publish(
+            OwnershipLost(service_name="", at=at, owns=self.name, reason=lost_because)
+            if lost_because
+            else OwnershipTaken(service_name="", at=at, owns=self.name)
+        )
 
     async def _take(self, store: StateStore, owned_until: float) -> Lease | None:
         asked_at = self._clock.monotonic()
@@ -214,6 +231,7 @@ class Ownership:
         lease, self._lease = self._lease, None
         if self._was_held:
             self._was_held = False
+            self._publish("given back")
             _log.info("this process has given %r back", self.name)
         if lease is not None:
             await lease.release()
