@@ -147,6 +147,14 @@ HEALTHY: dict[str, Any] = {
 }
 
 
+HEALTH = "/health?verbose"
+
+
+def told_in(health: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """As the program answers: the checks, and everything below them."""
+    return 200, {"status": "pass", "checks": {}, "health": health}
+
+
 class Answers(BaseHTTPRequestHandler):
     pages: dict[str, tuple[int, object]] = {}  # noqa: RUF012 - a new one for each test
 
@@ -196,7 +204,10 @@ def test_scripts_read_the_exit_code(
 ) -> None:
     """Degraded is how a program gets over an outage: only --strict takes it for wrong."""
     url, answers = pages
-    answers["/health"] = (503 if health == "unhealthy" else 200, {**HEALTHY, "overall_health": health})
+    answers[HEALTH] = (
+        503 if health == "unhealthy" else 200,
+        {"health": {**HEALTHY, "overall_health": health}},
+    )
     told = shockproof("health", "--url", url, *words)
     assert (told.code, told.err) == (code, "")
     assert told.out.startswith(f"{health}: 1 service, 0 errors")
@@ -215,8 +226,7 @@ def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothin
 ) -> None:
     """A halt, a disk that refuses, lost records; and a name with control characters."""
     url, answers = pages
-    answers["/health"] = (
-        200,
+    answers[HEALTH] = told_in(
         {
             **HEALTHY,
             "services": {"\x1b[2Jvenue": {"status": "operational", "circuit": "open", "retry_after": "soon"}},
@@ -226,7 +236,7 @@ def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothin
             "journal": {"state": "failing", "last_error": "no space"},
             "errors": [{"error_message": "\x1b]0;x\x07"}, "not one"],
             "pending": [{"key": "\x1b[31m"}, 7],
-        },
+        }
     )
     told = shockproof("top", "--once", "--every", "0.1", "--url", url)
     assert told.code == 0
@@ -245,9 +255,10 @@ def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothin
     [
         (200, b"<html>hello</html>"),
         (200, []),
-        (200, {"services": "all"}),
-        (200, {"services": [{"name": 7}], "overall_health": "healthy"}),
-        (500, HEALTHY),
+        (200, HEALTHY),
+        (200, {"health": {"services": "all"}}),
+        (200, {"health": {"services": [{"name": 7}], "overall_health": "healthy"}}),
+        (500, {"health": HEALTHY}),
         (200, b"[" * 100_000),
     ],
 )
@@ -256,7 +267,7 @@ def test_an_answer_of_something_else_is_one_line(
 ) -> None:
     """Some other program has that port."""
     url, answers = pages
-    answers["/health"] = answer
+    answers[HEALTH] = answer
     told = shockproof("health", "--url", url)
     assert (told.code, told.out, told.err.count("\n")) == (2, "", 1)
     assert "no health of shockproof" in told.err
@@ -352,7 +363,7 @@ def test_secrets_of_a_url_are_not_repeated(shockproof: Run, url: str) -> None:
 def test_the_query_of_a_url_is_not_repeated_beside_the_health(shockproof: Run, pages: Pages) -> None:
     """A token of a proxy in front of it, say."""
     url, answers = pages
-    answers["/health"] = (200, HEALTHY)
+    answers[HEALTH] = told_in(HEALTHY)
     told = shockproof("health", "--url", f"{url}/health?token=hunter2")
     assert told.code == 0
     assert "hunter2" not in told.out
@@ -431,7 +442,7 @@ def test_a_long_name_leaves_what_is_said_of_the_services_on_the_screen(
     """Into a pipe it is whole."""
     url, answers = pages
     long = {"n" * 200: HEALTHY["services"]["venue"]}
-    answers["/health"] = (200, {**HEALTHY, "services": {**HEALTHY["services"], **long}})
+    answers[HEALTH] = told_in({**HEALTHY, "services": {**HEALTHY["services"], **long}})
     rows = [line.split() for line in shockproof(command, "--url", url).out.splitlines()]
     assert ["venue", "operational", "closed"] in [row[:3] for row in rows]
     assert [f"{'n' * 25}…", "operational", "closed"] in [row[:3] for row in rows]

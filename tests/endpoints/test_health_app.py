@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -114,7 +116,7 @@ async def test_an_open_circuit_warns_and_leaves_the_pod_alone(recovery: ErrorRec
     assert "[!]services/news warns: unavailable, circuit open\n" in verbose.text
     health = await ask(app, "GET", "/health")
     assert health.status == 200
-    assert json.loads(health.text)["overall_health"] == "unhealthy"
+    assert json.loads(health.text)["status"] == "warn"
 
 
 async def test_the_open_circuit_of_a_critical_service_is_not_ready_until_it_may_be_probed(
@@ -147,16 +149,79 @@ async def test_a_halt_warns_with_its_reason(recovery: ErrorRecoveryService) -> N
     assert "[!]halt warns: halted: lost the risk feed\n" in verbose.text
 
 
-async def test_health_is_what_the_service_says(recovery: ErrorRecoveryService) -> None:
+async def test_health_has_the_form_that_monitoring_knows(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A check for each circuit and each status, pass, warn or fail as /readyz has it, and the word for all of them."""
+    app = health_app(recovery)
+    recovery.service("quotes")
+
+    async def health() -> tuple[int, Any]:
+        answer = await ask(app, "GET", "/health")
+        assert answer.headers["content-type"] == "application/health+json"
+        assert answer.headers["cache-control"] == "no-store"
+        return answer.status, json.loads(answer.text)
+
+    def seen(told: Any, check: str) -> tuple[str, str]:
+        (one,) = told["checks"][check]
+        assert datetime.fromisoformat(one["time"]).tzinfo is not None
+        return one["observedValue"], one["status"]
+
+    status, told = await health()
+    assert (status, told["status"], "output" in told) == (200, "pass", False)
+    assert sorted(told["checks"]) == [
+        "error_log:state",
+        "halt:state",
+        "journal:state",
+        "quotes:breaker",
+        "quotes:status",
+    ]
+    await break_down(recovery, "news")
+    status, told = await health()
+    assert (status, told["status"]) == (200, "warn")
+    assert told["output"] == "services/news: unavailable, circuit open"
+    assert seen(told, "news:breaker") == ("open", "warn")
+    assert seen(told, "news:status") == ("unavailable", "warn")
+    assert seen(told, "quotes:breaker") == ("closed", "pass")
+    await break_down(recovery, "venue", critical=True)
+    status, told = await health()
+    assert (status, told["status"]) == (503, "fail")
+    assert told["output"] == "services/venue: critical, unavailable, circuit open, and 1 more"
+    assert seen(told, "venue:breaker") == ("open", "fail")
+    clock.advance(61.0)
+    await recovery.halt("lost the risk feed")
+    status, told = await health()
+    assert (status, told["status"]) == (200, "warn")
+    assert seen(told, "venue:breaker") == ("half-open", "warn")
+    assert seen(told, "halt:state") == ("halted", "warn")
+    assert told["checks"]["halt:state"][0]["output"] == "halted: lost the risk feed"
+
+
+async def test_a_loop_that_is_watched_is_a_check_of_its_own(tmp_path: Path, clock: VirtualClock) -> None:
+    """It answers again, and was too late for what was due."""
+    async with ErrorRecoveryService(
+        tmp_path / "state", tmp_path / "errors", clock=clock, loop_monitor=True
+    ) as recovery:
+        app = health_app(recovery)
+        assert "[+]event_loop ok" in (await ask(app, "GET", "/readyz?verbose")).text
+        await clock.sleep(1.0)
+        clock.advance(2.0)
+        await clock.sleep(0.1)
+        assert "[!]event_loop warns: degraded" in (await ask(app, "GET", "/readyz?verbose")).text
+        told = json.loads((await ask(app, "GET", "/health")).text)
+        assert (told["status"], told["checks"]["event_loop:state"][0]["status"]) == ("warn", "warn")
+
+
+async def test_verbose_health_has_all_that_the_service_says(recovery: ErrorRecoveryService) -> None:
     """Key for key, names that sound like secrets included."""
     recovery.service("token_service", rate_limit="5/s", retry_budget=RetryBudget(), max_concurrent=3)
     await break_down(recovery, "api_key=store")
-    answered = await ask(health_app(recovery), "GET", "/health")
-    said = json.loads(answered.text)
-    assert answered.headers["content-type"] == "application/json"
+    answered = await ask(health_app(recovery), "GET", "/health?verbose")
+    said = json.loads(answered.text)["health"]
     assert said["services"]["token_service"] == recovery.get_health_status()["services"]["token_service"]
     assert said.keys() == recovery.get_health_status().keys()
-    assert (await ask(health_app(recovery), "GET", "/health/")).text == answered.text
+    assert (await ask(health_app(recovery), "GET", "/health/?verbose")).text == answered.text
+    assert "health" not in json.loads((await ask(health_app(recovery), "GET", "/health?verbose=0")).text)
 
 
 async def test_no_secret_is_in_any_answer(recovery: ErrorRecoveryService) -> None:
@@ -175,7 +240,14 @@ async def test_no_secret_is_in_any_answer(recovery: ErrorRecoveryService) -> Non
     recovery.set_circuit_mode("venue", "forced-open", "asked by hunter2-hunter2")
     texts = [
         (await ask(app, "GET", path, token=TOKEN)).text
-        for path in ("/health", "/readyz?verbose", "/readyz/nonsense", "/livez", "/nonsense")
+        for path in (
+            "/health",
+            "/health?verbose",
+            "/readyz?verbose",
+            "/readyz/nonsense",
+            "/livez",
+            "/nonsense",
+        )
     ]
     texts.append((await ask(app, "POST", f"/services/{TOKEN}/reset", token=TOKEN)).text)
     texts.append((await ask(app, "POST", "/resume", token=f"{TOKEN}x")).text)

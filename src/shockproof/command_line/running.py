@@ -24,8 +24,8 @@ _MOST: Final = 16 << 20
 """Bytes of an answer."""
 _WHOSE: Final = re.compile(r"//[^/?#]*@")
 _ASKED: Final = re.compile(r"[?#].*", re.DOTALL)
-_HEALTH: Final = "/health"
-_PAGES: Final = (STATUS, _HEALTH, "/status", "/readyz", "/livez", "/metrics")
+_HEALTH: Final = "/health?verbose"
+_PAGES: Final = (STATUS, "/health", "/status", "/readyz", "/livez", "/metrics")
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +108,8 @@ class Running:
             if code not in (200, 503):  # 503: not ready, and why
                 raise ValueError
             answer: Any = json.loads(body)  # Any: JSON
+            if self._page == _HEALTH:
+                answer = answer["health"]
             services = answer["services"]
             if isinstance(services, dict):  # as the health has them
                 answer["services"] = [{"name": name, **service} for name, service in services.items()]

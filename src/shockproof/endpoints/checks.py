@@ -38,6 +38,7 @@ def readiness(health: dict[str, Any]) -> list[Check]:  # Any: JSON
         _state("journal", health["journal"]["state"], fine=("open", "closed")),
         _halt(health),
         *_shared(health["shared"]),
+        *_loop(health["loop"]),
     ]
 
 
@@ -84,3 +85,7 @@ def _shared(shared: dict[str, Any] | None) -> list[Check]:  # Any: JSON
         return []
     trouble = shared["trouble"]
     return [Check("shared", "ok") if trouble is None else Check("shared", "warns", trouble)]
+
+
+def _loop(loop: dict[str, Any] | None) -> list[Check]:  # Any: JSON
+    return [] if loop is None else [_state("event_loop", loop["state"], fine=("ok",))]

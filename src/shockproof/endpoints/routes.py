@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from shockproof.endpoints.access import check_token, refusal
 from shockproof.endpoints.changes import Changes
-from shockproof.endpoints.checks import Check, is_ready, readiness, told
+from shockproof.endpoints.checks import Check, readiness, told
 from shockproof.endpoints.drawing import Drawing
 from shockproof.endpoints.exchange import Answer, Request, Stream, plain
+from shockproof.endpoints.health_json import health_json
 from shockproof.endpoints.status_page import PAGE, StatusPage
 from shockproof.service import check_recovery
 
@@ -84,8 +84,10 @@ class Routes:
             return plain(404, f"there is no such page; there are {', '.join(known)}")
         if request.method not in ("GET", "HEAD"):
             return plain(405, "this can only be read", ("allow", "GET, HEAD"))
+        is_verbose = _is_verbose(request.query)
         if path == "/health":
-            return await self._drawn(path, self._health)
+            page = f"{path}?verbose" if is_verbose else path
+            return await self._drawn(page, lambda: health_json(self._asked(), verbose=is_verbose))
         if path == "/metrics":
             accept = b", ".join(request.header(b"accept")).decode("latin-1")
             answer = await self._scrapes.made(accept, lambda: self._metrics(accept))
@@ -96,20 +98,15 @@ class Routes:
             checks = [check for check in checks if check.name == name]
             if not checks:
                 return plain(404, f"there is no such check; /{endpoint}?verbose lists them")
-        return told(endpoint, checks, verbose=_is_verbose(request.query))
+        return told(endpoint, checks, verbose=is_verbose)
 
     async def _drawn(self, page: str, make: Callable[[], T]) -> T:
         made = await self._probes.made(page, make)
-        assert made is not None  # there are but two of these pages
+        assert made is not None  # there are but three of these pages
         return made
 
     def _readiness(self) -> list[Check]:
         return readiness(self._asked())
-
-    def _health(self) -> Answer:
-        health = self._asked()
-        body = json.dumps(health, indent=2).encode("ascii")
-        return Answer(200 if is_ready(readiness(health)) else 503, body, "application/json")
 
     def _asked(self) -> dict[str, Any]:  # Any: JSON
         """The health without secrets: reasons and names are the program's own texts."""
