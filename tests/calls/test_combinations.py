@@ -16,8 +16,10 @@ from shockproof import (
     Hedge,
     LastGood,
     OnError,
+    OutcomeUnknownError,
     RateLimit,
     Retry,
+    ShockproofError,
     Timeout,
     with_error_recovery,
 )
@@ -317,3 +319,21 @@ async def test_the_marks_of_layers_hurt_no_mock(recovery: ErrorRecoveryService) 
     from unittest.mock import AsyncMock
 
     assert await recovery.service("api")(AsyncMock(return_value=5))() == 5
+
+
+@pytest.mark.parametrize(
+    "wanted", [OutcomeUnknownError, ShockproofError, (TimeoutError, OutcomeUnknownError)]
+)
+@pytest.mark.parametrize("place", ["service", "using", "policy"])
+async def test_retry_of_an_order_whose_outcome_is_unknown_is_refused(
+    recovery: ErrorRecoveryService, wanted: Any, place: str
+) -> None:
+    """It would send another order; the error names the way out."""
+    market = recovery.service("market")
+    make: dict[str, Callable[[], object]] = {
+        "service": lambda: recovery.service("strategy", retry_on=wanted),
+        "using": lambda: market.using(retry_on=wanted),
+        "policy": lambda: Retry(retry_on=wanted),
+    }
+    with pytest.raises(ValueError, match=r"retry_on=.*OutcomeUnknownError.*once\(\) again.*reconcile"):
+        make[place]()

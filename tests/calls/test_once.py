@@ -426,13 +426,44 @@ async def test_lookup_that_answers_anything_else_is_a_mistake(
 
 @pytest.mark.asyncio
 async def test_lookup_that_is_not_async_is_a_mistake(make: Make, recovery: ErrorRecoveryService) -> None:
-    """It is told at once, and not taken for a look-up that failed; the order stays pending."""
+    """It is told before anything is sent, or journalled."""
     _, venue = make("answer lost")
     venue.find = lambda key: NOT_FOUND  # type: ignore[method-assign, assignment, return-value]  # the mistake
     once, _ = make(venue=venue)
-    with pytest.raises(TypeError, match="confirm must be an async function of the key"):
+    with pytest.raises(TypeError, match=r"confirm must be an async function of the key.*Nothing was sent"):
         await once.call(venue.submit, "AAPL")
-    assert len(await pending(recovery)) == 1
+    assert venue.booked == []
+    assert await pending(recovery) == []
+
+
+@pytest.mark.asyncio
+async def test_lookup_may_be_a_plain_function_that_gives_something_to_await(make: Make) -> None:
+    """Such as a lambda around a guarded call; it is not asked in earnest before the order is sent."""
+    _, venue = make("answer lost")
+    find = venue.find
+
+    def ask(key: str) -> Any:
+        return find(key)
+
+    venue.find = ask  # type: ignore[method-assign]  # as above
+    once, _ = make(venue=venue, settle=1.0)
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert (len(venue.booked), len(venue.asked_at)) == (1, 1)
+
+
+@pytest.mark.asyncio
+async def test_plain_lookup_that_fails_where_it_is_asked_proves_nothing(make: Make) -> None:
+    """The order is sent, and unknown where its answer is lost."""
+    _, venue = make("answer lost")
+
+    def find(key: str) -> Any:
+        raise ConnectionRefusedError("down")
+
+    venue.find = find  # type: ignore[method-assign]  # as above
+    once, _ = make(venue=venue, settle=1.0)
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+    assert len(venue.booked) == 1
 
 
 @pytest.mark.asyncio

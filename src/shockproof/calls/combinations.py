@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from shockproof.calls.options import outside_level
 from shockproof.calls.stand_in import chain_of
+from shockproof.vocabulary.errors import OutcomeUnknownError, ShockproofError
 
 __all__ = ["add_layer", "check_layers", "refuse_harmful", "warn_of_useless"]
 
@@ -29,6 +30,14 @@ def refuse_harmful(options: Options) -> None:
     Raises:
         ValueError: with the reason and the way out.
     """
+    wanted = options.get("retry_on", Exception)
+    for kind in wanted if isinstance(wanted, tuple) else (wanted,):
+        if kind is ShockproofError or (isinstance(kind, type) and issubclass(kind, OutcomeUnknownError)):
+            raise ValueError(
+                f"retry_on={wanted!r}: it covers OutcomeUnknownError, which is never repeated, for its order may have been "
+                "placed; name the other errors, and call once() again with the error's key, which looks the order up, or "
+                "await reconcile()"
+            )
     effect = options.get("effect", "read")
     hedge_after = options.get("hedge_after")
     if hedge_after is not None and effect == "unsafe":

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import inspect
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -25,6 +26,7 @@ from shockproof.calls.named_arguments import check_takes, named_arguments
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Way, look_up, warn_of_contradiction
+from shockproof.calls.running_around import on_its_own
 from shockproof.calls.tracing import CallTrace, Tracer
 from shockproof.calls.witness import witnessed
 from shockproof.memory.journal.moments import moment_of
@@ -130,6 +132,26 @@ class Once(Generic[R]):
         self._is_an_order()
         return self._key
 
+    def _require_a_way_to_look_up(self) -> None:
+        """
+        Before anything is sent: what ``confirm`` gives can be awaited.
+
+        A coroutine function's can, and a plain one is asked for it. A coroutine that it gives is never begun.
+        """
+        if is_async(self._confirm):
+            return
+        try:
+            question: object = self._confirm(self._key)
+        except Exception:  # noqa: BLE001  it proves nothing, here as anywhere, and is told when it matters
+            return
+        if not inspect.isawaitable(question):
+            raise TypeError(
+                f"confirm must be an async function of the key, and {name_of(self._confirm)} gave a "
+                f"{type(question).__name__} at once: write `async def`. Nothing was sent"
+            )
+        if inspect.iscoroutine(question):
+            question.close()
+
     def _is_an_order(self) -> None:
         if self._number is not None:
             self._ways.withdraw(self._number)
@@ -170,7 +192,8 @@ class Once(Generic[R]):
                 loop stood still before its task had a turn (``"timeout"``; with ``grace`` only), or a limit or the open
                 circuit refused it; it was not sent.
             Exception: *fn*'s own error; it is certain that nothing happened.
-            TypeError: ``confirm`` gave neither Found(...), NOT_FOUND nor UNKNOWN; it stays pending.
+            TypeError: ``confirm`` is a plain function that gives nothing to await; it was not sent. Or it gave neither Found(...),
+                NOT_FOUND nor UNKNOWN; it stays pending.
             ValueError: *fn* cannot know the key: there is no ``key_argument``, nobody has read `key`, and *fn* is a plain
                 function or method. Where the key was given to `Handle.once`, that is a warning.
 
@@ -181,6 +204,7 @@ class Once(Generic[R]):
         arguments = named_arguments(fn, args, kwargs)
         check_takes(fn, "compare_arguments", [name for name in self._compared or () if name not in arguments])
         require_key(fn, args, kwargs, key=self._key, owner=self, is_known=self._is_key_known)
+        self._require_a_way_to_look_up()
         await self._plan.learn_of_halt()
         self._require_no_halt()
         tracer: Tracer | None = self._plan.state.tracer
@@ -245,7 +269,8 @@ class Once(Generic[R]):
                 earlier = await self._claim(sending)
             claimed_at = self._clock.monotonic()
             if not plan.risk_reducing:
-                await reconciliation.earlier_are_settled(plan.state.name, but=self._key)
+                with on_its_own():
+                    await reconciliation.earlier_are_settled(plan.state.name, but=self._key)
             if earlier is not None:
                 settle = max(self._settle, earlier.settle)
                 closes_at = claimed_at + window_left(settle, passed=earlier.passed)
@@ -632,14 +657,15 @@ class Once(Generic[R]):
         settle: float,
     ) -> Found[R] | None:
         """What was found; None: it is certain that there is nothing."""
-        outcome = await look_up(
-            confirm,
-            self._key,
-            closes_at=closes_at,
-            settle=settle,
-            clock=self._clock,
-            is_under_way=lambda: sending.is_left_behind or self._is_under_way(),
-        )
+        with on_its_own():
+            outcome = await look_up(
+                confirm,
+                self._key,
+                closes_at=closes_at,
+                settle=settle,
+                clock=self._clock,
+                is_under_way=lambda: sending.is_left_behind or self._is_under_way(),
+            )
         if isinstance(outcome, Found):
             sending.is_there(outcome.value)
             return outcome

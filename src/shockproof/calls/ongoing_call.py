@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import Token
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -20,6 +20,7 @@ from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.limits_around import time_left_around
 from shockproof.calls.plan import Plan
+from shockproof.calls.running_around import IN_AN_ORDER, RunningAround, a_retry_runs, begin_retry, end_retry
 from shockproof.calls.timer import Timer, running_task, start_single_timer
 from shockproof.calls.tracing import AttemptTrace, CallTrace
 from shockproof.calls.turn_to_send import Turn, wait_for_turn
@@ -118,18 +119,6 @@ than most of the rest.
 """
 
 
-class _RunningRetry:
-    """Marks everything inside a repeated attempt; `ended` for tasks that outlive it."""
-
-    __slots__ = ("ended",)
-
-    def __init__(self) -> None:
-        self.ended = False
-
-
-_running_retry: ContextVar[_RunningRetry | None] = ContextVar("shockproof_running_retry", default=None)
-
-
 def timeout_error(plan: Plan, limit: float) -> Exception:
     """The error that stands for an attempt which was ended after *limit* seconds."""
     plan.state.timeouts += 1
@@ -166,7 +155,6 @@ class OngoingCall:
         "_failed",
         "_last_error",
         "_mark",
-        "_mark_token",
         "_previous_delay",
         "attempt_trace",
         "can_fall_back",
@@ -205,8 +193,7 @@ class OngoingCall:
         self._cost = 1.0
         self._previous_delay = 0.0
         self._last_error: Exception | None = None
-        self._mark: _RunningRetry | None = None
-        self._mark_token: Token[_RunningRetry | None] | None = None
+        self._mark: tuple[RunningAround, Token[RunningAround | None]] | None = None
         self.trace: CallTrace | None = None
         self.attempt_trace: AttemptTrace | None = None
         """That of a block; the executor holds its own, of which there may be several at a time."""
@@ -638,7 +625,7 @@ class OngoingCall:
         adaptive, budget = self.plan.adaptive, self.plan.retry_budget or state.hedge_budget
         if adaptive is not None and adaptive.send_rate.limit is not None:
             return False  # throttled: not the moment to send more
-        if self.plan.halt_reason is not None:
+        if self.plan.halt_reason is not None or self.plan.is_part_of_an_order:
             return False
         is_closed = state.circuit.state(self.plan.runtime.clock.monotonic()) == "closed"
         if not is_closed or budget is None or not budget.take():
@@ -742,9 +729,10 @@ class OngoingCall:
         delay = decision.delay
         if pause > delay:
             delay, decision = pause, Decision(pause, "")
-        around = _running_retry.get()
-        if around is not None and around is not self._mark and not around.ended:
+        if a_retry_runs(but=None if self._mark is None else self._mark[0]):
             return Decision(None, "a retry around it is already running, and layers do not multiply")
+        if plan.is_part_of_an_order and not self.persists:
+            return Decision(None, IN_AN_ORDER)
         circuit = plan.state.circuit
         if (
             circuit.closed is None
@@ -880,8 +868,7 @@ class OngoingCall:
     def begin_repeating(self) -> None:
         """From now on a retry inside this one makes a single attempt."""
         if self._mark is None:
-            self._mark = _RunningRetry()
-            self._mark_token = _running_retry.set(self._mark)
+            self._mark = begin_retry()
 
     def close(self) -> None:
         """The call is over, however it ended."""
@@ -898,10 +885,6 @@ class OngoingCall:
         """The repeated attempts are over, or the user's code goes on between two of them."""
         if self.trace is not None and self.plan.whole_trace is None:
             self.trace.leave()
-        if self._mark is not None and self._mark_token is not None:
-            self._mark.ended = True
-            try:
-                _running_retry.reset(self._mark_token)
-            except ValueError:
-                pass  # a block that is left in another task than it was entered in
-            self._mark = self._mark_token = None
+        if self._mark is not None:
+            end_retry(*self._mark)
+            self._mark = None

@@ -16,6 +16,7 @@ from typing import Any, Final, Self, get_args
 from shockproof.calls.callables import has_coroutine_code, is_async, name_of
 from shockproof.calls.combinations import Layer, refuse_harmful
 from shockproof.calls.limits import Held, Limits
+from shockproof.calls.running_around import an_order_runs
 from shockproof.calls.runtime import Runtime
 from shockproof.calls.stand_in import StandIn, chain_of
 from shockproof.calls.threads import NotStartedError
@@ -253,6 +254,24 @@ class Plan(_WhatEveryCallReads):
         return refusal
 
     @property
+    def is_part_of_an_order(self) -> bool:
+        """
+        Whether it is called inside an order, and may be what sends it: then only the order's `once` may repeat it.
+
+        Not what is declared to do no harm twice, nor an order of its own, which sees to itself.
+        """
+        return (
+            ("effect" not in self.options or self.effect == "unsafe")
+            and self.before_attempt is None
+            and an_order_runs()
+        )
+
+    @property
+    def is_answered_for(self) -> bool:
+        """Whether its fallbacks may answer: inside an order only for what is declared to be read."""
+        return self.options.get("effect") == "read" or not an_order_runs()
+
+    @property
     def is_waited_for(self) -> bool:
         """Whether an attempt may have to wait before it is sent: for a limit, or for its turn to send."""
         return self.state.limits is not None or self.adaptive is not None
@@ -347,6 +366,8 @@ class Plan(_WhatEveryCallReads):
         state, stand_in = self.state, self.stand_in
         since = state.circuit.plain_since
         if stand_in is None or since is None or not state.prepared or self.runtime.listeners.active:
+            return None
+        if not self.is_answered_for:
             return None
         if self.keeps_real_time and not other_times.exist:  # as above
             now = monotonic()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from shockproof.calls.callables import is_async, name_of
+from shockproof.calls.running_around import awaited_in_order, in_order
 from shockproof.vocabulary.look_up import Found
 
 __all__ = ["Witness", "witnessed"]
@@ -86,20 +87,23 @@ def witnessed(
     It may have waited for its thread or task, and its program may have stood still: what *refusal* gives in its first step,
     is raised in its place.
 
-    A coroutine without a task of its own cannot be left behind, and has no witness.
+    A coroutine without a task of its own cannot be left behind, and has no witness. Whatever form it has, what is called
+    inside knows that it is a part of an order, for as long as the attempt really runs.
     """
     is_coroutine_function = is_async(fn)
 
     async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         _raise_if_refused(refusal)
-        return await fn(*args, **kwargs)
+        with in_order():
+            return await fn(*args, **kwargs)
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         witness = by()
         witness.begins()
         try:
             _raise_if_refused(refusal)
-            result = await fn(*args, **kwargs)
+            with in_order():
+                result = await fn(*args, **kwargs)
         except BaseException as error:
             witness.raises(error)
             raise
@@ -111,12 +115,13 @@ def witnessed(
         witness.begins()
         try:
             _raise_if_refused(refusal)
-            result = fn(*args, **kwargs)
+            with in_order():
+                result = fn(*args, **kwargs)
         except BaseException as error:
             witness.raises(error)
             raise
         witness.returns(result)
-        return result
+        return awaited_in_order(result) if inspect.isawaitable(result) else result
 
     seen: Callable[..., Any] = called  # Any: as above
     if is_coroutine_function:

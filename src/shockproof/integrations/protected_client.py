@@ -93,7 +93,7 @@ class Protection:
                         f"{argument} must not hold {option!r}: the adapter declares it for each call by itself"
                     )
         of_orders: ServiceOptions = {**(orders or {}), "effect": "unsafe", "classify": classify}
-        of_reads: ServiceOptions = {**(reads or {}), "classify": classify}
+        of_reads: ServiceOptions = {**(reads or {}), "effect": "read", "classify": classify}
         writes = recovery.service(f"{name}.orders", **of_orders)
         self.client = client
         self.does = does
