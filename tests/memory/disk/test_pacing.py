@@ -53,7 +53,28 @@ def test_whoever_waits_is_let_in_after_every_burst(monkeypatch: pytest.MonkeyPat
 
 
 def test_alone_it_naps_rarely_and_still_looks_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight bursts without a real nap, then one, as long as nobody is found."""
+    """Four bursts without a real nap, then one, as long as nobody is found; and longer ones."""
     naps = naps_of(monkeypatch, disturbance=0.00001, work=0.01)
 
-    assert naps[:10] == [0.00005, *[0] * 8, 0.00005]
+    assert naps[:10] == [0.00005, *[0] * 4, 0.00005, *[0] * 4]
+    assert len(naps) <= 20
+
+
+def test_whoever_comes_to_one_that_was_alone_is_let_in_every_time_from_then_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next real nap finds him, and the bursts are short again."""
+    fake = FakeTime(0.00001)
+    monkeypatch.setattr(pacing, "time", fake)
+    pace = Pace()
+    while len(fake.naps) < 6:
+        fake.now += 0.00001
+        pace.keep()
+    fake.disturbance = 0.001
+    until = fake.now + 0.02
+    while fake.now < until:
+        fake.now += 0.00001
+        pace.keep()
+
+    assert fake.naps == [0.00005, *[0] * 4, 0.00005, *[0] * 4, *[0.00005] * len(fake.naps[10:])]
+    assert len(fake.naps[10:]) > 10

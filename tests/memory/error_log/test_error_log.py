@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import date, timedelta, timezone
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from shockproof.memory.disk import append_file
 from shockproof.memory.disk import writer as background
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.error_log import error_log
-from shockproof.memory.error_log.bounded_queue import WhenFull
+from shockproof.memory.error_log.bounded_queue import Gap, WhenFull
 from shockproof.memory.error_log.capture import CapturedError, capture
 from shockproof.memory.error_log.error_log import ErrorLog
 from shockproof.memory.error_log.redaction import Redactor
@@ -610,6 +611,57 @@ async def test_a_batch_at_a_bad_disk_leaves_room_for_what_is_worse(
     await log.aclose(PATIENCE)
 
     assert messages(tmp_path / FILE).count("worse") == 6
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("fails", [False, True], ids=["well", "and fails at first"])
+async def test_while_the_disk_writes_one_batch_the_next_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    """The disk need not wait for lines; they stay in order, none twice, and the counts add up."""
+    may_open, is_writing, is_made, may_write = (threading.Event() for _ in range(4))
+    begun = 0
+
+    class SlowFile(FileIO):
+        def write(self, lines: Any, /) -> int:  # Any: whatever a file takes
+            is_writing.set()
+            assert may_write.wait(PATIENCE)
+            return super().write(lines)
+
+    class Slow(SystemFiles):
+        def open_to_append(self, path: Path) -> FileIO:
+            assert may_open.wait(PATIENCE)
+            super().open_to_append(path).close()
+            return SlowFile(path, "a+b")
+
+    log = ErrorLog(tmp_path, layer=Slow())
+    make = log._encoded
+
+    def made(batch: list[CapturedError | Gap]) -> list[error_log._Lines]:
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            assert is_writing.wait(PATIENCE)  # the disk's thread has it
+            if fails:
+                is_made.set()
+                raise MemoryError
+        groups = make(batch)
+        if begun == 2:
+            is_made.set()
+        return groups
+
+    monkeypatch.setattr(log, "_encoded", made)
+    for number in range(400):
+        log.put(error(number, stack_trace="x" * 10_000))
+    may_open.set()
+    assert await asyncio.to_thread(is_made.wait, PATIENCE)
+    assert log.statistics().written == 0
+    assert adds_up(log)
+    may_write.set()
+
+    assert await log.aclose(PATIENCE)
+    assert messages(tmp_path / FILE) == [str(number) for number in range(400)]
+    assert (log.statistics().written, log.statistics().dropped) == (400, 0)
 
 
 @pytest.mark.parametrize(("is_alive", "least", "most"), [(True, 400, 500), (False, 5, 30)])

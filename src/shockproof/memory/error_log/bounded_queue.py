@@ -8,9 +8,9 @@ import threading
 from bisect import insort
 from collections import deque
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
-__all__ = ["BoundedQueue", "Entry", "Gap", "QueueCounts", "WhenFull"]
+__all__ = ["BoundedQueue", "Gap", "QueueCounts", "WhenFull"]
 
 T = TypeVar("T")
 
@@ -24,9 +24,13 @@ _AT_ONCE: Final = 16
 _LONGEST_WAIT: Final = 0.001
 
 
-# A plain tuple: one is built for every record on the producer's loop, and a named one costs four times that.
-Entry: TypeAlias = tuple[int, int, int, float, T]
-"""One record in the queue: sequence, size, rank, time, item."""
+# A plain tuple: one is built for every record on the producer's loop, and a named one costs four times that. Of plain
+# values, because the garbage collector lets go of such a tuple at first sight: with the item in it, a hundred thousand of
+# them hold a full collection, and everybody with it, for ten milliseconds.
+_Ticket: TypeAlias = tuple[int, int, float]
+"""What is known of one record: sequence, size, time."""
+_GAP: Final = -1
+"""In the place of a gap's size."""
 
 
 @dataclass(slots=True)
@@ -94,8 +98,11 @@ class BoundedQueue(Generic[T]):
         """Forget everything, counts included: for a forked child, whose parent keeps the records."""
         self._lock = threading.Lock()
         self._inbox: deque[tuple[int, int, float, T]] = deque()
-        self._lanes: tuple[deque[Entry[T]], ...] = tuple(deque() for _ in range(self._ranks))
-        self._taken: deque[tuple[int, int, bool]] = deque()
+        # By rank. A ticket, its item, the next ticket, ...: both are added in one call, so that no interruption parts them.
+        # Any: a deque cannot say that its elements take turns.
+        self._lanes: tuple[deque[Any], ...] = tuple(deque() for _ in range(self._ranks))
+        self._taken: deque[_Ticket] = deque()
+        self._taken_bytes = 0
         self._gaps: list[Gap] = []
         self._open_gap: Gap | None = None
         self._records = 0
@@ -136,6 +143,12 @@ class BoundedQueue(Generic[T]):
         """Whether more than half of the room is taken."""
         return self._records * 2 > self.max_records or self._bytes * 2 > self.max_bytes
 
+    @property
+    def waiting_bytes(self) -> int:
+        """About how much memory those take who were not taken yet: for the consumer, which alone knows that for longer than a moment."""
+        self._combine()
+        return self._bytes - self._taken_bytes
+
     def is_empty(self) -> bool:
         """Whether nothing waits, neither a record nor a gap."""
         self._combine()
@@ -156,7 +169,7 @@ class BoundedQueue(Generic[T]):
                 waiting.append(self._open_gap.sequence)
             return min(waiting, default=mark) >= mark
 
-    def take(self, *, max_records: int, max_bytes: int) -> list[Entry[T] | Gap]:
+    def take(self, *, max_records: int, max_bytes: int) -> list[T | Gap]:
         """
         The next records and gaps in their order, for the consumer, which has to `settle` them.
 
@@ -164,7 +177,7 @@ class BoundedQueue(Generic[T]):
         again: a gap ends here, and what is dropped from now on makes another.
         """
         self._combine()
-        batch: list[Entry[T] | Gap] = []
+        batch: list[T | Gap] = []
         size = 0
         while len(batch) < max_records and size < max_bytes:
             with self._lock:
@@ -183,10 +196,11 @@ class BoundedQueue(Generic[T]):
         """The first ``count`` of what was taken, gaps included, are done with."""
         with self._lock:
             for _ in range(count):
-                _, size, is_record = self._taken.popleft()
-                if is_record:
+                _, size, _ = self._taken.popleft()
+                if size != _GAP:
                     self._records -= 1
                     self._bytes -= size
+                    self._taken_bytes -= size
                     self._settled += 1
             self._publish()
         self._combine()
@@ -210,23 +224,22 @@ class BoundedQueue(Generic[T]):
         inbox = self._inbox
         while inbox:
             rank, size, at, item = inbox.popleft()
-            lane = self._lanes[rank]
-            lane.append((self._submitted, size, rank, at, item))
+            self._lanes[rank].extend(((self._submitted, size, at), item))
             self._submitted += 1
             self._records += 1
             self._bytes += size
             while self._records > self.max_records or self._bytes > self.max_bytes:
-                self._drop(lane)
+                self._drop(rank)
         self._publish()
 
-    def _drop(self, newest: deque[Entry[T]]) -> None:
+    def _drop(self, newest: int) -> None:
         if self.when_full == "drop_new":
-            entry = newest.pop()
+            rank = newest
         elif self.when_full == "drop_oldest":
-            entry = min((lane for lane in self._lanes if lane), key=_head).popleft()
+            rank = min((rank for rank, lane in enumerate(self._lanes) if lane), key=self._head_of)
         else:
-            entry = next(lane for lane in self._lanes if lane).popleft()
-        sequence, size, rank, at, _ = entry
+            rank = next(rank for rank, lane in enumerate(self._lanes) if lane)
+        sequence, size, at = self._removed(self._lanes[rank])
         self._records -= 1
         self._bytes -= size
         gap = self._open_gap
@@ -241,6 +254,26 @@ class BoundedQueue(Generic[T]):
         dropped[rank] += 1
         self._dropped = tuple(dropped)
 
+    def _removed(self, lane: deque[Any]) -> _Ticket:
+        ticket: _Ticket
+        is_newest = self.when_full == "drop_new"
+        try:
+            if is_newest:
+                lane.pop()
+                ticket = lane.pop()
+            else:
+                ticket = lane.popleft()
+                lane.popleft()
+        except BaseException:  # of a signal's handler: what is half removed goes now
+            if len(lane) % 2:
+                _ = lane.pop() if is_newest else lane.popleft()
+            raise
+        return ticket
+
+    def _head_of(self, rank: int) -> int:
+        ticket: _Ticket = self._lanes[rank][0]
+        return ticket[0]
+
     def _merge_gaps(self) -> None:
         # A disk that takes a few records between long hangs must not fill memory with gaps.
         while len(self._gaps) > _MOST_GAPS:
@@ -250,41 +283,35 @@ class BoundedQueue(Generic[T]):
             kept.ends = max(kept.ends, last.ends)
             kept.dropped = [one + two for one, two in zip(kept.dropped, last.dropped, strict=True)]
 
-    def _move(self, batch: list[Entry[T] | Gap], count: int, max_bytes: int) -> int:
+    def _move(self, batch: list[T | Gap], count: int, max_bytes: int) -> int:
         # Moves at most count records, so that the lock is held for a moment only. Gives the bytes moved,
         # 0 when nothing is left.
         moved = 0
         taken = self._taken
+        lanes = self._lanes
         while count > 0 and (moved < max_bytes or not batch):
-            waiting = sorted((lane for lane in self._lanes if lane), key=_head)
-            while self._gaps and (not waiting or self._gaps[0].sequence < waiting[0][0][0]):
+            waiting = sorted([rank for rank, lane in enumerate(lanes) if lane], key=self._head_of)
+            while self._gaps and (not waiting or self._gaps[0].sequence < self._head_of(waiting[0])):
                 gap = self._gaps.pop(0)
                 batch.append(gap)
-                taken.append((gap.sequence, 0, False))
+                taken.append((gap.sequence, _GAP, 0.0))
             if not waiting:
                 break
-            lane = waiting[0]
+            lane = lanes[waiting[0]]
             # As far as the next gap or the head of another lane, one after the other.
             until = min(
-                [lane[0][0] for lane in waiting[1:]] + [gap.sequence for gap in self._gaps[:1]], default=None
+                [self._head_of(rank) for rank in waiting[1:]] + [gap.sequence for gap in self._gaps[:1]],
+                default=self._submitted + 1,
             )
-            while (
-                lane
-                and count > 0
-                and (until is None or lane[0][0] < until)
-                and (moved < max_bytes or not batch)
-            ):
-                entry = lane.popleft()
-                batch.append(entry)
-                taken.append((entry[0], entry[1], True))
-                moved += max(entry[1], 1)
+            while lane and count > 0 and lane[0][0] < until and (moved < max_bytes or not batch):
+                ticket: _Ticket = lane.popleft()
+                batch.append(lane.popleft())
+                taken.append(ticket)
+                self._taken_bytes += ticket[1]
+                moved += max(ticket[1], 1)
                 count -= 1
         return moved
 
     def _publish(self) -> None:
         # One reference to one tuple: who reads it sees one moment, without a lock.
         self._counts = (self._submitted, self._settled, self._records, self._dropped, self._bytes)
-
-
-def _head(lane: deque[Entry[T]]) -> int:
-    return lane[0][0]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from json.encoder import encode_basestring_ascii as quoted
+from operator import is_
 from textwrap import indent
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -27,7 +28,7 @@ from shockproof.vocabulary.statuses import ErrorSeverity
 if TYPE_CHECKING:
     from shockproof.vocabulary.models import ErrorRecord
 
-__all__ = ["CapturedError", "capture", "iso_time"]
+__all__ = ["CapturedError", "capture", "iso_time", "quoted_name"]
 
 _FIRST_FRAMES: Final = 24
 _LAST_FRAMES: Final = 40
@@ -57,7 +58,6 @@ to it, the leaves of a group (depth is folded), and how many leaves were left ou
 """
 
 _HEADER: Final = "Traceback (most recent call last):\n"
-_HEADER_JSON: Final = quoted(_HEADER)[1:-1]
 _CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -165,26 +165,29 @@ class CapturedError:
             return self._stack
         return _render(self._chain, _source_texts(self._redactor).of)
 
-    def render_json(self) -> str:
+    def render_json(self) -> tuple[str, str, bytes, str]:
         """
-        `render` as a string of JSON, quotes included, or ``null``.
+        What a line says of the error, in JSON: its message, and `render` in three parts, or ``null``.
 
-        Of a thousand records hardly one has a traceback of its own: what the frames' part of it is in JSON is
-        remembered, since quoting it takes longer than everything else that a line needs.
+        Of a thousand records hardly one has a traceback of its own: its last frames, the middle part, are remembered as
+        they stand in the file, since quoting and copying them takes longer than everything else that a line needs.
         """
         self._redact()
-        if self._stack is None and self._chain:
-            pieces = ['"']
-            frames_json = _source_texts(self._redactor).json_of
-            for link in self._chain:
-                if link[-2]:  # a group, whose leaves are indented
-                    break
-                _render_json(link, frames_json, pieces)
-            else:
-                pieces.append('"')
-                return "".join(pieces)
-        text = self.render()
-        return "null" if text is None else quoted(text)
+        message = quoted(self._message)
+        chain = self._chain
+        if self._stack is not None or not chain or _has_group(chain):
+            text = self.render()
+            return message, "null" if text is None else quoted(text), b"", ""
+        texts = _source_texts(self._redactor)
+        before = '"'
+        for link in chain[:-1]:
+            before += quoted(link[6])[1:-1] + texts.json_of(link[3], link[4]).decode("ascii")
+            before += _said_json(link, quoted(link[2]))
+        last = chain[-1]
+        if last[6]:
+            before += quoted(last[6])[1:-1]
+        said = _said_json(last, message if last[2] is self._message else quoted(last[2]))
+        return message, before, texts.json_of(last[3], last[4]), f'{said}"'
 
     def to_fields(self) -> dict[str, object]:
         """The nine fields of the log's line as plain JSON-ready values, redacted; reads no file."""
@@ -302,8 +305,19 @@ def _clean_name(name: str) -> str:
     return clean
 
 
+def quoted_name(name: str) -> str:
+    """A name as a string of JSON, remembered: of a class, a function, a service."""
+    known = _quoted_names.get(name)
+    if known is None:
+        if len(_quoted_names) >= _MOST_NAMES:
+            _quoted_names.clear()
+        known = _quoted_names[name] = quoted(name)
+    return known
+
+
 # The same few names come again with each record.
 _clean_names: Final = dict[str, str]()
+_quoted_names: Final = dict[str, str]()
 _new: Final = object.__new__
 
 
@@ -465,19 +479,21 @@ def _full_name(module: str, name: str) -> str:
     return name if module in {"builtins", "__main__"} else f"{module}.{name}"
 
 
-def _render_json(link: _Link, frames_json: Callable[[_Frames, int], str], pieces: list[str]) -> None:
-    # As _render_link, for an error that is no group; each piece in JSON, without quotes around it.
-    module, name, message, frames, left_out, notes, lead, _, _ = link
-    name = _full_name(module, name)
-    said = f"{name}: {message}\n" if message else f"{name}\n"
-    for note in notes:
-        said += f"{note}\n"
-    pieces += (
-        quoted(lead)[1:-1] if lead else "",
-        _HEADER_JSON,
-        frames_json(frames, left_out),
-        quoted(said)[1:-1],
-    )
+def _has_group(chain: tuple[_Link, ...]) -> bool:
+    # Whose leaves are indented, line by line. A loop: any() and a generator take four times as long.
+    for link in chain:  # noqa: SIM110  as said
+        if link[7]:
+            return True
+    return False
+
+
+def _said_json(link: _Link, message_json: str) -> str:
+    # What _render_link puts behind the frames, in JSON without quotes around it. What is quoted in pieces is quoted.
+    name = quoted_name(_full_name(link[0], link[1]))[1:-1]
+    said = f"{name}: {message_json[1:-1]}\\n" if link[2] else f"{name}\\n"
+    for note in link[5]:
+        said += f"{quoted(note)[1:-1]}\\n"
+    return said
 
 
 def _joined(frames: _Frames, left_out: int, frame_text: Callable[[str, int, str], str]) -> str:
@@ -510,31 +526,41 @@ class SourceTexts:
     def __init__(self, redactor: Redactor | None) -> None:
         self._redactor = redactor
         self._frames: dict[tuple[str, int, str], str] = {}
-        # Of code, what it is and not what it says: functions of two files that read the same are equal to Python. The
-        # frames are kept beside the texts, so that nothing else gets the identity of one of them.
-        self._traces: dict[tuple[tuple[int, ...], _Frames, int], tuple[str, str, _Frames]] = {}
+        # By lines: of each trace with these lines its code, its text, and the same in JSON. Looking for the code as well
+        # would hash it, and functions of two files that read the same are equal to Python: so the code is compared by
+        # what it is, and not by what it says.
+        self._traces: dict[tuple[_Frames, int], list[tuple[_Frames, str, bytes]]] = {}
+        self._number_of_traces = 0
 
     def of(self, frames: _Frames, left_out: int) -> str:
         """The text of a whole trace."""
-        return self._texts(frames, left_out)[0]
-
-    def json_of(self, frames: _Frames, left_out: int) -> str:
-        """The same as it stands in a string of JSON, without the quotes around it."""
         return self._texts(frames, left_out)[1]
+
+    def json_of(self, frames: _Frames, left_out: int) -> bytes:
+        """The same with a traceback's first line before it, as it stands in a string of JSON, without the quotes around it."""
+        return self._texts(frames, left_out)[2]
 
     def known(self, frames: _Frames, left_out: int) -> str:
         """The same for threads that may read no file: without source lines if nobody has rendered it so far."""
-        texts = self._traces.get((tuple(map(id, frames[::2])), frames[1::2], left_out))
-        return _without_source(frames, left_out) if texts is None else texts[0]
+        code = frames[::2]
+        for known, text, _ in self._traces.get((frames[1::2], left_out), ()):
+            if all(map(is_, known, code)):
+                return text
+        return _without_source(frames, left_out)
 
-    def _texts(self, frames: _Frames, left_out: int) -> tuple[str, str, _Frames]:
-        trace = tuple(map(id, frames[::2])), frames[1::2], left_out
-        texts = self._traces.get(trace)
-        if texts is None:
-            text = _joined(frames, left_out, self._frame)
-            if len(self._traces) >= _MOST_TRACE_TEXTS:
-                self._traces.clear()
-            texts = self._traces[trace] = text, quoted(text)[1:-1], frames
+    def _texts(self, frames: _Frames, left_out: int) -> tuple[_Frames, str, bytes]:
+        code = frames[::2]
+        lines = frames[1::2], left_out
+        for texts in self._traces.get(lines, ()):
+            if all(map(is_, texts[0], code)):
+                return texts
+        text = _joined(frames, left_out, self._frame)
+        texts = code, text, quoted(_HEADER + text)[1:-1].encode("ascii")
+        if self._number_of_traces >= _MOST_TRACE_TEXTS:
+            self._traces.clear()
+            self._number_of_traces = 0
+        self._traces.setdefault(lines, []).append(texts)
+        self._number_of_traces += 1
         return texts
 
     def _frame(self, file: str, line: int, function: str) -> str:

@@ -18,12 +18,12 @@ from datetime import date, datetime, tzinfo
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 from shockproof.memory.disk import writer as background
 from shockproof.memory.disk.append_file import AppendFile
 from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer
-from shockproof.memory.error_log.bounded_queue import BoundedQueue, Entry, Gap, WhenFull
+from shockproof.memory.error_log.bounded_queue import BoundedQueue, Gap, WhenFull
 from shockproof.memory.error_log.capture import CapturedError
 from shockproof.memory.error_log.error_files import day_in, error_files, file_name
 from shockproof.memory.error_log.frozen_values import clean_text
@@ -81,6 +81,14 @@ class ErrorLogStatistics:
     """Counted in the line of another that says the same; 0 unless ``fold`` is on."""
     last_error: str | None
     """What the disk said last, None if nothing is wrong with it."""
+
+
+class _Lines(NamedTuple):
+    """What goes to one file."""
+
+    day: date
+    text: bytes
+    number: int
 
 
 class _Flush:
@@ -154,9 +162,9 @@ class ErrorLog:
         self._queue: BoundedQueue[CapturedError] = BoundedQueue(
             max_records=max_records, max_bytes=max_bytes, when_full=when_full, ranks=len(_SEVERITIES)
         )
-        # A batch that a hanging disk holds takes room from those who come: a quarter of it at most.
-        self._batch_records = min(_BATCH_RECORDS, max(1, max_records // 4))
-        self._batch_bytes = min(_BATCH_BYTES, max(1, max_bytes // 4), max_file_bytes or _BATCH_BYTES)
+        # What a hanging disk holds, a batch and the next, takes room from those who come: a quarter of it at most.
+        self._batch_records = min(_BATCH_RECORDS, max(1, max_records // 8))
+        self._batch_bytes = min(_BATCH_BYTES, max(1, max_bytes // 8), max_file_bytes or _BATCH_BYTES)
         self._day_of = day_in(zone)
         self._fsync = fsync
         self._max_file_bytes = max_file_bytes
@@ -318,7 +326,9 @@ class ErrorLog:
         self._flushes: list[_Flush] = []
         self._closings: list[_Flush] = []
         self._tidied_on: date | None = None
-        self._batch: list[Entry[CapturedError] | Gap] = []
+        self._batch: list[CapturedError | Gap] = []
+        self._next_batch: list[CapturedError | Gap] = []
+        self._next_groups: list[_Lines] | None = None
 
     def _in_the_child(self) -> None:
         # What waits belongs to the parent, which will write it.
@@ -511,51 +521,73 @@ class ErrorLog:
                 flush.answer(written=True)
 
     async def _write_batch(self) -> None:
+        groups: list[_Lines] | None = None
         if not self._batch:
-            self._batch = self._queue.take(max_records=self._batch_records, max_bytes=self._batch_bytes)
-        for day, lines, count in self._encoded(self._batch):
-            await self._append(day, lines, count)
+            self._batch, groups = self._next_batch, self._next_groups
+            self._next_batch, self._next_groups = [], None
+        if not self._batch:
+            self._batch = self._take()
+        for group in self._encoded(self._batch) if groups is None else groups:
+            await self._append(group)
         self._tidy_at_new_day()
 
-    def _encoded(self, batch: list[Entry[CapturedError] | Gap]) -> list[tuple[date, bytes, int]]:
-        # The day, its lines, and how many they are.
+    def _take(self) -> list[CapturedError | Gap]:
+        return self._queue.take(max_records=self._batch_records, max_bytes=self._batch_bytes)
+
+    def _encode_next(self) -> None:
+        # While the disk is busy with another batch. Of a trickle none is taken before its time: batches would be small.
+        if not self._next_batch and self._queue.waiting_bytes >= _LARGE:
+            self._next_batch = self._take()
+            with contextlib.suppress(
+                Exception
+            ):  # it is encoded again when it is its turn, and the error told then
+                self._next_groups = self._encoded(self._next_batch)
+
+    def _encoded(self, batch: list[CapturedError | Gap]) -> list[_Lines]:
         # The first error of the process imports json here, off everybody's loop.
         with background.imports:
             from shockproof.memory.disk.pacing import Pace
-            from shockproof.memory.error_log.json_line import gap_line, json_line
+            from shockproof.memory.error_log.json_line import add_json_line, gap_line
 
-        groups: list[tuple[date, list[bytes]]] = []
-        lines: list[bytes] = []
+        groups: list[_Lines] = []
+        pieces: list[bytes] = []
+        count = 0
         last_day: date | None = None
         day_of = self._day_of
         pace = Pace()
         for number, entry in enumerate(batch):
-            if isinstance(entry, Gap):
-                day, line = day_of(entry.begins), gap_line(entry)
-            else:
-                error = entry[4]
-                day = day_of(error.timestamp)
-                try:
-                    line = json_line(error)
-                except Exception as failure:  # noqa: BLE001  one odd record must neither be lost nor take others along
-                    line = json_line(_instead_of(error, failure))
+            day = day_of(entry.begins if isinstance(entry, Gap) else entry.timestamp)
             if day != last_day:
-                lines, last_day = [], day
-                groups.append((day, lines))
-            lines.append(line)
+                if last_day is not None:
+                    groups.append(_Lines(last_day, b"".join(pieces), count))
+                pieces, count, last_day = [], 0, day
+            if isinstance(entry, Gap):
+                pieces.append(gap_line(entry))
+            else:
+                try:
+                    add_json_line(entry, pieces)
+                except Exception as failure:  # noqa: BLE001  one odd record must neither be lost nor take others along
+                    add_json_line(_instead_of(entry, failure), pieces)
+            count += 1
             if not number % _LOOK_EVERY:
                 self._beats += 1
                 pace.keep()
-        return [(day, b"".join(lines), len(lines)) for day, lines in groups]
+        if last_day is not None:
+            groups.append(_Lines(last_day, b"".join(pieces), count))
+        return groups
 
-    async def _append(self, day: date, lines: bytes, count: int) -> None:
+    async def _append(self, group: _Lines) -> None:
+        day, lines, count = group.day, group.text, group.number
         retry_after = _FIRST_RETRY
         while lines:
             done = 0
             error: Exception | None = None
             try:
                 file = await self._asking_disk(self._file_for(day, len(lines)))
-                done, error = await self._asking_disk(file.append(lines))
+                writing = asyncio.create_task(self._asking_disk(file.append(lines)))
+                await asyncio.sleep(0)  # now the disk's thread has it
+                self._encode_next()
+                done, error = await writing
             except Exception as failure:  # noqa: BLE001  whatever it is, the records wait for better times
                 error = failure
             if done:

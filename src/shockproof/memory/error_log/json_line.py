@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING
 
-from shockproof.memory.error_log.capture import iso_time
+from shockproof.memory.error_log.capture import iso_time, quoted_name
 from shockproof.vocabulary.statuses import ErrorSeverity
 
 if TYPE_CHECKING:
     from shockproof.memory.error_log.bounded_queue import Gap
     from shockproof.memory.error_log.capture import CapturedError
 
-__all__ = ["gap_line", "json_line"]
+__all__ = ["add_json_line", "gap_line", "json_line"]
 
 # Not pydantic_core, which encodes twice as fast: it has to be imported first, which takes ten times as
 # long as everything else that the first error of a process needs, and refuses a lone surrogate. The
@@ -43,22 +43,32 @@ def _encode(value: object) -> str:
     return "".join(_pieces(value, 0))
 
 
-def json_line(error: CapturedError) -> bytes:
+def add_json_line(error: CapturedError, pieces: list[bytes]) -> None:
     """
-    The line, newline included: pure ASCII, so that half a character cannot be torn.
+    Add the line's pieces, newline included: pure ASCII, so that half a character cannot be torn.
 
-    Renders the traceback, which reads source files: for the writer's thread.
+    In pieces, because what a line is long by, its frames, is there already and is copied once, with the whole batch.
+    Renders the traceback, which reads source files: for the writer's thread. Adds all pieces or none.
     """
-    stack = error.render_json()
-    # Looked through for secrets by now; the properties would ask for it once more each.
-    message, context = error._message, error._context
-    return (
-        f'{{"timestamp": "{iso_time(error.timestamp)}", "error_type": {quoted(error.error_type)}, '
-        f'"error_message": {quoted(message)}, "severity": "{error.severity.value}", '
-        f'"service_name": {quoted(error.service_name)}, "function_name": {quoted(error.function_name)}, '
-        f'"retry_count": {error.retry_count:d}, "stack_trace": {stack}, '
-        f'"context": {"null" if context is None else _encoded(context)}}}\n'
+    message, before, frames, after = error.render_json()
+    # Looked through for secrets by now; the property would ask for it once more. The enumeration's member tells its value
+    # by a descriptor in Python.
+    context = error._context
+    begin = (
+        f'{{"timestamp": "{iso_time(error.timestamp)}", "error_type": {quoted_name(error.error_type)}, '
+        f'"error_message": {message}, "severity": "{error.severity._value_}", '
+        f'"service_name": {quoted_name(error.service_name)}, "function_name": {quoted_name(error.function_name)}, '
+        f'"retry_count": {error.retry_count:d}, "stack_trace": {before}'
     ).encode("ascii")
+    end = f'{after}, "context": {"null" if context is None else _encoded(context)}}}\n'.encode("ascii")
+    pieces += (begin, frames, end)
+
+
+def json_line(error: CapturedError) -> bytes:
+    """The line as a whole."""
+    pieces: list[bytes] = []
+    add_json_line(error, pieces)
+    return b"".join(pieces)
 
 
 def gap_line(gap: Gap) -> bytes:

@@ -106,6 +106,9 @@ def _hints_of(words: list[list[str]]) -> tuple[str, ...]:
     return tuple(sorted(hints))
 
 
+_PLAIN: Final = frozenset((str, int, float, bool, type(None)))
+
+
 class _Name(NamedTuple):
     """What a key of a dict is."""
 
@@ -225,12 +228,18 @@ class Redactor:
         if isinstance(value, dict):
             copy: dict[str, object] = {}
             for key, item in value.items():
-                known = self._known_names.get(key) or self._know(str(key))
-                copy[known.shown] = self._value(
-                    item,
-                    hide_texts=hide_texts or known.is_secret,
-                    hide_numbers=hide_numbers or known.hides_numbers,
-                )
+                shown, is_secret, hides_numbers = self._known_names.get(key) or self._know(str(key))
+                kind = type(item)
+                if is_secret or hide_texts or kind not in _PLAIN:
+                    copy[shown] = self._value(
+                        item, hide_texts=hide_texts or is_secret, hide_numbers=hide_numbers or hides_numbers
+                    )
+                elif kind is str:
+                    # As in a call, which takes longer: a short text or a number is what most of a context is.
+                    known = self._known_texts.get(item)
+                    copy[shown] = known or self._value(item, hide_texts=False, hide_numbers=False)
+                else:
+                    copy[shown] = item
             return copy
         if isinstance(value, list | tuple):
             if len(value) == 2 and isinstance(value[0], str) and self.is_secret(value[0]):
