@@ -124,7 +124,14 @@ def test_top_that_a_signal_ends_leaves_the_terminal_as_it_was(
         stack.enter_context(served(place))
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
         top = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
+            # What runs these tests without a terminal, nohup for one, has them ignore it.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
         )
         stack.callback(top.wait)
         stack.callback(top.kill)
