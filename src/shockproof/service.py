@@ -85,6 +85,7 @@ from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeve
 
 if TYPE_CHECKING:
     from shockproof.calls.loop_monitor import LoopMonitor
+    from shockproof.calls.state_handover import StateHandover
     from shockproof.memory.error_log.error_reading import ErrorReading
     from shockproof.memory.journal.earlier_sends import EarlierSend
     from shockproof.memory.stores.lease import Lease
@@ -175,6 +176,8 @@ class ErrorRecoveryService:
         owns: what only one process at a time may write for, such as ``"account 7"``: one of those with the same *store* owns
             it, and calls that are neither reads nor risk-reducing are refused with `HaltedError` in the others. See `owned`.
             Default: nothing.
+        share_state: keep what `save_state` saves in the *store*, too, for whoever owns what *owns* names next: `restore_state` takes
+            the newer one of both. It is put there in the background, up to 8 MiB compressed. Default: False.
         process_name: as what this process counts among them; those whose fate is one may have one name. Default: host and
             process number.
         clock: where time comes from, see `Clock`. Default: the real time.
@@ -206,11 +209,14 @@ class ErrorRecoveryService:
         state_migrations: Sequence[Migration] = (),
         store: StateStore | None = None,
         owns: str | None = None,
+        share_state: bool = False,
         process_name: str | None = None,
         clock: Clock | Callable[[], float] | None = None,
         rng: Randomness | None = None,
     ) -> None:
         _check_store(store)
+        if not isinstance(share_state, bool):
+            raise TypeError(f"share_state must be True or False, got {share_state!r}")
         self._settings = resolve(
             {
                 "state_dir": state_dir,
@@ -277,10 +283,11 @@ class ErrorRecoveryService:
             on_first_call=self._start_background,
             sendings=self._sendings,
         )
+        schema = Schema(state_migrations)
         self._state_files = StateFiles(
             self.state_dir,
             secrets=secrets,
-            schema=Schema(state_migrations),
+            schema=schema,
             now=lambda: datetime.fromtimestamp(self._clock.time(), UTC),
         )
         self._saver = StateSaver(
@@ -304,6 +311,7 @@ class ErrorRecoveryService:
                 a_name("owns", owns, "account 7"), who, self._clock, self._listeners
             )
             self._halt.missing = lambda: ownership.missing
+        self._handover = self._hand_over_to(store, randomness, schema) if share_state else None
         self._fleet = (
             None
             if store is None
@@ -314,6 +322,7 @@ class ErrorRecoveryService:
                 rng=randomness,
                 on_loop_end=self._forget_loop,
                 ownership=self._ownership,
+                state=None if self._handover is None else self._handover.shared,
             )
         )
         self._handles: dict[tuple[str, int | None], Handle] = {}
@@ -829,6 +838,8 @@ class ErrorRecoveryService:
             **_state_arguments(active_operations, cached_data, configuration),
         }
         state |= export_services(self._registry, self._clock.monotonic())
+        if self._handover is not None:
+            state |= self._handover.sections()
         try:
             saved = await self._saver.save(state, force=force)
             self._is_first_save_to_come = False
@@ -852,6 +863,9 @@ class ErrorRecoveryService:
         budgets hold no more than it has left (if that is less than 5 minutes ago); of what it has sent since that save, the
         orders count that went through `Handle.once`.
 
+        With *share_state*, the state of the last owner in the store is taken where it is newer than that on disk; it waits at most
+        10 seconds for that, and takes what is on disk where the store does not answer. Do so after `owned`.
+
         Raises:
             StateVersionError: the file was written by a newer version of shockproof or of your program, holds a class
                 that is not registered, or one of ``state_migrations`` failed. Nothing was moved.
@@ -861,9 +875,11 @@ class ErrorRecoveryService:
         state = (await self._saver.load()).state
         values = self._journalled_values
         pending = await self._journal.pending(lambda entry: pending_operation(entry, values))
+        of_another = None if self._handover is None else await self._handover.newer_than(state)
+        state = state if of_another is None else of_another
         sends = self._journal.earlier_sends if self._is_first_save_to_come else ()
         if state is not None or sends:
-            self._restore_services(state, sends)
+            self._restore_services(state, sends, is_from_elsewhere=of_another is not None)
         if not pending:
             return state
         if state is None:
@@ -874,16 +890,46 @@ class ErrorRecoveryService:
         state.active_operations = with_pending(state.active_operations, pending)
         return state
 
-    def _restore_services(self, state: SystemState | None, sends: tuple[EarlierSend, ...]) -> None:
+    def _restore_services(
+        self, state: SystemState | None, sends: tuple[EarlierSend, ...], *, is_from_elsewhere: bool
+    ) -> None:
         now, wall = self._clock.monotonic(), self._clock.time()
         saved_at = -math.inf if state is None else state.timestamp.timestamp()
         saved = {} if state is None else state.model_extra or {}
-        restore_circuits(self._registry, saved, now, wall - saved_at)
+        # By the clock of another machine nobody could tell how long ago it was: then it was just now, and which of the
+        # orders journalled here it knows of is as unknown: then none.
+        elapsed, since = (0.0, -math.inf) if is_from_elsewhere else (wall - saved_at, saved_at)
+        restore_circuits(self._registry, saved, now, elapsed)
         # From the first save on the file tells of this life, whose own calls would count twice.
         if self._is_first_save_to_come:
             self._is_first_save_to_come = False
-            restore_sends(self._registry, saved, now, wall - saved_at)
-            restore_orders(self._registry, sends, now, wall, since=saved_at)
+            restore_sends(self._registry, saved, now, elapsed)
+            restore_orders(self._registry, sends, now, wall, since=since)
+
+    def _hand_over_to(
+        self, store: StateStore | None, randomness: Randomness, schema: Schema
+    ) -> StateHandover:
+        if store is None or self._ownership is None:
+            raise ValueError(
+                "share_state=True needs a name that one process at a time owns, for which the state is: "
+                'ErrorRecoveryService(store=..., owns="account 7", share_state=True)'
+            )
+        # Few need it, and it takes long to import.
+        from shockproof.calls.state_handover import StateHandover
+
+        handover = StateHandover(
+            store,
+            self._ownership,
+            secrets=self._state_files.secrets,
+            schema=schema,
+            journal=self._journal,
+            values=self._journalled_values,
+            writer=self._state_writer,
+            clock=self._clock,
+            rng=randomness,
+        )
+        self._saver.on_written = handover.written
+        return handover
 
     def operation(
         self,
@@ -1192,6 +1238,8 @@ class ErrorRecoveryService:
             return_exceptions=True,
         )
         self._halt.forget()
+        if self._handover is not None:
+            await self._handover.settle()
         if self._fleet is not None:
             await self._fleet.aclose()  # last: what this process owns is another's from then on
         for result in results:

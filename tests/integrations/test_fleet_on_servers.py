@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,32 @@ async def fails(recovery: ErrorRecoveryService, times: int) -> None:
     for _ in range(times):
         with pytest.raises(ConnectionError):
             await recovery.service("venue", max_retries=0).call(send)
+
+
+async def test_a_large_state_goes_through_the_store_to_the_next_machine(
+    server: Server, tmp_path: Path
+) -> None:
+    """Larger than what etcd takes at a time."""
+    admin = store_at(server)
+    await admin.put("owned/account 7", b"an earlier owner: nobody has to wait for it")
+    await admin.aclose()
+    large = random.Random(1).randbytes(1_600_000).hex()
+    for number in range(2):
+        bot = ErrorRecoveryService(
+            tmp_path / f"machine {number}" / "state",
+            tmp_path / f"machine {number}" / "errors",
+            store=store_at(server),
+            owns="account 7",
+            share_state=True,
+        )
+        await bot.start()
+        await bot.owned()
+        state = await bot.restore_state()
+        assert (None if state is None else state.cached_data) == (
+            {"large": large, "saved by": number - 1} if number else None
+        )
+        assert await bot.save_state(cached_data={"large": large, "saved by": number})
+        await bot.aclose(timeout=PATIENCE)
 
 
 async def test_a_fleet_is_one_through_everything_that_befalls_its_store(server: Server, joins: Joins) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.fleet.ownership import Ownership
@@ -28,6 +28,9 @@ from shockproof.policies.fleet_circuit import FleetRecord
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from shockproof.memory.fleet.shared_state import SharedState
 
 __all__ = ["Fleet"]
 
@@ -54,6 +57,7 @@ class Fleet:
         clock: where time comes from; no other process's is ever compared with it.
         rng: what spreads the requests of many.
         ownership: what this process alone may write for, or wants to; None: nothing.
+        state: of that, kept in the store for whoever owns it next; None: it is not.
         on_loop_end: called when the task has ended with its loop, so that the next loop starts another.
     """
 
@@ -66,6 +70,7 @@ class Fleet:
         rng: Randomness,
         on_loop_end: Callable[[], None],
         ownership: Ownership | None = None,
+        state: SharedState | None = None,
     ) -> None:
         self._store = store
         self.name = name
@@ -73,6 +78,8 @@ class Fleet:
         self._rng = rng
         self._on_loop_end = on_loop_end
         self._ownership = ownership
+        self.state = state
+        """What is kept in the store for the next owner."""
         self._own_at = 0.0
         self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
         self._circuits: dict[str, SharedCircuit] = {}
@@ -179,6 +186,7 @@ class Fleet:
             "last_error": self._last_error,
             "open_for_all": [name for name, one in list(self._circuits.items()) if one.is_open_for_all],
             "owns": None if self._ownership is None else self._ownership.health,
+            "saved_state": None if self.state is None else self.state.health,
             "limits": {name: one.health for name, one in list(self._limits.items()) if one.is_used},
             "budgets": {name: one.health for name, one in list(self._budgets.items())},
             "trouble": self._trouble,
@@ -193,6 +201,8 @@ class Fleet:
             return missing
         if self._state != "away":
             told = [f"{one.what}: {one.mismatch}" for one in self._records if one.mismatch is not None]
+            if self.state is not None and self.state.trouble is not None:
+                told.insert(0, self.state.trouble)
             return "; ".join(told) or None
         return f"the store is away, {self._until_back}: {self._last_error}"
 
@@ -212,6 +222,8 @@ class Fleet:
         """Run on the current loop, unless it runs on a living one already."""
         for record in self._records:
             record.ensure()
+        if self.state is not None:
+            self.state.ensure()
         task = self._task
         is_idle = not self._circuits and self._ownership is None
         if is_idle or (task is not None and not task.done() and not task.get_loop().is_closed()):
@@ -228,6 +240,8 @@ class Fleet:
 
     async def aclose(self) -> None:
         """End the task, give leases back, and the store's connections; what is needed again starts again."""
+        if self.state is not None:
+            await self.state.aclose()  # while this process owns what it is of
         for record in self._records:
             await record.aclose()
         task, self._task = self._task, None

@@ -27,6 +27,7 @@ import importlib
 import logging
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,6 +82,7 @@ _LARGEST_SHARE = 0.5
 # What they may hold in comparison with the whole.
 
 MAX_BYTES = 2 << 30
+_MOST_UNPACKED = 1 << 30
 _HEAD = 512
 
 _log = logging.getLogger("shockproof")
@@ -336,6 +338,39 @@ class StateFiles:
                 return self._load()
         except FileNotFoundError:
             return RestoredState(None)
+
+    def pack(self, captured: CapturedState, most: int) -> bytes:
+        """
+        What `write` has written, which has sealed its secrets, compressed and in one piece; `unpack` reads it.
+
+        One that would be longer than *most* is given up there, a little longer than that.
+        """
+        content = {**self._envelope(_WITHOUT_CHANGES, None), **captured.fields}
+        compressor, packed = zlib.compressobj(1), bytearray()
+        for piece in _json_file(content, Pace()):
+            packed += compressor.compress(piece)
+            if len(packed) > most:
+                return bytes(packed)
+        return bytes(packed + compressor.flush())
+
+    def unpack(self, data: bytes, name: str) -> SystemState:
+        """
+        The state that was packed.
+
+        Raises:
+            ValueError: it is damaged.
+            StateVersionError: as `load`, with *name* as that of the file.
+        """
+        _import_what_it_takes(to_restore=True)
+        unpacker = zlib.decompressobj()
+        try:
+            whole = unpacker.decompress(data, _MOST_UNPACKED)
+            if not unpacker.eof:
+                raise _DamagedError("it is cut off, or far too large")
+            with no_full_collections():
+                return self._build(self._examine_json(name, whole))
+        except (zlib.error, _DamagedError) as error:
+            raise ValueError(str(error)) from None
 
     def survey(self) -> tuple[SurveyedFile, ...]:
         """

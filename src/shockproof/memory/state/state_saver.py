@@ -91,6 +91,8 @@ class StateSaver:
         """Something came up during the write that should not wait for the next interval."""
         self._waiters: list[tuple[int, Future[None]]] = []
         self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+        self.on_written: Callable[[CapturedState, float], None] | None = None
+        """Told, in the writer's thread, of each state that is durable, and when it was saved; it must not raise."""
         self.saved_at: float | None = None
         """Wall time of the state that is on the disk, in seconds since 1970 UTC; None: it is not known of one."""
 
@@ -279,6 +281,8 @@ class StateSaver:
                 self._failed(saving, error)
             else:
                 self._succeeded(saving)
+                if self.on_written is not None:
+                    self.on_written(saving.captured, saving.at)
             with self._lock:
                 if not self._waiters and not self._write_again:
                     self._writing = None

@@ -1,0 +1,326 @@
+"""
+The state of what only one process may write for, kept in the store: whoever owns it next goes on from there.
+
+It is put in the background, after it is durable on the own disk, with the version that was seen and the lease of the owner: so
+a process that is the owner no longer overwrites nothing, and nobody overwrites what it has not restored. Small states are one
+value. Larger ones stand in parts, in one of two slots in turn: the other one stays whole until the head names this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from shockproof.memory.disk.writer import after_fork
+from shockproof.memory.fleet.ownership import Ownership
+from shockproof.memory.stores.lease import Lease
+from shockproof.memory.stores.state_store import StateStore
+from shockproof.policies.backoff import Backoff, Randomness
+from shockproof.policies.state_publication import Lineage, StateHead, follows
+from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
+
+__all__ = ["MOST_BYTES", "SharedState", "StoredState"]
+
+_PART: Final = 512 * 1024
+"""Bytes: etcd takes 1.5 MiB at a time."""
+MOST_BYTES: Final = 8 * 1024 * 1024
+"""Compressed: etcd keeps every version until it is compacted."""
+_READ_WITHIN: Final = 10.0
+"""Seconds."""
+_TRIES: Final = 5
+"""So often it is read again where it was replaced meanwhile."""
+
+_log = logging.getLogger("shockproof")
+
+
+class StoredState(NamedTuple):
+    """A state as it was read."""
+
+    head: StateHead
+    data: bytes
+
+
+class _Publication(NamedTuple):
+    lineage: Lineage
+    at: float
+    data: bytes
+
+
+class SharedState:
+    """
+    Of what *ownership* is about. `publish` may be called from any thread.
+
+    Args:
+        store: where it is kept.
+        ownership: who may put it.
+        complete: what comes to what was published, right before it is put.
+        clock: by what this process counts.
+        rng: what spreads attempts.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        ownership: Ownership,
+        *,
+        complete: Callable[[bytes], Awaitable[bytes]],
+        clock: Clock,
+        rng: Randomness,
+    ) -> None:
+        self._store = store
+        self._ownership = ownership
+        self._complete = complete
+        self._key = f"state/{ownership.name}"
+        self._clock = clock
+        self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
+        self._pending: _Publication | None = None
+        self._seen: int | None = None
+        """The version of the head that this process has restored or put; 0: there was none; None: it has not looked."""
+        self._head: StateHead | None = None
+        """That head."""
+        self._own: set[int] = set()
+        """The tokens in the lineages of what this process has saved as an owner."""
+        self._later_than = 0
+        """What is saved from now on has a higher token."""
+        self._saved = Lineage(0, 0)
+        """What was saved last, or is about to be."""
+        self._too_large: str | None = None
+        self._unseen: str | None = None
+        self._last_error: str | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._woken = asyncio.Event()
+        after_fork(self._in_the_child)
+
+    def _in_the_child(self) -> None:
+        # What the parent has seen and put, it goes on from; the child owns nothing.
+        self._task, self._pending, self._seen, self._own = None, None, None, set()
+
+    @property
+    def name(self) -> str:
+        """What it is the state of."""
+        return self._ownership.name
+
+    def next_lineage(self) -> Lineage:
+        """For a save that begins now: by the lease that this process has, or had last."""
+        lease = self._ownership.lease
+        if lease is not None:
+            # A store that has lost its data may give lower ones than before.
+            self._own.add(max(lease.token, self._later_than + 1))
+        self._saved = Lineage(max(self._own, default=0), self._saved.save + 1)
+        return self._saved
+
+    def goes_on_from(self, lineage: Lineage) -> None:
+        """That state was restored: what is saved from now on is later."""
+        self._later_than = max(self._later_than, lineage.token)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why what is saved does not come into the store, although it is there; None: it does."""
+        return self._too_large or self._unseen or self._last_error
+
+    @property
+    def health(self) -> dict[str, Any]:  # Any: JSON
+        """When what is in the store was saved, how large it is, and whether something newer is not there yet."""
+        head = self._head
+        return {
+            "saved_at": None if head is None else datetime.fromtimestamp(head.at, UTC).isoformat(),
+            "bytes": None if head is None else head.size,
+            "is_behind": self._saved.token > 0 and (head is None or self._saved > head.lineage),
+            "trouble": self.trouble,
+        }
+
+    # -- told by the writer's thread ---------------------------------------------------------------------
+
+    def publish(self, lineage: Lineage, at: float, data: bytes) -> None:
+        """Put *data* in the store as soon as possible, in place of what was to be put before."""
+        if len(data) > MOST_BYTES:
+            self.failed(
+                f"compressed it has more than the {MOST_BYTES:,} bytes that it may have; keep less in it, and what is large "
+                "where it can be fetched again"
+            )
+            return
+        self._pending, self._too_large = _Publication(lineage, at, data), None
+        self._wake()
+
+    def failed(self, why: str) -> None:
+        """What was saved could not be made into something to put."""
+        self._pending = None
+        told = f"the state of {self.name!r} is not in the store: {why}"
+        if self._too_large != told:
+            _log.warning("%s", told)
+        self._too_large = told
+
+    def _wake(self) -> None:
+        task = self._task
+        if task is None or task.done():
+            return
+        with contextlib.suppress(RuntimeError):  # its loop has just ended; the next one looks
+            task.get_loop().call_soon_threadsafe(self._woken.set)
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    async def read(self) -> StoredState | None:
+        """
+        What is in the store; None: nothing. It was seen then, and may be replaced.
+
+        Raises:
+            StoreUnavailableError: the store did not answer within 10 seconds, or what is there is damaged.
+        """
+        try:
+            async with asyncio.timeout(_READ_WITHIN):
+                for _ in range(_TRIES):
+                    found = await self._read_head()
+                    if found is None:
+                        self._saw(None, 0)
+                        return None
+                    head, version, data = found
+                    parts = [data]
+                    for number in range(head.parts):
+                        entry = await self._store.get(self._part(head.slot, number))
+                        parts.append(b"" if entry is None else entry.value)
+                    data = b"".join(parts)
+                    if hashlib.sha256(data).hexdigest() == head.digest:
+                        self._saw(head, version)
+                        return StoredState(head, data)
+        except TimeoutError:
+            raise StoreUnavailableError(
+                f"{self._store!r} has not given the state of {self.name!r} within {_READ_WITHIN:g} s"
+            ) from None
+        raise StoreUnavailableError(f"the state of {self.name!r} in {self._store!r} is damaged")
+
+    async def _read_head(self) -> tuple[StateHead, int, bytes] | None:
+        entry = await self._store.get(self._key)
+        if entry is None:
+            return None
+        try:
+            head, data = StateHead.from_bytes(entry.value)
+        except ValueError as error:
+            raise StoreUnavailableError(
+                f"what stands under {self._key!r} in {self._store!r} is no state: {error}"
+            ) from None
+        return head, entry.version, data
+
+    def _saw(self, head: StateHead | None, version: int) -> None:
+        self._head, self._seen, self._unseen = head, version, None
+        self._wake()
+
+    def _part(self, slot: int, number: int) -> str:
+        return f"{self._key}/{slot}/{number}"
+
+    # -- putting -----------------------------------------------------------------------------------------
+
+    def ensure(self) -> None:
+        """Put what is published on the current loop, unless a living one does already."""
+        task = self._task
+        if task is not None and not task.done() and not task.get_loop().is_closed():
+            return
+        self._woken = asyncio.Event()
+        self._woken.set()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="shockproof shared state")
+
+    async def aclose(self) -> None:
+        """Put what is still to be put, once, and end."""
+        task, self._task = self._task, None
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        try:
+            await self._put_pending()
+        except StoreUnavailableError as error:
+            self._last_error = str(error)
+        if self._pending is not None and self._pending.lineage.token:
+            _log.warning("the last state of %r did not come into the store: %s", self.name, self.trouble)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            if self._pending is None or self._unseen is not None:
+                await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self._until_owned()
+                await self._put_pending()
+                failures, self._last_error = 0, None
+            except StoreUnavailableError as error:
+                self._last_error = str(error)
+            except Exception as error:  # noqa: BLE001 - nothing may end the task: whatever it is, it is told and tried again
+                self._last_error = f"{type(error).__name__}: {error}"
+                _log.exception("the state of %r could not be put in the store; it is tried again", self.name)
+            if self._last_error is not None:
+                failures += 1
+                await self._clock.sleep(self._backoff.delay(failures, 0.0))
+
+    async def _until_owned(self) -> None:
+        while not self._ownership.is_held:
+            told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._ownership.waiting.add(told)
+            try:
+                if not self._ownership.is_held:
+                    await told
+            finally:
+                self._ownership.waiting.discard(told)
+
+    async def _put_pending(self) -> None:
+        """
+        Put the newest state, as long as there is a newer one than was put.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        while (pending := self._pending) is not None and (lease := self._ownership.lease) is not None:
+            head, version = self._head, self._seen
+            if version is None or self._unseen is not None:
+                found = await self._read_head()
+                head, version = (None, 0) if found is None else found[:2]
+            verdict = follows(pending.lineage, head, was_seen=version == self._seen, own=self._own)
+            if verdict == "unseen":
+                if self._unseen is None:
+                    self._unseen = (
+                        f"the state of {self.name!r} that another process has left in the store was not restored, and is not "
+                        "overwritten: await recovery.restore_state() after recovery.owned()"
+                    )
+                    _log.warning("%s", self._unseen)
+                return
+            self._unseen = None
+            if verdict == "yes":
+                whole = pending._replace(data=await self._complete(pending.data))
+                if not await self._put(whole, head, version, lease):
+                    self._seen = None  # somebody has put another one, or the lease is over
+                    if not await lease.renew():
+                        return
+                    continue
+            elif head is not None and head.lineage.token in self._own:
+                self._head, self._seen = head, version  # a put of which nobody had heard that it was done
+            if self._pending is pending:
+                self._pending = None
+
+    async def _put(self, one: _Publication, before: StateHead | None, version: int, lease: Lease) -> bool:
+        is_small = len(one.data) <= _PART
+        slot = 0 if is_small or before is None else 1 - before.slot
+        parts = [] if is_small else [one.data[at : at + _PART] for at in range(0, len(one.data), _PART)]
+        digest = hashlib.sha256(one.data).hexdigest()
+        head = StateHead(one.lineage, one.at, len(one.data), digest, slot, len(parts))
+        try:
+            for number, part in enumerate(parts):
+                # With its version: what is late of an earlier save, and was given up, is refused.
+                there = await self._store.get(self._part(slot, number))
+                await self._store.put(
+                    self._part(slot, number),
+                    part,
+                    expect=0 if there is None else there.version,
+                    guard=lease.guard,
+                )
+            self._seen = await self._store.put(
+                self._key, head.to_bytes(one.data if is_small else b""), expect=version, guard=lease.guard
+            )
+        except StoreConflictError:
+            return False
+        self._head = head
+        return True
