@@ -169,6 +169,8 @@ class ErrorRecoveryService:
             each takes a dict of ``active_operations``, ``cached_data`` and ``configuration`` and returns one. With n of
             them states are saved as version n + 1, and older ones are migrated when they are restored, in the disk's
             thread. Default: none, and all states are of version 1.
+        keep_daily_states: of how many days the last state is kept beside the newest one, for ``shockproof report --day``; at
+            least 0. Default 0.
         store: what several processes share, such as ``RedisStore("redis://localhost:6379")``: services with
             ``shared=True`` then know what the others find out, and have one ``rate_limit`` and one
             ``retry_budget`` in common. It is asked in the background, never on a call's path, and
@@ -207,6 +209,7 @@ class ErrorRecoveryService:
         redact: Iterable[str] | None = None,
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
         state_migrations: Sequence[Migration] = (),
+        keep_daily_states: int = 0,
         store: StateStore | None = None,
         owns: str | None = None,
         share_state: bool = False,
@@ -289,6 +292,7 @@ class ErrorRecoveryService:
             secrets=secrets,
             schema=schema,
             now=lambda: datetime.fromtimestamp(self._clock.time(), UTC),
+            keep_days=whole_number("keep_daily_states", keep_daily_states, minimum=0),
         )
         self._saver = StateSaver(
             self._state_files,

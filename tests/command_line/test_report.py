@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from shockproof import ErrorRecoveryService
+from shockproof.testing import VirtualClock
 
 if TYPE_CHECKING:
     import pytest
@@ -72,6 +76,27 @@ def test_a_day_has_its_errors_and_the_state_of_its_backup(shockproof: Run, tmp_p
     for words in (("--day", "2026-02-12", "--since", "2h"), ("--day", "9999-12-31"), ("--day", "soon")):
         refused = shockproof("report", *words, *place)
         assert (refused.code, refused.err.count("\n")) == (2, 1)
+
+
+def test_a_day_has_the_state_that_was_kept_of_it(shockproof: Run, tmp_path: Path) -> None:
+    """The last one before the day ended, also of a day without a save; a day before all of them has none of its own."""
+    state_dir = tmp_path / "state"
+    for day, number in ((20, 1), (20, 2), (23, 3), (25, 4)):
+        clock = VirtualClock(wall=datetime(2026, 11, day, 12, number).astimezone().timestamp())
+        recovery = ErrorRecoveryService(state_dir, tmp_path / "errors", clock=clock, keep_daily_states=5)
+
+        async def save(recovery: ErrorRecoveryService = recovery, number: int = number) -> None:
+            async with recovery:
+                await recovery.save_state(configuration={"mode": f"mode number {number}"}, force=True)
+
+        clock.run(save())
+    place = ("--state-dir", state_dir, "--error-log-dir", tmp_path / "errors", "--output", "-")
+    for day, number in ((20, 2), (21, 2), (23, 3), (24, 3), (25, 4), (26, 4)):
+        page = shockproof("report", "--day", f"2026-11-{day}", *place).out
+        assert f"mode number {number}" in page, day
+        assert "saved after the time that this report is about" not in page
+    assert "saved after the time" in shockproof("report", "--day", "2026-11-19", *place).out
+    assert "mode number 4" in shockproof("report", *place).out
 
 
 def test_a_dash_is_stdout(shockproof: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
     now = datetime.now().astimezone()
     page = report(
         asyncio.run(_counted(given)),
-        look_at(given.state_dir, now=now.timestamp()),
+        look_at(given.state_dir, now=now.timestamp(), until=given.until),
         title=given.title,
         now=now,
         since=given.since,

@@ -20,6 +20,7 @@ from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.sending import is_sending, sent_at
 from shockproof.memory.services.halt import Mark, read_mark
+from shockproof.memory.state.daily_states import day_to_show, prefix_of, states_of_days
 from shockproof.memory.state.state_files import StateFiles, SurveyedFile
 from shockproof.views.error_counts import SEVERITIES, ErrorCounts, Timeline
 from shockproof.views.pictures import bar, stacked_bars, strip
@@ -48,14 +49,18 @@ class OnDisk:
     """What is damaged, or could not be read."""
 
 
-def look_at(state_dir: Path, *, now: float) -> OnDisk:
-    """Everything there, changing nothing and taking no lock; blocks."""
+def look_at(state_dir: Path, *, now: float, until: datetime | None = None) -> OnDisk:
+    """
+    Everything there, changing nothing and taking no lock; blocks.
+
+    The state is the newest, or the last before *until*, where that was kept.
+    """
     complaints: list[str] = []
     files: tuple[SurveyedFile, ...] = ()
     pending: tuple[OperationEntry, ...] = ()
     mark: Mark | None = None
     try:
-        files = StateFiles(state_dir).survey()
+        files = _state_before(until, state_dir)
         complaints += [
             f"{file.path.name} is {file.verdict}: {file.reason}" for file in files if file.verdict != "valid"
         ]
@@ -74,6 +79,18 @@ def look_at(state_dir: Path, *, now: float) -> OnDisk:
     except (OSError, ShockproofError) as error:
         complaints.append(f"the journal cannot be read: {error}")
     return OnDisk(files, pending, mark, tuple(complaints))
+
+
+def _state_before(until: datetime | None, state_dir: Path) -> tuple[SurveyedFile, ...]:
+    files = StateFiles(state_dir).survey()
+    newest = next((file.timestamp for file in files if file.timestamp is not None), None)
+    if until is None or (newest is not None and newest.timestamp() < until.timestamp()):
+        return files
+    last = (until - timedelta(microseconds=1)).astimezone().date().isoformat()
+    day = day_to_show(SystemFiles(), state_dir, last)
+    if day is None:
+        return files
+    return StateFiles(states_of_days(state_dir), prefix=prefix_of(day)).survey()
 
 
 def report(
@@ -255,8 +272,8 @@ def _services(on_disk: OnDisk, until: datetime | None) -> str:
         and newest.timestamp.timestamp() >= until.timestamp()
     ):
         parts.append(
-            "<p>It was saved after the time that this report is about. The state as it was then is in a backup: "
-            "<code>--state-dir</code> names one.</p>"
+            "<p>It was saved after the time that this report is about. The state as it was then is in a backup, which "
+            "<code>--state-dir</code> names; with <code>keep_daily_states</code> the program keeps that of each day.</p>"
         )
     if rows:
         parts.append(_table(("service", "status", "open circuit"), rows))

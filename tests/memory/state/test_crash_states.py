@@ -8,6 +8,7 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Saves:
 
     def live(self, disk: SimulatedDisk, facts: Numbers, life: int) -> Known[Numbers]:
         known = Known(disk, facts)
-        files = StateFiles(HOME, layer=disk)
+        files = self.files_on(disk)
         with contextlib.suppress(OSError):
             known.now(frozenset({number_of(files)}))  # from here on it must stay
         for number in range(100 * life, 100 * life + self.saves):
@@ -69,6 +70,9 @@ class Saves:
                 files.write(self.captured(number))
                 known.now(frozenset({number}))
         return known
+
+    def files_on(self, disk: SimulatedDisk) -> StateFiles:
+        return StateFiles(HOME, layer=disk)
 
     def captured(self, number: int) -> CapturedState:
         return captured(number)
@@ -136,6 +140,30 @@ class LargeSaves(Saves):
         return found
 
 
+class DailySaves(Saves):
+    """The same, each save on a day of its own; the last states of two days are kept."""
+
+    def files_on(self, disk: SimulatedDisk) -> StateFiles:
+        return StateFiles(HOME, layer=disk, keep_days=2)
+
+    def captured(self, number: int) -> CapturedState:
+        saved = captured(number)
+        day = datetime.fromtimestamp(1_760_000_000 + 86_400 * number, UTC)
+        return saved._replace(fields={**saved.fields, "timestamp": day.isoformat()})
+
+    def complaint(self, disk: SimulatedDisk, facts: Numbers) -> str | None:
+        for path in disk.files():
+            if path.parent != HOME / "days":
+                continue
+            day = path.name[:10]
+            (found, *_) = StateFiles(HOME / "days", layer=disk, prefix=f"{day}.").survey()
+            if found.verdict != "valid" or found.timestamp is None or found.timestamp.isoformat()[:10] != day:
+                return f"{path.name} is no state of its day"
+        files = StateFiles(HOME, layer=disk)
+        number = number_of(files)
+        return None if number in facts else f"found {number}, and not one of {sorted(facts)}"
+
+
 def crashes(
     kind: type[SimulatedDisk],
     *,
@@ -170,6 +198,17 @@ def test_whatever_a_crash_leaves_of_a_large_state_the_last_saved_one_is_there() 
     assert findings.wrong == []
     assert findings.states > 20_000
     assert findings.second_crashes > 15_000
+
+
+def test_whatever_a_crash_leaves_the_states_of_days_are_whole_and_harm_no_save() -> None:
+    """What is kept is linked before it is replaced: the newest state is there, and each day that is has its own."""
+    kept = DailySaves(4).live(SimulatedDisk(), Saves.at_first, 1).disk.files()
+    assert len([path for path in kept if path.parent == HOME / "days"]) == 2
+    findings = crashes(SimulatedDisk, second_life_each=1_000_000, program=lambda: DailySaves(3))
+    print(f"days: {findings}")
+
+    assert findings.wrong == []
+    assert findings.states > 1_000
 
 
 def test_save_after_a_crash_at_any_step_goes_through_and_leaves_nothing_behind() -> None:

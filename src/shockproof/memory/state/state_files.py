@@ -5,6 +5,7 @@ The state in its directory: two files and the one before, each whole at any inst
     system_state.pkl          the same as a pickle of plain values, should the JSON be damaged
     system_state.prev.json    what system_state.json was before it was written last
     system_state.changes.N.json   what has changed since the save before, of a large state: save N
+    days/                     the last state of each day, where that is asked for
     before-schema-N/          the files as they were before a program whose state has schema version N saved
     damaged/                  files that could not be read, set aside with the time; never deleted
 
@@ -47,6 +48,7 @@ from shockproof.memory.state.codec import (
     thaw,
 )
 from shockproof.memory.state.collector import no_full_collections
+from shockproof.memory.state.daily_states import DailyStates
 from shockproof.memory.state.packed import Packed, let_go_packed
 from shockproof.memory.state.pieces import json_pieces, pickle_pieces
 from shockproof.memory.state.reading import OtherFormError, read_lines
@@ -180,7 +182,8 @@ class StateFiles:
     Several of them may share a directory, in one process or many: writers take turns, and the last one
     to write wins. Everything blocks: call it in the writer's thread.
 
-    Without a *schema* it reads states of every version, as they are: for people who look.
+    Without a *schema* it reads states of every version, as they are: for people who look. With a *prefix* it reads files whose
+    names begin so. *keep_days*: of so many days the last state is kept.
     """
 
     def __init__(
@@ -191,13 +194,17 @@ class StateFiles:
         layer: FileLayer | None = None,
         schema: Schema | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        prefix: str = "",
+        keep_days: int = 0,
     ) -> None:
         self.directory = directory
+        self._prefix = prefix
         self._schema = Schema() if schema is None else schema
         self._takes_any_schema = schema is None
         self.secrets = StateSecrets(SecretNames()) if secrets is None else secrets
         self._layer: FileLayer = SystemFiles() if layer is None else layer
         self._place = DurableDirectory(self._layer, directory)
+        self._daily = DailyStates(self._layer, directory, keep_days) if keep_days else None
         self._now = now
         self._surveyed = False
         self._last_sequence = 0
@@ -239,6 +246,9 @@ class StateFiles:
         self._place.make()
         with self._layer.locked(self.directory):
             head, changed_last = self._clear_the_way()
+            if self._daily is not None:
+                changes = [name for number, name in self._changes_names() if number > head.sequence]
+                self._daily.keep(str(captured.fields["timestamp"]), changes)
             # Counted even when the write fails: half of it may have become visible.
             self._last_sequence += 1
             # After a failure nobody knows what the next one would go on from.
@@ -531,7 +541,8 @@ class StateFiles:
 
     def _changes_names(self) -> list[tuple[int, str]]:
         """Files of changes, oldest first, each with its number."""
-        found = map(re.compile(_CHANGES_NAME).fullmatch, self._layer.list_directory(self.directory))
+        pattern = re.compile(re.escape(self._prefix) + _CHANGES_NAME)
+        found = map(pattern.fullmatch, self._layer.list_directory(self.directory))
         return sorted((int(name[1]), name[0]) for name in found if name is not None)
 
     def _with_changes(self, candidate: _Candidate, changes: _Changes) -> _Candidate:
@@ -575,9 +586,9 @@ class StateFiles:
     def _examiners(self) -> Iterable[tuple[str, Callable[[str, bytes], _Candidate]]]:
         # In this order one wins over the next that is as new: what a person edited comes first.
         return (
-            (JSON_NAME, self._examine_json),
-            (PICKLE_NAME, self._examine_pickle),
-            (PREVIOUS_NAME, self._examine_json),
+            (self._prefix + JSON_NAME, self._examine_json),
+            (self._prefix + PICKLE_NAME, self._examine_pickle),
+            (self._prefix + PREVIOUS_NAME, self._examine_json),
         )
 
     def _examine(self, name: str, examine: Callable[[str, bytes], _Candidate]) -> _Candidate | None:
