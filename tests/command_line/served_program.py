@@ -24,6 +24,7 @@ async def main() -> None:
 
     venue = recovery.service("venue", max_concurrent=4)
     async with recovery, serve_socket(recovery):
+        await recovery.restore_state()
         try:
             await recovery.service("news", circuit_threshold=1, circuit_timeout=3000.0).call(fails)
         except ConnectionResetError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shockproof import ErrorRecoveryService
+from shockproof.endpoints.exchange import Answer, Request
+from shockproof.endpoints.routes import Routes
 
 Run = Callable[..., Any]  # the fixture's result
 Served = Callable[[Path], AbstractContextManager["subprocess.Popen[str]"]]
@@ -73,6 +78,33 @@ def test_a_program_that_runs_on_it_is_watched_as_any_other(
         watched = shockproof("health", "--timeout", "60", *STATE)
         assert (watched.code, watched.err) == (1, "")
         assert "rebalance" in watched.out
+        top = shockproof("top", "--once", "--every", "0.1", "--timeout", "60", *STATE)
+        assert (top.code, top.err) == (0, "")
+        assert "rebalance" in top.out
         state = shockproof("state", "show", *STATE)
     assert "AAPL" in state.out
     assert "rebalance" in state.out
+
+
+def test_a_program_that_has_restored_it_has_a_status_page_and_a_health(original: Path) -> None:
+    """And its first save leaves what the original wrote as the state of its day."""
+
+    async def main() -> list[tuple[str, int]]:
+        async with ErrorRecoveryService(
+            original / "state", original / "errors", keep_daily_states=5
+        ) as recovery:
+            state = await recovery.restore_state()
+            assert state is not None
+            assert state.cached_data == {"AAPL": {"price": 150.0}}
+            routes = Routes(recovery, None, None, status_page=True)
+            answers = []
+            for page in ("/health", "/readyz", "/status", "/status.json", "/metrics"):
+                answer = await routes.answer(Request("GET", page))
+                assert isinstance(answer, Answer)
+                answers.append((page, answer.status))
+            routes.close()
+            await recovery.save_state(cached_data=state.cached_data, force=True)
+            return answers
+
+    assert {status for _, status in asyncio.run(main())} == {200}
+    assert [path.name for path in (original / "state" / "days").iterdir()] == ["2026-02-12.system_state.json"]

@@ -678,6 +678,32 @@ def test_dashboard_has_panels_that_do_not_overlap() -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_dashboard_names_each_line_and_uses_what_is_there() -> None:
+    """No two lines of a panel have one name, units are Grafana's, and every variable is defined."""
+    text = grafana_dashboard()
+    board = json.loads(text)
+    variables = {one["name"] for one in board["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", text))
+    assert used <= variables | {"__rate_interval", "__interval", "__all"}
+    for panel in board["panels"]:
+        if panel["type"] == "row":
+            continue
+        assert panel["type"] in {"stat", "state-timeline", "timeseries"}
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["unit"] in {"short", "s", "cps", "percentunit"}
+        assert panel["type"] != "state-timeline" or defaults["mappings"]
+        refs = [target["refId"] for target in panel["targets"]]
+        assert len(set(refs)) == len(refs)
+        for target in panel["targets"]:
+            assert target["datasource"] == panel["datasource"]
+            # What the outermost sum leaves apart is told apart; of what is not summed up, everything is.
+            left = re.search(r"by \(([\w, ]+)\)", target["expr"])
+            if left is not None and panel["type"] != "stat":
+                told = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                assert told == set(left[1].split(", ")) - {"le"}, panel["title"]
+
+
 def test_the_loop_monitor_is_what_the_lag_is_read_from_where_there_is_one(tmp_path: Path) -> None:
     """Nothing is measured twice, and its verdict and its stalls are told beside."""
     scraped = Scraped(tmp_path, loop_lag=True, loop_monitor=True)

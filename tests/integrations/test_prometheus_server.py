@@ -185,6 +185,14 @@ async def test_a_real_prometheus_evaluates_dashboard_and_rules(tmp_path: Path) -
     assert by_name["ShockproofCriticalServiceUnavailable"]["alerts"][0]["labels"]["service"] == "broker"
 
 
+def choices_of(url: str, definition: str) -> list[str]:
+    """What Grafana offers for a variable, asked as Grafana does."""
+    asks = re.fullmatch(r"label_values\((.*), (\w+)\)", definition)
+    assert asks is not None
+    found: list[str] = asked(url, f"/api/v1/label/{asks[2]}/values", **{"match[]": of_dashboard(asks[1])})
+    return found
+
+
 def evaluated(
     registry: CollectorRegistry, collector: CountingCollector, folder: Path
 ) -> tuple[list[str], list[dict[str, Any]]]:
@@ -197,6 +205,8 @@ def evaluated(
             assert len(expressions) > 30
             for annotation in board["annotations"]["list"]:
                 asked(url, "/api/v1/query", query=of_dashboard(annotation["expr"]))
+            choices = [one["definition"] for one in board["templating"]["list"] if "definition" in one]
+            assert len(choices) == 3
             rules: list[dict[str, Any]] = []
             until = time.monotonic() + PATIENCE
             while time.monotonic() < until:
@@ -206,12 +216,18 @@ def evaluated(
                     for one in expressions
                     if not asked(url, "/api/v1/query", query=of_dashboard(one))["result"]
                 ]
+                choices = [one for one in choices if not choices_of(url, one)]
                 (group,) = asked(url, "/api/v1/rules")["groups"]
                 rules = group["rules"]
                 are_evaluated = all(rule["health"] != "unknown" for rule in rules)
-                if not expressions and are_evaluated and any(rule["state"] == "firing" for rule in rules):
+                if (
+                    not expressions
+                    and not choices
+                    and are_evaluated
+                    and any(rule["state"] == "firing" for rule in rules)
+                ):
                     break
-            return expressions, rules
+            return expressions + choices, rules
     finally:
         server.shutdown()
         server.server_close()
