@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import http.client
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shockproof import ErrorRecoveryService
-from shockproof.alerts import AlertNotSentError, Alerts, Incident, Notice, PagerDuty, Slack, Webhook
+from shockproof.alerts import (
+    AlertNotSentError,
+    AlertRules,
+    Alerts,
+    Incident,
+    Notice,
+    PagerDuty,
+    Slack,
+    Webhook,
+)
 from shockproof.alerts.target import Target, is_worth_repeating
 from shockproof.integrations.apprise import Apprise
 
@@ -238,3 +250,60 @@ async def test_a_url_that_is_none_is_refused_without_showing_it(url: str) -> Non
         PagerDuty("")
     with pytest.raises(TypeError, match="url must be a URL, got a value of type int"):
         Webhook(5)  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize(
+    ("rule", "service", "severity", "said"),
+    [
+        ("circuit_opened", "news", "error", "news: circuit open: ConnectionError: reset"),
+        ("service_unavailable", "quotes", "error", "quotes: unavailable: ConnectionError: reset"),
+        ("critical_error", "risk", "critical", "risk: a call to a critical service failed for good"),
+        ("outcome_unknown", "orders", "critical", "orders: nobody knows what a call did"),
+        ("records_dropped", "", "warning", "the error log lost"),
+        ("disk_failing", "", "critical", "the error log is not written (degraded)"),
+    ],
+)
+@pytest.mark.plays_the_disk
+async def test_each_rule_is_told_from_the_trouble_itself_to_the_server(
+    server: Misbehaving, tmp_path: Path, rule: str, service: str, severity: str, said: str
+) -> None:
+    """Nothing in between is played: calls fail, the disk refuses, and a server that fails first is told in the end."""
+    off: dict[str, Any] = {field.name: None for field in dataclasses.fields(AlertRules)}
+    rules = AlertRules(**{**off, "resolve_after": 60.0, rule: 0.0})
+
+    async def fails() -> None:
+        raise ConnectionError("reset")
+
+    def told() -> set[tuple[str, ...]]:
+        notices = [one for body in bodies(server) for one in body["notices"]]
+        return {(one["kind"], one["rule"], one["service_name"], one["severity"]) for one in notices}
+
+    server.answers(503, Retry_After="0")
+    async with ErrorRecoveryService(
+        tmp_path / "state", tmp_path / "errors", max_retries=0, error_log={"max_records": 10}
+    ) as recovery:
+        services = [
+            recovery.service("news", circuit_threshold=1),
+            recovery.service("quotes", circuit_threshold=None),
+            recovery.service("risk", circuit_threshold=None, critical=True),
+            recovery.service("orders", circuit_threshold=None, effect="unsafe"),
+        ]
+        shutil.rmtree(tmp_path / "errors")
+        (tmp_path / "errors").write_text("no directory any more")
+        sending: Any = {"base_delay": 0.0, "circuit_threshold": 1000, "max_retries": 3}
+        async with Alerts(recovery, [Webhook(server.url)], rules=rules, every=0.02, sending=sending):
+            for one in services:
+                with pytest.raises(ConnectionError):
+                    await one.call(fails)
+            for _ in range(50):
+                with pytest.raises(ConnectionError):
+                    await services[1].call(fails)
+            await until(lambda: len(server.requests) >= 2)
+            server.answers(200)
+            await until(lambda: ("opened", rule, service, severity) in told())
+            await until(lambda: recovery.get_health_status()["services"]["alerts.webhook"]["successes"] > 0)
+            shutil.move(
+                tmp_path / "errors", tmp_path / "moved"
+            )  # what waits is written, and nothing is left behind
+    assert {one[1] for one in told()} == {rule}
+    assert any(one["summary"].startswith(said) for body in bodies(server) for one in body["notices"])
