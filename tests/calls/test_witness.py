@@ -85,7 +85,7 @@ async def test_result_that_still_has_to_be_awaited_is_no_answer() -> None:
     def plain() -> Any:
         return submit()
 
-    coroutine = witnessed(plain, lambda: one.witness, refusal=none, has_own_task=False)()
+    coroutine = witnessed(plain, lambda: one.witness, refusal=none, order="bot-1", has_own_task=False)()
     assert one.witness.give_up(one.leave) == "over"
     assert await coroutine == 7
 
@@ -99,9 +99,11 @@ def test_function_stays_what_it_is() -> None:
 
     by = Told
     for has_own_task in (False, True):
-        seen = witnessed(partial(submit), lambda: by().witness, refusal=none, has_own_task=has_own_task)
+        seen = witnessed(
+            partial(submit), lambda: by().witness, refusal=none, order="bot-1", has_own_task=has_own_task
+        )
         assert (is_async(seen), seen.__name__) == (True, "submit")
-    seen = witnessed(plain, lambda: by().witness, refusal=none, has_own_task=True)
+    seen = witnessed(plain, lambda: by().witness, refusal=none, order="bot-1", has_own_task=True)
     assert (is_async(seen), seen.__name__) == (False, "plain")
 
 
@@ -114,7 +116,9 @@ def test_attempt_that_is_refused_at_its_beginning_does_not_run_and_tells_so_late
         return refusal
 
     refusal = LookupError()
-    seen = witnessed(lambda: ran.append("ran"), lambda: one.witness, refusal=refuses, has_own_task=False)
+    seen = witnessed(
+        lambda: ran.append("ran"), lambda: one.witness, refusal=refuses, order="bot-1", has_own_task=False
+    )
 
     with pytest.raises(LookupError):
         seen()

@@ -20,6 +20,7 @@ from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, give_back
 from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
+from shockproof.calls.orders_inside import order_sent_within
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.stand_in import StandIn
@@ -28,6 +29,7 @@ from shockproof.calls.timer import Timer, running_task
 from shockproof.calls.tracing import CallTrace
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Admission, Ticket
+from shockproof.policies.classification import leaves_an_order
 from shockproof.policies.fallback import LastGood, Stale
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
 from shockproof.vocabulary.outcomes import Outcome, Verdict
@@ -45,7 +47,7 @@ def failure_of(
     That is the caller's cancellation, an error into which the callee has turned it, and whatever else
     is no ``Exception``: the ticket is given back, and nothing is counted.
     """
-    failure = Failure(ticket, elapsed(plan, started, timer))
+    failure = _failure(plan, ticket, elapsed(plan, started, timer))
     if take_never_began(error):  # it waited for a thread all the time, or was refused one
         plan.classifier.never_began()
         failure.verdict = Verdict(Outcome.NEUTRAL)
@@ -63,6 +65,10 @@ def failure_of(
         ticket.released()
         return None
     return failure
+
+
+def _failure(plan: Plan, ticket: Ticket, duration: float) -> Failure:
+    return Failure(ticket, duration, order_sent_within(duration, plan.runtime.clock, but=plan.own_order))
 
 
 def hides_cancellation(error: Exception) -> bool:
@@ -199,12 +205,16 @@ async def _attempts(
                 elif call.plan.hedge is None:
                     result, failure = await _attempt(call, fn, args, kwargs)
                 else:
+                    began = call.plan.runtime.clock.monotonic()
                     result, failure = await hedged(
                         call,
                         call.plan.hedge,
                         partial(_attempt, call, fn, args, kwargs),
                         partial(_hedge, call, fn, args, kwargs),
                     )
+                    if failure is not None and failure.order is None:  # another request may have sent one
+                        clock = call.plan.runtime.clock
+                        failure.order = order_sent_within(clock.monotonic() - began, clock)
                 if failure is None:
                     return result, False
             delay = call.after(failure)
@@ -350,7 +360,7 @@ async def _run(
             ticket.released()
             raise
         if verdict is not None:
-            failure = Failure(ticket, elapsed(plan, started, timer))
+            failure = _failure(plan, ticket, elapsed(plan, started, timer))
             failure.result, failure.verdict = result, verdict
             return None, failure
     call.succeeded(ticket, elapsed(plan, started, timer))
@@ -410,6 +420,7 @@ async def _stand_in(
                 break  # a write that was halted is not sent elsewhere, nor is a part of an order
             if not fallback.fits(primary):
                 continue
+            began = plan.runtime.clock.monotonic()
             try:
                 if fallback.last_good is not None:
                     stale = _last_good(call, fallback.last_good, fn, args, kwargs, primary, unwanted)
@@ -429,6 +440,9 @@ async def _stand_in(
                     raise
                 last = error.take() if isinstance(error, NotStartedError) else error
                 _stand_in_failed(plan, fallback, last)
+                clock = plan.runtime.clock
+                if leaves_an_order(last) or order_sent_within(clock.monotonic() - began, clock) is not None:
+                    break  # the next one would send another order
                 continue
             state.answered_by_fallback()
             if plan.runtime.listeners:

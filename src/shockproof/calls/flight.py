@@ -36,6 +36,7 @@ class Flight(Classifier):
         "began",
         "begins_by",
         "can_be_ended",
+        "has_order_inside",
         "is_known_there",
         "is_open",
         "late_answer",
@@ -77,6 +78,8 @@ class Flight(Classifier):
         """Of an attempt that had been given up."""
         self.is_known_there = False
         """The other side said that it has this key already."""
+        self.has_order_inside = False
+        """Another order was sent inside of an attempt, so that a further attempt might send that again."""
         self.witness = self._new_witness()
         self.is_open = False
         """It was sent, and nothing proves that it did nothing."""
@@ -111,6 +114,10 @@ class Flight(Classifier):
                 Verdict(Outcome.NEUTRAL)
             )  # it did not run, whatever the user's classification says
         return self._judged(self.rules.of_error(error, call))
+
+    def of_order_inside(self) -> Verdict:
+        self.has_order_inside = True
+        return self._judged(self.rules.of_order_inside())
 
     def never_began(self) -> None:
         self.is_open = False

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from shockproof.calls.hedge_race import HedgeRace
 from shockproof.calls.limits_around import Limit, carry, limits_around
 from shockproof.calls.ongoing_call import Failure, OngoingCall
 from shockproof.policies.hedge import HedgeRule
@@ -24,13 +25,16 @@ class _Request:
 
     __slots__ = ("_ended_with", "sent", "task")
 
-    def __init__(self, attempt: Callable[[Callable[[], None]], Awaitable[Leg]]) -> None:
+    def __init__(self, attempt: Callable[[Callable[[], None]], Awaitable[Leg]], race: HedgeRace) -> None:
         loop = asyncio.get_running_loop()
         self.sent = loop.create_future()
         # Not the task's result: an error's traceback holds the timer, that the task, and it the error.
         self._ended_with: list[Leg] = []
         when_sent = partial(_mark, self.sent)
-        self.task = loop.create_task(_run(partial(attempt, when_sent), self._ended_with, limits_around()))
+        enter = partial(race.enter, self.sent)
+        self.task = loop.create_task(
+            _run(partial(attempt, when_sent), self._ended_with, limits_around(), enter)
+        )
 
     @property
     def has_answered(self) -> bool:
@@ -56,9 +60,13 @@ def _mark(sent: asyncio.Future[None]) -> None:
 
 
 async def _run(
-    attempt: Callable[[], Awaitable[Leg]], ended_with: list[Leg], limits: tuple[Limit, ...]
+    attempt: Callable[[], Awaitable[Leg]],
+    ended_with: list[Leg],
+    limits: tuple[Limit, ...],
+    enter: Callable[[], None],
 ) -> None:
     carry(limits)
+    enter()
     ended_with.append(await attempt())
 
 
@@ -74,11 +82,13 @@ async def hedged(
     A hedge is sent when the rule's wait has passed without an answer, or at once when one has failed in a
     way that is worth a repetition. Both are handed a function to call when they are sent: what an attempt
     waits for before that is our own queue, and a second request would only stand behind it; a hedge that
-    still waits there when the call ends costs nothing. The winner is returned at once; the others are
+    still waits there when the call ends costs nothing. Once one of them has sent an order, there is no further one, and
+    no other sends an order. The winner is returned at once; the others are
     cancelled, and give back what they hold by themselves.
     """
     clock = call.plan.runtime.clock
-    requests, hedges = [_Request(attempt)], 0  # in the order they were sent
+    race = HedgeRace()
+    requests, hedges = [_Request(attempt, race)], 0  # in the order they were sent
     primary: _Request | None = requests[0]
     tasks, ended = list[asyncio.Task[None]](), list[_Request]()
     first_failure: Failure | None = None
@@ -122,8 +132,8 @@ async def hedged(
                 else:
                     call.note(failure, is_hedge=True)
             if is_time and hedges < rule.most:
-                if call.may_hedge():
-                    requests.append(_Request(hedge))
+                if not race.has_order and call.may_hedge():
+                    requests.append(_Request(hedge, race))
                     hedges += 1
                 else:
                     hedges = rule.most  # not now, and so not later: only wait from now on

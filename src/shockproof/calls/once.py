@@ -20,10 +20,12 @@ from shockproof.calls.confirm import Confirm, DetailedConfirm, asked_of, with_de
 from shockproof.calls.executor import execute
 from shockproof.calls.flight import Flight, is_proof_of_nothing, refused_at_last
 from shockproof.calls.freshness import Freshness
+from shockproof.calls.hedge_race import lanes_around
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.key_in_call import require_key
 from shockproof.calls.named_arguments import check_takes, named_arguments
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
+from shockproof.calls.orders_inside import OrderInside
 from shockproof.calls.plan import Plan
 from shockproof.calls.reconciliation import Way, look_up, warn_of_contradiction
 from shockproof.calls.running_around import on_its_own
@@ -32,7 +34,7 @@ from shockproof.calls.witness import witnessed
 from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.risk_reducing import NO_JOURNAL, PATIENCE
 from shockproof.memory.journal.sending import Earlier, NotFreshError, Sending
-from shockproof.policies.classification import is_refusal
+from shockproof.policies.classification import is_refusal, leaves_an_order
 from shockproof.policies.confirmation import window_left
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.errors import (
@@ -188,7 +190,8 @@ class Once(Generic[R]):
             JournalUnavailableError, JournalLockedError: it could not be journalled; it was not sent.
             HaltedError: `ErrorRecoveryService.halt` is in force; it was not sent. Nobody asked what came of an earlier
                 call with this key: `ErrorRecoveryService.reconcile` does.
-            CallRejectedError: it is not wanted any more (``policy`` is ``"valid_until"`` or ``"still_wanted"``), the event
+            CallRejectedError: it is not wanted any more (``policy`` is ``"valid_until"`` or ``"still_wanted"``), another request
+                of a hedged call around it has sent an order (``"hedge"``), the event
                 loop stood still before its task had a turn (``"timeout"``; with ``grace`` only), or a limit or the open
                 circuit refused it; it was not sent.
             Exception: *fn*'s own error; it is certain that nothing happened.
@@ -348,15 +351,36 @@ class Once(Generic[R]):
         ends_at = None if deadline is None else self._clock.monotonic() + deadline
         plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
         flight = self._flight(plan, sending, fn, began, trace)
+        order = OrderInside(self._key, plan.state.name, self._clock, is_key_ours=self._is_new)
+        try:
+            return await self._sent(plan, sending, flight, order, fn, args, kwargs, ends_at)
+        finally:
+            order.ends(may_be_there=flight.is_open)
+            if not (order.is_there or flight.is_open):
+                for lane in lanes_around():
+                    lane.race.gives_up(order)
+
+    async def _sent(
+        self,
+        plan: Plan,
+        sending: Sending,
+        flight: Flight,
+        order: OrderInside,
+        fn: Callable[..., Any],  # Any: as above
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        ends_at: float | None,
+    ) -> Any:
         has_own_task = plan.grace is not None
         fn = witnessed(
             fn,
             lambda: flight.witness,
+            order=order,
             # One in the caller's own task follows the last question without a wait.
             refusal=lambda: self._refusal_at_last(flight, has_waited=has_own_task or not flight.can_be_ended),
             has_own_task=has_own_task,
         )
-        self._is_asked_before(plan, sending, flight, ends_at)
+        self._is_asked_before(plan, sending, flight, order, ends_at)
         resends = 0
         while True:
             result: Any = None  # Any: as above
@@ -375,6 +399,7 @@ class Once(Generic[R]):
             try:
                 if failed is None and not flight.was_judged:
                     sending.is_there(result)
+                    order.is_there = True
                     return result
                 if flight.is_open:
                     if not flight.was_judged and failed is not None:
@@ -398,18 +423,19 @@ class Once(Generic[R]):
                                 self._flight_ends_badly(fn, flight, failed, Outcome.UNKNOWN, NOBODY_KNOWS)
                             raise
                     if found is not None:
+                        order.is_there = True
                         if flight.outcome is not Outcome.SUCCESS:
-                            self._answered_by_look_up(began, trace)
+                            self._answered_by_look_up(flight.began, flight.trace)
                         return found.value
                     flight.is_open = False
                     left = None if ends_at is None else ends_at - self._clock.monotonic()
-                    if self._may_be_sent_again(plan, failed, resends, left):
+                    if not flight.has_order_inside and self._may_be_sent_again(plan, failed, resends, left):
                         resends += 1
                         if left is not None:
                             plan = Plan({**self._plan.options, "deadline": left}).bind(
                                 plan.runtime, plan.state
                             )
-                            self._is_asked_before(plan, sending, flight, ends_at)
+                            self._is_asked_before(plan, sending, flight, order, ends_at)
                         continue
                     if failed is not None:
                         failed.add_note(
@@ -550,11 +576,14 @@ class Once(Generic[R]):
 
         return ask
 
-    def _is_asked_before(self, plan: Plan, sending: Sending, flight: Flight, ends_at: float | None) -> None:
+    def _is_asked_before(
+        self, plan: Plan, sending: Sending, flight: Flight, order: OrderInside, ends_at: float | None
+    ) -> None:
         """Let nothing be sent by *plan* that is not on the disk and wanted, and let *flight* know what came of it."""
         plan.classifier = flight
+        plan.own_order = order
         plan.whole_began, plan.whole_trace = flight.began, flight.trace
-        plan.before_attempt = lambda: self._before_attempt(sending, flight, ends_at)
+        plan.before_attempt = lambda: self._before_attempt(sending, flight, order, ends_at)
         plan.is_simple = False  # the short way asks nobody before it sends
 
     def _may_be_sent_again(
@@ -562,7 +591,7 @@ class Once(Generic[R]):
     ) -> bool:
         if plan.halt_reason is not None:
             return False
-        if failed is not None and is_refusal(failed):
+        if failed is not None and (is_refusal(failed) or leaves_an_order(failed)):
             return False  # of a service inside the function: it is not repeated, here as anywhere
         # Only whether, and not when: the settle window was wait enough.
         again = plan.retry.after_failure(
@@ -570,8 +599,11 @@ class Once(Generic[R]):
         )
         return again.delay is not None
 
-    async def _before_attempt(self, sending: Sending, flight: Flight, ends_at: float | None) -> None:
+    async def _before_attempt(
+        self, sending: Sending, flight: Flight, order: OrderInside, ends_at: float | None
+    ) -> None:
         self._require_wanted()
+        self._require_first_in_race(order)
         left = None if ends_at is None else max(0.0, ends_at - self._clock.monotonic())
         flight.begins_by = None
         try:
@@ -586,7 +618,19 @@ class Once(Generic[R]):
             self._require_wanted()
             # The disk may write what it was asked to only later, and nobody waits for it: nobody knows until when.
             sending.sends_all_the_same(at_most_for=None)
+        order.begins()
         flight.begins()
+
+    def _require_first_in_race(self, order: OrderInside) -> None:
+        lanes = lanes_around()
+        if all(lane.is_free for lane in lanes):
+            for lane in lanes:
+                lane.race.takes(lane.request, order)
+            return
+        # The other request of a hedged call around it has sent an order already.
+        refusal = CallRejectedError(self._plan.state.name, "hedge")
+        self._plan.rejected(refusal)
+        raise refusal
 
     async def _journalled(self, sending: Sending, flight: Flight, ends_at: float | None) -> None:
         """Have it on the disk until when the attempt that begins right behind this may be under way."""

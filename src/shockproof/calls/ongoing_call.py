@@ -19,6 +19,7 @@ from shockproof.calls.faults import Faults
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.limits_around import time_left_around
+from shockproof.calls.orders_inside import OrderInside, name_unknown_order
 from shockproof.calls.plan import Plan
 from shockproof.calls.running_around import IN_AN_ORDER, RunningAround, a_retry_runs, begin_retry, end_retry
 from shockproof.calls.timer import Timer, running_task, start_single_timer
@@ -79,6 +80,7 @@ class Failure:
         "error_type",
         "judged",
         "message",
+        "order",
         "result",
         "stalled",
         "ticket",
@@ -89,9 +91,11 @@ class Failure:
     message: str
     """Not redacted: most are never shown to anybody."""
 
-    def __init__(self, ticket: Ticket, duration: float) -> None:
+    def __init__(self, ticket: Ticket, duration: float, order: OrderInside | None = None) -> None:
         self.ticket = ticket
         self.duration = duration
+        self.order = order
+        """One that was sent inside of the attempt, so that another attempt would send another."""
         self.error: Exception | None = None
         self.result: object = None
         self.verdict: Verdict | None = None
@@ -506,7 +510,7 @@ class OngoingCall:
         """
         plan, state = self.plan, self.plan.state
         error = failure.error
-        verdict = failure.verdict or failure.judged or self._verdict_of(failure)
+        verdict = self._verdict_of(failure)
         if self.trace is not None:
             self.trace.judged(verdict.outcome)
         if state.limits is not None:
@@ -525,6 +529,8 @@ class OngoingCall:
         shown, kind = self._count(failure, verdict, now)
         self._budget = None  # spent
         decision = self._decide(error, verdict, now, kind)
+        if failure.order is not None and verdict.outcome is Outcome.UNKNOWN:
+            decision = Decision(None, failure.order.reason)
         if verdict.retry_after is not None and plan.retry.asks_for_a_pause(
             verdict.retry_after, self.remaining(now)
         ):
@@ -615,7 +621,17 @@ class OngoingCall:
             except BaseException:  # the user's code wants to end the program: no verdict
                 failure.ticket.released()
                 raise
+        order = failure.order
+        if order is not None and (
+            verdict.outcome is Outcome.FAILURE or self._would_fall_back(failure, verdict)
+        ):
+            verdict = failure.verdict = self.plan.classifier.of_order_inside()
+            if failure.error is not None and not order.is_there:
+                name_unknown_order(failure.error, order)
         return verdict
+
+    def _would_fall_back(self, failure: Failure, verdict: Verdict) -> bool:
+        return verdict.outcome is Outcome.NEUTRAL and _nothing_ran(failure)
 
     # -- hedges --------------------------------------------------------------------------------
 
@@ -663,9 +679,7 @@ class OngoingCall:
         user's classification takes for an answer.
         """
         verdict = self._verdict_of(failure)
-        if verdict.outcome is Outcome.UNKNOWN or (
-            verdict.outcome is Outcome.NEUTRAL and _nothing_ran(failure)
-        ):
+        if verdict.outcome is Outcome.UNKNOWN or self._would_fall_back(failure, verdict):
             return False
         if verdict.outcome is not Outcome.FAILURE:
             return None

@@ -16,6 +16,7 @@ from typing import Any, Final, Self, get_args
 from shockproof.calls.callables import has_coroutine_code, is_async, name_of
 from shockproof.calls.combinations import Layer, refuse_harmful
 from shockproof.calls.limits import Held, Limits
+from shockproof.calls.orders_inside import OrderInside
 from shockproof.calls.running_around import an_order_runs
 from shockproof.calls.runtime import Runtime
 from shockproof.calls.stand_in import StandIn, chain_of
@@ -115,6 +116,7 @@ class Plan(_WhatEveryCallReads):
         "limit",
         "memories",
         "options",
+        "own_order",
         "rank",
         "retry",
         "risk_reducing",
@@ -171,6 +173,8 @@ class Plan(_WhatEveryCallReads):
         self.adaptive: AdaptiveRetry | None = None
         self.before_attempt: Callable[[], Awaitable[None]] | None = None
         """Awaited behind all limits, before each attempt that the executor makes; what it raises ends the call."""
+        self.own_order: OrderInside | None = None
+        """What its attempts send, where it is the plan of an order."""
         self.whole_began: float | None = None
         """
         When the call began of which this is a part; None: it is all of it.

@@ -11,7 +11,7 @@ to be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, Final
@@ -26,6 +26,7 @@ __all__ = [
     "end_retry",
     "in_order",
     "on_its_own",
+    "orders_around",
 ]
 
 IN_AN_ORDER: Final = "an order runs around it, which only once() sends again; declare effect='read' or 'idempotent' for what may be repeated"
@@ -35,11 +36,12 @@ IN_AN_ORDER: Final = "an order runs around it, which only once() sends again; de
 class RunningAround:
     """Marks everything inside a repeated attempt, or an attempt of an order; `ended` for tasks that outlive it."""
 
-    __slots__ = ("ended", "is_order", "outer")
+    __slots__ = ("ended", "order", "outer")
 
-    def __init__(self, outer: RunningAround | None, *, is_order: bool) -> None:
+    def __init__(self, outer: RunningAround | None, order: object = None) -> None:
         self.ended = False
-        self.is_order = is_order
+        self.order = order
+        """None: it is a retry."""
         self.outer = outer
 
 
@@ -57,22 +59,28 @@ def _running() -> RunningAround | None:
 def a_retry_runs(but: RunningAround | None) -> bool:
     """Whether a retry, other than *but*, runs around the running code."""
     mark = _innermost.get()
-    while mark is not None and (mark.ended or mark.is_order or mark is but):
+    while mark is not None and (mark.ended or mark.order is not None or mark is but):
         mark = mark.outer
     return mark is not None
+
+
+def orders_around() -> Iterator[object]:
+    """The orders of whose attempts the running code is a part, innermost first."""
+    mark = _innermost.get()
+    while mark is not None:
+        if mark.order is not None and not mark.ended:
+            yield mark.order
+        mark = mark.outer
 
 
 def an_order_runs() -> bool:
-    """Whether the running code is a part of an attempt of an order."""
-    mark = _innermost.get()
-    while mark is not None and (mark.ended or not mark.is_order):
-        mark = mark.outer
-    return mark is not None
+    """Whether there is any."""
+    return any(True for _ in orders_around())
 
 
 def begin_retry() -> tuple[RunningAround, Token[RunningAround | None]]:
     """From now on a retry inside this one makes a single attempt; to be handed to `end_retry`."""
-    mark = RunningAround(_running(), is_order=False)
+    mark = RunningAround(_running())
     return mark, _innermost.set(mark)
 
 
@@ -86,9 +94,9 @@ def end_retry(mark: RunningAround, token: Token[RunningAround | None]) -> None:
 
 
 @contextmanager
-def in_order() -> Generator[None]:
-    """What runs inside is an attempt of an order."""
-    mark = RunningAround(_running(), is_order=True)
+def in_order(order: object) -> Generator[None]:
+    """What runs inside is an attempt of *order*."""
+    mark = RunningAround(_running(), order)
     token = _innermost.set(mark)
     try:
         yield
@@ -98,10 +106,11 @@ def in_order() -> Generator[None]:
 
 
 async def awaited_in_order(
+    order: object,
     awaitable: Awaitable[Any],  # Any: whatever the user's function returns
 ) -> Any:  # Any: as above
     """What a plain function gave to await is a part of its attempt."""
-    with in_order():
+    with in_order(order):
         return await awaitable
 
 

@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from shockproof.calls.limits import Held
+from shockproof.calls.orders_inside import begin_thread_for
 from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.vocabulary.errors import BulkheadFullError
@@ -204,6 +205,7 @@ class _Job:
         self.fn, self.args, self.kwargs, self.loop = fn, args, kwargs, loop
         self.context = contextvars.copy_context()
         self.done: asyncio.Future[None] = loop.create_future()
+        begin_thread_for(self.done, self.context)
         self.result: Any = None  # Any: what the function returned
         self.error: BaseException | None = None
         self.ended = False

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-__all__ = ["frames_of", "task_that_waits_for"]
+__all__ = ["frames_of", "task_that_waits_for", "tasks_told_by"]
 
 _GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
@@ -47,6 +47,41 @@ def task_that_waits_for(
                 if task is not None:
                     return task
     return None
+
+
+def tasks_told_by(
+    awaited: asyncio.Future[Any], depth: int = 0
+) -> Iterator[asyncio.Task[Any]]:  # Any: as above
+    """
+    The tasks that go on when *awaited* is done, in whatever way they wait for it.
+
+    Those of `task_that_waits_for`, and those that would not pass their own cancellation on: behind `shield`, in
+    ``asyncio.wait``, or behind another future that somebody's callback sets.
+    """
+    for callback, _ in getattr(awaited, "_callbacks", None) or ():
+        owner = getattr(callback, "__self__", None)
+        if isinstance(owner, asyncio.Task):
+            if _waits_for(owner, awaited):
+                yield owner
+        elif depth < _DEEPEST:
+            for behind in _futures_behind(callback, owner):
+                yield from tasks_told_by(behind, depth + 1)
+
+
+def _futures_behind(callback: object, owner: object) -> Iterator[asyncio.Future[Any]]:  # Any: as above
+    held = [owner]
+    if isinstance(callback, FunctionType):
+        for cell in callback.__closure__ or ():
+            try:
+                held.append(cell.cell_contents)
+            except ValueError:  # not bound yet
+                continue
+    elif isinstance(callback, functools.partial):
+        held.extend(callback.args)
+    for one in held:
+        end: object = one if isinstance(one, asyncio.Future) else getattr(one, "_on_completed_fut", None)
+        if isinstance(end, asyncio.Future):  # itself, or the end of a task group
+            yield end
 
 
 def _waits_for(task: asyncio.Task[Any], future: object) -> bool:  # Any: whatever it returns

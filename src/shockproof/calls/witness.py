@@ -78,6 +78,7 @@ def witnessed(
     fn: Callable[..., Any],  # Any: the function's own arguments and result
     by: Callable[[], Witness],
     *,
+    order: object,
     refusal: Callable[[], Exception | None],
     has_own_task: bool,
 ) -> Callable[..., Any]:  # Any: as above
@@ -88,13 +89,13 @@ def witnessed(
     is raised in its place.
 
     A coroutine without a task of its own cannot be left behind, and has no witness. Whatever form it has, what is called
-    inside knows that it is a part of an order, for as long as the attempt really runs.
+    inside knows that it is a part of *order*, for as long as the attempt really runs.
     """
     is_coroutine_function = is_async(fn)
 
     async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         _raise_if_refused(refusal)
-        with in_order():
+        with in_order(order):
             return await fn(*args, **kwargs)
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:  # Any: as above
@@ -102,7 +103,7 @@ def witnessed(
         witness.begins()
         try:
             _raise_if_refused(refusal)
-            with in_order():
+            with in_order(order):
                 result = await fn(*args, **kwargs)
         except BaseException as error:
             witness.raises(error)
@@ -115,13 +116,13 @@ def witnessed(
         witness.begins()
         try:
             _raise_if_refused(refusal)
-            with in_order():
+            with in_order(order):
                 result = fn(*args, **kwargs)
         except BaseException as error:
             witness.raises(error)
             raise
         witness.returns(result)
-        return awaited_in_order(result) if inspect.isawaitable(result) else result
+        return awaited_in_order(order, result) if inspect.isawaitable(result) else result
 
     seen: Callable[..., Any] = called  # Any: as above
     if is_coroutine_function:

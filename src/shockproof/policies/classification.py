@@ -14,7 +14,7 @@ from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.errors import CallRejectedError, OutcomeUnknownError
 from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Outcome, Verdict
 
-__all__ = ["Classifier", "Classify", "ResultCheck", "is_refusal"]
+__all__ = ["Classifier", "Classify", "ResultCheck", "is_refusal", "leaves_an_order"]
 
 Classify = Callable[[Any, CallInfo], "Verdict | None"]  # Any: an error or whatever the function returned
 ResultCheck = Callable[[Any], bool]  # Any: whatever the function returned
@@ -83,6 +83,10 @@ class Classifier:
             if unwanted:
                 return self._careful(Verdict(Outcome.FAILURE))
         return None
+
+    def of_order_inside(self) -> Verdict:
+        """The verdict on a failure of what has sent an order inside: another attempt would send another order."""
+        return _NOBODY_KNOWS
 
     def of_error(self, error: Exception, call: CallInfo) -> Verdict:
         """

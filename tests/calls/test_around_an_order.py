@@ -1,0 +1,417 @@
+"""Calls around an order: nothing they do makes another one while nobody knows what became of the first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    AttemptTimeoutError,
+    CallRejectedError,
+    ErrorRecoveryService,
+    Found,
+    Handle,
+    LookUp,
+    Outcome,
+    OutcomeUnknownError,
+    attempts_of,
+)
+from shockproof.testing import VirtualClock
+from shockproof.vocabulary.clock import Clock, SystemClock
+
+Booked = dict[str, str]
+Place = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture
+def recovery(tmp_path: Path, clock: VirtualClock) -> ErrorRecoveryService:
+    return ErrorRecoveryService(
+        tmp_path / "state", tmp_path / "errors", base_delay=0.5, circuit_threshold=50, clock=clock
+    )
+
+
+class Desk:
+    """Places orders, each with a key of its own, at a venue that books at once and answers after a while, if at all."""
+
+    def __init__(self, recovery: ErrorRecoveryService, clock: Clock, *, takes: float = 100.0) -> None:
+        self.clock = clock
+        self.takes = takes
+        self.loses = False
+        self.is_closed = False
+        self.is_seen = True
+        self.booked: list[str] = []
+        self.trading = recovery.service("trading", max_retries=0)
+
+    async def submit(self, client_order_id: str) -> Booked:
+        if self.is_closed:
+            raise ConnectionRefusedError("nobody listens")
+        self.booked.append(client_order_id)
+        await self.clock.sleep(self.takes)
+        if self.loses:
+            raise ConnectionResetError("the answer is lost")
+        return {"id": client_order_id}
+
+    async def find(self, key: str) -> LookUp[Booked]:
+        if not self.is_seen:
+            return UNKNOWN
+        return Found({"id": key}) if key in self.booked else NOT_FOUND
+
+    async def place(self, key: str | None = None) -> Booked:
+        once = self.trading.once(key, confirm=self.find, key_argument="client_order_id", settle=5.0)
+        return await once.call(self.submit)
+
+
+@pytest.fixture
+def desk(recovery: ErrorRecoveryService, clock: VirtualClock) -> Desk:
+    return Desk(recovery, clock)
+
+
+def causes_of(error: BaseException | None) -> list[type[BaseException]]:
+    found = list[type[BaseException]]()
+    while error is not None:
+        found.append(type(error))
+        error = error.__cause__
+    return found
+
+
+async def in_attempts(handle: Handle, place: Place) -> None:
+    async for attempt in handle.attempts():
+        async with attempt:
+            await place()
+
+
+async def in_a_group(place: Place) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(place())
+
+
+async def in_a_group_of_anyio(place: Place) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(place)
+
+
+async def in_wait(place: Place) -> None:
+    await asyncio.wait({asyncio.ensure_future(place())})
+
+
+async def in_time(place: Place) -> None:
+    async with asyncio.timeout(1.0):
+        await place()
+
+
+async def in_time_of_anyio(place: Place) -> None:
+    with anyio.fail_after(1.0):
+        await place()
+
+
+async def given_up(place: Place) -> None:
+    with anyio.move_on_after(1.0) as scope:
+        await place()
+    if scope.cancelled_caught:
+        raise ConnectionError("too slow")
+
+
+async def with_an_error_of_its_own(place: Place) -> None:
+    try:
+        async with asyncio.timeout(1.0):
+            await place()
+    except TimeoutError:
+        raise ValueError("not placed, as far as is known") from None
+
+
+CUT_OFF: dict[str, tuple[dict[str, Any], Callable[[Place], Awaitable[Any]]]] = {
+    "timeout": ({"timeout": 1.0}, lambda place: place()),
+    "deadline": ({"deadline": 1.0}, lambda place: place()),
+    "timeout and grace": ({"timeout": 1.0, "grace": 1.0}, lambda place: place()),
+    "timeout around gather": ({"timeout": 1.0}, lambda place: asyncio.gather(place(), asyncio.sleep(50.0))),
+    "timeout around a group": ({"timeout": 1.0}, in_a_group),
+    "timeout around a group of anyio": ({"timeout": 1.0}, in_a_group_of_anyio),
+    "timeout around shield": ({"timeout": 1.0}, lambda place: asyncio.shield(asyncio.ensure_future(place()))),
+    "timeout around wait": ({"timeout": 1.0}, in_wait),
+    "asyncio.timeout": ({}, in_time),
+    "asyncio.wait_for": ({}, lambda place: asyncio.wait_for(place(), 1.0)),
+    "anyio.fail_after": ({}, in_time_of_anyio),
+    "anyio.move_on_after": ({}, given_up),
+    "an error of its own": ({}, with_an_error_of_its_own),
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", CUT_OFF)
+@pytest.mark.parametrize("form", ["call", "decorated", "attempts"])
+async def test_order_that_a_time_limit_cuts_off_is_final_for_the_call_around_it(
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk, how: str, form: str
+) -> None:
+    """It may have been placed; a retry or a fallback would place another one, with another key."""
+    options, cut_off = CUT_OFF[how]
+    elsewhere = Desk(recovery, clock)
+    around = recovery.service("strategy", max_retries=3, **options)
+
+    async def strategy() -> None:
+        await cut_off(desk.place)
+
+    forms: dict[str, Place] = {
+        "call": lambda: around.using(fallback=elsewhere.place).call(strategy),
+        "decorated": around(strategy),
+        "attempts": lambda: in_attempts(around, strategy),
+    }
+    with pytest.raises((TimeoutError, ConnectionError, ValueError)) as caught:
+        await forms[form]()
+
+    await clock.sleep(300.0)
+    assert (len(desk.booked), elsewhere.booked) == (1, [])
+    assert causes_of(caught.value)[-1] is OutcomeUnknownError
+    assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+    assert recovery.get_error_summary()["errors_by_severity"]["critical"] >= 1
+
+
+@pytest.mark.asyncio
+async def test_error_of_a_call_around_an_order_cut_off_names_the_order(
+    recovery: ErrorRecoveryService, desk: Desk
+) -> None:
+    """So that whoever gets it can place it again with its key."""
+    with pytest.raises(AttemptTimeoutError) as caught:
+        await recovery.service("strategy", timeout=1.0).call(desk.place)
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, OutcomeUnknownError):
+        error = error.__cause__
+    assert isinstance(error, OutcomeUnknownError)
+    assert ([error.key], error.service_name) == (desk.booked, "trading")
+    assert any("may have been placed" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.asyncio
+async def test_order_left_behind_by_the_grace_of_a_call_around_it_is_final(
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk
+) -> None:
+    """It still runs when the call has ended."""
+
+    async def stubborn() -> None:
+        placing = asyncio.ensure_future(desk.place())
+        while not placing.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(placing)
+
+    with pytest.raises(AttemptTimeoutError):
+        await recovery.service("strategy", timeout=1.0, grace=1.0).call(stubborn)
+    await clock.sleep(300.0)
+    assert len(desk.booked) == 1
+
+
+@pytest.mark.asyncio
+async def test_order_that_was_certainly_not_sent_is_tried_again_by_the_call_around_it(
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk
+) -> None:
+    """Its time was up before: that is a timeout like any other."""
+    waits = [10.0, 0.0]
+    desk.takes = 0.0
+
+    async def strategy() -> Booked:
+        await clock.sleep(waits.pop(0))
+        return await desk.place()
+
+    placed = await recovery.service("strategy", timeout=1.0, max_retries=1).call(strategy)
+    assert desk.booked == [placed["id"]]
+
+
+@pytest.mark.asyncio
+async def test_order_that_waits_for_its_turn_when_its_time_is_up_is_tried_again(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It stood in the queue of its service: nothing was sent, or left pending."""
+    desk = Desk(recovery, clock, takes=2.0)
+    desk.trading = recovery.service("narrow", max_retries=0, max_concurrent=1, max_queue=5)
+    first = asyncio.ensure_future(desk.place("bot-1"))
+    await clock.sleep(0.5)
+    desk.takes = 0.5
+
+    placed = await recovery.service("strategy", timeout=1.0, max_retries=1, base_delay=5.0).call(desk.place)
+    await first
+    assert desk.booked == ["bot-1", placed["id"]]
+    state = await recovery.restore_state()
+    assert state is None or state.active_operations == []
+
+
+@pytest.mark.asyncio
+async def test_order_proven_not_placed_is_tried_again_by_the_call_around_it(
+    recovery: ErrorRecoveryService, desk: Desk
+) -> None:
+    """A refused connection is a proof, for whoever is around as well."""
+    desk.is_closed, desk.takes = True, 0.0
+
+    async def strategy() -> Booked:
+        try:
+            return await desk.place()
+        finally:
+            desk.is_closed = False
+
+    placed = await recovery.service("strategy", max_retries=1).call(strategy)
+    assert desk.booked == [placed["id"]]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("key", [None, "bot-1"])
+async def test_call_that_fails_behind_an_order_it_placed_is_repeated_only_with_a_key_of_the_users(
+    recovery: ErrorRecoveryService, clock: VirtualClock, key: str | None
+) -> None:
+    """A repetition makes a new key where the user gave none, and so another order."""
+    desk, began = Desk(recovery, clock, takes=1.0), 0
+
+    async def strategy() -> None:
+        nonlocal began
+        began += 1
+        await desk.place(key)
+        raise ConnectionError("what comes behind it")
+
+    around = recovery.service("strategy", max_retries=2, fallback=desk.place if key is None else "none")
+    with contextlib.suppress(ConnectionError):
+        await around.call(strategy)
+    assert len(desk.booked) == 1
+    assert began == (1 if key is None else 3)
+
+
+@pytest.mark.asyncio
+async def test_read_behind_an_order_is_repeated(recovery: ErrorRecoveryService, clock: VirtualClock) -> None:
+    """An order that was there before the call began is not inside of it, whatever became of it."""
+    desk, asked = Desk(recovery, clock, takes=1.0), 0
+    await desk.place()
+    desk.loses, desk.is_seen = True, False
+    with pytest.raises(OutcomeUnknownError):
+        await desk.place()
+
+    async def fetch() -> str:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise ConnectionError("no")
+        return "answer"
+
+    assert await recovery.service("market").call(fetch) == "answer"
+
+
+@pytest.mark.asyncio
+async def test_fallback_whose_order_is_unknown_is_the_last_one_asked(
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk
+) -> None:
+    """The next one would place another order, and a value would hide this one."""
+    third = Desk(recovery, clock)
+    desk.takes, desk.loses, desk.is_seen = 1.0, True, False
+
+    async def refused() -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    around = recovery.service("strategy", max_retries=0, fallback=[desk.place, third.place, "none"])
+    with pytest.raises(OutcomeUnknownError):
+        await around.call(refused)
+    assert (len(desk.booked), third.booked) == (1, [])
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("first_waits", [0.0, 5.0])
+async def test_hedged_call_around_an_order_places_one(
+    recovery: ErrorRecoveryService, clock: VirtualClock, first_waits: float
+) -> None:
+    """Whichever of its requests comes to its order first: the other one is refused before it sends."""
+    desk, waits = Desk(recovery, clock, takes=10.0), [first_waits, 1.0]
+    refused = list[str]()
+
+    async def strategy() -> Booked:
+        await clock.sleep(waits.pop(0))
+        try:
+            return await desk.place()
+        except CallRejectedError as error:
+            refused.append(error.policy)
+            raise
+
+    placed = await recovery.service("strategy", hedge_after=0.5).call(strategy)
+
+    await clock.sleep(100.0)
+    assert desk.booked == [placed["id"]]
+    assert refused == (["hedge"] if first_waits else [])
+    assert len(waits) == (0 if first_waits else 1)
+
+
+@pytest.mark.asyncio
+async def test_hedged_call_whose_order_is_unknown_is_final(
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk
+) -> None:
+    """Also where the other request was refused before."""
+    desk.takes, desk.loses, desk.is_seen = 10.0, True, False
+    waits, elsewhere = [5.0, 1.0, 0.0, 0.0], Desk(recovery, clock)
+
+    async def strategy() -> Booked:
+        await clock.sleep(waits.pop(0))
+        return await desk.place()
+
+    around = recovery.service("strategy", hedge_after=0.5, max_retries=2, fallback=elsewhere.place)
+    with pytest.raises((OutcomeUnknownError, CallRejectedError)):
+        await around.call(strategy)
+    assert (len(desk.booked), elsewhere.booked) == (1, [])
+
+
+@pytest.mark.asyncio
+async def test_hedge_places_the_order_that_certainly_was_not_placed(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """What was refused by the venue does not stand in the way of the other request."""
+    desk = Desk(recovery, clock, takes=1.0)
+    desk.is_closed = True
+
+    async def strategy() -> Booked:
+        try:
+            return await desk.place()
+        except ConnectionRefusedError:
+            desk.is_closed = False
+            raise
+
+    placed = await recovery.service("strategy", hedge_after=0.5).call(strategy)
+    assert desk.booked == [placed["id"]]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ends", ["unknown", "there"])
+async def test_order_inside_an_order_makes_the_outer_one_final(
+    recovery: ErrorRecoveryService, clock: VirtualClock, ends: str
+) -> None:
+    """What proves that the outer one was not placed proves nothing about the other, which would be placed again."""
+    leg, outer = Desk(recovery, clock, takes=1.0), Desk(recovery, clock)
+    leg.loses, leg.is_seen = ends == "unknown", ends == "there"
+    outer.trading = recovery.service("outer", max_retries=3)
+    outer.is_closed = True
+
+    async def submit(client_order_id: str) -> Booked:
+        await leg.place()
+        return await outer.submit(client_order_id)
+
+    once = outer.trading.once(confirm=outer.find, key_argument="client_order_id", settle=1.0)
+    with pytest.raises((OutcomeUnknownError, ConnectionRefusedError)):
+        await once.call(submit)
+    assert (len(leg.booked), outer.booked) == (1, [])
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["a loop of its own", "the loop that waits for it"])
+async def test_orders_of_a_plain_function_are_inside_the_call_around_it(tmp_path: Path, how: str) -> None:
+    """It runs them in its thread, or hands them to the loop that waits for it."""
+    loop = asyncio.get_running_loop()
+    async with ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", base_delay=0.0) as recovery:
+        desk = Desk(recovery, SystemClock(), takes=0.0)
+
+        def strategy() -> None:
+            if how == "a loop of its own":
+                asyncio.run(desk.place())
+            else:
+                asyncio.run_coroutine_threadsafe(desk.place(), loop).result(60)
+            raise ConnectionError("what comes behind it")
+
+        with pytest.raises(ConnectionError):
+            await recovery.service("strategy", max_retries=3).call(strategy)
+        assert len(desk.booked) == 1
