@@ -1,7 +1,8 @@
 """
 What a power cut leaves on a real ext4: the image under a mounted file system is copied while it is written to.
 
-    sudo ./run sh python benchmarks/power_cut.py [--cuts 100] [--seed 1] [--directory DIR]
+    sudo ./run sh python benchmarks/power_cut.py [--cuts 100] [--seed 1] [--directory DIR]     # on a terminal
+    sudo ./run bench power_cut                                                                 # into docs/explanation/crash-safety.md
 
 Linux only; needs root, loop devices and e2fsprogs. A copy of the image holds what had reached the disk at that instant, and nothing of what
 the kernel only had in memory: that is a power cut. For each writer below, an image is made and mounted, the writer
@@ -38,6 +39,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from published import LEFT_OUT, SECTIONS, setting, table
+
 from shockproof import ErrorRecoveryService
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import read_journal
@@ -45,6 +48,7 @@ from shockproof.memory.journal.operation_table import Name
 from shockproof.memory.services.halt import FILE_NAME
 from shockproof.memory.state.state_files import StateFiles
 
+SECTION = SECTIONS["power_cut"]
 IMAGE_BYTES = 48 << 20
 MOST_LINES = 60
 """A cut comes after 1 to so many things that were said."""
@@ -116,6 +120,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "write, rename": lambda directory: renames(directory, sync=False),
     "write, fsync, rename": lambda directory: renames(directory, sync=True),
 }
+
+
+SHOWN = {"shockproof": "shockproof: state, operations, halts"}
 
 
 def write(writer: str, directory: Path) -> None:
@@ -224,7 +231,7 @@ def cuts(
     run("mkfs.ext4", "-q", "-F", image)
     seen: list[tuple[Path, int]] = []
     with mounted(image, place, options):
-        command = [sys.executable, __file__, "--write", writer, "--directory", str(place)]
+        command = [sys.executable, __file__, "--writer", writer, "--directory", str(place)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - this script itself
         assert process.stdout is not None
         heard = Heard(process.stdout.fileno())
@@ -250,33 +257,63 @@ def cuts(
     return results
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", type=Path, default=None)
-    parser.add_argument("--write", choices=WRITERS, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help=f"into {SECTION.page}")
+    parser.add_argument("--writer", choices=WRITERS, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    if options.write is not None:
-        write(options.write, options.directory)
-    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
-        raise SystemExit("power_cut: root and loop devices are needed")
-    print(f"{options.cuts} cuts each, seed {options.seed}, {os.uname().release}\n")
-    print(f"{'writer':<24}{'ext4 mounted with':<20}{'cuts':>6}{'said':>8}{'lost':>6}{'torn':>6}")
+    if options.writer is not None:
+        write(options.writer, options.directory)
+    missing = needed()
+    if missing:
+        print(f"power_cut: {missing} needed", file=sys.stderr)
+        return LEFT_OUT
+    rows = []
     for writer in WRITERS:
         for mount_options in ("defaults", "noauto_da_alloc"):
             with tempfile.TemporaryDirectory(dir=options.directory) as home:
                 rng = random.Random(options.seed)
                 found = cuts(writer, mount_options, options.cuts, rng, Path(home))
             lost, torn = (sum(each[index] for each in found) for index in (0, 1))
-            print(
-                f"{writer:<24}{mount_options:<20}{len(found):>6}{found[-1][2]:>8}{lost:>6}{torn:>6}",
-                flush=True,
+            rows.append(
+                (SHOWN.get(writer, writer), f"`{mount_options}`", len(found), f"{found[-1][2]:,}", lost, torn)
             )
+            print(*rows[-1], file=sys.stderr)
+    text = table(
+        [
+            "writer",
+            "ext4 mounted with",
+            "cuts",
+            "said to be durable",
+            "cuts that lost some of it",
+            "cuts that tore a file",
+        ],
+        rows,
+    )
+    print(f"{setting()}\n\n{text}")
+    if options.write:
+        SECTION.write(
+            text,
+            method=f"Seed {options.seed}; {IMAGE_BYTES >> 20} MiB of ext4 in a loop device.",
+            cannot_tell="how a drive behaves that loses what it was told to flush, or other file systems; another run cuts elsewhere.",
+        )
+    return 0
+
+
+def needed() -> str:
+    """What is missing here, in words; empty: nothing."""
+    if os.geteuid() != 0:
+        return "root is"
+    if not Path("/dev/loop-control").exists():
+        return "loop devices are"
+    return "" if shutil.which("mkfs.ext4") else "mkfs.ext4, of e2fsprogs, is"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

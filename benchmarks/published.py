@@ -21,6 +21,8 @@ import shockproof
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PICTURES = DOCS / "pictures"
+LEFT_OUT = 3
+"""Exit status of a script that cannot run on this machine."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Section:
     """What the script is called with, for all that is published."""
     pictures: tuple[str, ...] = ()
     """Files below ``docs/pictures/`` that it draws."""
+    needs: str = ""
+    """What not every machine has; a script that lacks it ends with `LEFT_OUT`, and its page stays as it was."""
 
     @property
     def begin(self) -> str:
@@ -103,6 +107,13 @@ SECTIONS = {
             "explanation/orders.md",
             "orders.py",
             ("--write", "--intents", "10000", "--kills", "1100", "--traders", "10"),
+        ),
+        Section(
+            "power_cut",
+            "explanation/crash-safety.md",
+            "power_cut.py",
+            ("--write",),
+            needs="root, loop devices and e2fsprogs",
         ),
         Section("scoreboard", "explanation/scoreboard.md", "correctness.py", ("--write",)),
     )

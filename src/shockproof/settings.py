@@ -36,7 +36,7 @@ class ErrorLogOptions(TypedDict, total=False):
     keep_days: int | None
     """Files of days more than so many before today are deleted. Default: all are kept."""
     keep_bytes: int | None
-    """The oldest days are deleted until the rest is no larger. Default: all are kept."""
+    """The oldest files are deleted until the rest is no larger; never today's. Default: all are kept."""
     compress: bool
     """Files of closed days become ``.gz``. Default: False."""
     fold: Seconds | None
@@ -215,6 +215,10 @@ def check_error_log(options: Mapping[str, object]) -> dict[str, Any]:  # Any: ea
         if name not in _ERROR_LOG:
             raise TypeError(f"error_log knows no {name!r}; {out_of(name, _ERROR_LOG)}")
         checked[name] = _ERROR_LOG[name](f"error_log[{name!r}]", value)
+    if checked.get("fold_numbers") and "fold" not in checked:
+        raise ValueError(
+            'error_log["fold_numbers"] says how identical errors are found, and nothing is folded: add "fold": 10.0 (seconds)'
+        )
     return checked
 
 

@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--keep-size",
         type=byte_count,
         metavar="SIZE",
-        help="delete the oldest days until the rest is no larger: 500M",
+        help="delete the oldest files until the rest is no larger: 500M",
     )
     parser.add_argument(
         "--compress",

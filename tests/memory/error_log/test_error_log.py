@@ -283,6 +283,31 @@ async def test_old_files_go_when_a_record_opens_a_new_day(tmp_path: Path) -> Non
 
 
 @pytest.mark.asyncio
+async def test_old_files_go_when_a_day_grows_by_a_part(tmp_path: Path) -> None:
+    """The disk does not fill up until midnight; what is today's stays, however much it is."""
+    clock = VirtualClock(wall=MORNING)
+    old = tmp_path / "errors_20261120.jsonl"
+    old.write_text("{}\n" * 1_000)
+    log = ErrorLog(tmp_path, clock=clock, keep_bytes=10_000, max_file_bytes=2_000)
+    log.put(error())
+    await log.flush()
+    while log._tidying is None or not log._tidying.done():
+        await background.writer_for(tmp_path).run(lambda: None)
+    was_kept = old.exists()
+    count = 1
+    while old.exists():  # each time in another thread, which may be busy with the last time
+        for _ in range(20):
+            log.put(error("x" * 100))
+        count += 20
+        assert await log.flush()
+    await log.aclose()
+
+    assert was_kept
+    assert len([record async for record in log.read()]) == count > 20
+    assert FILE in names_in(tmp_path)
+
+
+@pytest.mark.asyncio
 async def test_records_are_written_without_anybody_flushing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

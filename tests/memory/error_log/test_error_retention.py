@@ -56,15 +56,29 @@ def test_todays_files_are_never_deleted(tmp_path: Path) -> None:
     assert left(tmp_path) == {days_ago(-1), days_ago(0), days_ago(0, 1)}
 
 
-def test_the_oldest_days_go_until_the_rest_is_small_enough(tmp_path: Path) -> None:
-    """Whole days, because half a day is no day."""
-    fill(tmp_path, days_ago(0), days_ago(1), days_ago(2), days_ago(2, 1), days_ago(3), size=100)
-    tidy(Retention(tmp_path, keep_bytes=400))
+def test_the_oldest_files_go_until_the_rest_is_small_enough(tmp_path: Path) -> None:
+    """Part by part, and what is compressed of one goes with the rest of it."""
+    fill(tmp_path, days_ago(0), days_ago(1), days_ago(2, 1), days_ago(2, 10), days_ago(3), size=100)
+    fill(tmp_path, days_ago(2), days_ago(2) + ".gz", size=50)
+    tidy(Retention(tmp_path, keep_bytes=500))
     first = left(tmp_path)
-    tidy(Retention(tmp_path, keep_bytes=399))
+    tidy(Retention(tmp_path, keep_bytes=499))
+    second = left(tmp_path)
+    tidy(Retention(tmp_path, keep_bytes=300))
 
-    assert first == {days_ago(0), days_ago(1), days_ago(2), days_ago(2, 1)}
-    assert left(tmp_path) == {days_ago(0), days_ago(1)}
+    assert first == {
+        days_ago(0), days_ago(1), days_ago(2), days_ago(2) + ".gz", days_ago(2, 1), days_ago(2, 10)
+    }  # fmt: skip
+    assert second == {days_ago(0), days_ago(1), days_ago(2, 1), days_ago(2, 10)}
+    assert left(tmp_path) == {days_ago(0), days_ago(1), days_ago(2, 10)}
+
+
+def test_a_storm_that_was_larger_than_all_that_is_kept_leaves_its_end(tmp_path: Path) -> None:
+    """Yesterday is not gone at midnight because it was a bad day."""
+    fill(tmp_path, days_ago(0), days_ago(1), *(days_ago(1, part) for part in range(1, 12)), size=100)
+    tidy(Retention(tmp_path, keep_bytes=350))
+
+    assert left(tmp_path) == {days_ago(0), days_ago(1, 10), days_ago(1, 11)}
 
 
 def test_closed_days_are_compressed_but_not_yesterday(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from shockproof.memory.error_log.capture import CapturedError
 from shockproof.memory.error_log.error_log import ErrorLog
 from shockproof.memory.error_log.folding import Folding, times
 from shockproof.memory.error_log.redaction import Redactor
+from shockproof.settings import check_error_log
 
 MORNING = 1_795_593_600.0  # 2026-11-25 08:00 UTC
 FILE = "errors_20261125.jsonl"
@@ -273,6 +274,14 @@ def test_a_storm_that_stops_is_written_without_anybody_asking(
 
     assert all_are_there.wait(PATIENCE)
     assert log.close_blocking(PATIENCE)
+
+
+def test_a_rule_for_folding_without_folding_is_refused() -> None:
+    """Who gives it believes that storms are folded. Switched off on purpose it may stay where it is."""
+    with pytest.raises(ValueError, match=r'nothing is folded: add "fold": 10\.0'):
+        check_error_log({"fold_numbers": True})
+
+    assert check_error_log({"fold_numbers": True, "fold": None}) == {"fold_numbers": True, "fold": None}
 
 
 @pytest.mark.asyncio

@@ -126,15 +126,15 @@ class ErrorLog:
         max_file_bytes: about how large a file may become before the day goes on in another part;
             None: any size.
         keep_days: days before today whose files are kept; None: all.
-        keep_bytes: bytes of files that are kept, the oldest days going first; None: all.
+        keep_bytes: bytes of files that are kept, the oldest going first; None: all.
         compress: whether the files of closed days are compressed.
         fold: seconds in which identical records become two lines, the first and the last with how many there
             were, see `Folding`; None: every record is a line. A line that counts others may be dropped as any other.
         fold_numbers: whether messages that differ in numbers only count as identical.
         layer: what does the file work.
 
-    ``keep_days``, ``keep_bytes`` and ``compress`` are done when a record is written and the day is a new one; they never touch
-    today's files, nor any whose name is not ours.
+    ``keep_days``, ``keep_bytes`` and ``compress`` are done when a record is written and the day is a new one, or a new part
+    has begun; they never touch today's files, nor any whose name is not ours.
     """
 
     def __init__(
@@ -326,6 +326,7 @@ class ErrorLog:
         self._flushes: list[_Flush] = []
         self._closings: list[_Flush] = []
         self._tidied_on: date | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._batch: list[CapturedError | Gap] = []
         self._next_batch: list[CapturedError | Gap] = []
         self._next_groups: list[_Lines] | None = None
@@ -625,6 +626,7 @@ class ErrorLog:
             part += 1
             file = self._open(day, part)
             await file.prepare()
+            self._tidied_on = None  # a day that grows makes older ones go
         return file
 
     def _open(self, day: date, part: int) -> AppendFile:
@@ -650,9 +652,9 @@ class ErrorLog:
         if self._retention is None:
             return
         today = self._day_of(self._clock.time())
-        if today != self._tidied_on:
+        if today != self._tidied_on and (self._tidying is None or self._tidying.done()):
             self._tidied_on = today
-            _ = self._writer.start_task(self._retention.tidy(today, self._writer))
+            self._tidying = self._writer.start_task(self._retention.tidy(today, self._writer))
 
 
 def _instead_of(error: CapturedError, failure: Exception) -> CapturedError:

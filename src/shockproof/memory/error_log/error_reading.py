@@ -92,11 +92,15 @@ class ErrorReading(AsyncIterator["ErrorRecord"]):
         self.bytes_read = 0
         """So far; a compressed file counts when it is done."""
         self._first: Callable[[], Awaitable[object]] | None = first
+        self._directory = directory
         self._writer = writer
         self._layer = layer
         self._slices = self._read(directory, wanted)
         self._ready: list[ErrorRecord] = []  # last first
         self._is_over = False
+
+    def __repr__(self) -> str:
+        return f"<ErrorReading of {str(self._directory)!r}, {self.skipped} lines skipped, {len(self.damaged)} files damaged>"
 
     def __aiter__(self) -> Self:
         return self

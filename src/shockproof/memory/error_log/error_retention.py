@@ -29,7 +29,7 @@ class Retention:
     What happens to the files of closed days.
 
     ``keep_days``: files of days more than so many before today are deleted; 0 keeps today only.
-    ``keep_bytes``: whole days are deleted, the oldest first, until the rest is no larger.
+    ``keep_bytes``: files are deleted, the oldest part of the oldest day first, until the rest is no larger.
     ``compress``: files of days before yesterday become ``.gz``; yesterday's may still be written to
     by another process or get late records.
 
@@ -92,10 +92,11 @@ class Retention:
             everything = self._files(first=today) + closed
             total = sum(file.size for file in everything) - sum(file.size for file in old)
             remaining = [file for file in closed if file not in old]
-            for day in sorted({file.day for file in remaining}):
+            # Part by part: a storm that made yesterday larger than all of this shall not take its own end along.
+            for day, part in sorted({(file.day, file.part) for file in remaining}):
                 if total <= self.keep_bytes:
                     break
-                going = [file for file in remaining if file.day == day]
+                going = [file for file in remaining if (file.day, file.part) == (day, part)]
                 total -= sum(file.size for file in going)
                 old += going
         return old
