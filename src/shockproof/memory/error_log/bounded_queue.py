@@ -254,7 +254,7 @@ class BoundedQueue(Generic[T]):
         dropped[rank] += 1
         self._dropped = tuple(dropped)
 
-    def _removed(self, lane: deque[Any]) -> _Ticket:
+    def _removed(self, lane: deque[Any]) -> _Ticket:  # Any: tickets and items in turn
         ticket: _Ticket
         is_newest = self.when_full == "drop_new"
         try:
