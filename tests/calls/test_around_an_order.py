@@ -298,18 +298,22 @@ async def test_read_behind_an_order_is_repeated(recovery: ErrorRecoveryService, 
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["OutcomeUnknownError", "asyncio.timeout"])
 async def test_fallback_whose_order_is_unknown_is_the_last_one_asked(
-    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk, how: str
 ) -> None:
     """The next one would place another order, and a value would hide this one."""
     third = Desk(recovery, clock)
-    desk.takes, desk.loses, desk.is_seen = 1.0, True, False
+    desk.takes, desk.loses, desk.is_seen = 2.0, True, False
+
+    async def second() -> None:
+        await (in_time(desk.place) if how == "asyncio.timeout" else desk.place())
 
     async def refused() -> None:
         raise ConnectionRefusedError("nobody listens")
 
-    around = recovery.service("strategy", max_retries=0, fallback=[desk.place, third.place, "none"])
-    with pytest.raises(OutcomeUnknownError):
+    around = recovery.service("strategy", max_retries=0, fallback=[second, third.place, "none"])
+    with pytest.raises((OutcomeUnknownError, TimeoutError)):
         await around.call(refused)
     assert (len(desk.booked), third.booked) == (1, [])
 
@@ -415,3 +419,112 @@ async def test_orders_of_a_plain_function_are_inside_the_call_around_it(tmp_path
         with pytest.raises(ConnectionError):
             await recovery.service("strategy", max_retries=3).call(strategy)
         assert len(desk.booked) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["retry", "attempts", "fallback", "hedge"])
+async def test_order_left_alone_before_it_was_sent_is_not_sent_beside_the_repetition(
+    recovery: ErrorRecoveryService, clock: VirtualClock, how: str
+) -> None:
+    """A `gather` that has failed lets the others go on; what comes in its place sends the order."""
+    desk, refused, is_first = Desk(recovery, clock, takes=1.0), list[str](), True
+    desk.trading = recovery.service("narrow", max_retries=0, max_concurrent=1, max_queue=5)
+    busy = asyncio.ensure_future(desk.place("bot-0"))
+    await clock.sleep(0.1)
+
+    async def place() -> None:
+        try:
+            await desk.place()
+        except CallRejectedError as error:
+            refused.append(error.policy)
+            raise
+
+    async def fails() -> None:
+        await clock.sleep(0.5)
+        raise ConnectionError("what stands beside it")
+
+    async def strategy() -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            await asyncio.gather(place(), fails())
+        await place()
+
+    around = {
+        "retry": lambda: recovery.service("strategy", max_retries=1).call(strategy),
+        "attempts": lambda: in_attempts(recovery.service("strategy", max_retries=1), strategy),
+        "fallback": lambda: recovery.service("strategy", max_retries=0, fallback=strategy).call(strategy),
+        "hedge": lambda: recovery.service("strategy", hedge_after=50.0).call(strategy),
+    }
+    await around[how]()
+    await clock.sleep(100.0)
+    await busy
+    assert (len(desk.booked), refused) == (2, ["repetition"])
+
+
+@pytest.mark.asyncio
+async def test_read_beside_an_order_in_a_group_is_repeated(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """What runs beside the body of a block is not inside of the calls that the body makes."""
+    desk, asked = Desk(recovery, clock, takes=1.0), 0
+    desk.loses, desk.is_seen = True, False
+
+    async def fetch() -> str:
+        nonlocal asked
+        asked += 1
+        await clock.sleep(20.0)
+        if asked < 3:
+            raise ConnectionError("no")
+        return "answer"
+
+    async def place() -> None:
+        with contextlib.suppress(OutcomeUnknownError):
+            await desk.place()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(place())
+        assert await recovery.service("market", timeout=60.0).call(fetch) == "answer"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ends", ["placed", "unknown"])
+async def test_group_whose_body_fails_behind_an_order_is_not_repeated(
+    recovery: ErrorRecoveryService, clock: VirtualClock, ends: str
+) -> None:
+    """Nobody waited for the order when it ended; the group is in the call all the same."""
+    desk = Desk(recovery, clock, takes=1.0)
+    desk.loses, desk.is_seen = ends == "unknown", False
+
+    async def place() -> None:
+        with contextlib.suppress(OutcomeUnknownError):
+            await desk.place()
+
+    async def strategy() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(place())
+            await clock.sleep(50.0)
+            raise ConnectionError("the body")
+
+    with pytest.raises(ExceptionGroup):
+        await recovery.service("strategy", max_retries=2).call(strategy)
+    assert len(desk.booked) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("options", [{"grace": 1.0}, {"hedge_after": 50.0, "max_retries": 2}], ids=str)
+async def test_order_that_nobody_waits_for_is_inside_an_attempt_with_a_task_of_its_own(
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk, options: dict[str, Any]
+) -> None:
+    """What the attempt started is known by where it was started."""
+    started = list[asyncio.Task[Booked]]()
+
+    async def strategy() -> None:
+        started.append(asyncio.create_task(desk.place()))
+        await clock.sleep(5.0)
+        raise ConnectionError("what stands beside it")
+
+    with pytest.raises(ConnectionError):
+        await recovery.service("strategy", **options).call(strategy)
+    assert len(desk.booked) == 1
+    await asyncio.gather(*started)

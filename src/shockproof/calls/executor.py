@@ -20,7 +20,7 @@ from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, give_back
 from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
-from shockproof.calls.orders_inside import order_sent_within
+from shockproof.calls.orders_inside import began_before, order_sent_since
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.stand_in import StandIn
@@ -68,7 +68,12 @@ def failure_of(
 
 
 def _failure(plan: Plan, ticket: Ticket, duration: float) -> Failure:
-    return Failure(ticket, duration, order_sent_within(duration, plan.runtime.clock, but=plan.own_order))
+    failure = Failure(ticket, duration)
+    clock = plan.runtime.clock
+    failure.began = began_before(duration, clock)
+    if failure.began is not None:
+        failure.order = order_sent_since(failure.began, clock, but=plan.own_order)
+    return failure
 
 
 def hides_cancellation(error: Exception) -> bool:
@@ -212,9 +217,9 @@ async def _attempts(
                         partial(_attempt, call, fn, args, kwargs),
                         partial(_hedge, call, fn, args, kwargs),
                     )
-                    if failure is not None and failure.order is None:  # another request may have sent one
-                        clock = call.plan.runtime.clock
-                        failure.order = order_sent_within(clock.monotonic() - began, clock)
+                    if failure is not None:  # another request may have sent an order
+                        failure.began = began
+                        failure.order = failure.order or order_sent_since(began, call.plan.runtime.clock)
                 if failure is None:
                     return result, False
             delay = call.after(failure)
@@ -440,8 +445,7 @@ async def _stand_in(
                     raise
                 last = error.take() if isinstance(error, NotStartedError) else error
                 _stand_in_failed(plan, fallback, last)
-                clock = plan.runtime.clock
-                if leaves_an_order(last) or order_sent_within(clock.monotonic() - began, clock) is not None:
+                if leaves_an_order(last) or order_sent_since(began, plan.runtime.clock) is not None:
                     break  # the next one would send another order
                 continue
             state.answered_by_fallback()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
-from weakref import WeakSet
+from weakref import WeakSet, ref
+
+from shockproof.calls.orders_inside import OrderInside, begin_part_of
 
 __all__ = ["HedgeRace", "Lane", "lanes_around"]
 
@@ -17,10 +19,12 @@ __all__ = ["HedgeRace", "Lane", "lanes_around"]
 class HedgeRace:
     """The requests of one call, of which at most one may send orders as long as another runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: asyncio.Task[Any] | None) -> None:  # Any: whatever it returns
+        self._call = None if call is None else ref(call)
         self._runs: WeakSet[asyncio.Task[Any]] = WeakSet()  # Any: whatever they return
         self._first: object = None
-        self._orders = set[object]()
+        self._orders = set[OrderInside]()
+        self._wanted = dict[OrderInside, object]()
 
     @property
     def has_order(self) -> bool:
@@ -32,20 +36,33 @@ class HedgeRace:
         task = asyncio.current_task()
         assert task is not None
         self._runs.add(task)
+        begin_part_of(None if self._call is None else self._call())
         _lane.set(Lane(self, request, _lane.get()))
 
     def is_free_for(self, request: object) -> bool:
         """Whether this request may send an order now."""
         return not self._orders or self._first is request or all(task.done() for task in self._runs)
 
-    def takes(self, request: object, order: object) -> None:
+    def comes(self, request: object, order: OrderInside) -> None:
+        """*order* is wanted by this request."""
+        self._wanted[order] = request
+
+    def takes(self, request: object, order: OrderInside) -> None:
         """*order* is sent by this request."""
         self._first = request
         self._orders.add(order)
 
-    def gives_up(self, order: object) -> None:
-        """It is certain that nothing came of it."""
-        self._orders.discard(order)
+    def fails(self, request: object) -> None:
+        """It has ended, and another may take its place: what it has not sent yet, in a task of its own, never will be."""
+        for order, wanted_by in self._wanted.items():
+            if wanted_by is request and order.is_nowhere:
+                order.is_withdrawn = True
+
+    def ends(self, order: OrderInside) -> None:
+        """Nobody waits for it any more."""
+        self._wanted.pop(order, None)
+        if order.is_nowhere:
+            self._orders.discard(order)
 
 
 class Lane(NamedTuple):

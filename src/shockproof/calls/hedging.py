@@ -87,7 +87,7 @@ async def hedged(
     cancelled, and give back what they hold by themselves.
     """
     clock = call.plan.runtime.clock
-    race = HedgeRace()
+    race = HedgeRace(asyncio.current_task())
     requests, hedges = [_Request(attempt, race)], 0  # in the order they were sent
     primary: _Request | None = requests[0]
     tasks, ended = list[asyncio.Task[None]](), list[_Request]()
@@ -125,6 +125,7 @@ async def hedged(
                     return result, failure
                 if goes_on:
                     is_time = True
+                    race.fails(one.sent)
                 else:
                     hedges = rule.most  # nobody knows what it did, or it was refused: send no more
                 if one is primary:

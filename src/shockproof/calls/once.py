@@ -191,7 +191,8 @@ class Once(Generic[R]):
             HaltedError: `ErrorRecoveryService.halt` is in force; it was not sent. Nobody asked what came of an earlier
                 call with this key: `ErrorRecoveryService.reconcile` does.
             CallRejectedError: it is not wanted any more (``policy`` is ``"valid_until"`` or ``"still_wanted"``), another request
-                of a hedged call around it has sent an order (``"hedge"``), the event
+                of a hedged call around it has sent an order (``"hedge"``), a call around it is repeated without having waited for it
+                (``"repetition"``), the event
                 loop stood still before its task had a turn (``"timeout"``; with ``grace`` only), or a limit or the open
                 circuit refused it; it was not sent.
             Exception: *fn*'s own error; it is certain that nothing happened.
@@ -208,18 +209,37 @@ class Once(Generic[R]):
         check_takes(fn, "compare_arguments", [name for name in self._compared or () if name not in arguments])
         require_key(fn, args, kwargs, key=self._key, owner=self, is_known=self._is_key_known)
         self._require_a_way_to_look_up()
+        order = OrderInside(self._key, self._plan.state.name, self._clock, is_key_ours=self._is_new)
+        lanes = lanes_around()
+        for lane in lanes:
+            lane.race.comes(lane.request, order)
+        try:
+            return await self._called(order, fn, args, kwargs, arguments)
+        finally:
+            order.ends()
+            for lane in lanes:
+                lane.race.ends(order)
+
+    async def _called(
+        self,
+        order: OrderInside,
+        fn: Callable[..., Any],  # Any, here and below: the function's own arguments and result
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        arguments: dict[str, Any],
+    ) -> Any:
         await self._plan.learn_of_halt()
         self._require_no_halt()
         tracer: Tracer | None = self._plan.state.tracer
         trace = None if tracer is None else tracer.call(self._plan.state.name, name_of(fn))
         if trace is None:
-            placed = await self._placed(fn, args, kwargs, arguments, None)
+            placed = await self._placed(order, fn, args, kwargs, arguments, None)
             self._ways.forget(self._key, self._way)
             return placed
         # The whole of it is one call: what is looked up belongs to it, and how it ends is known behind that.
         trace.enter()
         try:
-            placed = await self._placed(fn, args, kwargs, arguments, trace)
+            placed = await self._placed(order, fn, args, kwargs, arguments, trace)
             self._ways.forget(self._key, self._way)
             return placed
         except BaseException as error:
@@ -233,7 +253,8 @@ class Once(Generic[R]):
 
     async def _placed(
         self,
-        fn: Callable[..., Any],  # Any, here and below: the function's own arguments and result
+        order: OrderInside,
+        fn: Callable[..., Any],  # Any: as above
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         arguments: dict[str, Any],
@@ -259,7 +280,7 @@ class Once(Generic[R]):
             if earlier is None and (plan.risk_reducing or reconciliation.are_settled(plan.state.name)):
                 # Most keys are fresh: one turn of the disk claims it and has it durable.
                 try:
-                    return await self._send(sending, fn, args, kwargs, began, trace)
+                    return await self._send(sending, order, fn, args, kwargs, began, trace)
                 except NO_JOURNAL:
                     raise
                 except Exception as error:
@@ -298,7 +319,7 @@ class Once(Generic[R]):
                     return found.value
             if refusal is not None:
                 raise refusal
-            return await self._send(sending, fn, args, kwargs, began, trace)
+            return await self._send(sending, order, fn, args, kwargs, began, trace)
         finally:
             refusal = None  # its traceback holds this frame: no cycle
             sending.release()
@@ -341,6 +362,7 @@ class Once(Generic[R]):
     async def _send(
         self,
         sending: Sending,
+        order: OrderInside,
         fn: Callable[..., Any],  # Any: the function's own arguments and result
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -351,26 +373,7 @@ class Once(Generic[R]):
         ends_at = None if deadline is None else self._clock.monotonic() + deadline
         plan = Plan(self._plan.options).bind(self._plan.runtime, self._plan.state)
         flight = self._flight(plan, sending, fn, began, trace)
-        order = OrderInside(self._key, plan.state.name, self._clock, is_key_ours=self._is_new)
-        try:
-            return await self._sent(plan, sending, flight, order, fn, args, kwargs, ends_at)
-        finally:
-            order.ends(may_be_there=flight.is_open)
-            if not (order.is_there or flight.is_open):
-                for lane in lanes_around():
-                    lane.race.gives_up(order)
-
-    async def _sent(
-        self,
-        plan: Plan,
-        sending: Sending,
-        flight: Flight,
-        order: OrderInside,
-        fn: Callable[..., Any],  # Any: as above
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        ends_at: float | None,
-    ) -> Any:
+        order.flight = flight
         has_own_task = plan.grace is not None
         fn = witnessed(
             fn,
@@ -399,7 +402,7 @@ class Once(Generic[R]):
             try:
                 if failed is None and not flight.was_judged:
                     sending.is_there(result)
-                    order.is_there = True
+                    order.is_there()
                     return result
                 if flight.is_open:
                     if not flight.was_judged and failed is not None:
@@ -423,7 +426,7 @@ class Once(Generic[R]):
                                 self._flight_ends_badly(fn, flight, failed, Outcome.UNKNOWN, NOBODY_KNOWS)
                             raise
                     if found is not None:
-                        order.is_there = True
+                        order.is_there()
                         if flight.outcome is not Outcome.SUCCESS:
                             self._answered_by_look_up(flight.began, flight.trace)
                         return found.value
@@ -603,7 +606,7 @@ class Once(Generic[R]):
         self, sending: Sending, flight: Flight, order: OrderInside, ends_at: float | None
     ) -> None:
         self._require_wanted()
-        self._require_first_in_race(order)
+        self._require_the_only_one(order)
         left = None if ends_at is None else max(0.0, ends_at - self._clock.monotonic())
         flight.begins_by = None
         try:
@@ -618,17 +621,18 @@ class Once(Generic[R]):
             self._require_wanted()
             # The disk may write what it was asked to only later, and nobody waits for it: nobody knows until when.
             sending.sends_all_the_same(at_most_for=None)
+        self._require_the_only_one(order)
         order.begins()
         flight.begins()
 
-    def _require_first_in_race(self, order: OrderInside) -> None:
+    def _require_the_only_one(self, order: OrderInside) -> None:
+        """No other one takes its place: of a repetition of a call around it, or of another request of a hedged one."""
         lanes = lanes_around()
-        if all(lane.is_free for lane in lanes):
+        if not order.is_withdrawn and all(lane.is_free for lane in lanes):
             for lane in lanes:
                 lane.race.takes(lane.request, order)
             return
-        # The other request of a hedged call around it has sent an order already.
-        refusal = CallRejectedError(self._plan.state.name, "hedge")
+        refusal = CallRejectedError(self._plan.state.name, "repetition" if order.is_withdrawn else "hedge")
         self._plan.rejected(refusal)
         raise refusal
 

@@ -19,7 +19,7 @@ from shockproof.calls.faults import Faults
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.limits_around import time_left_around
-from shockproof.calls.orders_inside import OrderInside, name_unknown_order
+from shockproof.calls.orders_inside import OrderInside, name_unknown_order, withdraw_orders
 from shockproof.calls.plan import Plan
 from shockproof.calls.running_around import IN_AN_ORDER, RunningAround, a_retry_runs, begin_retry, end_retry
 from shockproof.calls.timer import Timer, running_task, start_single_timer
@@ -75,6 +75,7 @@ class Failure:
 
     __slots__ = (
         "_redact",
+        "began",
         "duration",
         "error",
         "error_type",
@@ -91,10 +92,12 @@ class Failure:
     message: str
     """Not redacted: most are never shown to anybody."""
 
-    def __init__(self, ticket: Ticket, duration: float, order: OrderInside | None = None) -> None:
+    def __init__(self, ticket: Ticket, duration: float) -> None:
         self.ticket = ticket
         self.duration = duration
-        self.order = order
+        self.began: float | None = None
+        """When it began, where orders were sent that may be inside of it."""
+        self.order: OrderInside | None = None
         """One that was sent inside of the attempt, so that another attempt would send another."""
         self.error: Exception | None = None
         self.result: object = None
@@ -521,6 +524,8 @@ class OngoingCall:
             if nothing_ran and self._last_error is not None:
                 raise self._ended_while_waiting(self._last_error, f"the next attempt was refused: {error}")
             self.can_fall_back = nothing_ran
+            if nothing_ran and self.falls_back:
+                self._withdraw_orders(failure)
             return None
         if verdict.outcome is Outcome.SUCCESS:  # the user's classify knows better
             self.succeeded(failure.ticket, failure.duration)
@@ -543,13 +548,19 @@ class OngoingCall:
             self._tell(decision, verdict, failure.duration)
         if decision.delay is None:
             self.can_fall_back = verdict.outcome is not Outcome.UNKNOWN
+            if self.can_fall_back and self.falls_back:
+                self._withdraw_orders(failure)
             self._end(error, decision.reason, verdict.outcome)
             return None
+        self._withdraw_orders(failure)
         state.retries += 1
         state.retries_by_type.add(failure.error_type)
         self._previous_delay = decision.delay
         self._last_error = shown
         return decision.delay
+
+    def _withdraw_orders(self, failure: Failure) -> None:
+        withdraw_orders(failure.began, self.plan.runtime.clock, but=self.plan.own_order)
 
     def _count(self, failure: Failure, verdict: Verdict, now: float) -> tuple[Exception, ErrorKind]:
         """The service is told of a failure: what stands for it in the records, and what kind of error it is."""
@@ -626,7 +637,7 @@ class OngoingCall:
             verdict.outcome is Outcome.FAILURE or self._would_fall_back(failure, verdict)
         ):
             verdict = failure.verdict = self.plan.classifier.of_order_inside()
-            if failure.error is not None and not order.is_there:
+            if failure.error is not None and not order.is_placed:
                 name_unknown_order(failure.error, order)
         return verdict
 

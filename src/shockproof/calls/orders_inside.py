@@ -14,16 +14,27 @@ from collections.abc import Iterator
 from contextvars import Context, ContextVar
 from typing import Any, Final
 
+from shockproof.calls.flight import Flight
 from shockproof.calls.running_around import orders_around
-from shockproof.calls.who_waits import tasks_told_by
+from shockproof.calls.who_waits import group_of, tasks_told_by
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.errors import OutcomeUnknownError
 
-__all__ = ["OrderInside", "begin_thread_for", "name_unknown_order", "order_sent_within"]
+__all__ = [
+    "OrderInside",
+    "began_before",
+    "begin_part_of",
+    "begin_thread_for",
+    "name_unknown_order",
+    "order_sent_since",
+    "withdraw_orders",
+]
 
-_SAME_MOMENT: Final = 1e-6
+_SAME_MOMENT: Final = 1e-5
 """Seconds: less than any order takes, and more than is lost in rounding."""
 _LONGEST_CHAIN: Final = 16
+
+_Task = weakref.ref["asyncio.Task[Any]"]  # Any: whatever it returns
 
 
 class OrderInside:
@@ -31,107 +42,182 @@ class OrderInside:
     One order on its way, as the calls around it see it.
 
     Under way or unknown, it is final for each of them. Once it is there, it is so only where its key was made by us:
-    a repetition makes another one, while a key of the user's is known to be used.
+    a repetition makes another one, while a key of the user's is known to be used. Not sent yet, it never will be where one
+    of them is repeated without having waited for it.
     """
 
-    __slots__ = ("_at", "_clock", "_ended_at", "_is_key_ours", "_seen_by", "is_there", "key", "service_name")
+    __slots__ = (
+        "_came_at",
+        "_clock",
+        "_is_key_ours",
+        "_seen_by",
+        "_sent_at",
+        "_there_at",
+        "flight",
+        "is_withdrawn",
+        "key",
+        "service_name",
+    )
 
     def __init__(self, key: str, service_name: str, clock: Clock, *, is_key_ours: bool) -> None:
+        """It is wanted from here on, and shall be sent soon."""
         self.key = key
         self.service_name = service_name
-        self.is_there = False
+        self.flight: Flight | None = None
+        """Says whether it may be under way."""
+        self.is_withdrawn = False
+        """Another one takes its place: it must not be sent."""
         self._clock = clock
         self._is_key_ours = is_key_ours
-        self._at: float | None = None
-        self._ended_at: float | None = None
-        """When it was there; None: it is not known to be."""
+        self._came_at = clock.monotonic()
+        self._sent_at: float | None = None
+        self._there_at: float | None = None
         self._seen_by: set[_Orders] = set()
+        self._show()
 
     def begins(self) -> None:
         """It is about to be sent, perhaps again."""
-        self._at = self._clock.monotonic()
+        self._sent_at = self._clock.monotonic()
         self._show()
 
-    def ends(self, *, may_be_there: bool) -> None:
-        """What is known of it when nobody waits for it any more; *may_be_there* where it is not known to be."""
-        if self.is_there:
-            self._ended_at = self._clock.monotonic()
-        if self._at is not None:
+    def is_there(self) -> None:
+        """It was placed, for certain."""
+        self._there_at = self._clock.monotonic()
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether that is known."""
+        return self._there_at is not None
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether it is certain that there is none, so far."""
+        return not self.is_placed and (self.flight is None or not self.flight.is_open)
+
+    def ends(self) -> None:
+        """Nobody waits for it any more; what is known of it now, stays."""
+        if not self.is_nowhere:
             self._show()  # whoever did not wait for it yet when it was sent, may do so now
         for orders in self._seen_by:
-            orders.under_way.discard(self)
-            if self.is_there and self._is_key_ours:
-                orders.there = self
-            elif may_be_there and not self.is_there:
-                orders.unknown = self
+            group = orders.on_their_way.pop(self, None)
+            if self.is_placed and self._is_key_ours:
+                orders.placed[group is None] = self, group
+            elif not self.is_placed and not self.is_nowhere:
+                orders.unknown[group is None] = self, group
         self._seen_by.clear()
 
     @property
     def reason(self) -> str:
         """Why a call around it is not repeated."""
-        what = "was placed" if self.is_there else "may have been placed"
+        what = "was placed" if self.is_placed else "may have been placed"
         return f"order {self.key!r} of service {self.service_name!r} inside it {what}, and it would send another one"
 
     def was_sent_since(self, moment: float, clock: Clock) -> bool:
         """Whether it was sent then, or later; of a clock with another time nothing can be said."""
-        is_comparable = clock is self._clock or (type(clock) is SystemClock is type(self._clock))
-        if self._at is None or not is_comparable:
+        if self._sent_at is None or self.is_nowhere or not self._goes_by(clock):
             return False
-        if self._ended_at is not None and self._ended_at - moment < _SAME_MOMENT:
+        if self._there_at is not None and self._there_at - moment < _SAME_MOMENT:
             return False  # where no time has passed at all, as in a simulation, one that is there was before
-        return self._at - moment > -_SAME_MOMENT
+        return self._sent_at - moment > -_SAME_MOMENT
+
+    def came_since(self, moment: float, clock: Clock) -> bool:
+        """The same of when it was wanted, whatever has become of it."""
+        return self._goes_by(clock) and self._came_at - moment > -_SAME_MOMENT
+
+    def _goes_by(self, clock: Clock) -> bool:
+        return clock is self._clock or (type(clock) is SystemClock is type(self._clock))
 
     def _show(self) -> None:
-        for task in _tasks_around():
+        for task, group in _tasks_around().items():
             orders = _seen.get(task)
             if orders is None:
                 orders = _seen.setdefault(task, _Orders())
-            orders.under_way.add(self)
+            orders.on_their_way[self] = group
             self._seen_by.add(orders)
 
 
-class _Orders:
-    """Those of one task, and of tasks that it waited for."""
+Group = asyncio.TaskGroup | None
+"""The one in which an order runs beside the body of a block that its task is in; None: the task waits for it."""
 
-    __slots__ = ("there", "under_way", "unknown")
+
+class _Orders:
+    """Those of one task, and of the tasks that it waits for, at the end of a group at the latest."""
+
+    __slots__ = ("on_their_way", "placed", "unknown")
 
     def __init__(self) -> None:
-        self.under_way: set[OrderInside] = set()
-        self.unknown: OrderInside | None = None
-        """The latest of which nobody knows."""
-        self.there: OrderInside | None = None
+        self.on_their_way: dict[OrderInside, Group] = {}
+        self.unknown: dict[bool, tuple[OrderInside, Group]] = {}
+        """The latest of which nobody knows: in a group, and elsewhere."""
+        self.placed: dict[bool, tuple[OrderInside, Group]] = {}
         """The latest that is there, of those with a key of ours."""
 
     def __iter__(self) -> Iterator[OrderInside]:
-        yield from list(self.under_way)
-        for order in (self.unknown, self.there):
-            if order is not None:
+        for order, group in (*self.on_their_way.items(), *self.unknown.values(), *self.placed.values()):
+            # A call in the body of a block does not contain what runs beside it. One around the block does.
+            if group is None or getattr(group, "_exiting", True):
                 yield order
 
 
 _seen: Final = weakref.WeakKeyDictionary["asyncio.Task[Any]", _Orders]()  # Any: whatever they return
 _thread_of: ContextVar[asyncio.Future[None] | None] = ContextVar("shockproof_thread_of", default=None)
+_parts: ContextVar[tuple[tuple[_Task, _Task], ...]] = ContextVar("shockproof_parts", default=())
+"""Tasks of ours and the tasks that they are parts of, around the running code."""
 
 
-def order_sent_within(duration: float, clock: Clock, *, but: OrderInside | None = None) -> OrderInside | None:
-    """The order, other than *but*, that was sent inside of what runs here since *duration* seconds, and makes it final."""
-    if not _seen:
-        return None
+def began_before(duration: float, clock: Clock) -> float | None:
+    """When what has just taken *duration* seconds began; None: there are no orders that it matters for."""
+    return clock.monotonic() - duration if _seen else None
+
+
+def order_sent_since(
+    began: float | None, clock: Clock, *, but: OrderInside | None = None
+) -> OrderInside | None:
+    """The order, other than *but*, that was sent inside of what runs here since *began*, and makes it final."""
+    if began is not None:
+        for order in _inside_of_what_runs(but):
+            if order.was_sent_since(began, clock):
+                return order
+    return None
+
+
+def withdraw_orders(began: float | None, clock: Clock, *, but: OrderInside | None = None) -> None:
+    """What runs here since *began* is about to be repeated: what was not sent yet inside of it, never will be."""
+    if began is not None:
+        for order in _inside_of_what_runs(but):
+            if order.is_nowhere and order.came_since(began, clock):
+                order.is_withdrawn = True
+
+
+def _inside_of_what_runs(but: OrderInside | None) -> Iterator[OrderInside]:
     loop = asyncio._get_running_loop()
     task = None if loop is None else asyncio.current_task(loop)
     orders = None if task is None else _seen.get(task)
     if orders is None:
-        return None
-    began, around = clock.monotonic() - duration, set(orders_around())
+        return
+    around = set(orders_around())
     for order in orders:
-        if order is not but and order not in around and order.was_sent_since(began, clock):
-            return order
-    return None
+        if order is not but and order not in around:
+            yield order
 
 
 def begin_thread_for(done: asyncio.Future[None], context: Context) -> None:
     """What runs in *context*, in a thread, is a part of what waits for *done*."""
     context.run(_thread_of.set, done)
+
+
+def begin_part_of(whole: asyncio.Task[Any] | None) -> None:  # Any: whatever it returns
+    """The running task, which shockproof has started, is a part of *whole*, also while that has turned to something else."""
+    part = asyncio.current_task()
+    if part is not None and whole is not None:
+        _parts.set((*_running_parts(), (weakref.ref(part), weakref.ref(whole))))
+
+
+def _running_parts() -> Iterator[tuple[_Task, _Task]]:
+    for part, whole in _parts.get():
+        task = part()
+        if task is not None and not task.done():
+            yield part, whole
 
 
 def name_unknown_order(error: BaseException, order: OrderInside) -> None:
@@ -145,17 +231,21 @@ def name_unknown_order(error: BaseException, order: OrderInside) -> None:
         error = error.__cause__
 
 
-def _tasks_around() -> set[asyncio.Task[Any]]:  # Any: whatever they return
+def _tasks_around() -> dict[asyncio.Task[Any], Group]:  # Any: whatever they return
     """The running task and those that wait for it, also those that are not cancelled with it, or wait for its thread."""
-    found = set[asyncio.Task[Any]]()  # Any: as above
-    here = asyncio.current_task()
-    thread = _thread_of.get()
-    inside = [] if here is None else [here]
+    found: dict[asyncio.Task[Any], Group] = {}  # Any: as above
+    here, thread = asyncio.current_task(), _thread_of.get()
+    inside: list[tuple[asyncio.Task[Any], Group]] = [] if here is None else [(here, None)]  # Any: as above
     if thread is not None:
-        inside.extend(tasks_told_by(thread))
+        inside.extend((task, None) for task in tasks_told_by(thread))
+    inside.extend((task, None) for _, whole in _running_parts() if (task := whole()) is not None)
     while inside:
-        task = inside.pop()
+        task, group = inside.pop()
         if task not in found:
-            found.add(task)
-            inside.extend(tasks_told_by(task))
+            found[task] = group
+            inside.extend((other, group) for other in tasks_told_by(task))
+            group = group_of(task)
+            parent = getattr(group, "_parent_task", None)
+            if isinstance(parent, asyncio.Task):
+                inside.append((parent, group))
     return found

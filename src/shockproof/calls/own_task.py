@@ -11,8 +11,9 @@ from typing import Any
 
 from shockproof.calls.limits import Held
 from shockproof.calls.limits_around import Limit, carry, limits_around
+from shockproof.calls.orders_inside import begin_part_of
 from shockproof.calls.threads import mark_never_began, never_began
-from shockproof.calls.timer import Timer
+from shockproof.calls.timer import Timer, running_task
 from shockproof.memory.services.service_state import ServiceState
 
 __all__ = ["run_in_own_task"]
@@ -40,7 +41,7 @@ async def run_in_own_task(
             the caller who cancelled, an answer makes no difference.
         Exception: the callee's own error.
     """
-    task = asyncio.get_running_loop().create_task(_awaited(awaitable, limits_around()))
+    task = asyncio.get_running_loop().create_task(_awaited(awaitable, limits_around(), running_task()))
     try:
         try:
             await asyncio.wait({task})
@@ -78,9 +79,12 @@ def _never_began(task: asyncio.Task[Any]) -> bool:  # Any: as above
 
 
 async def _awaited(
-    awaitable: Awaitable[Any], limits: tuple[Limit, ...]
+    awaitable: Awaitable[Any],
+    limits: tuple[Limit, ...],
+    whole: asyncio.Task[Any] | None,  # Any: as above
 ) -> Any:  # Any: whatever the callee returns
     carry(limits)
+    begin_part_of(whole)
     return await awaitable
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-__all__ = ["frames_of", "task_that_waits_for", "tasks_told_by"]
+__all__ = ["frames_of", "group_of", "task_that_waits_for", "tasks_told_by"]
 
 _GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
@@ -46,6 +46,15 @@ def task_that_waits_for(
                 task = task_that_waits_for(waiter, depth + 1)
                 if task is not None:
                     return task
+    return None
+
+
+def group_of(task: asyncio.Task[Any]) -> asyncio.TaskGroup | None:  # Any: whatever it returns
+    """The task group that *task* runs in."""
+    for callback, _ in getattr(task, "_callbacks", None) or ():
+        owner = getattr(callback, "__self__", None)
+        if isinstance(owner, asyncio.TaskGroup):
+            return owner
     return None
 
 
