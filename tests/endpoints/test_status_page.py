@@ -213,6 +213,16 @@ async def test_what_others_wrote_is_text(recovery: ErrorRecoveryService) -> None
     assert "alert(2)" in page.text  # it is there to be read
 
 
+async def test_a_journal_of_which_something_is_missing_is_told(recovery: ErrorRecoveryService) -> None:
+    """Until it is trusted again: orders that it does not know are looked up first."""
+    journal = recovery.state_dir / "journal"
+    journal.mkdir(parents=True)
+    (journal / "incomplete.json").write_text('{"reason": "somebody removed it"}')
+    async with recovery.operation("rebalance", key="today"):
+        page = (await ask(health_app(recovery, status_page=True), "GET", "/status")).text
+    assert "Something is missing from the journal: somebody removed it." in page
+
+
 async def test_what_happened_several_times_at_one_moment_is_there_as_often(
     recovery: ErrorRecoveryService,
 ) -> None:
