@@ -2,7 +2,9 @@
 Orders in any order of events: no key is ever booked twice, none is lost, and no verdict is wrong.
 
 A venue that books late, cuts, hangs and answers nonsense; a disk that breaks, hangs and loses its power; crashes, restarts of the
-machine, clocks that are set; cancellations at any step; a halt; people who settle by hand. A venue's ledger is the judge.
+machine, clocks that are set; cancellations at any step; a halt; people who settle by hand. Two services, an order in one of two
+symbols, looked up by its key alone, in its own symbol, or by the details that it was journalled with; lives with another configuration than the
+one before. A venue's ledger is the judge.
 
 `ORDERS_MACHINE=10000` plays so many histories in place of the usual few.
 """
@@ -17,7 +19,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -50,20 +52,33 @@ from shockproof.memory.journal import journal as journals
 from shockproof.memory.journal.journal import Journal, Session, _Request, _sync
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.record import Kind
-from shockproof.memory.journal.sending import is_sending, key_of, name_of_sending
+from shockproof.memory.journal.sending import is_sending, key_of, name_of_sending, service_of
 from shockproof.testing import VirtualClock, VirtualTimeLoop
 from tests.memory.disk.simulated_disk import SimulatedDisk, crash_states
 
-TIMEOUT, LATEST, SETTLE = 2.0, 4.0, 10.0
-"""Seconds of an attempt; that a request may be on its way behind its attempt; and of the settle window."""
+TIMEOUT, LATEST, SETTLE, SHORT_SETTLE = 2.0, 4.0, 10.0, 5.0
+"""Seconds of an attempt; that a request may be on its way behind its attempt; and of the settle windows."""
 
 HISTORIES = int(os.environ.get("ORDERS_MACHINE", "40"))
 LARGE = HISTORIES > 40
 
+if LARGE:
+    pytestmark = pytest.mark.timeout(0)  # it takes as long as it takes
+
 HOME = Path("/nowhere")
 """All that would be written there is written to a simulated disk."""
 
-KEYS = ("a", "b")
+SERVICES = ("orders", "others")
+SYMBOLS = ("EUR", "GBP")
+KEYS = ("a", "b", "c")
+"""The first two always mean the same symbol; the third one is used again for another one, too."""
+
+Place = tuple[str, str]
+"""A service, and a key of it."""
+PLACES: tuple[Place, ...] = tuple(itertools.product(SERVICES, KEYS))
+
+CONFIRMS = ("of all", "of all", "of its symbol", "of its details")
+"""How an order is looked up: whatever its symbol is; in the one that it is for; or in the one that it was journalled with."""
 MOODS = (
     "well", "refused", "no", "lost", "answer lost", "late", "late", "late", "slow", "sends at its end", "sends at its end", "hangs",
     "taken", "stubborn",
@@ -151,6 +166,7 @@ class Life:
     journal: LoopJournal
     files: SimulatedDisk
     disk: Disk
+    configuration: Configuration
     calls: list[Call] = field(default_factory=list["Call"])
     reconciliations: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]])
     is_dead: bool = False
@@ -161,7 +177,9 @@ class Call:
     """One call of `once`, by whom and for what."""
 
     life: Life
+    service: str
     key: str
+    symbol: str
     qty: int
     is_close: bool
     moods: list[str] = field(default_factory=list[str])
@@ -169,48 +187,57 @@ class Call:
     task: asyncio.Task[Any] | None = None
     is_wanted: bool = True
 
+    @property
+    def place(self) -> Place:
+        return self.service, self.key
+
 
 @dataclass
 class Booking:
     """An order in the venue's ledger."""
 
     call: Call
+    symbol: str
     qty: int
 
 
 class Venue:
-    """Knows every order that it ever took, and each that is on its way to it. The same id twice is two orders."""
+    """
+    Knows every order that it ever took, and each that is on its way to it. The same id twice is two orders.
+
+    Each service is a venue of its own, with a ledger of its own.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.bookings: dict[str, list[Booking]] = {key: [] for key in KEYS}
-        self.on_its_way: Counter[str] = Counter()
-        self.trying: Counter[str] = Counter()
+        self.bookings: dict[Place, list[Booking]] = {place: [] for place in PLACES}
+        self.on_its_way: Counter[Place] = Counter()
+        self.trying: Counter[Place] = Counter()
         self.look_up = "well"
-        self.last_tried: dict[str, float] = {}
+        self.last_tried: dict[Place, float] = {}
 
-    def may_have(self, key: str) -> bool:
-        return bool(self.bookings[key] or self.on_its_way[key] or self.trying[key])
+    def may_have(self, place: Place) -> bool:
+        return bool(self.bookings[place] or self.on_its_way[place] or self.trying[place])
 
     def _send(self, call: Call, lag: float) -> None:
         if call.life.is_dead:
             return
-        self.on_its_way[call.key] += 1
+        self.on_its_way[call.place] += 1
         self.loop.call_later(lag, self._book, call)
 
     def _book(self, call: Call) -> None:
-        self.on_its_way[call.key] -= 1
-        self.bookings[call.key].append(Booking(call, call.qty))
+        self.on_its_way[call.place] -= 1
+        self.bookings[call.place].append(Booking(call, call.symbol, call.qty))
 
-    async def submit(self, qty: int, call: Call, *, client_order_id: str) -> dict[str, Any]:
+    async def submit(self, symbol: str, qty: int, call: Call, *, client_order_id: str) -> dict[str, Any]:
         assert client_order_id == call.key
         assert call.is_wanted or call.life.is_dead, "it was sent although it is not wanted any more"
-        self.trying[call.key] += 1
-        self.last_tried[call.key] = self.loop.time()
+        self.trying[call.place] += 1
+        self.last_tried[call.place] = self.loop.time()
         try:
             return await self._take(call)
         finally:
-            self.trying[call.key] -= 1
+            self.trying[call.place] -= 1
 
     async def _take(self, call: Call) -> dict[str, Any]:
         mood = call.moods.pop(0) if call.moods else "well"
@@ -225,7 +252,7 @@ class Venue:
         await asyncio.sleep(0.1)
         if mood == "no":
             raise RejectedError("no")
-        if mood == "taken" and self.bookings[call.key]:
+        if mood == "taken" and self.bookings[call.place]:
             raise RejectedError("taken")
         if mood == "hangs":
             await asyncio.sleep(1e6)
@@ -238,9 +265,26 @@ class Venue:
         await asyncio.sleep(1e6 if mood in {"slow", "sends at its end"} else 0.1)
         if mood in {"lost", "answer lost", "late"}:
             raise ConnectionResetError
-        return {"key": call.key, "qty": call.qty}
+        return {"key": call.key, "symbol": call.symbol, "qty": call.qty}
 
-    async def find(self, key: str) -> Any:
+    def confirm(self, which: str, service: str, symbol: str) -> Callable[..., Awaitable[Any]]:
+        async def of_all(key: str) -> Any:
+            return await self._find((service, key), None)
+
+        async def of_its_symbol(key: str) -> Any:
+            return await self._find((service, key), symbol)
+
+        async def of_its_details(key: str, details: Mapping[str, Any]) -> Any:
+            return await self._find((service, key), details["symbol"])
+
+        confirms: dict[str, Callable[..., Awaitable[Any]]] = {
+            "of all": of_all,
+            "of its symbol": of_its_symbol,
+            "of its details": of_its_details,
+        }
+        return confirms[which]
+
+    async def _find(self, place: Place, symbol: str | None) -> Any:
         how = self.look_up
         if how == "unknown":
             return UNKNOWN
@@ -248,8 +292,9 @@ class Venue:
             raise ConnectionResetError("the look-up")
         if how == "hangs":
             await asyncio.sleep(1e6)
-        found = self.bookings[key]
-        answer = Found({"key": key, "qty": found[0].qty}) if found else NOT_FOUND
+        found = [one for one in self.bookings[place] if symbol in {None, one.symbol}]
+        one = found[0] if found else None
+        answer = NOT_FOUND if one is None else Found({"key": place[1], "symbol": one.symbol, "qty": one.qty})
         await asyncio.sleep(3.0 if how == "slow" else 0.05)
         return answer
 
@@ -263,7 +308,7 @@ class Recorded:
     def record(self, error: BaseException, *, function_name: str, **more: Any) -> None:
         if function_name == "once":
             self.machine.without |= {
-                call.key for call in self.life.calls if call.is_close and not self.machine.is_done(call)
+                call.place for call in self.life.calls if call.is_close and not self.machine.is_done(call)
             }
 
 
@@ -273,6 +318,23 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"timeout": TIMEOUT, "grace": 0.5},
     {},
 )
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a life may do otherwise than the one before."""
+
+    registers: str | None = "of all"
+    """How all orders of a service are looked up; None: nobody says so before they are placed."""
+    settle: float = SETTLE
+    max_retries: int = 2
+    rate_limit: str | None = None
+
+
+CONFIGURATIONS = (
+    Configuration(), Configuration(), Configuration("of its details"), Configuration(None),
+    Configuration(settle=SHORT_SETTLE, max_retries=0), Configuration(None, SHORT_SETTLE, rate_limit="5/s"),
+)  # fmt: skip
 
 
 class Orders(RuleBasedStateMachine):
@@ -289,30 +351,34 @@ class Orders(RuleBasedStateMachine):
         """What was found in a callback of the loop, which tells nobody by itself."""
         self.loop.set_exception_handler(lambda loop, context: self.wrong.append(_found(context)))
         self.venue = Venue(self.loop)
-        self.without: set[str] = set()
-        """Keys of closes that went without the journal: a crash may forget them."""
+        self.without: set[Place] = set()
+        """Closes that went without the journal: a crash may forget them."""
         self.life = self.begin(SimulatedDisk({}, takes=1 << 20))
 
     # ---- lives
 
-    def begin(self, files: SimulatedDisk) -> Life:
+    def begin(self, files: SimulatedDisk, configuration: Configuration = CONFIGURATIONS[0]) -> Life:
         disk = Disk(self.loop)
         journal = LoopJournal(HOME / "journal", files, disk, self.clock, self.numbers)
         journals._journals[str(HOME / "journal")] = journal
         recovery = ErrorRecoveryService(
-            HOME, HOME / "errors", clock=self.clock, rng=random.Random(1), max_retries=2,
+            HOME, HOME / "errors", clock=self.clock, rng=random.Random(1), max_retries=configuration.max_retries,
             circuit_threshold=4, circuit_timeout=20.0,
         )  # fmt: skip
         assert recovery._journal is journal
-        life = Life(recovery, journal, files, disk)
+        life = Life(recovery, journal, files, disk, configuration)
         recovery._halt._submit = lambda job: job()
         recovery._halt._layer = SimulatedDisk()
         recovery._runtime.recorder = Recorded(self, life)
-        self.handle(life, {}, is_close=False).once(confirm=self.venue.find, settle=SETTLE)
+        if configuration.registers is not None:
+            for service in SERVICES:
+                confirm = self.venue.confirm(configuration.registers, service, "")
+                handle = self.handle(life, service, {}, is_close=False)
+                handle.once(confirm=confirm, settle=configuration.settle)
         return life
 
-    def handle(self, life: Life, way: dict[str, Any], *, is_close: bool) -> Any:
-        handle = life.recovery.service("orders", classify=classify)
+    def handle(self, life: Life, service: str, way: dict[str, Any], *, is_close: bool) -> Any:
+        handle = life.recovery.service(service, classify=classify, rate_limit=life.configuration.rate_limit)
         return handle.using(risk_reducing=is_close, **way)
 
     @property
@@ -361,19 +427,27 @@ class Orders(RuleBasedStateMachine):
         error = None if task.cancelled() else task.exception()
         if call.life.is_dead or task.cancelled():
             return
-        venue, key = self.venue, call.key
+        venue, key = self.venue, call.place
         booked = venue.bookings[key]
         by_this = [one for one in booked if one.call is call]
         is_known = key not in self.without
         if error is None:
-            assert task.result() == {"key": key, "qty": call.qty}, "another order was taken for this one"
+            assert task.result() == {"key": call.key, "symbol": call.symbol, "qty": call.qty}, (
+                "another order was taken for this one"
+            )
             assert booked, f"{key} was called placed and is not there"
         elif isinstance(error, OperationBusyError):
-            others = [other for other in call.life.calls if other.key == key and other is not call]
+            others = [other for other in call.life.calls if other.place == key and other is not call]
             assert others or call.life.reconciliations, "nobody sends it, and nobody looks it up"
         elif isinstance(error, KeyReusedError):
-            assert [one for one in booked if one.qty != call.qty], "nothing with this key is another order"
-            assert error.differs == ("qty",)
+            told = {
+                name
+                for one in booked
+                for name in ("qty", "symbol")
+                if getattr(one, name) != getattr(call, name)
+            }
+            assert told, "nothing with this key is another order"
+            assert told.issuperset(error.differs)
             assert not by_this
         elif isinstance(error, OperationCompletedError):
             assert booked, f"{key} was called placed and is not there"
@@ -398,7 +472,7 @@ class Orders(RuleBasedStateMachine):
             if (
                 is_known
                 and not venue.trying[key]
-                and all(self.is_done(one) for one in call.life.calls if one.key == key)
+                and all(self.is_done(one) for one in call.life.calls if one.place == key)
             ):
                 assert not venue.may_have(key), f"{key} was called not placed and may be there: {error!r}"
 
@@ -410,14 +484,15 @@ class Orders(RuleBasedStateMachine):
             assert isinstance(error, JournalUnavailableError), repr(error)
             return
         for one in task.result():
-            is_stale = self.venue.last_tried.get(one.key, 0.0) >= began
+            place = one.service_name, one.key
+            is_stale = self.venue.last_tried.get(place, 0.0) >= began
             if isinstance(one.outcome, Found):
-                assert self.venue.bookings[one.key]
+                assert self.venue.bookings[place]
             elif one.outcome is NOT_FOUND and not is_stale:
-                assert not self.venue.may_have(one.key), f"{one.key} was called not there, and it comes"
+                assert not self.venue.may_have(place), f"{place} was called not there, and it comes"
 
-    def known(self, life: Life, key: str) -> OperationEntry | None:
-        return life.journal._files.table.get(name_of_sending("orders", key))
+    def known(self, life: Life, place: Place) -> OperationEntry | None:
+        return life.journal._files.table.get(name_of_sending(*place))
 
     def check_ledger(self) -> None:
         for key, booked in self.venue.bookings.items():
@@ -430,7 +505,7 @@ class Orders(RuleBasedStateMachine):
 
     def check_journal(self, life: Life) -> None:
         """What a new life finds: each order that is there, or may come, and nothing that is not."""
-        for key in KEYS:
+        for key in PLACES:
             entry = self.known(life, key)
             if self.venue.may_have(key) and key not in self.without:
                 assert entry is not None, (
@@ -442,14 +517,19 @@ class Orders(RuleBasedStateMachine):
     # ---- rules
 
     @rule(
-        key=st.sampled_from(KEYS), qty=st.sampled_from([1, 1, 1, 2]), way=st.sampled_from(WAYS),
+        service=st.sampled_from(["orders", "orders", "others"]), key=st.sampled_from(KEYS), is_other=st.booleans(),
+        confirm=st.sampled_from(CONFIRMS), settle=st.sampled_from([SETTLE, SETTLE, SHORT_SETTLE]), qty=st.sampled_from([1, 1, 1, 2]), way=st.sampled_from(WAYS),
         moods=st.lists(st.sampled_from(MOODS), min_size=1, max_size=3), is_close=st.sampled_from([False, False, False, True]),
         valid_for=st.sampled_from([None, None, None, 1.5, 15.0]), turns=st.integers(0, 12),
         look_up=st.sampled_from([None, None, *LOOK_UPS]), seconds=st.sampled_from([0.0, 0.0, 0.15, 2.2, 14.0]),
     )  # fmt: skip
     def place(
         self,
+        service: str,
         key: str,
+        is_other: bool,
+        confirm: str,
+        settle: float,
         qty: int,
         way: dict[str, Any],
         moods: list[str],
@@ -465,18 +545,39 @@ class Orders(RuleBasedStateMachine):
             moods = [mood for mood in moods if mood != "stubborn"]
         if not way:
             moods = [mood for mood in moods if mood not in {"hangs", "slow", "sends at its end"}]
-        call = Call(self.life, key, qty, is_close, list(moods))
+        symbol = SYMBOLS[is_other if key == "c" else KEYS.index(key)]
+        if key == "c" and confirm == "of its symbol":
+            confirm = "of its details"  # one that looks elsewhere has nothing to say about an earlier order
+        details = {"symbol": symbol} if key == "c" or confirm == "of its details" else None
+        call = Call(self.life, service, key, symbol, qty, is_close, list(moods))
         until = None if valid_for is None else datetime.fromtimestamp(self.clock.time() + valid_for, UTC)
-        once = self.handle(self.life, way, is_close=is_close).once(
-            key, confirm=self.venue.find, key_argument="client_order_id", settle=SETTLE, valid_until=until,
-            still_wanted=lambda: call.is_wanted,
+        once = self.handle(self.life, service, way, is_close=is_close).once(
+            key, confirm=self.venue.confirm(confirm, service, symbol), details=details,
+            key_argument="client_order_id", settle=settle, valid_until=until, still_wanted=lambda: call.is_wanted,
         )  # fmt: skip
-        call.task = self.loop.create_task(once.call(self.venue.submit, qty, call))
+        call.task = self.loop.create_task(once.call(self.venue.submit, symbol, qty, call))
         call.task.add_done_callback(lambda task: self.over(call, task))
         self.life.calls.append(call)
         self.turns(turns)
         if seconds:
             self.time_passes(seconds)
+
+    @rule(service=st.sampled_from(SERVICES), key=st.sampled_from(KEYS), is_other=st.booleans())
+    def an_order_is_left_unknown(self, service: str, key: str, is_other: bool) -> None:
+        """It is there, and no look-up has said so."""
+        self.place(
+            service=service, key=key, is_other=is_other, confirm="of its details", settle=SETTLE, qty=1, way=WAYS[0],
+            moods=["answer lost"], is_close=False, valid_for=None, turns=0, look_up="raises", seconds=40.0,
+        )  # fmt: skip
+
+    @rule(service=st.sampled_from(SERVICES), mood=st.sampled_from(MOODS))
+    def a_key_is_used_again_for_another_symbol(self, service: str, mood: str) -> None:
+        """What is known of it was sent for the symbol that the journal says."""
+        booked = self.venue.bookings[service, "c"]
+        self.place(
+            service=service, key="c", is_other=bool(booked and booked[0].symbol == SYMBOLS[0]), confirm="of its details",
+            settle=SETTLE, qty=1, way=WAYS[0], moods=[mood], is_close=False, valid_for=None, turns=0, look_up="well", seconds=14.0,
+        )  # fmt: skip
 
     @rule(turns=st.integers(1, 20))
     def a_few_steps(self, turns: int) -> None:
@@ -500,7 +601,7 @@ class Orders(RuleBasedStateMachine):
     @rule()
     def nothing_is_wanted_any_more(self) -> None:
         for call in self.life.calls:
-            if not self.venue.trying[call.key]:
+            if not self.venue.trying[call.place]:
                 call.is_wanted = False
 
     @rule(turns=st.integers(0, 5), look_up=st.sampled_from(LOOK_UPS))
@@ -554,9 +655,16 @@ class Orders(RuleBasedStateMachine):
 
     @rule(
         power=st.sampled_from([None, None, 0, 1, 5, 30]), machine=st.booleans(), reconciles=st.booleans(),
-        before=st.sampled_from([0.0, 0.0, 0.15, 2.2]),
+        before=st.sampled_from([0.0, 0.0, 0.15, 2.2]), configuration=st.sampled_from(CONFIGURATIONS),
     )  # fmt: skip
-    def crash(self, power: int | None, machine: bool, reconciles: bool = False, before: float = 0.0) -> None:
+    def crash(
+        self,
+        power: int | None,
+        machine: bool,
+        reconciles: bool = False,
+        before: float = 0.0,
+        configuration: Configuration = CONFIGURATIONS[0],
+    ) -> None:
         """The process is killed, or the power fails and the disk keeps any part of what was not synced."""
         if before:
             self.run(before)
@@ -568,14 +676,14 @@ class Orders(RuleBasedStateMachine):
         self.kill()
         if power is not None or machine:
             self.clock.boot = f"boot {next(self.boots)}"
-        self.life = self.begin(SimulatedDisk(left, takes=1 << 20))
+        self.life = self.begin(SimulatedDisk(left, takes=1 << 20), configuration)
         self.check_ledger()
         self.open_and_check()
         if reconciles:
             self.reconcile(0)
 
-    @rule()
-    def orderly_restart(self) -> None:
+    @rule(configuration=st.sampled_from(CONFIGURATIONS))
+    def orderly_restart(self, configuration: Configuration) -> None:
         life = self.life
         self.disk_comes_back()
         for call in life.calls:
@@ -583,13 +691,13 @@ class Orders(RuleBasedStateMachine):
             call.task.cancel()
         self.reconciliation_is_cancelled()
         self.run(0.5)
-        if life.recovery.service("orders").plan.state.abandoned_attempts:
+        if any(life.recovery.service(service).plan.state.abandoned_attempts for service in SERVICES):
             return  # the journal stays owned until they have ended
         self.do(life.recovery._sendings.stop())
         self.do(life.journal.aclose())
         assert not life.journal._files.is_open, f"it is held by {dict(life.journal.claims._holders)}"
         self.kill()
-        self.life = self.begin(SimulatedDisk(life.files.files(), takes=1 << 20))
+        self.life = self.begin(SimulatedDisk(life.files.files(), takes=1 << 20), configuration)
         self.open_and_check()
 
     def open_and_check(self) -> None:
@@ -610,7 +718,7 @@ class Orders(RuleBasedStateMachine):
         if not pending:
             return
         entry = pending[data.draw(st.integers(0, len(pending) - 1), "order")]
-        is_there = bool(self.venue.bookings[key_of(entry)])
+        is_there = bool(self.venue.bookings[service_of(entry), key_of(entry)])
 
         def act(session: Session) -> None:
             session.require(
@@ -651,15 +759,20 @@ class Orders(RuleBasedStateMachine):
         assert not [one for one in settled if one.outcome is UNKNOWN], settled
         assert not list(self.life.journal._files.table.pending())
         self.check_ledger()
-        for key in KEYS:
-            qty = self.venue.bookings[key][0].qty if self.venue.bookings[key] else 1
-            call = Call(self.life, key, qty, is_close=False)
-            once = self.handle(self.life, WAYS[0], is_close=False).once(
-                key, confirm=self.venue.find, key_argument="client_order_id", settle=SETTLE
+        for place in PLACES:
+            service, key = place
+            booked = self.venue.bookings[place]
+            symbol, qty = (booked[0].symbol, booked[0].qty) if booked else (SYMBOLS[0], 1)
+            call = Call(self.life, service, key, symbol, qty, is_close=False)
+            once = self.handle(self.life, service, WAYS[0], is_close=False).once(
+                key,
+                confirm=self.venue.confirm("of all", service, symbol),
+                key_argument="client_order_id",
+                settle=SETTLE,
             )
             with contextlib.suppress(OperationCompletedError):
-                self.do(once.call(self.venue.submit, qty, call))
-            assert self.venue.bookings[key]
+                self.do(once.call(self.venue.submit, symbol, qty, call))
+            assert self.venue.bookings[place]
         self.check_ledger()
 
 
