@@ -378,6 +378,7 @@ async def test_nothing_is_proven_by_the_last_of_several_requests_that_a_session_
 ) -> None:
     """One may have been booked, and the next was refused. Attempts that never got a connection prove what they prove."""
     meaning_of = shockproof.integrations.requests.meaning_of
+    shockproof.integrations.requests._warn_of_retries.cache_clear()
     once = OnlyOnce()
     once.manner = "close"
     once.listening = await asyncio.start_server(once.serve, HOST, 0)
