@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
-from shockproof import ErrorRecoveryService, RetryBudget
+from shockproof import ErrorRecoveryService, MemoryStore, RetryBudget
 from shockproof.integrations.prometheus import ShockproofCollector, alert_rules, grafana_dashboard
 
 if TYPE_CHECKING:
@@ -159,7 +159,9 @@ def of_dashboard(expression: str) -> str:
 async def test_a_real_prometheus_evaluates_dashboard_and_rules(tmp_path: Path) -> None:
     """Each panel shows something, and each rule is evaluated, from what was scraped over a real socket."""
     registry = CollectorRegistry()
-    async with ErrorRecoveryService(tmp_path / "state", tmp_path / "errors") as recovery:
+    async with ErrorRecoveryService(
+        tmp_path / "state", tmp_path / "errors", store=MemoryStore(), owns="account 7"
+    ) as recovery:
         collector = CountingCollector(recovery, durations=True, loop_lag=True)
         registry.register(collector)
         await some_trouble(recovery)
