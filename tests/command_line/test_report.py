@@ -78,7 +78,7 @@ def test_a_day_has_its_errors_and_the_state_of_its_backup(shockproof: Run, tmp_p
         assert (refused.code, refused.err.count("\n")) == (2, 1)
 
 
-def test_a_day_has_the_state_that_was_kept_of_it(shockproof: Run, tmp_path: Path) -> None:
+def test_a_day_has_the_state_that_was_kept_of_it_in_report_and_show(shockproof: Run, tmp_path: Path) -> None:
     """The last one before the day ended, also of a day without a save; a day before all of them has none of its own."""
     state_dir = tmp_path / "state"
     for day, number in ((20, 1), (20, 2), (23, 3), (25, 4)):
@@ -95,6 +95,11 @@ def test_a_day_has_the_state_that_was_kept_of_it(shockproof: Run, tmp_path: Path
         page = shockproof("report", "--day", f"2026-11-{day}", *place).out
         assert f"mode number {number}" in page, day
         assert "saved after the time that this report is about" not in page
+        shown = shockproof("state", "show", "configuration.mode", "--day", f"2026-11-{day}", *place[:2])
+        assert (shown.code, shown.out) == (0, f'"mode number {number}"\n')
+    refused = shockproof("state", "show", "--day", "2026-11-19", *place[:2])
+    assert (refused.code, refused.out) == (3, "")
+    assert "no state of 2026-11-19 is kept in" in refused.err
     assert "saved after the time" in shockproof("report", "--day", "2026-11-19", *place).out
     assert "mode number 4" in shockproof("report", *place).out
 

@@ -16,6 +16,7 @@ __all__ = [
     "add_json",
     "add_state_dir",
     "byte_count",
+    "day",
     "day_count",
     "existing",
     "journal_dir",
@@ -122,6 +123,15 @@ def moment(text: str) -> datetime:
         raise argparse.ArgumentTypeError(
             f"must be a moment such as 2026-11-25, 2026-11-25T14:30, yesterday or 2h (ago), got {text!r}"
         ) from None
+
+
+def day(text: str) -> tuple[datetime, datetime]:
+    """The beginning of that day here, and of the next one; a day may have 23 hours, or 25."""
+    try:
+        begin = moment(text).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+        return begin.astimezone(), (begin + timedelta(days=1)).astimezone()
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"must be a day such as 2026-11-25, got {text!r}") from None
 
 
 def byte_count(text: str) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from shockproof.command_line.options import add_error_log_dir, add_state_dir, existing, moment
+from shockproof.command_line.options import add_error_log_dir, add_state_dir, day, existing, moment
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.progress import progress
 from shockproof.command_line.reading import nothing_first, with_progress
@@ -42,21 +42,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--until", type=moment, metavar="WHEN", help="the same; exclusive")
     parser.add_argument(
-        "--day", type=_day, metavar="DAY", help="the same as --since and --until: 2026-11-25, yesterday"
+        "--day", type=day, metavar="DAY", help="the same as --since and --until: 2026-11-25, yesterday"
     )
     parser.add_argument("--service", metavar="NAME", help="only errors of this service")
     add_state_dir(parser)
     add_error_log_dir(parser)
     parser.set_defaults(run=_run)
-
-
-def _day(text: str) -> tuple[datetime, datetime]:
-    """The beginning of that day here, and of the next one; a day may have 23 hours, or 25."""
-    try:
-        begin = moment(text).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
-        return begin.astimezone(), (begin + timedelta(days=1)).astimezone()
-    except OverflowError:
-        raise argparse.ArgumentTypeError(f"must be a day such as 2026-11-25, got {text!r}") from None
 
 
 def _run(given: argparse.Namespace, screen: Screen) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from shockproof.command_line.options import add_json, add_state_dir, existing
+from shockproof.command_line.options import add_json, add_state_dir, day, existing
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.reading import files_with_progress
 from shockproof.command_line.screen import Screen
@@ -18,6 +19,7 @@ from shockproof.memory.journal.operation import with_pending
 from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.state_files import DAMAGED_DIRECTORY, StateFiles, SurveyedFile
 from shockproof.views.shown_values import as_text, for_people, without_secrets
+from shockproof.views.state_of_day import state_before
 from shockproof.views.words import ago, local_time, size_text
 from shockproof.vocabulary.errors import ShockproofError
 
@@ -37,6 +39,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     show.add_argument(
         "section", nargs="?", metavar="SECTION", help="only this one, such as cached_data or cached_data.AAPL"
+    )
+    show.add_argument(
+        "--day",
+        type=day,
+        metavar="DAY",
+        help="the last state of that day (2026-11-25, yesterday), where the program keeps them: keep_daily_states",
     )
     add_state_dir(show)
     add_json(show)
@@ -105,7 +113,11 @@ def _save(file: SurveyedFile) -> str:
 
 def _show(given: argparse.Namespace, screen: Screen) -> int:
     files = _survey(given)
-    mark = _mark(given.state_dir)
+    if given.day is not None:
+        begin, until = given.day
+        files = _of_day(files, begin, until, given.state_dir)
+    # The halt and the journal are as they are now.
+    mark = None if given.day is not None else _mark(given.state_dir)
     said_of_the_halt = None if mark is None else f"HALTED since {local_time(mark.since)}: {mark.reason}"
     if said_of_the_halt is not None:
         if given.json or given.section is not None:
@@ -113,7 +125,7 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
         else:
             screen.line(said_of_the_halt, "red")
     _warn_of(files, screen)
-    pending = _pending(given.state_dir / "journal", screen)
+    pending = [] if given.day is not None else _pending(given.state_dir / "journal", screen)
     file = files[0] if files and files[0].verdict == "valid" else None
     content: dict[str, Any] = {} if file is None else without_secrets(file.content)  # Any: frozen values
     if pending:
@@ -135,6 +147,19 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
         _show_to_people(file, content, screen)
     # Pending operations alone make a state, too; a file that is damaged, or of a newer program, is wrong all the same.
     return ExitCode.WRONG if file is None and files else ExitCode.FINE
+
+
+def _of_day(
+    files: tuple[SurveyedFile, ...], begin: datetime, until: datetime, directory: Path
+) -> tuple[SurveyedFile, ...]:
+    found = state_before(until, files, directory)
+    saved = found[0].timestamp if found else None
+    if saved is not None and saved.timestamp() >= until.timestamp():
+        raise CommandError(
+            f"no state of {begin:%Y-%m-%d} is kept in {directory}: the oldest that is there was saved {local_time(saved)}",
+            ExitCode.NOT_THERE,
+        )
+    return found
 
 
 def _mark(state_dir: Path) -> Mark | None:

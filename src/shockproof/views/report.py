@@ -20,12 +20,12 @@ from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.sending import is_sending, sent_at
 from shockproof.memory.services.halt import Mark, read_mark
-from shockproof.memory.state.daily_states import day_to_show, prefix_of, states_of_days
 from shockproof.memory.state.state_files import StateFiles, SurveyedFile
 from shockproof.views.error_counts import SEVERITIES, ErrorCounts, Timeline
 from shockproof.views.pictures import bar, stacked_bars, strip
 from shockproof.views.saved_operations import saved_as_pending
 from shockproof.views.shown_values import as_text, for_people, without_secrets
+from shockproof.views.state_of_day import state_before
 from shockproof.views.words import ago, local_time, markup
 from shockproof.vocabulary.errors import ShockproofError
 
@@ -60,7 +60,9 @@ def look_at(state_dir: Path, *, now: float, until: datetime | None = None) -> On
     pending: tuple[OperationEntry, ...] = ()
     mark: Mark | None = None
     try:
-        files = _state_before(until, state_dir)
+        files = StateFiles(state_dir).survey()
+        if until is not None:
+            files = state_before(until, files, state_dir)
         complaints += [
             f"{file.path.name} is {file.verdict}: {file.reason}" for file in files if file.verdict != "valid"
         ]
@@ -79,18 +81,6 @@ def look_at(state_dir: Path, *, now: float, until: datetime | None = None) -> On
     except (OSError, ShockproofError) as error:
         complaints.append(f"the journal cannot be read: {error}")
     return OnDisk(files, pending, mark, tuple(complaints))
-
-
-def _state_before(until: datetime | None, state_dir: Path) -> tuple[SurveyedFile, ...]:
-    files = StateFiles(state_dir).survey()
-    newest = next((file.timestamp for file in files if file.timestamp is not None), None)
-    if until is None or (newest is not None and newest.timestamp() < until.timestamp()):
-        return files
-    last = (until - timedelta(microseconds=1)).astimezone().date().isoformat()
-    day = day_to_show(SystemFiles(), state_dir, last)
-    if day is None:
-        return files
-    return StateFiles(states_of_days(state_dir), prefix=prefix_of(day)).survey()
 
 
 def report(

@@ -1,0 +1,29 @@
+"""The saved state as it was at the end of a day, where the program keeps those of days."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.state.daily_states import day_to_show, prefix_of, states_of_days
+from shockproof.memory.state.state_files import StateFiles, SurveyedFile
+
+__all__ = ["state_before"]
+
+
+def state_before(
+    until: datetime, files: tuple[SurveyedFile, ...], state_dir: Path
+) -> tuple[SurveyedFile, ...]:
+    """
+    The files of the last state that was saved before *until*; *files*, those of the newest, where that is it or no other was kept.
+
+    Raises:
+        OSError: the directory of those that were kept cannot be read.
+    """
+    newest = next((file.timestamp for file in files if file.timestamp is not None), None)
+    if newest is not None and newest.timestamp() < until.timestamp():
+        return files
+    last = (until - timedelta(microseconds=1)).astimezone().date().isoformat()
+    day = day_to_show(SystemFiles(), state_dir, last)
+    return files if day is None else StateFiles(states_of_days(state_dir), prefix=prefix_of(day)).survey()
