@@ -109,14 +109,28 @@ def redis_server(folder: Path, *options: str) -> Server:
         where = [word.replace("PORT", str(port)) for word in options]
         if "--tls-port" not in options:
             where += ["--port", str(port)]
+        if "--cluster-enabled" in options:  # else it is 10,000 higher, and there is perhaps none
+            where += ["--cluster-port", str(_free_port())]
         return ["redis-server", "--bind", HOST, "--save", "", "--appendonly", "no", *where]
 
     return Server(command, "Ready to accept connections", folder)
 
 
-def sentinel_server(folder: Path, master: Server) -> Server:
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def sentinel_server(folder: Path, master: Server, *settings: str) -> Server:
     def command(port: int) -> list[str]:
-        lines = [f"port {port}", f"bind {HOST}", f"sentinel monitor desk {HOST} {master.port} 1"]
+        lines = [
+            f"port {port}",
+            f"bind {HOST}",
+            f"sentinel monitor desk {HOST} {master.port} 1",
+            *settings,
+        ]
         (folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
         return ["redis-server", "sentinel.conf", "--sentinel"]
 
@@ -125,9 +139,7 @@ def sentinel_server(folder: Path, master: Server) -> Server:
 
 def etcd_server(folder: Path, *options: str, scheme: str = "http") -> Server:
     def command(port: int) -> list[str]:
-        with socket.socket() as free:
-            free.bind((HOST, 0))
-            peers = f"http://{HOST}:{free.getsockname()[1]}"
+        peers = f"http://{HOST}:{_free_port()}"
         here = f"{scheme}://{HOST}:{port}"
         return [
             "etcd", "--name", "one", "--data-dir", "data", "--listen-client-urls", here,
@@ -141,7 +153,8 @@ def etcd_server(folder: Path, *options: str, scheme: str = "http") -> Server:
 def trusted_certificate(folder: Path) -> tuple[str, str]:
     """A certificate for this machine that is its own authority, and its key: two files."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    # No common name: etcd's gateway refuses clients that have one, once there are users.
+    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, HOST)])
     now = datetime.datetime.now(datetime.UTC)
     signed = (
         x509.CertificateBuilder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +17,7 @@ from shockproof import FileStore, StateStore, StoreUnavailableError, take_lease
 from shockproof.integrations.etcd import EtcdStore
 from shockproof.integrations.redis import RedisStore
 from tests.integrations.store_servers import (
+    HOST,
     PATIENCE,
     Server,
     etcd_server,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 pytestmark = [needs_servers, pytest.mark.asyncio]
 
 SECRET = "hunter2/@:"
+SEVERAL_PROCESSES = Path(__file__).parents[2] / "docs/how-to/several-processes.md"
 
 
 @pytest.fixture(scope="module", params=["redis", "etcd"])
@@ -313,6 +316,97 @@ async def test_an_etcd_with_users_and_tls_is_used_and_no_secret_is_told(
             await one.aclose()
 
 
+async def test_a_redis_user_with_the_rights_of_the_docs_may_do_all_of_it_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """The rule that the how-to gives: what a bot's password is good for, when somebody has found it."""
+    import redis.asyncio
+
+    rule = next(
+        line for line in SEVERAL_PROCESSES.read_text().splitlines() if line.startswith("ACL SETUSER desk-7 ")
+    )
+    with redis_server(tmp_path / "data") as server:
+        async with redis.asyncio.Redis.from_url(f"redis://{server.address}") as admin:
+            await admin.execute_command(*rule.replace(">PASSWORD", f">{SECRET}").split())
+            await admin.set("somebody else's", "x")
+        store = RedisStore(
+            f"redis://{server.address}", username="desk-7", password=SECRET, prefix="desk-7", timeout=PATIENCE
+        )
+        async with asyncio.timeout(PATIENCE), store.watch("") as changes:
+            lease = await take_lease(store, "journal", length=600.0)
+            assert lease is not None
+            assert (await anext(changes)).key == "lease/journal"
+        assert await lease.renew()
+        assert await store.put("a", b"x", guard=lease.guard) > 0
+        assert [entry.key for entry in await store.entries("")] == ["a", "lease/journal"]
+        assert await store.delete("a")
+        other = RedisStore(
+            f"redis://{server.address}", username="desk-7", password=SECRET, prefix="desk-8", timeout=PATIENCE
+        )
+        with pytest.raises(StoreUnavailableError, match="NoPermission"):
+            await other.get("a")
+        with pytest.raises(StoreUnavailableError, match="NoPermission"):
+            await other.put("a", b"x")
+        async with redis.asyncio.Redis.from_url(
+            f"redis://{server.address}", username="desk-7", password=SECRET
+        ) as theirs:
+            for command in (["GET", "somebody else's"], ["FLUSHALL"], ["CONFIG", "GET", "*"]):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    await theirs.execute_command(*command)
+        for one in (store, other):
+            await one.aclose()
+
+
+async def test_an_etcd_user_of_one_prefix_with_a_certificate_may_do_nothing_else(tmp_path: Path) -> None:
+    """Whoever shows no certificate is not heard at all."""
+    import ssl
+
+    import httpx2
+
+    certificate, key = trusted_certificate(tmp_path)
+    with etcd_server(
+        tmp_path / "data", "--cert-file", certificate, "--key-file", key, "--client-cert-auth", "--trusted-ca-file",
+        certificate, scheme="https",
+    ) as server:  # fmt: skip
+        url = f"https://{server.address}"
+        trust = ssl.create_default_context(cafile=certificate)
+        trust.load_cert_chain(certificate, key)
+        async with httpx2.AsyncClient(base_url=f"{url}/v3/auth/", verify=trust, trust_env=False) as admin:
+            begin, end = (base64.b64encode(one).decode() for one in (b"desk-7/", b"desk-70"))
+            may = {"permType": "READWRITE", "key": begin, "range_end": end}
+            for path, body in (
+                ("user/add", {"name": "root", "password": "r00t"}),
+                ("role/add", {"name": "root"}),
+                ("user/grant", {"user": "root", "role": "root"}),
+                ("user/add", {"name": "desk-7", "password": SECRET}),
+                ("role/add", {"name": "desk-7"}),
+                ("role/grant", {"name": "desk-7", "perm": may}),
+                ("user/grant", {"user": "desk-7", "role": "desk-7"}),
+                ("enable", {}),
+            ):
+                assert (await admin.post(path, json=body)).is_success
+        common: dict[str, Any] = {
+            "username": "desk-7", "password": SECRET, "tls_ca": certificate, "timeout": PATIENCE,
+        }  # fmt: skip
+        with_one = {"tls_cert": certificate, "tls_key": key}
+        store = EtcdStore(url, prefix="desk-7", **common, **with_one)
+        async with asyncio.timeout(PATIENCE), store.watch("") as changes:
+            lease = await take_lease(store, "journal", length=600.0)
+            assert lease is not None
+            assert (await anext(changes)).key == "lease/journal"
+        assert await lease.renew()
+        assert await store.put("a", b"x", guard=lease.guard) > 0
+        assert [entry.key for entry in await store.entries("")] == ["a", "lease/journal"]
+        other = EtcdStore(url, prefix="desk-8", **common, **with_one)
+        with pytest.raises(StoreUnavailableError, match="permission denied"):
+            await other.put("a", b"x")
+        without = EtcdStore(url, prefix="desk-7", **common)
+        with pytest.raises(StoreUnavailableError, match="EtcdStore"):
+            await without.get("a")
+        for one in (store, other, without):
+            await one.aclose()
+
+
 async def test_an_etcd_endpoint_that_is_away_is_passed_over(
     etcd_session: Server, nobody: str, unreachable: str
 ) -> None:
@@ -339,6 +433,67 @@ async def test_redis_behind_sentinel_is_found_and_watched(tmp_path: Path, redis_
             await unknown.get("a")
         for one in (store, unknown):
             await one.aclose()
+
+
+async def test_sentinels_and_servers_with_passwords_lead_to_the_new_server_after_a_failover(
+    tmp_path: Path,
+) -> None:
+    """Each with a password of its own; the watch ends, and the next step goes to the one that was a replica."""
+    import redis.asyncio
+
+    words = ("--requirepass", SECRET, "--masterauth", SECRET)
+    with (
+        redis_server(tmp_path / "first", *words) as first,
+        redis_server(tmp_path / "second", *words, "--replicaof", HOST, str(first.port)) as second,
+    ):
+        async with redis.asyncio.Redis.from_url(
+            f"redis://{second.address}", password=SECRET, decode_responses=True
+        ) as replica:
+            while (await replica.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110 - the event is on the server
+                await asyncio.sleep(0.02)
+        # It looks for replicas when it starts, and then every 10 seconds.
+        with sentinel_server(
+            tmp_path / "sentinel", first, "requirepass s3ntinel", f"sentinel auth-pass desk {SECRET}",
+            "sentinel down-after-milliseconds desk 300", "sentinel failover-timeout desk 1000",
+        ) as sentinel:  # fmt: skip
+            await fails_over(f"redis://:s3ntinel@{sentinel.address}", first)
+
+
+async def fails_over(url: str, first: Server) -> None:
+    import redis.asyncio
+
+    store = RedisStore(url, sentinel="desk", password=SECRET, timeout=PATIENCE)
+    hasty = RedisStore(url, sentinel="desk", password=SECRET, timeout=1.0)
+    wrong = RedisStore(url.replace("s3ntinel", "wr0ng"), sentinel="desk", password=SECRET, timeout=PATIENCE)
+    async with asyncio.timeout(PATIENCE), store.watch("") as changes:
+        await store.put("a", b"x")
+        assert (await anext(changes)).key == "a"
+        async with redis.asyncio.Redis.from_url(f"redis://{first.address}", password=SECRET) as admin:
+            while await admin.wait(1, 1000) != 1:  # what only a server had that dies is lost with it
+                pass
+        first.kill()
+        with pytest.raises(StoreUnavailableError):
+            await anext(changes)
+    async with asyncio.timeout(PATIENCE):
+        while not await is_put(hasty):  # noqa: ASYNC110 - the event is on the servers
+            await asyncio.sleep(0.05)
+    found = await hasty.get("a")
+    assert found is not None
+    assert found.value == b"x"
+    with pytest.raises(StoreUnavailableError) as refused:
+        await wrong.get("a")
+    told = "".join(traceback.format_exception(refused.value))
+    assert not any(secret in told for secret in (SECRET, "wr0ng", "s3ntinel"))
+    for one in (store, hasty, wrong):
+        await one.aclose()
+
+
+async def is_put(store: StateStore) -> bool:
+    try:
+        await store.put("b", b"y")
+    except StoreUnavailableError:
+        return False
+    return True
 
 
 async def test_a_redis_cluster_keeps_all_keys_of_a_store_together(tmp_path: Path) -> None:

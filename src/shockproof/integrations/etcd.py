@@ -64,7 +64,8 @@ class EtcdStore:
         prefix: before all keys: stores with another one see nothing of this one. Default ``"shockproof"``.
         username, password: where the cluster asks for them.
         tls_ca: a file of certificates that are trusted. Default: those of the system.
-        tls_cert, tls_key: files with the certificate and key that etcd asks for. Default: none.
+        tls_cert, tls_key: files with the certificate and key that etcd asks for. Default: none. Where there are users, too, etcd
+            takes only certificates without a common name here.
         timeout: seconds one step may take in all, more than 0, connecting included. Default 1.0.
 
     Raises:
@@ -353,7 +354,11 @@ def _endpoint(number: int, url: object) -> str:
 
 
 def _json_of(answer: httpx2.Response) -> _Json:
-    read = answer.json()
+    try:
+        read = answer.json()
+    except ValueError:
+        said = " ".join(answer.text[:200].split())
+        raise ValueError(f"answered {answer.status_code}, and no JSON: {said!r}") from None
     if not isinstance(read, dict):
         raise TypeError(f"an object was expected, got {type(read).__name__}")
     return read

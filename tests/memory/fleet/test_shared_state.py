@@ -91,7 +91,7 @@ class Bot:
                 raise result
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 1 << 16),
     delay=st.sampled_from([0.0, 0.2, 0.8]),
