@@ -51,6 +51,7 @@ class RetryBudget:
 
     __slots__ = (
         "_earned",
+        "_elsewhere",
         "_is_short",
         "_lock",
         "_most",
@@ -58,7 +59,6 @@ class RetryBudget:
         "_spent",
         "capacity",
         "costs",
-        "elsewhere",
         "name",
         "per_success",
         "tokens",
@@ -91,7 +91,7 @@ class RetryBudget:
         """What it may hold."""
         self._is_short: Callable[[], None] | None = None
         """Told when it runs low and is shared; None: it is not."""
-        self.elsewhere = 0.0
+        self._elsewhere = 0.0
         """What other processes have of it, and nobody yet, as far as is known."""
         self._earned = 0.0
         """What does not fit into the hand of this process, and others may be short of."""
@@ -103,7 +103,7 @@ class RetryBudget:
     @property
     def left(self) -> float:
         """What it holds now, of one that processes share with what the others hold."""
-        return min(self.capacity, self.tokens + self.elsewhere)
+        return min(self.capacity, self.tokens + self._elsewhere)
 
     @property
     def is_full(self) -> bool:
@@ -151,30 +151,30 @@ class RetryBudget:
         """Whether processes share it."""
         return self._is_short is not None
 
-    def share(self, is_short: Callable[[], None]) -> None:
+    def _share(self, is_short: Callable[[], None]) -> None:
         """
-        From now on others have it, too: nothing is in hand but what `receive` brings.
+        From now on others have it, too: nothing is in hand but what `_receive` brings.
 
         *is_short* is told, from any thread, when more is worth fetching.
         """
         with self._lock:
             self._is_short = is_short
-            self.tokens = self._most = self._earned = self._refused = self._spent = self.elsewhere = 0.0
+            self.tokens = self._most = self._earned = self._refused = self._spent = self._elsewhere = 0.0
 
-    def in_the_child(self) -> None:
+    def _in_the_child(self) -> None:
         """After a fork: what the parent has in hand it goes on spending, and another thread may have held its lock."""
         self._lock = threading.RLock()
         if self._is_short is not None:
-            self.share(self._is_short)
+            self._share(self._is_short)
 
-    def in_hand(self) -> InHand:
+    def _in_hand(self) -> InHand:
         """What is there, what was earned beyond it, and what was refused and spent since this was asked last."""
         with self._lock:
             hand = InHand(self.tokens, self._earned, self._refused, self._spent)
             self._refused = self._spent = 0.0
             return hand
 
-    def hand_over(self, tokens: float, earned: float) -> bool:
+    def _hand_over(self, tokens: float, earned: float) -> bool:
         """Take so much out for the others; False: it is not there any more, and nothing was taken."""
         with self._lock:
             if self.tokens + _ROUNDING < tokens or self._earned + _ROUNDING < earned:
@@ -183,7 +183,7 @@ class RetryBudget:
             self._earned = max(0.0, self._earned - earned)
             return True
 
-    def receive(self, tokens: float, earned: float, most: float) -> None:
+    def _receive(self, tokens: float, earned: float, most: float) -> None:
         """So much has come from the others, or back from where it did not arrive; the hand may hold *most* from now on."""
         with self._lock:
             self._most = most

@@ -56,7 +56,7 @@ class Bot:
     def crash(self) -> None:
         """Without a word to anybody."""
         self.shared.pause()
-        self.budget.receive(0.0, 0.0, 0.0)
+        self.budget._receive(0.0, 0.0, 0.0)
 
 
 class Desk:

@@ -64,7 +64,7 @@ class SharedBudget(SharedRecord):
         self._fleet: FleetBudget | None = None
         self._refused, self._refused_at = 0.0, 0.0
         self._spent, self._spent_before = 0.0, 0.0
-        budget.share(self.is_short)
+        budget._share(self.is_short)
 
     @property
     def is_used(self) -> bool:
@@ -96,7 +96,7 @@ class SharedBudget(SharedRecord):
     def in_the_child(self) -> None:
         """What the parent has in hand it goes on spending; the child begins with nothing."""
         super().in_the_child()
-        self.budget.in_the_child()
+        self.budget._in_the_child()
 
     def _forget(self) -> None:
         self._lease, self._fleet = None, None
@@ -104,8 +104,8 @@ class SharedBudget(SharedRecord):
     async def _leave(self) -> None:
         lease, fleet = self._lease, self._fleet
         self._forget()
-        hand = self.budget.in_hand()
-        self.budget.share(self.is_short)
+        hand = self.budget._in_hand()
+        self.budget._share(self.is_short)
         if lease is None or fleet is None:
             return
         await self._store.put(
@@ -159,7 +159,7 @@ class SharedBudget(SharedRecord):
         fleet.capacity = self.budget.capacity
         while True:
             plan = fleet.plan(self._hand(), self._dead, is_round=is_round)
-            if plan.record is None or self.budget.hand_over(plan.out, plan.brought):
+            if plan.record is None or self.budget._hand_over(plan.out, plan.brought):
                 break
         self._differs(
             None
@@ -170,7 +170,7 @@ class SharedBudget(SharedRecord):
         return None if plan.record is None else plan
 
     def _hand(self) -> InHand:
-        now, hand = self._clock.monotonic(), self.budget.in_hand()
+        now, hand = self._clock.monotonic(), self.budget._in_hand()
         if hand.refused:
             self._refused, self._refused_at = hand.refused, now
         elif now - self._refused_at >= _NEEDED_FOR:
@@ -179,8 +179,8 @@ class SharedBudget(SharedRecord):
         return hand._replace(refused=self._refused, spent=self._spent + self._spent_before)
 
     def _settle(self, fleet: FleetBudget, settled: Settled) -> None:
-        self.budget.receive(settled.gain, settled.back, fleet.most)
-        self.budget.elsewhere = fleet.elsewhere(self._dead)
+        self.budget._receive(settled.gain, settled.back, fleet.most)
+        self.budget._elsewhere = fleet.elsewhere(self._dead)
 
     def _lost(self) -> float:
         """The store knows the lease no more: what is in hand is brought along into the next life."""
