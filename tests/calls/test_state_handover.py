@@ -365,6 +365,8 @@ async def test_a_damaged_state_in_the_store_is_left_there_and_the_disk_is_used(
         second = await machines.start(2)
         assert await cached(second) is None
         assert "is restored from disk, and not from the store" in caplog.text
+        assert second._handover is not None
+        assert second._handover.shared._seen is None, "and so it does not take its place"
         caplog.clear()
         await second.aclose()
 
@@ -385,8 +387,16 @@ async def test_a_state_of_a_newer_program_in_the_store_is_refused(machines: Mach
     await second.save_state(cached_data={"save": 2})
     await second.aclose()
     third = await machines.start(3)
+    await third.owned()
     with pytest.raises(StateVersionError, match="account 7"):
         await third.restore_state()
+    assert await third.save_state(cached_data={"save": 3})
+    await is_on_its_way(third)
+    await asyncio.sleep(5.0)
+    assert "is not overwritten" in trouble(third)
+    await third.aclose()
+    fourth = await machines.start(4, state_migrations=[to_two])
+    assert await cached(fourth) == {"save": 2}
 
 
 async def test_a_store_that_has_lost_its_data_makes_no_old_state_the_newest(machines: Machines) -> None:

@@ -131,6 +131,7 @@ class StateHandover:
         try:
             stored = await self.shared.read()
             if stored is None or stored.head.lineage <= own:
+                self.shared.saw(stored)
                 return None
             end = _LENGTH + int.from_bytes(stored.data[:_LENGTH])
             state = await self._writer.run(self._form.unpack, stored.data[_LENGTH:end], name)
@@ -141,6 +142,7 @@ class StateHandover:
             _log.warning("the state of %r is restored from disk, and not from the store: %s", name, error)
             return None
         self.shared.goes_on_from(stored.head.lineage)
+        self.shared.saw(stored)
         _log.info(
             "the state of %r is restored from the store; it was saved at %s",
             name,

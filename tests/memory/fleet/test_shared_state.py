@@ -72,6 +72,7 @@ class Bot:
                     assert found >= before, "an owner has less than another one was told to be safe"
                 assert stored is None or stored.data == str(found).encode() * 3
                 self._shared.goes_on_from(found)
+                self._shared.saw(stored)
                 tenure = lease.token
             lineage = self._shared.next_lineage()
             self._shared.publish(lineage, 0.0, str(lineage).encode() * 3)

@@ -43,6 +43,7 @@ class StoredState(NamedTuple):
     """A state as it was read."""
 
     head: StateHead
+    version: int
     data: bytes
 
 
@@ -167,7 +168,7 @@ class SharedState:
 
     async def read(self) -> StoredState | None:
         """
-        What is in the store; None: nothing. It was seen then, and may be replaced.
+        What is in the store; None: nothing. It may be replaced when `saw` was told that this process goes on from it.
 
         Raises:
             StoreUnavailableError: the store did not answer within 10 seconds, or what is there is damaged.
@@ -177,7 +178,6 @@ class SharedState:
                 for _ in range(_TRIES):
                     found = await self._read_head()
                     if found is None:
-                        self._saw(None, 0)
                         return None
                     head, version, data = found
                     parts = [data]
@@ -186,8 +186,7 @@ class SharedState:
                         parts.append(b"" if entry is None else entry.value)
                     data = b"".join(parts)
                     if hashlib.sha256(data).hexdigest() == head.digest:
-                        self._saw(head, version)
-                        return StoredState(head, data)
+                        return StoredState(head, version, data)
         except TimeoutError:
             raise StoreUnavailableError(
                 f"{self._store!r} has not given the state of {self.name!r} within {_READ_WITHIN:g} s"
@@ -206,8 +205,10 @@ class SharedState:
             ) from None
         return head, entry.version, data
 
-    def _saw(self, head: StateHead | None, version: int) -> None:
-        self._head, self._seen, self._unseen = head, version, None
+    def saw(self, stored: StoredState | None) -> None:
+        """Go on from that, or from something newer: it may be replaced."""
+        self._head, self._seen = (None, 0) if stored is None else (stored.head, stored.version)
+        self._unseen = None
         self._wake()
 
     def _part(self, slot: int, number: int) -> str:
