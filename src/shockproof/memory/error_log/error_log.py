@@ -539,10 +539,7 @@ class ErrorLog:
         # While the disk is busy with another batch. Of a trickle none is taken before its time: batches would be small.
         if not self._next_batch and self._queue.waiting_bytes >= _LARGE:
             self._next_batch = self._take()
-            with contextlib.suppress(
-                Exception
-            ):  # it is encoded again when it is its turn, and the error told then
-                self._next_groups = self._encoded(self._next_batch)
+            self._next_groups = self._encoded(self._next_batch)
 
     def _encoded(self, batch: list[CapturedError | Gap]) -> list[_Lines]:
         # The first error of the process imports json here, off everybody's loop.
@@ -587,7 +584,10 @@ class ErrorLog:
                 file = await self._asking_disk(self._file_for(day, len(lines)))
                 writing = asyncio.create_task(self._asking_disk(file.append(lines)))
                 await asyncio.sleep(0)  # now the disk's thread has it
-                self._encode_next()
+                with contextlib.suppress(
+                    Exception
+                ):  # made again when it is its turn, and the error told then
+                    self._encode_next()
                 done, error = await writing
             except Exception as failure:  # noqa: BLE001  whatever it is, the records wait for better times
                 error = failure
