@@ -13,6 +13,7 @@ from shockproof import StoreUnavailableError
 from shockproof.memory.fleet import shared_state
 from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.fleet.shared_state import SharedState
+from shockproof.memory.services.listeners import Listeners
 from shockproof.policies.state_publication import Lineage
 from shockproof.testing import VirtualClock
 from tests.memory.fleet.lossy_store import LossyStore, Server
@@ -35,7 +36,7 @@ class Bot:
         self._clock = clock
         self._books = books
         self._store = LossyStore(server, number, **weather)
-        self._ownership = Ownership("account 7", f"bot-{number}", clock)
+        self._ownership = Ownership("account 7", f"bot-{number}", clock, Listeners())
         self._shared = SharedState(
             self._store, self._ownership, complete=self._as_it_is, clock=clock, rng=random.Random(number)
         )
