@@ -103,11 +103,9 @@ def test_top_repaints_a_terminal_goes_on_without_the_program_and_leaves_the_term
     assert after.endswith(b"\x1b[?25h\x1b[?1049l")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_top_that_a_signal_ends_leaves_the_terminal_as_it_was(
-    served: Served, place: Path, number: signal.Signals
-) -> None:
-    """A terminal without a cursor, on its other screen, is of no use to whoever comes next."""
+@pytest.fixture
+def top(served: Served, place: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """One at a terminal that has painted once, and the other end of that."""
     command = [
         sys.executable,
         "-m",
@@ -123,25 +121,43 @@ def test_top_that_a_signal_ends_leaves_the_terminal_as_it_was(
         stack.callback(os.close, ours)
         stack.enter_context(served(place))
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-        top = subprocess.Popen(
-            command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=environment,
-            start_new_session=True,
-            # What runs these tests without a terminal, nohup for one, has them ignore it.
-            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
+        process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
         )
-        stack.callback(top.wait)
-        stack.callback(top.kill)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
         os.close(theirs)
-        said = read_until(ours, b"NEWEST ERRORS")
-        top.send_signal(number)
-        said = read_until(ours, b"\x1b[?1049l", said)
-        assert top.wait(60) == -number
+        read_until(ours, b"NEWEST ERRORS")
+        yield process, ours
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_top_that_a_signal_ends_leaves_the_terminal_as_it_was(
+    top: tuple[subprocess.Popen[bytes], int], number: signal.Signals
+) -> None:
+    """A terminal without a cursor, on its other screen, is of no use to whoever comes next."""
+    process, terminal = top
+    process.send_signal(number)
+    said = read_until(terminal, b"\x1b[?1049l")
+    assert process.wait(60) == -number
     assert b"Traceback" not in said
     assert said.endswith(b"\x1b[?25h\x1b[?1049l")
+
+
+def test_top_that_is_stopped_gives_the_terminal_back_and_takes_it_again(
+    top: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    """Ctrl-Z, something else, and fg."""
+    process, terminal = top
+    process.send_signal(signal.SIGTSTP)
+    read_until(terminal, b"\x1b[?25h\x1b[?1049l")
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    process.send_signal(signal.SIGCONT)
+    read_until(terminal, b"\x1b[?1049h\x1b[?25l")
+    process.send_signal(signal.SIGTERM)
+    read_until(terminal, b"\x1b[?25h\x1b[?1049l")
+    assert process.wait(60) == -signal.SIGTERM
 
 
 HEALTHY: dict[str, Any] = {

@@ -30,6 +30,8 @@ __all__ = ["Rates", "add_options"]
 _FASTEST: Final = 0.1
 _ERRORS: Final = 8
 _PENDING: Final = 5
+_ENTER: Final = "\x1b[?1049h\x1b[?25l"
+_LEAVE: Final = "\x1b[?25h\x1b[?1049l"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -156,13 +158,14 @@ def _whole_terminal() -> Generator[None]:
     """
     The terminal's other screen, without a cursor: what was there before is there again afterwards.
 
-    Also when a signal ends the process, which then ends by it as it would have.
+    Also when a signal ends the process, which then ends by it as it would have, and while Ctrl-Z has stopped it.
     """
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _end) for number in heard}
+    before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, _pause)
     ended: int | None = None
     try:
-        sys.stdout.write("\x1b[?1049h\x1b[?25l")
+        sys.stdout.write(_ENTER)
         yield
     except _EndedError as error:
         ended = error.number
@@ -170,7 +173,7 @@ def _whole_terminal() -> Generator[None]:
         for number in heard:
             signal.signal(number, signal.SIG_IGN)  # a second one would leave the terminal half-way
         with contextlib.suppress(OSError):  # the terminal may be what has gone
-            sys.stdout.write("\x1b[?25h\x1b[?1049l")
+            sys.stdout.write(_LEAVE)
             sys.stdout.flush()
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -181,3 +184,10 @@ def _whole_terminal() -> Generator[None]:
 
 def _end(number: int, _: object) -> None:
     raise _EndedError(number)
+
+
+def _pause(number: int, _: object) -> None:
+    # By the descriptor: what is being written may be the very thing that was interrupted.
+    os.write(sys.stdout.fileno(), _LEAVE.encode())
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os.write(sys.stdout.fileno(), _ENTER.encode())
