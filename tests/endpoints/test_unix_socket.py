@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from shockproof import ErrorRecoveryService
 from shockproof.endpoints import serve_socket
+from shockproof.memory.disk.writer import writer_for
 
 pytestmark = pytest.mark.asyncio
 
@@ -160,3 +161,23 @@ async def test_a_cancellation_leaves_no_socket(recovery: ErrorRecoveryService) -
     await entered.wait()
     await cancelled(task)
     assert not (recovery.state_dir / "shockproof.sock").exists()
+
+
+async def test_a_cancellation_behind_the_back_of_the_thread_leaves_its_socket_to_the_thread(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Made, and not yet heard of: the loop takes nothing away itself, for a disk may hang."""
+    place = recovery.state_dir / "shockproof.sock"
+
+    async def serving() -> None:
+        async with serve_socket(recovery):
+            pytest.fail("it was cancelled before")
+
+    task = asyncio.create_task(serving())
+    await asyncio.sleep(0)
+    writer_for(place).submit(lambda: None).result(30)  # it does one thing after the other
+    assert place.is_socket()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not place.exists()

@@ -87,8 +87,7 @@ async def serve_socket(
             try:
                 await server.close()
             finally:
-                # Handed to the thread here and now: it is done, whatever becomes of this task and its loop.
-                await asyncio.shield(wait_on_this_loop(writer_for(place).submit(held.give_up)))
+                await _given_up(held)
     finally:
         routes.close()
 
@@ -118,6 +117,11 @@ class _Held(NamedTuple):
         os.close(self.lock)
 
 
+async def _given_up(held: _Held) -> None:
+    # Handed to the thread here and now: it is done, whatever becomes of this task and its loop.
+    await asyncio.shield(wait_on_this_loop(writer_for(held.path).submit(held.give_up)))
+
+
 class _Binding:
     """`_bind` in a thread, for somebody who may be cancelled meanwhile."""
 
@@ -135,7 +139,7 @@ class _Binding:
             with self._lock:
                 self._is_wanted, held = False, self._held
             if held is not None:
-                held.give_up()
+                await _given_up(held)
             raise
 
     def _run(self) -> _Held:
