@@ -23,8 +23,9 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 
 from cost import by_hand
 from cost.ours import Call, Case, Ours
@@ -330,6 +331,29 @@ def kept_by_a_refusal(ours: Ours) -> str:
     return f"{asyncio.run(refusals()):.2f} B"
 
 
+async def at_random(calls: Sequence[Call]) -> float:
+    """Seconds for 20,000 calls of *calls*, drawn at random."""
+    chosen = random.choices(calls, k=20_000)
+    begun = time.thread_time()
+    for call in chosen:
+        await call(1)
+    return time.thread_time() - begun
+
+
+async def many_functions(wrap: Callable[[Call], Call]) -> str:
+    """What a call costs among 100,000 functions that *wrap* gives, in random order, against one of them."""
+    gc.disable()
+    many = [wrap(bare) for _ in range(100_000)]
+    for call in many:
+        await call(1)
+    ratios = []
+    for _ in range(ROUNDS):
+        one = await at_random(many[:1])
+        ratios.append(await at_random(many) / one)
+    gc.enable()
+    return f"{statistics.median(ratios):.2f} x"
+
+
 async def many_services(recovery: ErrorRecoveryService) -> list[str]:
     """Memory and time of 100,000 services, and the cost of a call among them against one, decorated and by `call`."""
     alone = recovery.service("alone")
@@ -349,13 +373,6 @@ async def many_services(recovery: ErrorRecoveryService) -> list[str]:
     decoration = (time.thread_time() - begun) / len(many)
     gc.enable()
 
-    async def decorated(calls: list[Call]) -> float:
-        chosen = random.choices(calls, k=20_000)
-        begun = time.thread_time()
-        for call in chosen:
-            await call(1)
-        return time.thread_time() - begun
-
     async def called(handles: list[Handle]) -> float:
         chosen, function = random.choices(handles, k=20_000), bare
         begun = time.thread_time()
@@ -368,8 +385,8 @@ async def many_services(recovery: ErrorRecoveryService) -> list[str]:
         await handle.call(bare, 1)
         await call(1)
     for _ in range(ROUNDS):
-        one = await decorated(few)
-        ratios[0].append(await decorated(many) / one)
+        one = await at_random(few)
+        ratios[0].append(await at_random(many) / one)
         one = await called([alone])
         ratios[1].append(await called(handles) / one)
     return [
@@ -469,11 +486,17 @@ async def ratios(*, with_rivals: bool) -> tuple[list[Figures], list[tuple[str, s
                     "5 ms",
                 ),
             ]
+            copies = await many_functions(lambda function: FunctionType(function.__code__, globals()))
+            written = await many_functions(by_hand.one_coroutine)
             services, decoration, many, many_called = await many_services(recovery)
             others += [
                 ("a service: bytes, time to make it", services, "1 KiB, 6 us"),
                 ("decorating a function", decoration, "30 us"),
-                ("a call among 100,000 services, in random order; decorated", many, "2"),
+                (
+                    "a call among 100,000 services, in random order; decorated",
+                    f"{many} (by hand: {written} one function; copies of the bare function: {copies} one)",
+                    "2",
+                ),
                 ("the same through `call`", many_called, "2"),
             ]
     return figures, others

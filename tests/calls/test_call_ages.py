@@ -274,7 +274,7 @@ async def test_where_no_age_is_declared_nothing_watches(
     await venue.call(answering_after(clock, 1e6))
     state = recovery._registry.get_or_create("venue")
     assert state.call_ages is None
-    assert state.circuit.lane is not None
+    assert state.circuit.entrance.lane is not None
 
 
 async def test_a_breaker_alone_has_ages_too(clock: VirtualClock) -> None:

@@ -203,7 +203,7 @@ async def test_a_disabled_circuit_keeps_the_short_way(recovery: ErrorRecoverySer
     api = recovery.service("api", circuit_mode="disabled")
     await api.call(script("answer"))
     state = recovery._registry.get_or_create("api")
-    assert state.circuit.lane is state.circuit.closed is not None
+    assert state.circuit.entrance.lane is state.circuit.closed is not None
 
 
 # -- only watching -------------------------------------------------------------------------------------------

@@ -179,14 +179,14 @@ async def test_read_keeps_its_short_way_where_nothing_is_written(recovery: Error
     market = recovery.service("market")
     assert await market.call(answer) == "answer"
     _ = recovery.halt("enough")
-    assert market.plan.circuit.lane is not None
+    assert market.plan.entrance.lane is not None
     venue = recovery.service("venue", effect="unsafe")
     with pytest.raises(HaltedError):
         await venue.call(answer)
-    assert venue.plan.circuit.lane is None
+    assert venue.plan.entrance.lane is None
     _ = recovery.resume()
     assert await venue.call(answer) == "answer"
-    assert venue.plan.circuit.lane is not None
+    assert venue.plan.entrance.lane is not None
 
 
 @pytest.mark.asyncio
@@ -646,7 +646,7 @@ def test_halt_from_another_thread_stops_the_loops_of_all(tmp_path: Path) -> None
 
     async def trade() -> None:
         await venue.call(answer)
-        assert venue.plan.circuit.lane is not None
+        assert venue.plan.entrance.lane is not None
         running.wait(10)
         try:
             while True:

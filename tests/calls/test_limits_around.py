@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from shockproof import (
+    AttemptTimeoutError,
     BulkheadFullError,
     DeadlineExceededError,
     ErrorRecoveryService,
@@ -19,13 +21,18 @@ from shockproof import (
     Timeout,
 )
 from shockproof.calls.limits_around import time_left_around
-from shockproof.calls.timer import BLOCKS
+from shockproof.calls.timer import BLOCKS, queues_here
 from shockproof.testing import VirtualClock
 
 pytestmark = pytest.mark.asyncio
 
 Script = Callable[..., Any]
 Inner = Callable[[], Awaitable[Any]]
+
+
+def assert_that_nothing_waits() -> None:
+    assert not BLOCKS
+    assert not any(queue.waiting or queue.fired for queue in queues_here())
 
 
 async def decorated(outer: Handle, inner: Inner) -> Any:
@@ -253,7 +260,51 @@ async def test_blocks_that_are_left_out_of_order_are_told_apart(recovery: ErrorR
         (last,) = set(entered) - {entered[first], entered[second]}
         await last.__aexit__(None, None, None)
         assert time_left_around() is None
-    assert not BLOCKS
+    assert_that_nothing_waits()
+
+
+async def test_blocks_of_a_task_under_the_same_limit_are_told_apart(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Whichever is left first, the time of the other goes on."""
+    outer = recovery.service("outer", timeout=5.0)
+    await outer.call(asyncio.sleep, 0)  # from now on blocks take the short way
+    for first, left in ((0, 5.0), (1, 4.0)):
+        entered = [outer.guard(), outer.guard()]
+        await entered[0].__aenter__()
+        await clock.sleep(1.0)
+        await entered[1].__aenter__()
+        assert time_left_around() == 4.0
+        await entered[first].__aexit__(None, None, None)
+        assert time_left_around() == left
+        await entered[1 - first].__aexit__(None, None, None)
+        assert time_left_around() is None
+    assert_that_nothing_waits()
+
+
+async def test_a_block_under_the_limit_of_one_that_is_over_has_a_time_of_its_own(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The body has swallowed that its time was over, and enters another block of the same service."""
+    outer = recovery.service("outer", timeout=5.0, circuit_threshold=None)
+    task = asyncio.current_task()
+    assert task is not None
+    await outer.call(asyncio.sleep, 0)  # from now on blocks take the short way
+
+    async with outer.guard():
+        with suppress(asyncio.CancelledError):
+            await clock.sleep(60.0)
+        assert time_left_around() == 0.0
+        began = clock.monotonic()
+        with pytest.raises(AttemptTimeoutError):
+            async with outer.guard():
+                await clock.sleep(60.0)
+        assert clock.monotonic() - began == 5.0
+        assert task.cancelling() == 1  # the outer one's, which it takes back
+        assert time_left_around() == 0.0
+
+    assert task.cancelling() == 0
+    assert_that_nothing_waits()
 
 
 async def test_nothing_is_kept_of_a_block_however_it_ends(
@@ -272,7 +323,7 @@ async def test_nothing_is_kept_of_a_block_however_it_ends(
     await asyncio.sleep(0)
     tasks[-1].cancel()
     await asyncio.wait(tasks)
-    assert not BLOCKS
+    assert_that_nothing_waits()
 
 
 async def test_a_sibling_task_is_not_affected(recovery: ErrorRecoveryService, clock: VirtualClock) -> None:

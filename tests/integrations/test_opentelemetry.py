@@ -506,17 +506,17 @@ def test_what_is_not_traced_knows_nothing_of_it(tmp_path: Path) -> None:
 
     async def main() -> None:
         await broker.call(fine)
-        assert broker.plan.circuit.lane is not None
+        assert broker.plan.entrance.lane is not None
         stop = trace_calls(recovery, tracer_provider=provider)
         with pytest.raises(ValueError, match="traced already: stop that first"):
             trace_calls(recovery, tracer_provider=provider)
-        assert broker.plan.circuit.lane is None
+        assert broker.plan.entrance.lane is None
         await broker.call(fine)
         await recovery.service("later").call(fine)
         assert len(exporter.get_finished_spans()) == 4
         stop()
         stop()
-        assert broker.plan.circuit.lane is not None
+        assert broker.plan.entrance.lane is not None
         assert not recovery._listeners
         await broker.call(fine)
         assert len(exporter.get_finished_spans()) == 4

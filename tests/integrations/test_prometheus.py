@@ -573,10 +573,10 @@ def test_a_closed_collector_times_no_calls(tmp_path: Path) -> None:
     async def main() -> None:
         await broker.call(fine)
         await broker.call(fine)
-        assert broker.plan.state.stirred
+        assert broker.plan.state.entrance.stirred
         scraped.collector.close()
         await broker.call(fine)
-        assert not broker.plan.state.stirred
+        assert not broker.plan.state.entrance.stirred
 
     scraped.run(main)
     assert scraped.value("shockproof_call_duration_seconds_count", service="broker", outcome="success") == 2
@@ -591,8 +591,8 @@ def test_a_healthy_call_does_not_know_that_it_is_scraped(tmp_path: Path) -> None
     async def main() -> None:
         await broker.call(fine)
         scraped.value("shockproof_halted")
-        assert broker.plan.circuit.lane is not None
-        assert not broker.plan.state.stirred
+        assert broker.plan.entrance.lane is not None
+        assert not broker.plan.state.entrance.stirred
         assert not scraped.recovery._listeners
 
     scraped.run(main)

@@ -45,7 +45,7 @@ def test_the_threshold_itself_opens() -> None:
 def test_a_new_circuit_has_nothing_to_tell() -> None:
     """No error, no reason for its mode, and no lane before somebody opens it."""
     circuit = Circuit(threshold=5, timeout=60.0)
-    assert (circuit.last_error, circuit.mode_reason, circuit.lane) == (None, None, None)
+    assert (circuit.last_error, circuit.mode_reason, circuit.entrance.lane) == (None, None, None)
 
 
 def test_one_success_resets_the_count() -> None:
@@ -435,19 +435,19 @@ def test_a_lane_that_nobody_opened_stays_closed_when_the_circuit_closes() -> Non
         circuit = opened()
         if is_open:
             circuit.open_lane(is_open=True)
-        assert circuit.lane is None
+        assert circuit.entrance.lane is None
         admitted(circuit, 60.0).succeeded(60.0)
         assert circuit.state(60.0) == "closed"
-        assert (circuit.lane is circuit.closed) is is_open
+        assert (circuit.entrance.lane is circuit.closed) is is_open
 
 
 def test_a_lane_that_is_closed_sends_everybody_the_long_way() -> None:
     """A service that gets a limit or a listener at run time asks for each call again."""
     circuit = Circuit(threshold=1, timeout=60.0)
     circuit.open_lane(is_open=True)
-    assert circuit.lane is circuit.closed is not None
+    assert circuit.entrance.lane is circuit.closed is not None
     circuit.open_lane(is_open=False)
-    assert circuit.lane is None
+    assert circuit.entrance.lane is None
     assert circuit.closed is not None
 
 

@@ -54,13 +54,13 @@ def test_a_forced_open_circuit_has_no_lane() -> None:
     """The healthy path must not pass it either, also when its lane is opened meanwhile."""
     circuit = Circuit(threshold=1, timeout=60.0)
     circuit.open_lane(is_open=True)
-    assert circuit.lane is circuit.closed is not None
+    assert circuit.entrance.lane is circuit.closed is not None
     circuit.set_mode("forced-open")
-    assert circuit.lane is None
+    assert circuit.entrance.lane is None
     circuit.open_lane(is_open=True)
-    assert circuit.lane is None
+    assert circuit.entrance.lane is None
     circuit.set_mode("normal")
-    assert circuit.lane is circuit.closed is not None
+    assert circuit.entrance.lane is circuit.closed is not None
 
 
 def test_a_forced_open_circuit_is_neither_paused_nor_told_of() -> None:
@@ -116,7 +116,7 @@ def test_a_disabled_circuit_counts_nothing_and_never_opens() -> None:
     circuit.watch(Rates(failure_rate=0.1, min_calls=1))
     circuit.open_lane(is_open=True)
     assert circuit.set_mode("disabled") == "normal"
-    assert circuit.lane is PASS_THROUGH
+    assert circuit.entrance.lane is PASS_THROUGH
     for now in range(100):
         fail(circuit, now)
     circuit.pause(100.0, 50.0, "429")

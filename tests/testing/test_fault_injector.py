@@ -367,12 +367,12 @@ async def test_a_decorated_function_is_hit_although_it_was_decorated_before(
     """Also one that has made healthy calls: its short way is closed while faults are on, and no longer."""
     quote = market(service.quote)
     await quote()
-    assert market.plan.circuit.lane is not None
+    assert market.plan.entrance.lane is not None
     with faults.on("market_data", plan=[ConnectionError]) as injected:
-        assert market.plan.circuit.lane is None
+        assert market.plan.entrance.lane is None
         await quote("AAPL")
     assert injected.injected == 1
-    assert market.plan.circuit.lane is not None
+    assert market.plan.entrance.lane is not None
 
 
 @pytest.mark.asyncio

@@ -14,11 +14,11 @@ from typing import Any, NoReturn, Self
 from shockproof.calls.executor import elapsed, failure_of
 from shockproof.calls.faults import BlockFault, Faults
 from shockproof.calls.limits import Held
-from shockproof.calls.limits_around import begin_block, end_block, still_running
+from shockproof.calls.limits_around import begin_block, end_block
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.calls.options import calling_frame
 from shockproof.calls.plan import Plan
-from shockproof.calls.timer import BLOCKS, CURRENT_TASK, HERE, Block, Timer, no_task, take_over
+from shockproof.calls.timer import CURRENT_TASK, HERE, LimitQueue, Timer, no_task, take_over
 from shockproof.policies.circuit_breaker import Ticket
 
 __all__ = ["AttemptBlock", "Attempts", "Guard"]
@@ -51,7 +51,7 @@ class _Block:
         None: the body may run. A number of seconds: a fault was in its way, and it is repeated after them.
         """
         plan = self._plan
-        lane: Ticket | None = plan.circuit.lane
+        lane: Ticket | None = plan.entrance.lane
         held: Held | None = None
         if lane is None and self._call is None and plan.state.limits is not None:
             way = plan.short_way()
@@ -68,7 +68,7 @@ class _Block:
                         held.not_sent()
                     raise
                 self._started = self._timer.started
-                begin_block(self._timer)
+                begin_block(self._timer.task, *self._timer.limit)
             self._ticket, self._held = lane, held
             return None
         if plan.is_haltable:
@@ -92,7 +92,7 @@ class _Block:
                 held.not_sent()
             raise
         if timer is not None:
-            begin_block(timer)
+            begin_block(timer.task, *timer.limit)
         self._ticket, self._held = ticket, held
         call.trace_block()
         return None if plan.state.faults is None else await self._meet_fault(call, plan.state.faults)
@@ -171,8 +171,9 @@ class _Block:
                 self._call.block_ended(None)
                 self._call.succeeded(ticket, elapsed(plan, self._started, timer))
                 return None
-            plan.state.successes += 1
-            if plan.state.stirred:
+            entrance = plan.state.entrance
+            entrance.successes += 1
+            if entrance.stirred:
                 plan.state.settle(ticket, plan.runtime.clock.monotonic(), elapsed(plan, self._started, timer))
             return None
         failure = failure_of(plan, error, ticket, self._started, timer)
@@ -202,16 +203,18 @@ class _Block:
 class Guard(_Block):
     """The policies of a handle around one block, except retry and fallback."""
 
-    __slots__ = ("_block", "_cancels", "_entered", "_task")
+    __slots__ = ("_cancels", "_entered", "_key", "_queue", "_task")
 
     _cancels: int
+    _key: object
+    """What it waits as: its task, and the block itself where another one does that already."""
     _task: asyncio.Task[Any]  # Any: whatever the task returns
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._call = self._fault = self._held = self._ticket = self._timer = None
         self._entered = False
-        self._block: Block | None = None
+        self._queue: LimitQueue | None = None
 
     def _ongoing(self, elapsed_so_far: float = 0.0) -> OngoingCall:
         return OngoingCall(self._plan, "", elapsed=elapsed_so_far, repeats=False, falls_back=False)
@@ -228,7 +231,7 @@ class Guard(_Block):
             raise RuntimeError("a guard is for one block: call guard() anew for each entry")
         self._entered = True
         plan = self._plan
-        lane = plan.circuit.lane
+        lane = plan.entrance.lane
         if lane is None:
             try:
                 await self._enter()
@@ -249,45 +252,45 @@ class Guard(_Block):
                 queue, task = limit.attach()
             if task is None:
                 raise no_task()
-            self._task = task
+            self._task = self._key = task
             self._cancels = task.cancelling()
             self._started = started = queue.clock()
-            queue.waiting[self] = (task, started)
-            self._block = block = (queue, self, None)
-            around = BLOCKS.setdefault(task, block)
-            if around is not block:
-                self._block = BLOCKS[task] = (queue, self, still_running(around))
+            self._queue = queue
+            waits = (task, started)
+            # Waiting as its task it is found by whoever asks for the task's limits, and is written down nowhere else.
+            if queue.fired or queue.waiting.setdefault(task, waits) is not waits:
+                self._key = self
+                queue.waiting[self] = waits
+                begin_block(task, queue, self)
         self._ticket = lane
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ticket, block = self._ticket, self._block
-        if block is not None:
-            self._block = None
-            queue, task = block[0], self._task
-            innermost = BLOCKS.pop(task, None)
-            if innermost is not block or block[2] is not None:  # nested, or left out of order
-                if innermost is not None:
-                    BLOCKS[task] = innermost
-                end_block(task, self)
+        ticket, queue = self._ticket, self._queue
+        if queue is not None:
+            self._queue = None
+            key = self._key
+            if key is self:
+                end_block(self._task, self)
             ended_by_itself = error is None
             if ended_by_itself:
                 try:
-                    del queue.waiting[self]
+                    del queue.waiting[key]
                 except KeyError:  # its time was over
                     ended_by_itself = False
             if not ended_by_itself:
-                self._timer = take_over((queue, task, self._cancels), self._started, self)
+                self._timer = take_over((queue, self._task, self._cancels), self._started, key)
         plain = self._call is None and self._timer is None and self._held is None
         if error is None and plain and ticket is not None:
             self._ticket = None
             plan = self._plan
             state = plan.state
-            state.successes += 1
-            if state.stirred:
-                now = plan.stopwatch() if block is None else block[0].clock()
+            entrance = state.entrance
+            entrance.successes += 1
+            if entrance.stirred:
+                now = plan.stopwatch() if queue is None else queue.clock()
                 state.settle(ticket, plan.runtime.clock.monotonic(), now - self._started)
             return
         try:
@@ -387,7 +390,7 @@ class AttemptBlock(_Block):
         if self._was_left or self._ticket is not None:
             raise RuntimeError("an attempt is entered once; the loop gives the next one")
         plan = self._plan
-        lane = plan.circuit.lane
+        lane = plan.entrance.lane
         if (
             lane is not None and self._call is None and plan.first_limit is None
         ):  # the short way, as in wrap.py

@@ -182,8 +182,9 @@ async def in_place(
         else:
             if timer is not None:
                 timer.stop()
-            plan.state.successes += 1
-            if plan.state.stirred:
+            entrance = plan.state.entrance
+            entrance.successes += 1
+            if entrance.stirred:
                 plan.state.settle(ticket, plan.runtime.clock.monotonic(), elapsed(plan, started, timer))
             return result
     finally:

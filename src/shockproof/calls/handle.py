@@ -88,7 +88,8 @@ class Handle:
         """
         # The same healthy path as in wrap.py: a shared body would cost every call one more frame.
         plan = self.plan
-        ticket = plan.circuit.lane
+        entrance = plan.entrance
+        ticket = entrance.lane
         if ticket is None or fn is not plan.known:
             # One with a closure is not remembered: that would keep alive what it holds.
             is_coroutine = fn is plan.known or (
@@ -115,7 +116,7 @@ class Handle:
                         return await in_place(plan, fn, args, kwargs, *way)
                 return await execute(plan, fn, args, kwargs)
         coroutine = fn(*args, **kwargs) if kwargs else fn(*args)
-        limit, state = plan.first_limit, plan.state
+        limit = plan.first_limit
         if limit is None:
             started = plan.stopwatch()
             try:
@@ -125,9 +126,9 @@ class Handle:
                 if failure is None:
                     raise
             else:
-                state.successes += 1
-                if state.stirred:
-                    state.settle(ticket, plan.runtime.clock.monotonic(), plan.stopwatch() - started)
+                entrance.successes += 1
+                if entrance.stirred:
+                    plan.state.settle(ticket, plan.runtime.clock.monotonic(), plan.stopwatch() - started)
                 return result
         else:  # what `TimeLimit.start` and `Timer.stop` do, without their frames
             try:
@@ -149,9 +150,9 @@ class Handle:
             else:
                 if queue.waiting.pop(coroutine, None) is None:  # it answered although it was cancelled
                     take_over((queue, task, cancels), started, coroutine).stop()
-                state.successes += 1
-                if state.stirred:
-                    state.settle(ticket, plan.runtime.clock.monotonic(), queue.clock() - started)
+                entrance.successes += 1
+                if entrance.stirred:
+                    plan.state.settle(ticket, plan.runtime.clock.monotonic(), queue.clock() - started)
                 return result
         try:
             return await execute(plan, fn, args, kwargs, failure)

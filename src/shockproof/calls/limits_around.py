@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
-from shockproof.calls.timer import BLOCKS, Block, LimitQueue, Timer, limits_exist
+from shockproof.calls.timer import BLOCKS, Block, LimitQueue, limits_exist, queues_here
 from shockproof.calls.who_waits import frames_of, task_that_waits_for
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "end_block",
     "holds_timer",
     "limits_around",
-    "still_running",
     "time_left_around",
 ]
 
@@ -121,7 +120,12 @@ def _locals_of(frame: FrameType, *names: str) -> list[Any]:  # Any: whatever the
 
 
 def _of_blocks(task: asyncio.Task[Any] | None) -> Iterator[Limit]:  # Any: whatever the task returns
-    block = None if task is None else BLOCKS.get(task)
+    if task is None:
+        return
+    for queue in queues_here():
+        if task in queue.waiting or task in queue.fired:
+            yield queue, task
+    block = BLOCKS.get(task)
     while block is not None:
         queue, key, block = block
         yield queue, key
@@ -131,14 +135,17 @@ def _is_alive(limit: Limit) -> bool:
     return limit[0].left(limit[1]) is not None
 
 
-def begin_block(timer: Timer) -> None:
-    """A block with a limit begins in its task."""
-    queue, key = timer.limit
-    BLOCKS[timer.task] = (queue, key, still_running(BLOCKS.get(timer.task)))
+def begin_block(
+    task: asyncio.Task[Any],  # Any: whatever the task returns
+    queue: LimitQueue,
+    key: object,
+) -> None:
+    """A block of *task* begins that waits in *queue* as *key*, which is not the task itself."""
+    BLOCKS[task] = (queue, key, _still_running(BLOCKS.get(task)))
 
 
-def still_running(block: Block | None) -> Block | None:
-    """*block*, or what is around it if it is over: one that nobody has left was ended all the same."""
+def _still_running(block: Block | None) -> Block | None:
+    # Itself, or what is around it if it is over: one that nobody has left was ended all the same.
     while block is not None and block[0].left(block[1]) is None:
         block = block[2]
     return block

@@ -238,7 +238,7 @@ class OngoingCall:
     def lane(self) -> Admission | None:
         """The admission of an attempt of which nobody has to be asked anything; None sends it the long way."""
         plan = self.plan
-        lane = plan.circuit.lane
+        lane = plan.entrance.lane
         if lane is None or not plan.is_simple or plan.before_attempt is not None or self.trace is not None:
             return None
         if self._deadline_at is not None and plan.runtime.clock.monotonic() >= self._deadline_at:
@@ -254,7 +254,7 @@ class OngoingCall:
             Exception: one of them refuses, or the deadline passed: the last attempt's own error.
         """
         plan = self.plan
-        lane = plan.circuit.lane
+        lane = plan.entrance.lane
         if lane is not None and self._last_error is None:
             return lane
         if plan.needs_preparing:
@@ -497,11 +497,12 @@ class OngoingCall:
             self.return_budget()  # a retry that was worth it costs nothing
         if plan.adaptive is not None:
             self._answered(plan.adaptive, plan.runtime.clock.monotonic(), duration, None)
-        plan.state.successes += 1
+        entrance = plan.state.entrance
+        entrance.successes += 1
         if plan.state.limits is not None:
             plan.state.limits.ended(plan.state.own_time(duration), dropped=False)
         # A probe's success is news by itself; in a closed circuit only what is stirred needs care.
-        if plan.state.stirred or ticket is not plan.state.circuit.closed:
+        if entrance.stirred or ticket is not plan.state.circuit.closed:
             now = plan.now() if self._failed else plan.runtime.clock.monotonic()
             plan.state.settle(ticket, now, duration, None if self._began is None else now - self._began)
 
@@ -580,7 +581,7 @@ class OngoingCall:
             failure.ticket.released()  # our own loop stood still: no verdict on the other side
         else:
             failure.ticket.failed(now, failure, failure.duration)
-        state.stirred = True
+        state.entrance.stirred = True
         return shown, kind
 
     def _remember(

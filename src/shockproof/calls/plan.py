@@ -26,7 +26,7 @@ from shockproof.calls.tracing import CallTrace
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.bulkhead import Places
-from shockproof.policies.circuit_breaker import Circuit, Ticket
+from shockproof.policies.circuit_breaker import Circuit, Entrance, Ticket
 from shockproof.policies.classification import Classifier, Classify, ResultCheck
 from shockproof.policies.fallback import Stale
 from shockproof.policies.hedge import HedgeRule, hedge_budget
@@ -57,7 +57,7 @@ class _ByTheLongWay:
 
     __slots__ = ()
 
-    lane: Final = None
+    entrance: Final = Entrance()
     closed: Final = None
 
 
@@ -86,7 +86,7 @@ def _hedge_of(options: Mapping[str, Any]) -> HedgeRule | None:  # Any: each opti
 class _WhatEveryCallReads:
     # A class's slots lie in memory behind those of its base: among thousands of plans these are one or two lines of
     # the processor's cache, and all over the plan they would be five.
-    __slots__ = ("circuit", "first_limit", "is_simple", "known", "state", "stopwatch")
+    __slots__ = ("entrance", "first_limit", "is_simple", "known", "state", "stopwatch")
 
 
 class Plan(_WhatEveryCallReads):
@@ -101,6 +101,7 @@ class Plan(_WhatEveryCallReads):
         "adaptive",
         "backoff",
         "before_attempt",
+        "circuit",
         "classifier",
         "deadline",
         "effect",
@@ -190,6 +191,7 @@ class Plan(_WhatEveryCallReads):
         """Belong to nobody: the next call finds out. Calls in flight end where they began."""
         self.is_bound = False
         self.circuit = _UNKNOWN.circuit
+        self.entrance = self.circuit.entrance
 
     def bind(self, runtime: Runtime, state: ServiceState) -> Self:
         """Belong to *runtime* from now on, as a way to call the service of *state*."""
@@ -199,6 +201,7 @@ class Plan(_WhatEveryCallReads):
         self.keeps_real_time = type(runtime.clock) is SystemClock
         self.adaptive = state.adapt() if self.options.get("adaptive") else None
         self.circuit = state.circuit if self.adaptive is None else _BY_THE_LONG_WAY
+        self.entrance = self.circuit.entrance
         self.is_bound = True
         if self.is_haltable:
             state.will_write()

@@ -33,6 +33,7 @@ __all__ = [
     "clock_of",
     "limits_exist",
     "no_task",
+    "queues_here",
     "running_task",
     "start_single_timer",
     "take_over",
@@ -225,7 +226,10 @@ Block = tuple[LimitQueue, object, Any]  # Any: the same again or None, of the bl
 """A block with a limit: its queue, and what it waits there as."""
 
 BLOCKS: Final = dict[asyncio.Task[Any], Block]()  # Any: whatever the task returns
-"""The innermost block with a limit that each task is in. A context variable would cost twice as much."""
+"""
+The innermost block with a limit that each task is in, of those that do not wait as the task itself. A context variable
+would cost twice as much.
+"""
 
 Waits = tuple[LimitQueue, asyncio.Task[Any], int]  # Any: whatever the task returns
 """A call that waits in a queue without a timer of its own: the queue, its task, and the count of requests."""
@@ -332,6 +336,13 @@ def time_limit(seconds: float) -> TimeLimit:
         if limit is None:
             limit = _limits[seconds] = TimeLimit(seconds)
         return limit
+
+
+def queues_here() -> list[LimitQueue]:
+    """The queues of all limits on the running loop; on 3.11 also one of a loop that ran in this thread before."""
+    here = HERE()
+    found = [limit.queues.get(here) for limit in list(_limits.values())]
+    return [queue for queue in found if queue is not None]
 
 
 def start_single_timer(seconds: float) -> Timer:

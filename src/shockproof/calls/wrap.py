@@ -5,6 +5,9 @@ What runs is what `source` gives: one coroutine, no lock, one clock reading, a c
 Whatever is not healthy goes to `execute`: a circuit that is not closed before the call, a failed first
 attempt after it. The text is made for each signature, because forwarding ``*args, **kwargs`` would cost
 as much as all the rest; it is compiled once for each text, and tracebacks show its lines.
+
+What it reads stands in its own globals, and what a healthy call reads stands in front. (A closure is slower twice: each
+of its cells is written to when a call begins.)
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import functools
 import inspect
 import linecache
 import textwrap
+import time
 from collections.abc import Callable, Coroutine
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
@@ -50,7 +54,7 @@ _SUBSTITUTE: Final = """\
             return await substitute_(plan_, stand_in_, {args}, {kwargs})"""
 _ENTRY: Final = f"""\
 async def call({{parameters}}):
-    ticket_ = circuit_.lane
+{{entrance}}    ticket_ = entrance_.lane
     if ticket_ is None:
 {_LONG}"""
 # With limits: whatever is more than a free place, and a closed circuit, is for the executor.
@@ -83,9 +87,9 @@ _ATTEMPT: Final = """\
             raise
     else:
 {stop}
-        state_.successes += 1
-        if state_.stirred:
-            state_.settle(ticket_, plan_.runtime.clock.monotonic(), {elapsed})
+        entrance_.successes += 1
+        if entrance_.stirred:
+            plan_.state.settle(ticket_, plan_.runtime.clock.monotonic(), {elapsed})
         return result_
 """
 _REPETITION: Final = """\
@@ -95,7 +99,7 @@ _REPETITION: Final = """\
         failure_ = None  # the traceback holds this frame: no cycle
 """
 
-_START: Final = "    started_ = stopwatch_()"
+_START: Final = "    started_ = {stopwatch}()"
 # The same as `TimeLimit.start` and `Timer.stop`, without their calls and their object.
 _START_TIMED: Final = """\
     try:
@@ -117,6 +121,26 @@ _LONG_WAY: Final = """\
 async def call({parameters}):
     return await execute_(plan_, fn_, {args}, {kwargs})
 """
+
+
+_NAMES: Final[dict[str, object]] = {
+    "entrance_": None,
+    "fn_": None,
+    "circuit_": None,
+    "limits_": None,
+    "here_": HERE,
+    "queues_": None,
+    "current_task_": CURRENT_TASK,
+    "stopwatch_": time.monotonic,
+    "plan_": None,
+    "attach_": None,
+    "attend_": attend,
+    "execute_": execute,
+    "failure_of_": failure_of,
+    "substitute_": substitute,
+    "timer_": Timer,
+}
+"""What wrappers read, in the order of a healthy call, since so they lie in memory; None where each has its own."""
 
 
 def source(
@@ -157,14 +181,16 @@ def source(
         # Only that there is a default matters here: its value is set on the function.
         default = parameter.empty if parameter.default is parameter.empty else None
         parameters.append(parameter.replace(annotation=parameter.empty, default=default))
+    stopwatch = "stopwatch_" if is_fixed else "plan_.stopwatch"
     fields = {
         "parameters": str(inspect.Signature(parameters))[1:-1],
         "args": f"({', '.join(positional)},)" if positional else "()",
         "kwargs": f"{{{', '.join(named)}}}",
         "forwarded": ", ".join(forwarded),
-        "start": _START_TIMED if is_timed else _START,
+        "entrance": "" if is_fixed else "    entrance_ = plan_.entrance\n",
+        "start": _START_TIMED if is_timed else _START.format(stopwatch=stopwatch),
         "timer": _TIMER if is_timed else "None",
-        "elapsed": "queue_.clock() - started_" if is_timed else "stopwatch_() - started_",
+        "elapsed": "queue_.clock() - started_" if is_timed else f"{stopwatch}() - started_",
         "stop": _STOP_TIMED if is_timed else "",
     }
     fields["instead"] = (_SUBSTITUTE if has_stand_in else _REFUSAL).format(**fields)
@@ -175,14 +201,6 @@ def source(
         text = _LIMITED_ENTRY.format(**fields) + attempt + _LIMITED_EXIT + _REPETITION.format(**fields)
     else:
         text = (_ENTRY + _ATTEMPT + _REPETITION).format(**fields)
-    if is_fixed:
-        return text
-    for ours, way in (
-        ("circuit_.", "plan_.circuit."),
-        ("state_.", "plan_.state."),
-        ("stopwatch_(", "plan_.stopwatch("),
-    ):
-        text = text.replace(ours, way)
     return text
 
 
@@ -206,26 +224,18 @@ def wrap(plan: Plan, fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any
         is_fixed=plan.is_fixed,
         has_stand_in=plan.stand_in is not None,
     )
-    names: dict[str, object] = {
-        "plan_": plan,
-        "fn_": fn,
-        "execute_": execute,
-        "failure_of_": failure_of,
-        "substitute_": substitute,
-        "timer_": Timer,
-    }
-    if plan.first_limit is not None:
-        names |= {
-            "queues_": plan.first_limit.queues,
-            "attach_": plan.first_limit.attach,
-            "here_": HERE,
-            "current_task_": CURRENT_TASK,
-        }
-    if is_limited:
-        names |= {"limits_": plan.state.limits, "attend_": attend}
-    if plan.is_fixed:
-        names |= {"circuit_": plan.circuit, "state_": plan.state, "stopwatch_": plan.stopwatch}
-    call = FunctionType(_compiled(text, is_timed=plan.limit is not None), names, "call")
+    code, names_read = _compiled(text, is_timed=plan.limit is not None)
+    names = names_read.copy()
+    names["plan_"], names["fn_"] = plan, fn
+    if plan.is_fixed and "entrance_" in names:
+        names["entrance_"] = plan.entrance
+    if "stopwatch_" in names:
+        names["stopwatch_"] = plan.stopwatch
+    if plan.first_limit is not None and "queues_" in names:
+        names["queues_"], names["attach_"] = plan.first_limit.queues, plan.first_limit.attach
+    if is_limited and "limits_" in names:
+        names["circuit_"], names["limits_"] = plan.circuit, plan.state.limits
+    call = FunctionType(code, names, "call")
     _set_defaults(call, signature)
     _dress(call, fn)
     return call
@@ -256,8 +266,10 @@ def _set_defaults(call: FunctionType, signature: inspect.Signature) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(text: str, *, is_timed: bool) -> CodeType:
+def _compiled(text: str, *, is_timed: bool) -> tuple[CodeType, dict[str, object]]:
+    """The code of a wrapper, and the globals that it reads."""
     filename = f"{TIMED_WRAPPER_FILE if is_timed else WRAPPER_FILE}{len(linecache.cache)}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     module = compile(text, filename, "exec")
-    return next(constant for constant in module.co_consts if isinstance(constant, CodeType))
+    code = next(constant for constant in module.co_consts if isinstance(constant, CodeType))
+    return code, {name: value for name, value in _NAMES.items() if name in code.co_names}

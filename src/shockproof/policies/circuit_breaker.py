@@ -30,6 +30,7 @@ __all__ = [
     "Admission",
     "Circuit",
     "CircuitState",
+    "Entrance",
     "Ticket",
 ]
 
@@ -96,17 +97,38 @@ _ITS_TIMEOUT: Final = OpenTime()
 _lock: Final = shared_lock()
 
 
-class _WhatEveryCallReads:
+class Entrance:
+    """
+    All that a healthy call touches of a service, in one line of the processor's cache.
+
+    Among a hundred thousand services a call mostly waits for memory, once for each object that it reads.
+    """
+
+    __slots__ = ("lane", "stirred", "successes")
+
+    lane: Closed | _PassThrough | None
+    """The admission of everybody while the circuit is closed and its lane is open; None sends a call the long way."""
+    stirred: bool | Literal["only timed"]
+    """Whether a success is news to anybody: see `ServiceState`."""
+    successes: int
+
+    def __init__(self) -> None:
+        self.lane = None
+        self.stirred = False
+        self.successes = 0
+
+
+class _WhatEveryRefusalReads:
     # A class's slots lie in memory behind those of its base: next to each other, among thousands of circuits.
-    __slots__ = ("closed", "lane", "plain_since", "timeout")
+    __slots__ = ("closed", "plain_since", "timeout")
 
 
-class Circuit(_WhatEveryCallReads):
+class Circuit(_WhatEveryRefusalReads):
     """
     The breaker of one service.
 
     Safe to share between tasks, threads and loops: transitions happen under a lock that is never held
-    while anything else runs. The healthy path takes no lock: it reads `lane`.
+    while anything else runs. The healthy path takes no lock: it reads the lane of the `entrance`.
 
     `threshold` failures in a row open it (None: never), or one of the `rates`. Open for `timeout`
     seconds, or as long as `open_time` makes of that, it then lets at most `probes` calls in at a time;
@@ -130,6 +152,7 @@ class Circuit(_WhatEveryCallReads):
         "_restored_for",
         "_rng",
         "_round",
+        "entrance",
         "is_following",
         "is_suspected",
         "last_error",
@@ -162,8 +185,7 @@ class Circuit(_WhatEveryCallReads):
         self.mode_is_by_hand = False
         self.closed: Closed | _PassThrough | None = Closed(self)
         """The admission of everybody while the circuit is closed; None while it is not."""
-        self.lane: Closed | _PassThrough | None = None
-        """The same for the healthy path, while its lane is open; None sends a call the long way."""
+        self.entrance = Entrance()
         self._lane_is_open = False
         self.last_error: str | None = None
         self.trips = 0
@@ -200,7 +222,7 @@ class Circuit(_WhatEveryCallReads):
         """Whether healthy calls may take the short way, past everything that is only asked for in trouble."""
         with _lock:
             self._lane_is_open = is_open
-            self.lane = self.closed if is_open else None
+            self.entrance.lane = self.closed if is_open else None
 
     def admit(self, now: float, *, lease: float | None = None) -> Admission | None:
         """
@@ -328,7 +350,7 @@ class Circuit(_WhatEveryCallReads):
             # mode, nor the rest of an old open time.
             if mode == "forced-open":
                 self.plain_since, self.mode = None, mode
-                self.closed = self.lane = self._round = self.last_error = None
+                self.closed = self.entrance.lane = self._round = self.last_error = None
             else:
                 self._begin_closed(is_counting=mode != "disabled")
                 self.mode, self._round, self.last_error = mode, None, None
@@ -436,7 +458,7 @@ class Circuit(_WhatEveryCallReads):
     def _begin_closed(self, *, is_counting: bool) -> None:
         self.plain_since = None
         self.closed = Closed(self) if is_counting else PASS_THROUGH
-        self.lane = self.closed if self._lane_is_open else None
+        self.entrance.lane = self.closed if self._lane_is_open else None
 
     def _open_by_rule(self, now: float, cause: object) -> None:
         if self._round is None and now >= self._calm_from:
@@ -468,7 +490,7 @@ class Circuit(_WhatEveryCallReads):
         self._opened_at, self._open_until, self._restored_for = now, None, math.inf
         self.plain_since = None
         self.last_error = None if cause is None else str(cause)
-        self.closed, self.lane, self._round = None, None, None
+        self.closed, self.entrance.lane, self._round = None, None, None
         self.is_following = False
         if self.mode == "shadow":
             self.shadow_trips += 1

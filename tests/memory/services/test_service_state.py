@@ -34,7 +34,7 @@ def test_a_fresh_service_is_operational() -> None:
     """Nothing is known against it."""
     state = fresh()
     assert state.status_at(0.0) is ServiceStatus.OPERATIONAL
-    assert state.stirred is False
+    assert state.entrance.stirred is False
 
 
 def test_a_final_failure_makes_it_unavailable_and_a_success_operational() -> None:
@@ -42,10 +42,10 @@ def test_a_final_failure_makes_it_unavailable_and_a_success_operational() -> Non
     state = fresh(threshold=5)
     state.failed_for_good()
     assert state.status_at(0.0) is ServiceStatus.UNAVAILABLE
-    assert state.stirred is True
+    assert state.entrance.stirred is True
     state.settle(admitted(state), 0.0)
     assert state.status_at(0.0) is ServiceStatus.OPERATIONAL
-    assert state.stirred is False
+    assert state.entrance.stirred is False
 
 
 def test_an_answer_of_the_fallback_makes_it_degraded() -> None:
@@ -53,7 +53,7 @@ def test_an_answer_of_the_fallback_makes_it_degraded() -> None:
     state = fresh()
     state.answered_by_fallback()
     assert state.status_at(0.0) is ServiceStatus.DEGRADED
-    assert state.stirred is True
+    assert state.entrance.stirred is True
     assert state.fallbacks == 1
     state.settle(admitted(state), 0.0)
     assert state.status_at(0.0) is ServiceStatus.OPERATIONAL
@@ -95,7 +95,7 @@ def test_a_success_settles_the_streak() -> None:
     """One failure, one success: the streak is gone."""
     state = fresh(threshold=2)
     admitted(state).failed(0.0, "ValueError: no")
-    state.stirred = True
+    state.entrance.stirred = True
     state.settle(admitted(state), 0.0)
     admitted(state).failed(0.0, "ValueError: no")
     assert state.circuit.state(0.0) == "closed"

@@ -220,7 +220,7 @@ class Registry:
             }
             if rates and Rates(**rates) != state.circuit.rates:
                 state.circuit.watch(Rates(**rates))
-                state.stirred = True
+                state.entrance.stirred = True
         return state
 
     def configure(self, *, circuit_threshold: int | None, circuit_timeout: float) -> None:
@@ -302,7 +302,7 @@ def _apply(state: ServiceState, option: str, value: Any) -> None:  # Any: checke
         state.circuit.probes = value
     elif option == "retry_budget":
         state.retry_budget = value
-        state.stirred = True
+        state.entrance.stirred = True
         state.budget_is_there()
     elif option not in _NOT_ITS_OWN:
         setattr(state, option, value)

@@ -47,17 +47,12 @@ class Watcher(Protocol):
         ...
 
 
-class _WhatEveryCallReads:
-    # A class's slots lie in memory behind those of its base: next to each other, among thousands of services.
-    __slots__ = ("circuit", "stirred", "successes")
-
-
-class ServiceState(_WhatEveryCallReads):
+class ServiceState:
     """
     The shared state of one service, used by all its handles, tasks, threads and loops.
 
-    The healthy path does two things here: ``successes += 1`` and a test of `stirred`. On CPython
-    with its interpreter lock ``x.n += 1`` on a slot is atomic as long as no call stands between
+    The healthy path does two things at its `entrance`: ``successes += 1`` and a test of `stirred`. On
+    CPython with its interpreter lock ``x.n += 1`` on a slot is atomic as long as no call stands between
     its load and its store (evaluation breaks only at calls and backward jumps).
 
     `stirred` is set by whatever needs attention at the next success (a streak, a status). A
@@ -75,6 +70,7 @@ class ServiceState(_WhatEveryCallReads):
         "call_ages",
         "call_timers",
         "check_every",
+        "circuit",
         "circuit_quorum",
         "critical",
         "declared_at",
@@ -82,6 +78,7 @@ class ServiceState(_WhatEveryCallReads):
         "earlier_sends",
         "earlier_tokens",
         "ended_unknown",
+        "entrance",
         "failed_calls",
         "failures",
         "failures_by_type",
@@ -119,6 +116,7 @@ class ServiceState(_WhatEveryCallReads):
     def __init__(self, name: str, circuit: Circuit, halt: Halt | None = None) -> None:
         self.name = name
         self.circuit = circuit
+        self.entrance = circuit.entrance
         self.halt = halt
         """The kill switch of its recovery service; None where there is none."""
         self.has_writes = False
@@ -157,8 +155,6 @@ class ServiceState(_WhatEveryCallReads):
         """What its adaptive handles share; None as long as there are none."""
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
-        self.stirred: Stirred = False
-        self.successes = 0
         self.failures = 0
         """Attempts that failed."""
         self.failures_by_type = CountsByType()
@@ -193,6 +189,11 @@ class ServiceState(_WhatEveryCallReads):
         self.waiting_for_the_circuit: set[asyncio.Future[None]] | None = None
         """Feeds that an open circuit keeps from being opened: woken when it closes."""
         self._streams: WeakSet[StreamHealth] | None = None  # a thousand bytes, and most services have no feed
+
+    @property
+    def successes(self) -> int:
+        """Calls, and attempts at them, that were answered."""
+        return self.entrance.successes
 
     def prepare(self, *, is_prepared: bool) -> None:
         """From now on healthy calls take the short way, or the next call of anybody prepares again."""
@@ -309,12 +310,12 @@ class ServiceState(_WhatEveryCallReads):
 
         *whole*: seconds from its beginning, with the attempts and waits before this one; None: the same.
         """
-        if self.stirred == "only timed" and self.call_timers and ticket is self.circuit.closed:
+        if self.entrance.stirred == "only timed" and self.call_timers and ticket is self.circuit.closed:
             self.call_ended(Outcome.SUCCESS, duration if whole is None else whole)
             return
         # A late answer of an earlier period resets nothing of this one: the flag stays for whoever can.
         if ticket is self.circuit.closed:
-            self.stirred = self._calm
+            self.entrance.stirred = self._calm
         self.status = ServiceStatus.OPERATIONAL
         if self.retry_budget is not None and not self.retry_budget.is_full:
             self.retry_budget.succeeded()
@@ -335,7 +336,7 @@ class ServiceState(_WhatEveryCallReads):
         """From now on *timers* are told how long calls take; empty: nobody is."""
         self.call_timers = timers
         if timers:
-            self.stirred = True
+            self.entrance.stirred = True
 
     def refused(self, policy: str) -> None:
         """A policy other than the circuit refused a call."""
@@ -345,7 +346,7 @@ class ServiceState(_WhatEveryCallReads):
     def answered_by_fallback(self) -> None:
         """A fallback answered in place of the service."""
         self.status = ServiceStatus.DEGRADED
-        self.stirred = True
+        self.entrance.stirred = True
         self.fallbacks += 1
 
     def answered_by_look_up(self, whole: float) -> None:
@@ -355,14 +356,14 @@ class ServiceState(_WhatEveryCallReads):
         The circuit, which was told of the attempt, is told nothing: its streak ends with an answer.
         """
         self.status = ServiceStatus.OPERATIONAL
-        self.successes += 1
+        self.entrance.successes += 1
         if self.call_timers:
             self.call_ended(Outcome.SUCCESS, whole)
 
     def failed_for_good(self, *, is_unknown: bool = False) -> None:
         """No other attempt follows and no fallback answered; with *is_unknown* nobody knows what it did."""
         self.status = ServiceStatus.UNAVAILABLE
-        self.stirred = True
+        self.entrance.stirred = True
         self.ended_unknown = is_unknown
 
     def found_later(self) -> None:
@@ -401,7 +402,7 @@ class ServiceState(_WhatEveryCallReads):
     def circuit_opened(self) -> None:
         """From now on calls are refused; a fallback that answers makes it DEGRADED again."""
         self.status = ServiceStatus.UNAVAILABLE
-        self.stirred = True
+        self.entrance.stirred = True
         wake_all(self.waiting or ())
 
     def circuit_closed(self) -> None:
@@ -450,7 +451,7 @@ class ServiceState(_WhatEveryCallReads):
 
     def reset(self, now: float) -> None:
         """Close the circuit and forget the last verdict."""
-        self.stirred = self._calm
+        self.entrance.stirred = self._calm
         self.circuit.reset(now)
         self.status = ServiceStatus.OPERATIONAL
 
@@ -466,7 +467,7 @@ class ServiceState(_WhatEveryCallReads):
             self.circuit_opened()
         else:
             self.circuit_changed("closed")
-            self.stirred = self._calm
+            self.entrance.stirred = self._calm
             self.status = ServiceStatus.OPERATIONAL
             self.circuit_closed()
         return previous
