@@ -51,8 +51,10 @@ def failure_of(
     if take_never_began(error):  # it waited for a thread all the time, or was refused one
         plan.classifier.never_began()
         failure.verdict = Verdict(Outcome.NEUTRAL)
-    ended_by_us = timer is not None and timer.stop()
-    failure.stalled = ended_by_us and timer is not None and timer.stalled
+    ended_by_us = False
+    if timer is not None:
+        ended_by_us = timer.stop()
+        failure.stalled = ended_by_us and timer.stalled
     if isinstance(error, asyncio.CancelledError):
         if not ended_by_us or timer is None:
             ticket.released()
@@ -130,7 +132,7 @@ async def execute(
     primary: Exception | None = None
     result: Any = None  # Any: whatever the function returns
     try:
-        if plan.state.tracer is not None and failure is None:  # else it began before anybody traced
+        if failure is None and plan.state.tracer is not None:  # else it began before anybody traced
             call.trace_from_here()
         try:
             result, failed = await _attempts(call, fn, args, kwargs, failure)
@@ -202,12 +204,15 @@ async def _attempts(
     kwargs: dict[str, Any],  # Any: its arguments
     failure: Failure | None,
 ) -> tuple[Any, bool]:  # Any: its result; and whether that was judged a failure
+    # The first attempt was made by the short way, which only takes what gives something to await.
+    is_direct = failure is not None
     try:
         while True:
             if failure is None:
-                lane = call.lane
+                lane = call.lane()
                 if lane is not None:
-                    result, failure = await _run(call, call.plan.awaitable(fn, args, kwargs), lane, None)
+                    awaitable = fn(*args, **kwargs) if is_direct else call.plan.awaitable(fn, args, kwargs)
+                    result, failure = await _run(call, awaitable, lane, None)
                 elif call.plan.hedge is None:
                     result, failure = await _attempt(call, fn, args, kwargs)
                 else:
@@ -230,7 +235,7 @@ async def _attempts(
                 return failure.result, True
             failure = None
             call.begin_repeating()
-            if delay > 0 or call.has_to_give_way:
+            if delay > 0 or call.has_to_give_way():
                 await call.wait(delay)
     except UnwantedResultError as unwanted:
         return unwanted.result, True
@@ -377,7 +382,10 @@ async def _run(
 
 def elapsed(plan: Plan, started: float, timer: Timer | None) -> float:
     """Seconds an attempt has run; with a timer by the loop's time, which is what the timer goes by."""
-    return max(0.0, plan.stopwatch() - started) if timer is None else timer.elapsed()
+    if timer is not None:
+        return timer.elapsed()
+    seconds = plan.stopwatch() - started
+    return seconds if seconds > 0.0 else 0.0  # noqa: FURB136 - max() takes as long as a call of ours
 
 
 async def substitute(

@@ -73,6 +73,7 @@ class Flight(Classifier):
         """Seconds of a moment's running clock after which the last attempt must not begin: the journal says so."""
         self.rules = rules
         """What is said without being remembered."""
+        self.asks_the_user = rules.asks_the_user
         self._late = late
         self.late_answer: Found[Any] | None = None  # Any: what the function returned
         """Of an attempt that had been given up."""
@@ -94,10 +95,6 @@ class Flight(Classifier):
 
     def _new_witness(self) -> Witness:
         return Witness(lambda found, error: self._late(self, found, error))
-
-    @property
-    def asks_the_user(self) -> bool:
-        return self.rules.asks_the_user
 
     @property
     def looks_at_results(self) -> bool:

@@ -17,12 +17,13 @@ from shockproof.calls.combinations import add_layer, check_layers, warn_of_usele
 from shockproof.calls.executor import execute, failure_of, in_place, substitute
 from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.options import HandleOptions, LimitOptions, check_options
-from shockproof.calls.plan import Plan
+from shockproof.calls.plan import Plan, new_refusal
 from shockproof.calls.rate_limit_feedback import RateLimitFeedback
 from shockproof.calls.timer import CURRENT_TASK, HERE, no_task, take_over
 from shockproof.calls.wrap import wrap
 from shockproof.memory.services.registry import LIMIT_OPTIONS
 from shockproof.vocabulary.arguments import Seconds
+from shockproof.vocabulary.errors import CircuitOpenError
 from shockproof.vocabulary.statuses import ServiceStatus
 
 if TYPE_CHECKING:
@@ -101,15 +102,24 @@ class Handle:
                 check_callable(fn)
             if ticket is None or not plan.is_simple or not is_coroutine:
                 if plan.state.circuit.closed is None:
-                    stand_in = None if plan.stand_in is None else plan.substitute()
-                    if stand_in is not None:
-                        return await substitute(plan, stand_in, args, kwargs)
-                    refusal = plan.refusal()
-                    if refusal is not None:
-                        try:
-                            raise refusal
-                        finally:
-                            del refusal  # its traceback holds this frame: no cycle
+                    if plan.stand_in is not None:
+                        stand_in = plan.substitute()
+                        if stand_in is not None:
+                            return await substitute(plan, stand_in, args, kwargs)
+                    else:
+                        left = plan.refuses()
+                        if left is not None:
+                            state = plan.state
+                            last_error = state.circuit.last_error
+                            raise new_refusal(
+                                CircuitOpenError, state.name, "circuit_breaker", left, last_error
+                            )
+                        refusal = plan.refusal()
+                        if refusal is not None:
+                            try:
+                                raise refusal
+                            finally:
+                                del refusal  # its traceback holds this frame: no cycle
                 elif is_coroutine and plan.is_simple:
                     way = plan.short_way()
                     if way is not None:
@@ -118,7 +128,10 @@ class Handle:
         coroutine = fn(*args, **kwargs) if kwargs else fn(*args)
         limit = plan.first_limit
         if limit is None:
-            started = plan.stopwatch()
+            stopwatch = (
+                plan.stopwatch
+            )  # a name first: 3.11 is slow to call what stands in a slot like a method
+            started = stopwatch()
             try:
                 result = await coroutine
             except BaseException as error:
@@ -128,7 +141,7 @@ class Handle:
             else:
                 entrance.successes += 1
                 if entrance.stirred:
-                    plan.state.settle(ticket, plan.runtime.clock.monotonic(), plan.stopwatch() - started)
+                    plan.state.settle(ticket, plan.runtime.clock.monotonic(), stopwatch() - started)
                 return result
         else:  # what `TimeLimit.start` and `Timer.stop` do, without their frames
             try:
@@ -138,7 +151,8 @@ class Handle:
                 queue, task = limit.attach()
             if task is None:
                 raise no_task()
-            cancels, started = task.cancelling(), queue.clock()
+            clock = queue.clock
+            cancels, started = task.cancelling(), clock()
             queue.waiting[coroutine] = (task, started)
             try:
                 result = await coroutine
@@ -152,7 +166,7 @@ class Handle:
                     take_over((queue, task, cancels), started, coroutine).stop()
                 entrance.successes += 1
                 if entrance.stirred:
-                    plan.state.settle(ticket, plan.runtime.clock.monotonic(), queue.clock() - started)
+                    plan.state.settle(ticket, plan.runtime.clock.monotonic(), clock() - started)
                 return result
         try:
             return await execute(plan, fn, args, kwargs, failure)

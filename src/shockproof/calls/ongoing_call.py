@@ -31,7 +31,7 @@ from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
 from shockproof.policies.classification import is_refusal
 from shockproof.policies.error_kinds import ErrorKind, kind_of, status_of
 from shockproof.policies.hedge import HedgeRule
-from shockproof.policies.retry import Decision
+from shockproof.policies.retry import AT_ONCE, Decision
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.policies.stall import was_stalled
 from shockproof.vocabulary.errors import (
@@ -59,6 +59,12 @@ _LONGEST_PAUSE: Final = 86_400.0
 """Seconds: who persists asks again at least once a day, whatever a header says."""
 
 
+# On 3.11 asking an enum for a member takes as long as calling a function.
+_SUCCESS: Final = Outcome.SUCCESS
+_NEUTRAL: Final = Outcome.NEUTRAL
+_UNKNOWN: Final = Outcome.UNKNOWN
+_MEDIUM: Final = ErrorSeverity.MEDIUM
+
 _NOBODY_ASKS: Final = CallInfo("", "", 1, "read")
 
 
@@ -74,7 +80,6 @@ class Failure:
     """How one attempt ended, if not well: with an error, or with a result that may be unwanted."""
 
     __slots__ = (
-        "_redact",
         "began",
         "duration",
         "error",
@@ -82,6 +87,7 @@ class Failure:
         "judged",
         "message",
         "order",
+        "redact",
         "result",
         "stalled",
         "ticket",
@@ -90,7 +96,8 @@ class Failure:
 
     error_type: str
     message: str
-    """Not redacted: most are never shown to anybody."""
+    """Not redacted: most are never shown to anybody. It and the type are taken down when it is counted."""
+    redact: Callable[[str], str]
 
     def __init__(self, ticket: Ticket, duration: float) -> None:
         self.ticket = ticket
@@ -107,16 +114,9 @@ class Failure:
         """What the classification says, once it was asked: never twice."""
         self.stalled = False
 
-    def describe(self, redact: Callable[[str], str]) -> Exception:
-        """Take down its type and text, which may be the user's code; what stands for it in the records."""
-        shown = UnwantedResultError(self.result) if self.error is None else self.error
-        self.error_type, self.message = describe(shown)
-        self._redact = redact
-        return shown
-
     def __str__(self) -> str:
-        """Type and text without secrets, once it is described: what a circuit that it opens shows as the reason."""
-        return f"{self.error_type}: {self._redact(self.message)}"
+        """Type and text without secrets, once it is counted: what a circuit that it opens shows as the reason."""
+        return f"{self.error_type}: {self.redact(self.message)}"
 
 
 _Told = tuple[int, str, str, float, float, float | None, Outcome, bool]
@@ -187,7 +187,7 @@ class OngoingCall:
         self.function_name = function_name
         self.repeats = repeats
         """Whether this way of calling repeats attempts at all; a guard does not."""
-        self.falls_back = falls_back and bool(plan.fallbacks)
+        self.falls_back = falls_back and plan.fallbacks != ()
         """Whether somebody answers for it when it fails; a block has nobody."""
         self.persists = persists
         """Whether it waits where a call ends: for an open circuit, a dry budget, a long Retry-After."""
@@ -227,14 +227,12 @@ class OngoingCall:
         """What `classify` is told about the attempt in flight."""
         return CallInfo(self.plan.state.name, self.function_name, self.number, self.plan.effect)
 
-    @property
     def has_to_give_way(self) -> bool:
         """Whether so many attempts were made without a wait that the event loop must have its turn."""
         return self._failed % _AT_ONCE == 0
 
     # -- before an attempt ---------------------------------------------------------------------
 
-    @property
     def lane(self) -> Admission | None:
         """The admission of an attempt of which nobody has to be asked anything; None sends it the long way."""
         plan = self.plan
@@ -303,7 +301,7 @@ class OngoingCall:
         """
         plan, state = self.plan, self.plan.state
         if delay <= 0:
-            if self.has_to_give_way:
+            if self.has_to_give_way():
                 await asyncio.sleep(0)  # a retry loop without waits must not starve the event loop
             return
         if plan.risk_reducing:
@@ -467,7 +465,7 @@ class OngoingCall:
 
     def start_timer(self) -> Timer | None:
         """The timer of the next attempt, set; None when it has no limit."""
-        limit = self.time_limit()
+        limit = None if self.plan.limit is None else self.time_limit()
         if limit is None:
             return None
         first = self.plan.first_limit
@@ -519,7 +517,8 @@ class OngoingCall:
             self.trace.judged(verdict.outcome)
         if state.limits is not None:
             state.limits.answered(failure.result if error is None else error, verdict.retry_after)
-        if verdict.outcome is Outcome.NEUTRAL:
+        outcome = verdict.outcome
+        if outcome is _NEUTRAL:
             failure.ticket.released()
             nothing_ran = _nothing_ran(failure)
             if nothing_ran and self._last_error is not None:
@@ -528,37 +527,40 @@ class OngoingCall:
             if nothing_ran and self.falls_back:
                 self._withdraw_orders(failure)
             return None
-        if verdict.outcome is Outcome.SUCCESS:  # the user's classify knows better
+        if outcome is _SUCCESS:  # the user's classify knows better
             self.succeeded(failure.ticket, failure.duration)
             return None
         now = plan.runtime.clock.monotonic()
         shown, kind = self._count(failure, verdict, now)
         self._budget = None  # spent
         decision = self._decide(error, verdict, now, kind)
-        if failure.order is not None and verdict.outcome is Outcome.UNKNOWN:
+        if failure.order is not None and outcome is _UNKNOWN:
             decision = Decision(None, failure.order.reason)
+        delay = decision.delay
         if verdict.retry_after is not None and plan.retry.asks_for_a_pause(
             verdict.retry_after, self.remaining(now)
         ):
             # A circuit that is switched off stays so.
             state.circuit.pause(now, verdict.retry_after, str(failure))
-        self._record(shown, verdict, decision, now)
-        self._remember(failure, verdict, decision.delay)
+        at = plan.runtime.clock.time()
+        self._record(shown, outcome, decision, now, at)
+        self._remember(failure, outcome, delay, at)
         self._failed += 1
         if plan.runtime.listeners.active:
-            self._tell(decision, verdict, failure.duration)
-        if decision.delay is None:
-            self.can_fall_back = verdict.outcome is not Outcome.UNKNOWN
+            self._tell(decision, outcome, failure.duration, at)
+        if delay is None:
+            self.can_fall_back = outcome is not _UNKNOWN
             if self.can_fall_back and self.falls_back:
                 self._withdraw_orders(failure)
-            self._end(error, decision.reason, verdict.outcome)
+            self._end(error, decision.reason, outcome)
             return None
-        self._withdraw_orders(failure)
+        if failure.began is not None:
+            self._withdraw_orders(failure)
         state.retries += 1
         state.retries_by_type.add(failure.error_type)
-        self._previous_delay = decision.delay
+        self._previous_delay = delay
         self._last_error = shown
-        return decision.delay
+        return delay
 
     def _withdraw_orders(self, failure: Failure) -> None:
         withdraw_orders(failure.began, self.plan.runtime.clock, but=self.plan.own_order)
@@ -566,17 +568,22 @@ class OngoingCall:
     def _count(self, failure: Failure, verdict: Verdict, now: float) -> tuple[Exception, ErrorKind]:
         """The service is told of a failure: what stands for it in the records, and what kind of error it is."""
         plan, state = self.plan, self.plan.state
-        failure.stalled = failure.stalled or self._came_of_our_stall(failure)
+        if state.stood_still is not None and not failure.stalled:
+            failure.stalled = self._came_of_our_stall(failure, state.stood_still)
         if state.limits is not None:
             self._tell_load(failure, verdict)
-        shown = failure.describe(plan.runtime.redact)
+        error = failure.error
+        shown = UnwantedResultError(failure.result) if error is None else error
+        failure.error_type, failure.message = describe(shown)
+        failure.redact = plan.runtime.redact
         state.failures += 1
         state.failures_by_type.add(failure.error_type)
         kind: ErrorKind = "other"
-        if plan.adaptive is not None or state.retry_budget is not None:
-            kind = kind_of(failure.error, verdict.retry_after)
-        if plan.adaptive is not None:
-            self._answered(plan.adaptive, now, failure.duration, kind)
+        adaptive = plan.adaptive
+        if adaptive is not None or state.retry_budget is not None:
+            kind = kind_of(error, verdict.retry_after)
+        if adaptive is not None:
+            self._answered(adaptive, now, failure.duration, kind)
         if failure.stalled:
             failure.ticket.released()  # our own loop stood still: no verdict on the other side
         else:
@@ -585,15 +592,12 @@ class OngoingCall:
         return shown, kind
 
     def _remember(
-        self, failure: Failure, verdict: Verdict, delay: float | None, *, is_hedge: bool = False
+        self, failure: Failure, outcome: Outcome, delay: float | None, at: float, *, is_hedge: bool = False
     ) -> None:
-        duration, told = failure.duration, (failure.error_type, failure.message)
-        started_at = self.plan.runtime.clock.time() - duration
-        self._attempts.append(
-            (self._failed + 1, *told, started_at, duration, delay, verdict.outcome, is_hedge)
-        )
-        if len(self._attempts) > _KEPT_ATTEMPTS:
-            del self._attempts[0]
+        attempts, kind, text, took = self._attempts, failure.error_type, failure.message, failure.duration
+        attempts.append((self._failed + 1, kind, text, at - took, took, delay, outcome, is_hedge))
+        if len(attempts) > _KEPT_ATTEMPTS:
+            del attempts[0]
 
     def _shown(self, told: _Told) -> Attempt:
         attempt = Attempt(*told)
@@ -610,15 +614,10 @@ class OngoingCall:
         if says_too_much(answer, verdict.retry_after) and not cut_short:
             plan.state.limits.ended(failure.duration, dropped=True)
 
-    def _came_of_our_stall(self, failure: Failure) -> bool:
-        """Whether a time limit of the function's own passed while our loop stood still; known where it is watched."""
-        stood_still, error = self.plan.state.stood_still, failure.error
-        if (
-            stood_still is None
-            or error is None
-            or status_of(error) is not None
-            or kind_of(error) != "timeout"
-        ):
+    def _came_of_our_stall(self, failure: Failure, stood_still: Callable[[float], float]) -> bool:
+        """Whether a time limit of the function's own passed while our loop stood still."""
+        error = failure.error
+        if error is None or status_of(error) is not None or kind_of(error) != "timeout":
             return False
         return was_stalled(stood_still(failure.duration), failure.duration)
 
@@ -716,12 +715,12 @@ class OngoingCall:
         if verdict.outcome not in {Outcome.FAILURE, Outcome.UNKNOWN}:
             failure.ticket.released()
             return
-        now = plan.runtime.clock.monotonic()
+        now, at = plan.runtime.clock.monotonic(), plan.runtime.clock.time()
         shown, _ = self._count(failure, verdict, now)
-        self._record(shown, verdict, Decision(0.0, ""), now)
-        self._remember(failure, verdict, None, is_hedge=is_hedge)
+        self._record(shown, verdict.outcome, AT_ONCE, now, at)
+        self._remember(failure, verdict.outcome, None, at, is_hedge=is_hedge)
         if plan.runtime.listeners.active:
-            self._tell(Decision(None, ""), verdict, failure.duration)
+            self._tell(Decision(None, ""), verdict.outcome, failure.duration, at)
 
     def remaining(self, now: float) -> float | None:
         """Seconds left of the deadline, or None without one."""
@@ -732,7 +731,7 @@ class OngoingCall:
 
     def _decide(self, error: Exception | None, verdict: Verdict, now: float, kind: ErrorKind) -> Decision:
         plan, adaptive = self.plan, self.plan.adaptive
-        if verdict.outcome is Outcome.UNKNOWN:
+        if verdict.outcome is _UNKNOWN:
             return Decision(None, NOBODY_KNOWS)
         if not self.repeats:
             return Decision(None, "")
@@ -747,12 +746,12 @@ class OngoingCall:
             remaining=None if self._deadline_at is None else self._deadline_at - now,
             base_delay=None if adaptive is None else adaptive.base_delay(kind, plan.backoff.base_delay),
         )
-        if decision.delay is None:
+        delay = decision.delay
+        if delay is None:
             return decision
         halted = plan.halt_reason if plan.is_haltable else None
         if halted is not None and not self.persists:  # one that persists is a feed, and a feed is read
             return Decision(None, _halted(halted))
-        delay = decision.delay
         if pause > delay:
             delay, decision = pause, Decision(pause, "")
         if a_retry_runs(but=None if self._mark is None else self._mark[0]):
@@ -802,25 +801,28 @@ class OngoingCall:
         if budget is not None:
             budget.give_back(self._cost)
 
-    def _record(self, shown: Exception, verdict: Verdict, decision: Decision, now: float) -> None:
-        if verdict.outcome is Outcome.UNKNOWN or self.plan.state.critical:
+    def _record(self, shown: Exception, outcome: Outcome, decision: Decision, now: float, at: float) -> None:
+        plan = self.plan
+        state = plan.state
+        if outcome is _UNKNOWN or state.critical:
             severity = ErrorSeverity.CRITICAL
         else:
-            severity = ErrorSeverity.MEDIUM if decision.delay is not None else ErrorSeverity.HIGH
-        self.plan.runtime.recorder.record(
+            severity = _MEDIUM if decision.delay is not None else ErrorSeverity.HIGH
+        plan.runtime.recorder.record(
             shown,
             severity=severity,
-            service_name=self.plan.state.name,
+            service_name=state.name,
             function_name=self.function_name,
             retry_count=self._failed,
             now=now,
+            at=at,
         )
 
-    def _tell(self, decision: Decision, verdict: Verdict, duration: float) -> None:
+    def _tell(self, decision: Decision, outcome: Outcome, duration: float, at: float) -> None:
         from shockproof.vocabulary.events import AttemptFailed, RetryScheduled
 
         publish, name = self.plan.runtime.listeners.publish, self.plan.state.name
-        at, last = self.plan.runtime.clock.time(), self._shown(self._attempts[-1])
+        last = self._shown(self._attempts[-1])
         publish(
             AttemptFailed(
                 service_name=name,
@@ -829,7 +831,7 @@ class OngoingCall:
                 attempt=last.number,
                 error_type=last.error_type,
                 error_message=last.error_message,
-                outcome=verdict.outcome,
+                outcome=outcome,
                 duration=duration,
             )
         )

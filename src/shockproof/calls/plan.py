@@ -38,12 +38,13 @@ from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError, Ha
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.outcomes import CallEffect
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "new_refusal"]
 
 _NOBODY: Final = object()
 _NO_OPTIONS: Final = dict[str, Any]()  # Any: each option has a type of its own
 """Nobody writes to them."""
-_new: Final = CircuitOpenError.__new__
+new_refusal: Final = CircuitOpenError.__new__
+"""Without its __init__, which only puts names to the arguments: that is a quarter of the price of a refusal."""
 
 _PATIENCE: Final = 5.0
 """Seconds the first write of a life waits for the disk to say whether an earlier life was halted."""
@@ -342,11 +343,12 @@ class Plan(_WhatEveryCallReads):
             return None
         return ticket, places
 
-    def refusal(self) -> CircuitOpenError | None:
+    def refuses(self) -> float | None:
         """
-        The error of a call that an open circuit refuses, counted and told; None when it may go on.
+        Seconds for which an open circuit goes on to refuse a call, which is counted; None when there is more to ask.
 
-        A call that has somebody to answer for it, or that reduces risk, is for the executor.
+        Whoever asks makes the error where it is raised. Nothing else may hold it: its traceback holds the frame, and
+        letting go of a name again takes longer than asking.
         """
         state = self.state
         if self.is_for_the_executor or not state.prepared:
@@ -354,10 +356,7 @@ class Plan(_WhatEveryCallReads):
         circuit = state.circuit
         since = circuit.plain_since
         if since is None or self.runtime.listeners.active:
-            if state.tracer is not None:  # the executor refuses it, with a trace
-                return None
-            wait = circuit.open_for(self.runtime.clock.monotonic())
-            return self.refused(wait) if wait else None
+            return None
         if self.keeps_real_time and not other_times.exist:  # what `now` does, without its frame
             retry_after = since + circuit.timeout - monotonic()
         else:
@@ -365,8 +364,19 @@ class Plan(_WhatEveryCallReads):
         if retry_after <= 0.0:
             return None
         state.rejections += 1
-        # Made without its __init__, which only puts names to the arguments: that is a quarter of the price of a refusal.
-        return _new(CircuitOpenError, state.name, "circuit_breaker", retry_after, circuit.last_error)
+        return retry_after
+
+    def refusal(self) -> CircuitOpenError | None:
+        """
+        After `refuses`: the error of a call that is refused all the same, counted and told; None when it may go on.
+
+        A call that has somebody to answer for it, or that reduces risk, is for the executor.
+        """
+        state = self.state
+        if self.is_for_the_executor or not state.prepared or state.tracer is not None:
+            return None  # with a tracer the executor refuses it, with a trace
+        wait = state.circuit.open_for(self.runtime.clock.monotonic())
+        return self.refused(wait) if wait else None
 
     def substitute(self) -> StandIn | None:
         """The fallback that answers in place of an open circuit, the refusal counted; None when there is more to ask."""

@@ -75,7 +75,9 @@ def orders_around() -> Iterator[object]:
 
 def an_order_runs() -> bool:
     """Whether there is any."""
-    return any(True for _ in orders_around())
+    for _ in orders_around():
+        return True
+    return False
 
 
 def begin_retry() -> tuple[RunningAround, Token[RunningAround | None]]:

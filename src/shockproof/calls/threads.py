@@ -21,7 +21,7 @@ from shockproof.calls.limits import Held
 from shockproof.calls.orders_inside import begin_thread_for
 from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.vocabulary.errors import BulkheadFullError
+from shockproof.vocabulary.errors import BulkheadFullError, CallRejectedError
 
 __all__ = ["NotStartedError", "WorkerThreads", "mark_never_began", "never_began", "take_never_began"]
 
@@ -29,6 +29,7 @@ _IDLE_SECONDS = 10.0
 
 
 _NEVER_BEGAN = "_shockproof_never_began"
+_MAY_BE_MARKED = (asyncio.CancelledError, CallRejectedError)
 
 
 def mark_never_began(end: BaseException) -> None:
@@ -46,6 +47,8 @@ def never_began(end: BaseException) -> bool:
 
 def take_never_began(end: BaseException) -> bool:
     """The same, and the mark is gone: a call around this one, whose function did run, must not take it for its own."""
+    if not isinstance(end, _MAY_BE_MARKED):  # asked of every failure, and nearly none is
+        return False
     marked = never_began(end)
     if marked:
         delattr(end, _NEVER_BEGAN)

@@ -25,8 +25,9 @@ from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.executor import execute, failure_of, substitute
 from shockproof.calls.limits import attend
 from shockproof.calls.limits_around import TIMED_WRAPPER_FILE, WRAPPER_FILE
-from shockproof.calls.plan import Plan
+from shockproof.calls.plan import Plan, new_refusal
 from shockproof.calls.timer import CURRENT_TASK, HERE, Timer
+from shockproof.vocabulary.errors import CircuitOpenError
 
 __all__ = ["source", "wrap"]
 
@@ -42,6 +43,10 @@ _LONG: Final = """\
         return await execute_(plan_, fn_, {args}, {kwargs})
 """
 _REFUSAL: Final = """\
+        left_ = plan_.refuses()
+        if left_ is not None:
+            state_ = plan_.state
+            raise new_refusal_(circuit_open_error_, state_.name, "circuit_breaker", left_, state_.circuit.last_error)
         refusal_ = plan_.refusal()
         if refusal_ is not None:
             try:
@@ -108,7 +113,8 @@ _START_TIMED: Final = """\
     except KeyError:
         queue_, task_ = attach_()
     cancels_ = task_.cancelling()
-    started_ = queue_.clock()
+    clock_ = queue_.clock  # a name first: 3.11 is slow to call what stands in a slot like a method
+    started_ = clock_()
     queue_.waiting[coroutine_] = (task_, started_)"""
 _TIMER: Final = "timer_(queue_, task_, started_, waits_as=(coroutine_, cancels_))"
 _STOP_TIMED: Final = f"""\
@@ -135,8 +141,10 @@ _NAMES: Final[dict[str, object]] = {
     "plan_": None,
     "attach_": None,
     "attend_": attend,
+    "circuit_open_error_": CircuitOpenError,
     "execute_": execute,
     "failure_of_": failure_of,
+    "new_refusal_": new_refusal,
     "substitute_": substitute,
     "timer_": Timer,
 }
@@ -190,7 +198,7 @@ def source(
         "entrance": "" if is_fixed else "    entrance_ = plan_.entrance\n",
         "start": _START_TIMED if is_timed else _START.format(stopwatch=stopwatch),
         "timer": _TIMER if is_timed else "None",
-        "elapsed": "queue_.clock() - started_" if is_timed else f"{stopwatch}() - started_",
+        "elapsed": "clock_() - started_" if is_timed else f"{stopwatch}() - started_",
         "stop": _STOP_TIMED if is_timed else "",
     }
     fields["instead"] = (_SUBSTITUTE if has_stand_in else _REFUSAL).format(**fields)

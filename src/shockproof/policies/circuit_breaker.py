@@ -544,9 +544,12 @@ class Closed:
 
     def failed(self, now: float, cause: object, duration: float = 0.0) -> None:
         circuit = self._circuit
+        threshold = circuit.threshold
+        self.streak += 1  # no call stands between its load and its store: see `ServiceState`
+        in_a_row = threshold is not None and self.streak >= threshold
+        if self._window is None and not (in_a_row or circuit.is_suspected):
+            return  # nearly always; the lock would take as long as all the rest
         with _lock:
-            self.streak += 1
-            in_a_row = circuit.threshold is not None and self.streak >= circuit.threshold
             in_a_row = in_a_row or (circuit.is_suspected and circuit._has_rules)
             tripped = (self._counted(now, duration, failed=True) or in_a_row) and circuit.closed is self
             if tripped:

@@ -24,6 +24,8 @@ _log = logging.getLogger("shockproof")
 # For a call that is one request these prove that the request never left.
 _NOTHING_HAPPENED = (ConnectionRefusedError, socket.gaierror)
 
+_WHERE_ORDERS_ARE = (OutcomeUnknownError, BaseExceptionGroup)
+
 _NEUTRAL = Verdict(Outcome.NEUTRAL)
 _FAILED = Verdict(Outcome.FAILURE, effect="unknown")
 _NOBODY_KNOWS = Verdict(Outcome.UNKNOWN, effect="unknown")
@@ -50,7 +52,7 @@ class Classifier:
     that its own failure never hides the call's.
     """
 
-    __slots__ = ("_classify", "_effect", "_unwanted")
+    __slots__ = ("_classify", "_effect", "_unwanted", "asks_the_user")
 
     def __init__(
         self, *, effect: CallEffect, classify: Classify | None, retry_if_result: ResultCheck | None
@@ -58,11 +60,8 @@ class Classifier:
         self._effect: CallEffect = effect
         self._classify = classify
         self._unwanted = retry_if_result
-
-    @property
-    def asks_the_user(self) -> bool:
+        self.asks_the_user = classify is not None
         """Whether there is a ``classify``: nobody else looks at the `CallInfo`."""
-        return self._classify is not None
 
     @property
     def looks_at_results(self) -> bool:
@@ -99,7 +98,7 @@ class Classifier:
         failure; for an unsafe call it is *unknown* unless the error proves that nothing happened. A
         refusal proves nothing there: the function ran, and may have sent something before it.
         """
-        if leaves_an_order(error):
+        if isinstance(error, _WHERE_ORDERS_ARE) and leaves_an_order(error):
             return _NOBODY_KNOWS
         verdict = None if self._classify is None else self._users(error, call)
         if verdict is None:

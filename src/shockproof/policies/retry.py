@@ -5,11 +5,11 @@ Whether a failed attempt is repeated, and after how many seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shockproof.policies.backoff import Backoff
 
-__all__ = ["Decision", "RetryOn", "RetryRule", "leaves"]
+__all__ = ["AT_ONCE", "Decision", "RetryOn", "RetryRule", "leaves"]
 
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 """Which errors are worth another attempt: types, or a predicate that runs on the loop."""
@@ -22,6 +22,10 @@ class Decision(NamedTuple):
     """Seconds until the next attempt; None when there is none."""
     reason: str
     """Why there is none, in words a log can show; empty when there is one."""
+
+
+AT_ONCE: Final = Decision(0.0, "")
+"""Another attempt without a wait: making a decision takes longer than most of taking it."""
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -100,4 +104,4 @@ class RetryRule:
             delay = retry_after
         if remaining is not None and delay >= remaining:
             return Decision(None, "the deadline would pass before another attempt")
-        return Decision(delay, "")
+        return Decision(delay, "") if delay else AT_ONCE

@@ -30,7 +30,7 @@ def asked_to_wait(error: object) -> float | None:
     """Seconds the other side asked for, or None; whatever cannot be understood is None."""
     try:
         if type(error) in _BUILT_IN and not error.__dict__:  # it has a text, and nothing else
-            return _ban(error)
+            return _ban(error) if "banned" in str(error) else None
         said = _seconds(getattr(error, "retry_after", None))
         if said is not None:
             return said

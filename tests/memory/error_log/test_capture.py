@@ -5,8 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import linecache
+import re
+import sys
+import traceback
 import weakref
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from shockproof.memory.error_log.capture import CapturedError, capture, iso_time
@@ -94,6 +98,39 @@ def test_source_lines_are_there_once_it_is_rendered() -> None:
     assert "in descend\n" in before
     assert text.endswith("ValueError: bad\n")
     assert captured.stack_trace == text == captured.render()
+
+
+def test_lines_are_those_of_a_printed_traceback() -> None:
+    """They are looked up from the instruction that failed, when the error is shown."""
+
+    def fails(fuel: int) -> int:
+        return 10 // (
+            fuel  # the line of the call is the one above
+            - 1
+        )
+
+    try:
+        for fuel in (
+            3,
+            1,
+        ):
+            fails(
+                fuel,
+            )
+    except ZeroDivisionError as error:
+        shown = rendered(error)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)]
+
+    assert [int(line) for line in re.findall(r"line (\d+), in", shown)] == lines
+    assert len(lines) == 2
+
+
+def test_a_traceback_made_by_hand_does_no_harm() -> None:
+    """One with an instruction that its function does not have is shown at the function's first line."""
+    frame = sys._getframe()
+    error = ValueError("bad").with_traceback(TracebackType(None, frame, 10**6, 3))
+
+    assert f"line {frame.f_code.co_firstlineno}, in {frame.f_code.co_name}\n" in rendered(error)
 
 
 def test_functions_that_read_the_same_are_told_apart_by_their_files() -> None:

@@ -49,7 +49,10 @@ _MOST_TRACE_TEXTS: Final = 512
 # Plain tuples of plain values throughout: the garbage collector lets go of them at first sight, so that
 # thousands of waiting records do not lengthen its pauses. (Code objects are plain in that sense.)
 _Frames: TypeAlias = tuple[CodeType | int, ...]
-"""Code, line, code, line, ...: the code knows its file and its name, and reading those can wait."""
+"""
+Code, instruction, code, instruction, ...: the code knows its file, its name and the lines of its instructions, and asking
+for those can wait. Asking a traceback for a line decodes a table, which takes longer than all the rest of a frame.
+"""
 _Link: TypeAlias = tuple[str, str, str, _Frames, int, tuple[str, ...], str, tuple["_Link", ...], int]
 """
 One exception of a chain, without the exception: its type's module and name, its message, its frames, how
@@ -262,14 +265,15 @@ def capture(
     try:
         message = _message_of(error)
         if error.__cause__ is error.__context__ is None and not isinstance(error, BaseExceptionGroup):
-            chain: tuple[_Link, ...] = (_link_of(error, message, "", 0),)
+            link = _link_of(error, message, "", 0)
+            chain: tuple[_Link, ...] = (link,)
+            size = _size_of(link)
         else:
             chain = _chain_of(error, message)
+            size = sum(map(_size_of, chain))
         if said:
             message = clean_text(f"{said}: {message}" if message else said, _LONGEST_MESSAGE)
-        size = 500 + len(message)  # of what waits in memory; the line will have about twice as much
-        for link in chain:
-            size += 150 + len(link[2]) + 27 * len(link[3])
+        size += 500 + len(message)  # of what waits in memory; the line will have about twice as much
         frozen = None
         if context:
             frozen, context_size = freeze(context)
@@ -282,10 +286,10 @@ def capture(
     captured = _new(CapturedError)
     captured.timestamp = timestamp
     captured.captured_at = captured_at
-    captured.error_type = _clean_names.get(kind) or _clean_name(kind)
+    captured.error_type = _clean_names[kind]
     captured.severity = severity
-    captured.service_name = _clean_names.get(service_name) or _clean_name(service_name)
-    captured.function_name = _clean_names.get(function_name) or _clean_name(function_name)
+    captured.service_name = _clean_names[service_name]
+    captured.function_name = _clean_names[function_name]
     captured.retry_count = retry_count
     captured.size = size
     captured._message = message
@@ -297,12 +301,15 @@ def capture(
     return captured
 
 
-def _clean_name(name: str) -> str:
-    clean = clean_text(name, _LONGEST_NAME)
-    if len(_clean_names) >= _MOST_NAMES:
-        _clean_names.clear()
-    _clean_names[name] = clean
-    return clean
+class _CleanNames(dict[str, str]):
+    """Names and what of them may stand in a record: the same few come again with each."""
+
+    def __missing__(self, name: str) -> str:
+        clean = clean_text(name, _LONGEST_NAME)
+        if len(self) >= _MOST_NAMES:
+            self.clear()
+        self[name] = clean
+        return clean
 
 
 def quoted_name(name: str) -> str:
@@ -315,8 +322,7 @@ def quoted_name(name: str) -> str:
     return known
 
 
-# The same few names come again with each record.
-_clean_names: Final = dict[str, str]()
+_clean_names: Final = _CleanNames()
 _quoted_names: Final = dict[str, str]()
 _new: Final = object.__new__
 
@@ -355,12 +361,13 @@ def _message_of(error: BaseException) -> str:
 
 def _frames_of(traceback: TracebackType | None) -> tuple[_Frames, int]:
     frames: list[CodeType | int] = []
-    add = frames.append
     for _ in _MOST_FRAMES:
         if traceback is None:
             return tuple(frames), 0
-        add(traceback.tb_frame.f_code)
-        add(traceback.tb_lineno)
+        frames.append(
+            traceback.tb_frame.f_code
+        )  # the interpreter has a short cut for it, and none for a bound method
+        frames.append(traceback.tb_lasti)
         traceback = traceback.tb_next
     if traceback is None:
         return tuple(frames), 0
@@ -369,7 +376,7 @@ def _frames_of(traceback: TracebackType | None) -> tuple[_Frames, int]:
     last: deque[CodeType | int] = deque(frames[2 * _FIRST_FRAMES :], maxlen=2 * _LAST_FRAMES)
     while traceback is not None:  # a traceback has no length
         rest += 1
-        last += (traceback.tb_frame.f_code, traceback.tb_lineno)
+        last += (traceback.tb_frame.f_code, traceback.tb_lasti)
         traceback = traceback.tb_next
     return (*frames[: 2 * _FIRST_FRAMES], *last), rest - _LAST_FRAMES
 
@@ -420,6 +427,10 @@ def _link_of(error: BaseException, message: str, lead: str, most_leaves: int) ->
             leaves.append(_link_of(leaf, _message_of(leaf), "", 0))
     more = count - len(leaves)
     return kind.__module__, kind.__qualname__, message, frames, left_out, notes, lead, tuple(leaves), more
+
+
+def _size_of(link: _Link) -> int:
+    return 150 + len(link[2]) + 27 * len(link[3])
 
 
 def _leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -498,13 +509,20 @@ def _said_json(link: _Link, message_json: str) -> str:
 
 def _joined(frames: _Frames, left_out: int, frame_text: Callable[[str, int, str], str]) -> str:
     texts = [
-        frame_text(code.co_filename, line, code.co_name)
-        for code, line in zip(frames[::2], frames[1::2], strict=True)
-        if isinstance(code, CodeType) and isinstance(line, int)  # they are; said for the type checkers
+        frame_text(code.co_filename, _line_of(code, instruction), code.co_name)
+        for code, instruction in zip(frames[::2], frames[1::2], strict=True)
+        if isinstance(code, CodeType) and isinstance(instruction, int)  # they are; said for the type checkers
     ]
     if left_out:
         texts.insert(_FIRST_FRAMES, f"  ... {left_out} frames left out ...\n")
     return "".join(texts)
+
+
+def _line_of(code: CodeType, instruction: int) -> int:
+    for begins, ends, line in code.co_lines():
+        if begins <= instruction < ends and line is not None:
+            return line
+    return code.co_firstlineno  # of a traceback that somebody made by hand
 
 
 def _without_source(frames: _Frames, left_out: int) -> str:

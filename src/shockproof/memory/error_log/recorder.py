@@ -29,8 +29,9 @@ class Recording(Protocol):
         function_name: str,
         retry_count: int,
         now: float,
+        at: float | None = None,
     ) -> None:
-        """Keep *error*, or do not; *now* is the monotonic time."""
+        """Keep *error*, or do not; *now* is the monotonic time, *at* the wall's, if it was read already."""
         ...
 
 
@@ -46,6 +47,7 @@ class NoRecorder:
         function_name: str,
         retry_count: int,
         now: float,
+        at: float | None = None,
     ) -> None:
         pass
 
@@ -70,8 +72,9 @@ class Recorder:
         function_name: str,
         retry_count: int,
         now: float,
+        at: float | None = None,
     ) -> None:
-        """Keep *error* in memory and queue it for the error log; *now* is the monotonic time."""
+        """See `Recording`: in memory, and queued for the error log."""
         captured = capture(
             error,
             severity=severity,
@@ -79,7 +82,7 @@ class Recorder:
             function_name=function_name,
             retry_count=retry_count,
             context=current_context(),
-            timestamp=self._clock.time(),
+            timestamp=self._clock.time() if at is None else at,
             captured_at=now,
             redactor=self._redactor,
         )

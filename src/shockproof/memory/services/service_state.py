@@ -18,6 +18,7 @@ from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Ticket
 from shockproof.policies.rate_limit import RollingWindows, Weight
 from shockproof.policies.retry_budget import RetryBudget
+from shockproof.policies.trip_rates import NO_RATES
 from shockproof.vocabulary.outcomes import Outcome
 from shockproof.vocabulary.shared_lock import shared_lock
 from shockproof.vocabulary.statuses import CircuitMode, ServiceStatus
@@ -298,10 +299,9 @@ class ServiceState:
     @property
     def _calm(self) -> Stirred:
         """What `stirred` is while nothing is wrong: whether every success is news, or its duration."""
-        if (
-            self.circuit.rates.are_on or self.retry_budget is not None
-        ):  # a window counts it, a budget lives on it
-            return True
+        rates = self.circuit.rates
+        if (rates is not NO_RATES and rates.are_on) or self.retry_budget is not None:
+            return True  # a window counts it, a budget lives on it
         return "only timed" if self.call_timers else False
 
     def settle(self, ticket: Ticket, now: float, duration: float = 0.0, whole: float | None = None) -> None:
@@ -310,7 +310,7 @@ class ServiceState:
 
         *whole*: seconds from its beginning, with the attempts and waits before this one; None: the same.
         """
-        if self.entrance.stirred == "only timed" and self.call_timers and ticket is self.circuit.closed:
+        if self.call_timers and self.entrance.stirred == "only timed" and ticket is self.circuit.closed:
             self.call_ended(Outcome.SUCCESS, duration if whole is None else whole)
             return
         # A late answer of an earlier period resets nothing of this one: the flag stays for whoever can.
@@ -319,7 +319,7 @@ class ServiceState:
         self.status = ServiceStatus.OPERATIONAL
         if self.retry_budget is not None and not self.retry_budget.is_full:
             self.retry_budget.succeeded()
-        ticket.succeeded(now, self.own_time(duration))
+        ticket.succeeded(now, duration if self.stood_still is None else self.own_time(duration))
         if self.call_timers:
             self.call_ended(Outcome.SUCCESS, duration if whole is None else whole)
 
