@@ -224,6 +224,20 @@ async def test_who_has_the_lease_and_no_call_keeps_the_others_waiting_for_no_lon
     assert idle.circuit == "closed"
 
 
+async def test_the_circuit_closes_again_where_a_probe_may_take_longer_than_it_was_open(joins: Joins) -> None:
+    """The lease that was fetched ahead is too short for it, and renewing it would never make it longer."""
+    bots = await fleet_of(joins, 3, timeout=100.0)
+    for bot in bots[:2]:
+        await bot.opens()
+    for bot in bots:
+        bot.is_down = False
+    for _ in range(70):  # they call all the time, also while the lease is fetched
+        await asyncio.sleep(1.0)
+        for bot in bots:
+            await bot.call()
+    assert [bot.circuit for bot in bots] == ["closed"] * 3
+
+
 async def test_a_process_that_joins_learns_what_the_fleet_knows_and_resets_nothing(joins: Joins) -> None:
     """A restart is no reason to call a venue that is down."""
     bots = await fleet_of(joins, 2)

@@ -397,10 +397,16 @@ class Fleet:
         lead = min(_LONGEST_LEAD, shared.state.circuit.timeout / 10) * self._rng.random()
         soon = shared.probes_soon(now, lead)
         length = shared.permit.length_to_ask_for(now)
-        if shared.lease is not None:
-            if length is not None and not shared.state.circuit.probing and await shared.lease.renew():
-                shared.permit.granted(now + shared.lease.remaining)
-            return now + shared.lease.remaining
+        if (lease := shared.lease) is not None:
+            if length is None or shared.state.circuit.probing:
+                return now + lease.remaining
+            if lease.seconds >= length:
+                if await lease.renew():
+                    shared.permit.granted(now + lease.remaining)
+                return now + lease.remaining
+            # It was fetched ahead, before anybody knew how long a probe would take: however often it is renewed, it is too short.
+            shared.lease = None
+            await lease.release()
         if length is None:
             later = [at for at in (soon, shared.permit.ask_from) if at is not None and at > now]
             return min(later, default=float("inf"))
