@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from shockproof import __main__ as command_line
 from shockproof.demo import options as demo_options
-from shockproof.demo.options import check_output
+from shockproof.demo.options import Options, add_options, check_output, options_from
 
 needs_demo = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("aiohttp", "ccxt", "rich")),
@@ -31,6 +32,8 @@ needs_demo = pytest.mark.skipif(
         (["--faults", "outage,rain"], "got 'rain'"),
         (["--status-page", "0"], "--status-page: must be a port from 1 to 65535, got '0'"),
         (["--status-page", "web"], "--status-page: must be a port from 1 to 65535, got 'web'"),
+        (["--fleet", "1"], "--fleet: must be a number of traders from 2 to 8, got '1'"),
+        (["--fleet", "many"], "--fleet: must be a number of traders from 2 to 8, got 'many'"),
         (["--colour"], "unrecognized arguments: --colour"),
         (["now"], "unrecognized arguments: now"),
     ],
@@ -45,6 +48,34 @@ def test_a_bad_value_is_refused_in_one_line(
     assert ended.value.code == 2
     assert said in err
     assert (err.count("\n"), out) == (1, "")
+
+
+@needs_demo
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seconds", "30"], "--seconds must be 45 or more with --fleet, got 30"),
+        (["--status-page"], "--status-page is for one trader: leave it or --fleet away"),
+    ],
+)
+def test_what_does_not_go_with_several_traders_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A session that ends before another one could take over would show nothing."""
+    assert command_line.main(["demo", "--fleet", "3", *words]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (err.count("\n"), out) == (1, "")
+
+
+@needs_demo
+def test_a_session_with_several_traders_is_longer_unless_somebody_says_how_long() -> None:
+    """Until another one has the account, some 15 s pass."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    assert options_from(parser.parse_args(["--fleet", "3"])) == Options(60.0, fleet=3)
+    assert options_from(parser.parse_args(["--fleet", "2", "--seconds", "45"])) == Options(45.0, fleet=2)
+    assert options_from(parser.parse_args([])) == Options()
 
 
 @needs_demo

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from shockproof.demo.account import Allowed
 from shockproof.demo.book import Book, Order, OrderState
-from shockproof.demo.verdict import Life, compare_ledger, compare_log, count_lines
+from shockproof.demo.verdict import Life, compare_ledger, compare_limits, compare_log, count_lines, most_in
 
 
 def a_book(*orders: Order) -> Book:
@@ -157,3 +158,14 @@ def test_only_a_death_explains_a_torn_line(*, killed: bool, agrees: bool) -> Non
     """One SIGKILL tears at most the line that was being written."""
     counted = count_lines([line(1), b'{"torn'])
     assert compare_log(counted, [Life(1, 1, was_killed=killed)]).agrees is agrees
+
+
+def test_a_window_that_holds_more_than_its_limit_is_a_difference() -> None:
+    """Whatever stretch one looks at, also one that begins between two ticks of a clock."""
+    moments = [0.0, 0.9, 1.0, 1.8, 1.9]
+    assert most_in(moments, 1.0) == 4  # from 0.9 up to 1.9, without its end
+    allowed = {"orders": Allowed(4, 1.0), "reads": Allowed(3, 1.0)}
+    verdict = compare_limits({"orders": moments, "reads": moments}, allowed)
+    assert verdict.compared == "5 orders, at most 4 of 4 in any 1 s; 5 reads, at most 4 of 3 in any 1 s"
+    assert verdict.differences == ("reads: 4 came in within 1 s, and 3 are allowed",)
+    assert compare_limits({"orders": [], "reads": []}, allowed).agrees

@@ -34,10 +34,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace, screen: Screen) -> int:
-    from shockproof.demo.options import Options
+    from shockproof.demo.options import options_from
     from shockproof.demo.run import run
 
-    return run(Options(given.seconds, given.seed, given.faults, given.output, given.status_page))
+    try:
+        options = options_from(given)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    return run(options)
 
 
 def _refuse(given: argparse.Namespace, screen: Screen) -> int:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from shockproof.demo.venue.fault_plan import FAULT_LEVELS, parse_faults
 
-__all__ = ["Options", "add_options", "check_output"]
+__all__ = ["Options", "add_options", "check_output", "options_from"]
 
 SHORTEST, LONGEST = 5.0, 3600.0
+FLEET_SECONDS, SHORTEST_FLEET = 60.0, 45.0
+"""With several traders: until another one has the account after a SIGKILL, 10 to 19 s pass."""
 _USUAL_PORT = 8765
 
 
@@ -26,6 +28,8 @@ class Options:
     """Where everything is kept; None: nowhere."""
     status_page: int | None = None
     """The port of the trader's status page; None: it has none."""
+    fleet: int | None = None
+    """How many traders share one account; None: there is one, alone."""
 
 
 _DEFAULTS = Options()
@@ -36,9 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=_seconds,
-        default=_DEFAULTS.seconds,
         metavar="S",
-        help=f"length of the session, {SHORTEST:g} to {LONGEST:g} (default: %(default)g)",
+        help=f"length of the session, {SHORTEST:g} to {LONGEST:g} (default: {_DEFAULTS.seconds:g}; with --fleet "
+        f"{FLEET_SECONDS:g}, and {SHORTEST_FLEET:g} at the least)",
     )
     parser.add_argument(
         "--seed",
@@ -68,6 +72,49 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help=f"show the trader's status page at this port of this machine (PORT default: {_USUAL_PORT})",
     )
+    parser.add_argument(
+        "--fleet",
+        type=_fleet,
+        metavar="N",
+        help="so many traders of one account, 2 to 8: one trades, and is killed; another one takes over",
+    )
+
+
+def options_from(given: argparse.Namespace) -> Options:
+    """
+    What was given, as one.
+
+    Raises:
+        ValueError: two of them do not go together.
+    """
+    fleet: int | None = given.fleet
+    seconds: float | None = given.seconds
+    if fleet is None:
+        usual = _DEFAULTS.seconds
+    else:
+        usual = FLEET_SECONDS
+        if seconds is not None and seconds < SHORTEST_FLEET:
+            raise ValueError(
+                f"--seconds must be {SHORTEST_FLEET:g} or more with --fleet, got {seconds:g}: until another trader "
+                "takes over, some 15 s pass"
+            )
+        if given.status_page is not None:
+            raise ValueError("--status-page is for one trader: leave it or --fleet away")
+    return Options(
+        usual if seconds is None else seconds,
+        given.seed,
+        given.faults,
+        given.output,
+        given.status_page,
+        fleet,
+    )
+
+
+def _fleet(text: str) -> int:
+    count = int(text) if text.isascii() and text.isdigit() else 0
+    if not 2 <= count <= 8:
+        raise argparse.ArgumentTypeError(f"must be a number of traders from 2 to 8, got {text!r}")
+    return count
 
 
 def _port(text: str) -> int:

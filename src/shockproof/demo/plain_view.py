@@ -43,9 +43,14 @@ class PlainView:
         self.line(f"{happening.elapsed:6.1f} s {_MARKS[happening.tone]} {happening.text}")
 
     def refresh(self, board: Scoreboard) -> None:
-        if board.elapsed >= self._next_status and board.snapshot:
-            self._next_status = int(board.elapsed) + 1
-            self.line(f"{board.elapsed:6.1f} s = {status_line(board)}")
+        if board.snapshot:
+            self.status(board.elapsed, status_line(board))
+
+    def status(self, elapsed: float, text: str) -> None:
+        """How everything stands; shown once a second."""
+        if elapsed >= self._next_status:
+            self._next_status = int(elapsed) + 1
+            self.line(f"{elapsed:6.1f} s = {text}")
 
 
 def status_line(board: Scoreboard) -> str:

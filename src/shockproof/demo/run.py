@@ -11,15 +11,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from shockproof.demo.fleet_session import FleetSession
 from shockproof.demo.options import Options
 from shockproof.demo.plain_view import PlainView
+from shockproof.demo.reckoning import Reckoning
 from shockproof.demo.report import write_report
 from shockproof.demo.scoreboard import Happening, Scoreboard
 from shockproof.demo.session import Session, SessionError
-from shockproof.demo.summary import Summary
 from shockproof.demo.venue.process import VenueStartError
 
 __all__ = ["run"]
@@ -39,13 +41,23 @@ class _Screen(Protocol):
 def run(options: Options) -> int:
     """Run a session, show it and its summary; the exit code as `shockproof.__main__.main` says."""
     title = f"shockproof demo: {options.seconds:g} s, seed {options.seed}, faults {options.faults}"
-    screen = _screen(title, options)
+    if options.fleet is not None:
+        title += f", {options.fleet} traders of one account"
+    make: Callable[[Path], Session | FleetSession]
+    if options.fleet is None:
+        screen = _screen(title, options)
+        make = partial(Session, options, view=screen)
+        about = "a ccxt trader goes on through shockproof"
+    else:
+        screen = lines = PlainView(sys.stdout)
+        make = partial(FleetSession, options, view=lines)
+        about = "the trader that owns the account is killed, and another one goes on"
     screen.line(title, "title")
-    screen.line("A venue on this machine misbehaves by plan; a ccxt trader goes on through shockproof.")
+    screen.line(f"A venue on this machine misbehaves by plan; {about}.")
     if options.status_page is not None:
         screen.line(f"While it lives, its status page is http://127.0.0.1:{options.status_page}/status")
     with _directory(options.output) as directory:
-        code = asyncio.run(_run(options, directory, screen, title))
+        code = asyncio.run(_run(options, make(directory), screen, title))
     _let_go_of_stdout()
     return code
 
@@ -66,8 +78,7 @@ def _screen(title: str, options: Options) -> _Screen:
     return LiveView(title, plan)
 
 
-async def _run(options: Options, directory: Path, screen: _Screen, title: str) -> int:
-    session = Session(options, directory, screen)
+async def _run(options: Options, session: Session | FleetSession, screen: _Screen, title: str) -> int:
     received: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
@@ -81,7 +92,7 @@ async def _run(options: Options, directory: Path, screen: _Screen, title: str) -
     screen.on_broken = lambda: stop(signal.SIGPIPE)
     try:
         with screen.shown(options.seconds):
-            summary = await session.run()
+            summary: Reckoning = await session.run()
     except (SessionError, VenueStartError, OSError) as error:
         screen.line(f"shockproof demo: {error}", "bad")
         return 128 + received[0] if received else 1
@@ -89,8 +100,9 @@ async def _run(options: Options, directory: Path, screen: _Screen, title: str) -
     if options.output is not None:
         _keep(options.output, session, summary)
         screen.line(f"State, error log, ledger, faults and summary are in {options.output}")
+    page = title, session.state_dir, session.error_log_dir, summary, options.output
     try:
-        screen.line(f"With pictures: {await write_report(title, session, summary, options.output)}")
+        screen.line(f"With pictures: {await write_report(*page)}")
     except OSError as error:
         screen.line(f"The report was not written: {error}", "bad")
     if not summary.agrees:
@@ -98,7 +110,7 @@ async def _run(options: Options, directory: Path, screen: _Screen, title: str) -
     return 128 + received[0] if received else 0
 
 
-def _conclude(screen: _Screen, summary: Summary, received: list[signal.Signals]) -> None:
+def _conclude(screen: _Screen, summary: Reckoning, received: list[signal.Signals]) -> None:
     screen.line("")
     if received:
         screen.line(f"Stopped by {received[0].name} after {summary.seconds:g} s", "title")
@@ -123,10 +135,11 @@ def _directory(wanted: Path | None) -> Generator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _keep(directory: Path, session: Session, summary: Summary) -> None:
+def _keep(directory: Path, session: Session | FleetSession, summary: Reckoning) -> None:
     for name, content in (
         ("ledger", session.ledger),
         ("faults", session.faults),
+        *([("arrivals", session.arrivals)] if isinstance(session, FleetSession) else []),
         ("summary", summary.to_dict()),
     ):
         (directory / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from shockproof.demo.venue.fault_plan import FaultKind, FaultPlan
 from shockproof.demo.venue.process import VenueProcess
 from shockproof.demo.verdict import compare_ledger, compare_log, count_lines
 
-__all__ = ["Session", "SessionError", "View"]
+__all__ = ["Session", "SessionError", "View", "read_error_lines"]
 
 _REFRESH = 0.1
 _MOST_UNPLANNED_DEATHS = 3
@@ -301,7 +301,7 @@ class Session:
             book = Book.from_state(state.cached_data["settled_orders"])
             pending = [one["key"] for one in state.active_operations if one["operation"] == OPERATION]
         by_ledger = compare_ledger(self.ledger, book, pending, may_be_pending=self.was_stopped)
-        lines = count_lines(await asyncio.to_thread(_read_lines, self.error_log_dir))
+        lines = count_lines(await asyncio.to_thread(read_error_lines, self.error_log_dir))
         by_log = compare_log(lines, self.board.lives.values())
         return Summary.make(self.board, book, lines, self.faults["counts"], self.deaths, by_ledger, by_log)
 
@@ -322,7 +322,8 @@ FAULTS_IN_WORDS = {
 }
 
 
-def _read_lines(directory: Path) -> list[bytes]:
+def read_error_lines(directory: Path) -> list[bytes]:
+    """All lines of the error log in *directory*."""
     lines: list[bytes] = []
     for path in sorted(directory.glob("errors_*.jsonl")):
         lines += path.read_bytes().splitlines()

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from shockproof.demo.book import Book
+from shockproof.demo.reckoning import Reckoning, counts_in_words, number_in_words
 from shockproof.demo.scoreboard import Scoreboard
 from shockproof.demo.verdict import ErrorLines, LedgerVerdict, Verdict
 
 __all__ = ["Summary"]
 
-_WIDTH = 96
-
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Reckoning):
     """The figures of a whole session, over all lives of the trader."""
 
-    seconds: float
     calls: int
     """Attempts made, and calls refused by an open circuit."""
     failures_survived: int
@@ -45,7 +41,6 @@ class Summary:
     orders: dict[str, int]
     priced_by: dict[str, int]
     faults_injected: dict[str, int]
-    verdicts: tuple[Verdict, ...]
 
     @classmethod
     def make(
@@ -91,14 +86,6 @@ class Summary:
             verdicts=(by_ledger, by_log),
         )
 
-    @property
-    def agrees(self) -> bool:
-        """Whether nothing differs anywhere."""
-        return all(verdict.agrees for verdict in self.verdicts)
-
-    def to_dict(self) -> dict[str, Any]:  # Any: JSON
-        return {"agrees": self.agrees, **asdict(self)}
-
     def rows(self) -> list[tuple[str, str]]:
         """Name and text, one row per fact."""
         lag = f"{self.worst_loop_lag_ms:g} ms"
@@ -108,20 +95,23 @@ class Summary:
         if self.deaths:
             restored = (
                 f"{self.states_restored} of {self.deaths} times after SIGKILL, with "
-                f"{_number(self.pending_at_restore, 'pending order')}"
+                f"{number_in_words(self.pending_at_restore, 'pending order')}"
             )
         return [
             ("calls", f"{self.calls}, of them {self.refused_by_open_circuits} refused by open circuits"),
             ("failures survived", f"{self.failures_survived}, {self.timeouts} of them timeouts"),
             ("retries", str(self.retries)),
-            ("fallbacks", f"{self.fallbacks} answers; prices from {_counts(self.priced_by)}"),
+            ("fallbacks", f"{self.fallbacks} answers; prices from {counts_in_words(self.priced_by)}"),
             ("circuit trips", str(self.circuit_trips)),
-            ("orders", f"{_counts(self.orders)}; {self.orders_doubled} doubled, {self.orders_lost} lost"),
+            (
+                "orders",
+                f"{counts_in_words(self.orders)}; {self.orders_doubled} doubled, {self.orders_lost} lost",
+            ),
             ("unknown outcomes", self._unknown_outcomes()),
             ("errors logged", f"{self.errors_logged}, {self.records_dropped} dropped"),
             ("state restored", restored),
             ("worst loop lag", lag),
-            ("faults injected", _counts(self.faults_injected)),
+            ("faults injected", counts_in_words(self.faults_injected)),
         ]
 
     def _unknown_outcomes(self) -> str:
@@ -134,38 +124,11 @@ class Summary:
         left = self.unknown_outcomes - self.settled_by_look_up - self.settled_by_reconcile
         return text + (f", {left} still unknown" if left else "")
 
-    def lines(self) -> list[tuple[str, str]]:
-        """The whole summary as lines of text, each with its tone: plain, good or bad."""
-        width = max(len(name) for name, _ in self.rows())
-        lines: list[tuple[str, str]] = []
-        for name, text in self.rows():
-            wrapped = textwrap.wrap(text, _WIDTH - width, break_long_words=False)
-            lines += [
-                (f"  {first:<{width}}  {part}", "plain")
-                for first, part in zip([name, *[""] * len(wrapped)], wrapped, strict=False)
-            ]
-        lines.append(("", "plain"))
-        for verdict in self.verdicts:
-            if verdict.agrees:
-                lines.append((f"  ok      {verdict.compared}", "good"))
-            else:
-                lines.append((f"  DIFFERS {verdict.compared}", "bad"))
-                lines += [(f"          {difference}", "bad") for difference in verdict.differences]
-        return lines
-
     def conclusion(self) -> str:
         """One sentence."""
         if not self.agrees:
             return "Something does not add up: see above."
         pending = self.orders.get("pending", 0)
         if pending:
-            return f"Nothing contradicts the ledger; {_number(pending, 'order')} would be reconciled at the next start."
+            return f"Nothing contradicts the ledger; {number_in_words(pending, 'order')} would be reconciled at the next start."
         return "The venue's ledger and the trader's book agree, and no error record is missing."
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

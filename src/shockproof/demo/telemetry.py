@@ -56,6 +56,10 @@ class Telemetry:
             pending=pending,
         )
 
+    def ending(self) -> None:
+        """Nothing new is begun."""
+        self._reports.send("ending")
+
     def end(self, life: int, book: Book) -> None:
         """It ends, in order: this is exactly what it leaves behind."""
         log = self._recovery.get_health_status()["error_log"]
@@ -87,6 +91,7 @@ class Telemetry:
             ticks=feed.ticks,
             disk_delays=disk.delayed,
             equity=self.equity,
+            shared=health["shared"],
             recent_errors=[{name: error[name] for name in _SHOWN_OF_AN_ERROR} for error in errors],
             reports_dropped=self._reports.dropped,
         )

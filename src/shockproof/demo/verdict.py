@@ -13,9 +13,20 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from shockproof.demo.account import Allowed
 from shockproof.demo.book import Book, OrderState
 
-__all__ = ["ErrorLines", "LedgerVerdict", "Life", "Verdict", "compare_ledger", "compare_log", "count_lines"]
+__all__ = [
+    "ErrorLines",
+    "LedgerVerdict",
+    "Life",
+    "Verdict",
+    "compare_ledger",
+    "compare_limits",
+    "compare_log",
+    "count_lines",
+    "most_in",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,33 @@ def _unequal(
         if mine != theirs:
             differences.append(f"{client_id}: executed {name} {mine} in the book, {theirs} in the ledger")
     return differences
+
+
+# -- the rate limits ----------------------------------------------------------------------------------
+
+
+def most_in(moments: Iterable[float], seconds: float) -> int:
+    """The most of the *moments* that lie within any stretch of so many seconds."""
+    ordered = sorted(moments)
+    first = most = 0
+    for last, at in enumerate(ordered):
+        while at - ordered[first] >= seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def compare_limits(arrivals: Mapping[str, Collection[float]], allowed: Mapping[str, Allowed]) -> Verdict:
+    """What came in at the venue, and when, with what it allows."""
+    compared: list[str] = []
+    differences: list[str] = []
+    for name, (limit, seconds) in allowed.items():
+        moments = arrivals[name]
+        most = most_in(moments, seconds)
+        compared.append(f"{len(moments)} {name}, at most {most} of {limit} in any {seconds:g} s")
+        if most > limit:
+            differences.append(f"{name}: {most} came in within {seconds:g} s, and {limit} are allowed")
+    return Verdict("; ".join(compared), tuple(differences))
 
 
 # -- the error log ------------------------------------------------------------------------------------

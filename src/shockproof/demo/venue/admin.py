@@ -14,10 +14,13 @@ __all__ = ["admin_app"]
 
 
 def admin_app(exchange: Exchange, rest: RestInterface) -> web.Application:
-    """``/ledger``, ``/faults``, ``/faults/log``, ``/session``, ``POST /session/begin`` and ``/silence``."""
+    """``/ledger``, ``/arrivals``, ``/faults``, ``/faults/log``, ``/session``, ``POST /session/begin`` and ``/silence``."""
 
     async def ledger(_request: web.Request) -> web.Response:
         return web.json_response(exchange.ledger_report())
+
+    async def arrivals(_request: web.Request) -> web.Response:
+        return web.json_response(rest.arrivals.to_dict())
 
     def active() -> list[str]:
         if not exchange.clock.has_begun:
@@ -69,6 +72,7 @@ def admin_app(exchange: Exchange, rest: RestInterface) -> web.Application:
 
     app = web.Application()
     app.router.add_get("/ledger", ledger)
+    app.router.add_get("/arrivals", arrivals)
     app.router.add_get("/faults", faults)
     app.router.add_get("/faults/log", fault_log)
     app.router.add_get("/session", session)

@@ -49,6 +49,10 @@ class VenueProcess:
         """The ground truth: every order ever accepted, duplicates, balances."""
         return await self._ask("/ledger")
 
+    async def arrivals(self) -> dict[str, list[float]]:
+        """When each request of the account came in, by the limit that it counts for."""
+        return await self._ask("/arrivals")
+
     async def fault_log(self) -> dict[str, Any]:  # Any: as above
         """What was done to whom, with counts by kind."""
         return await self._ask("/faults/log")

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from shockproof.demo.venue import signature
+from shockproof.demo.venue.arrivals import Arrivals
 from shockproof.demo.venue.connection_reset import reset
 from shockproof.demo.venue.dialect import milliseconds
 from shockproof.demo.venue.fault_plan import Endpoint, FaultKind
@@ -70,6 +71,7 @@ class RestInterface:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._requests = 0
+        self.arrivals = Arrivals()
         self._later: dict[asyncio.TimerHandle, Callable[[], None]] = {}
 
     @property
@@ -112,6 +114,7 @@ class RestInterface:
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             self._requests += 1
+            self.arrivals.note(route.endpoint)
             self._exchange.clock.begin()
             elapsed = self._exchange.clock.elapsed()
             fault = self._exchange.faults.decide(route.endpoint, elapsed)
