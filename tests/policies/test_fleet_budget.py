@@ -6,6 +6,7 @@ import pytest
 
 from shockproof.policies.fleet_budget import (
     BudgetMember,
+    BudgetPlan,
     BudgetRecord,
     FleetBudget,
     InHand,
@@ -183,16 +184,101 @@ def test_a_record_comes_back_as_it_was() -> None:
     assert BudgetRecord.from_bytes(record.to_bytes()) == record
 
 
+def test_what_changes_nothing_is_not_put() -> None:
+    """And moves nothing; what holds is told all the same."""
+    record = BudgetRecord({"me": BudgetMember(1.0, 0.0, 10.0), "other": BudgetMember(1.0, 0.0, 4.0)}, 2.0)
+    assert budget(record).plan(InHand(1.0)) == BudgetPlan(
+        None, 0.0, 0.0, 0.0, 4.0, OtherCapacity("other", 4.0)
+    )
+    assert budget(record).plan(InHand(1.0), is_round=True).record is None
+    assert budget(record).plan(InHand(1.0, refused=1.0)).record is None, "it is there by now"
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    ("record", "capacity", "dead"),
     [
-        b"{", b"7", b"{}", b'{"members": {"a": [1]}, "tokens": 0, "earlier": null}',
-        b'{"members": {"a": [1, 0, 0, 0.5]}, "tokens": 0, "earlier": null}',
-        b'{"members": {}, "tokens": Infinity, "earlier": null}', b'{"members": {}, "tokens": true, "earlier": null}',
-        b'{"members": {}, "tokens": 0, "earlier": []}',
+        (BudgetRecord({"me": BudgetMember(1.0, 0.5, 10.0)}, 9.0), 10.0, ()),
+        (BudgetRecord({"me": BudgetMember(1.0, 0.0, 12.0)}, 9.0), 10.0, ()),
+        (BudgetRecord({"me": BudgetMember(10.0, 0.0, 10.0)}, 0.0, "past"), 10.0, ("past",)),
+        (BudgetRecord({"other": BudgetMember(10.0, 0.0, 10.0)}, 0.0), 10.0, ()),
     ],
-)  # fmt: skip
-def test_what_is_no_record_is_refused(wrong: bytes) -> None:
+)
+def test_each_piece_of_news_is_told_for_itself(
+    record: BudgetRecord, capacity: float, dead: tuple[str, ...]
+) -> None:
+    """That nothing lacks any more, another capacity, that the forgotten are over, that somebody is there."""
+    plan = budget(record, capacity=capacity).plan(InHand(record.members.get("me", BudgetMember()).has), dead)
+    assert plan.record is not None
+    assert plan.record.members["me"].lacks == 0.0
+    assert plan.record.members["me"].capacity == 10.0
+    assert plan.record.tokens == record.tokens
+    assert plan.record.earlier is None
+
+
+def test_what_stands_for_the_forgotten_stays_until_it_is_over() -> None:
+    """Whoever joins meanwhile."""
+    plan = budget(BudgetRecord({}, 0.0, "past")).plan(NOTHING, is_round=True)
+    assert plan.record == BudgetRecord({"me": BudgetMember(0.0, 0.0, 10.0, 1)}, 0.0, "past")
+
+
+def test_ahead_of_need_nobody_takes_what_another_one_lacks() -> None:
+    """What is there is enough for that one."""
+    members = {"me": BudgetMember(0.0, 0.0, 10.0), "other": BudgetMember(1.0, 2.0, 10.0)}
+    assert budget(BudgetRecord(members, 2.5)).plan(NOTHING).record is None
+    assert budget(BudgetRecord(members, 3.0)).plan(NOTHING).gain == 1.0
+
+
+def test_what_was_earned_is_brought_in_at_once_where_that_makes_the_retry() -> None:
+    """Exactly enough is enough."""
+    record = BudgetRecord({"me": BudgetMember(0.5, 0.0, 10.0)}, 0.0)
+    plan = budget(record).plan(InHand(0.5, earned=0.5, refused=1.0))
+    assert (plan.brought, plan.gain) == (0.5, 0.5)
+    assert plan.record is not None
+    assert plan.record.members["me"] == BudgetMember(1.0, 0.0, 10.0, 1)
+
+
+def test_what_is_above_the_capacity_is_gone_and_nothing_comes_instead() -> None:
+    """Where the others have all of it, nobody else has any."""
+    full = BudgetRecord({"other": BudgetMember(10.0, 0.0, 10.0)}, 3.0)
+    plan = budget(full).plan(InHand(2.0, earned=3.0), is_round=True)
+    assert plan.record is not None
+    assert (plan.record.tokens, plan.record.members["me"].has, plan.out) == (0.0, 0.0, 2.0)
+    gone = BudgetRecord({"me": BudgetMember(4.0, 0.0, 10.0), "other": BudgetMember(6.0, 0.0, 10.0)}, 0.0)
+    assert budget(gone._replace(earlier="past")).plan(
+        InHand(4.0, spent=9.0), ("past",)
+    ).record == BudgetRecord({"other": gone.members["other"], "me": BudgetMember(4.0, 0.0, 10.0, 1)})
+    over = BudgetRecord({"me": BudgetMember(0.5, 0.0, 10.0), "other": BudgetMember(9.0, 0.0, 10.0)}, 1.0)
+    assert budget(over).leaving(InHand(0.5, earned=0.5)).tokens == 1.0
+
+
+def test_what_several_refused_puts_took_comes_back_from_each() -> None:
+    """Also what was earned."""
+    fleet = budget(
+        BudgetRecord({"me": BudgetMember(3.0, 0.0, 10.0), "other": BudgetMember(0.0, 5.0, 10.0)}, 0.0)
+    )
+    first = fleet.plan(InHand(1.0, earned=1.0))
+    fleet.putting(first)
+    second = fleet.plan(InHand(1.0))
+    fleet.putting(second)
+    assert fleet.learned(fleet.record, 9) == Settled(back=3.0)
+    fleet.putting(first)
+    assert fleet.refused(first) == Settled(back=2.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (b"{", "Expecting"),
+        (b"7", "^TypeError: "),
+        (b"{}", "^KeyError: 'members'"),
+        (b'{"members": {"a": [1]}, "tokens": 0, "earlier": null}', "not enough values"),
+        (b'{"members": {"a": [1, 0, 0, 0.5]}, "tokens": 0, "earlier": null}', "^0.5 is no count"),
+        (b'{"members": {}, "tokens": Infinity, "earlier": null}', "^inf is no amount"),
+        (b'{"members": {}, "tokens": true, "earlier": null}', "^True is no amount"),
+        (b'{"members": {}, "tokens": 0, "earlier": []}', r"^\[\] is no lease"),
+    ],
+)
+def test_what_is_no_record_is_refused(wrong: bytes, told: str) -> None:
     """One kind of error, whatever somebody has put there."""
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match=told):
         BudgetRecord.from_bytes(wrong)
