@@ -106,6 +106,17 @@ class RateQueue:
             needs = {} if weight is None else self.windows.parts(weight)
             return self.windows.own(now), needs, len(self._line), has_sent
 
+    def orphaned(self) -> None:
+        """The loop that kept up the share has ended: that of the head does so from now on."""
+        with self._lock:
+            head, shared = self._line.first(), self._shared
+        if head is None or shared is None or head.loop is asyncio.get_running_loop():
+            return
+        try:
+            head.loop.call_soon_threadsafe(shared.ensure)
+        except RuntimeError:
+            pass  # it has ended, too; whoever comes next starts it
+
     def join(self, waiting: Waiting) -> None:
         with self._lock:
             self._line.join(waiting, waiting.rank)

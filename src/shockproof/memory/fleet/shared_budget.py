@@ -98,6 +98,9 @@ class SharedBudget(SharedRecord):
         super().in_the_child()
         self.budget._in_the_child()
 
+    def _orphaned(self) -> None:
+        """Nobody waits for a retry; the next call starts the task again."""
+
     def _forget(self) -> None:
         self._lease, self._fleet = None, None
 

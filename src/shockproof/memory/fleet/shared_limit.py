@@ -58,6 +58,10 @@ class Divided(Protocol):
         """What was sent, what the next call needs, how many wait, and whether anything was sent since."""
         ...
 
+    def orphaned(self) -> None:
+        """Nobody keeps up the share any more: have the loop of the call that waits do it, if there is one."""
+        ...
+
 
 class SharedLimit(SharedRecord):
     """
@@ -215,6 +219,10 @@ class SharedLimit(SharedRecord):
 
     def _forget(self) -> None:
         self._lease, self._fleet = None, None
+
+    def _orphaned(self) -> None:
+        if self._divided is not None:
+            self._divided.orphaned()
 
     async def _look(self, fleet: FleetLimit) -> None:
         """Read the record; where there is none, begin one in which those that are forgotten have everything."""

@@ -185,7 +185,20 @@ class SharedRecord(ABC):
         except (StoreConflictError, StoreUnavailableError):
             pass  # it ends with the lease
 
+    @abstractmethod
+    def _orphaned(self) -> None:
+        """See to it that whoever waits on another loop starts the task there: that of this one has ended."""
+
     async def _run(self) -> None:
+        try:
+            await self._keep_up()
+        finally:
+            # Without a loop it is only collected, after its own was closed in the middle.
+            if asyncio._get_running_loop() is not None and self._task is asyncio.current_task():
+                self._task = None
+                self._orphaned()
+
+    async def _keep_up(self) -> None:
         failures = 0
         while True:
             began = self._clock.monotonic()
