@@ -35,7 +35,7 @@ from shockproof import (
     OutcomeUnknownError,
     Verdict,
 )
-from shockproof.calls import once as once_module
+from shockproof.calls import patience_with_the_journal
 from shockproof.calls.ongoing_call import OngoingCall
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal import Journal
@@ -854,7 +854,7 @@ async def test_close_does_not_wait_for_a_disk_that_hangs(
     """It does not say that it hangs; after a second the close is sent, and that is on record."""
     gate = threading.Event()
     monkeypatch.setattr(SystemFiles, "fsync", lambda self, handle: gate.wait(10))
-    monkeypatch.setattr(once_module, "PATIENCE", 0.01)
+    monkeypatch.setattr(patience_with_the_journal, "PATIENCE", 0.01)
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
 
     async def close(client_order_id: str) -> str:
@@ -886,7 +886,7 @@ def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> HangingDisk:
         sync_data(self, handle)
 
     monkeypatch.setattr(SystemFiles, "sync_data", held_back)
-    monkeypatch.setattr(once_module, "PATIENCE", 0.01)
+    monkeypatch.setattr(patience_with_the_journal, "PATIENCE", 0.01)
     return disk
 
 
@@ -993,7 +993,7 @@ async def test_close_that_did_not_wait_for_the_disk_counts_from_the_next_life_on
     gate, reached, answered = threading.Event(), asyncio.Event(), asyncio.Event()
     real = SystemFiles.fsync
     monkeypatch.setattr(SystemFiles, "fsync", lambda self, handle: (gate.wait(60), real(self, handle)))
-    monkeypatch.setattr(once_module, "PATIENCE", 0.01)
+    monkeypatch.setattr(patience_with_the_journal, "PATIENCE", 0.01)
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
 
     async def close(client_order_id: str) -> str:
@@ -1812,9 +1812,11 @@ async def test_new_orders_wait_for_a_reconcile_that_is_under_way(
 
 
 @pytest.mark.asyncio
-async def test_lookup_that_hides_the_cancellation_does_not_stop_it(make: Make) -> None:
+async def test_lookup_that_hides_the_cancellation_does_not_stop_it(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
     """Clients do such things."""
-    once, venue = make("answer lost")
+    venue = Venue(clock, "answer lost")
     asked = asyncio.Event()
 
     async def find(key: str) -> Any:
@@ -1824,7 +1826,7 @@ async def test_lookup_that_hides_the_cancellation_does_not_stop_it(make: Make) -
         except asyncio.CancelledError as cancelled:
             raise ConnectionResetError("closed") from cancelled
 
-    once._confirm = find
+    once = recovery.service("orders").once(confirm=find, key_argument="client_order_id")
     task = asyncio.ensure_future(once.call(venue.submit, "AAPL"))
     await asked.wait()
     task.cancel()
