@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from shockproof import (
     NOT_FOUND,
@@ -52,179 +53,186 @@ class Venue:
         return confirm
 
 
-def once(
-    recovery: ErrorRecoveryService, venue: Venue, symbol: str, key: str | None, settle: float = 1.0
-) -> Any:
-    orders = recovery.service("orders", max_retries=0, circuit_threshold=100)
-    return orders.once(key, confirm=venue.find(symbol), key_argument="client_order_id", settle=settle)
+class Program:
+    """Lives one after the other, on one state directory, that place their orders at one venue."""
+
+    def __init__(self, recovery: ErrorRecoveryService, clock: VirtualClock) -> None:
+        self.recovery = recovery
+        self.venue = Venue(clock)
+        self._clock = clock
+        self._lives = [recovery]
+
+    def once(self, symbol: str, key: str | None, settle: float = 1.0) -> Any:
+        orders = self.recovery.service("orders", max_retries=0, circuit_threshold=100)
+        confirm = self.venue.find(symbol)
+        return orders.once(key, confirm=confirm, key_argument="client_order_id", settle=settle)
+
+    async def places(self, symbol: str, key: str | None, settle: float = 1.0) -> Any:
+        return await self.once(symbol, key, settle).call(self.venue.submit, symbol)
+
+    async def leaves_unknown(self, symbol: str, key: str) -> None:
+        self.venue.loses_answers = self.venue.is_blind = True
+        with pytest.raises(OutcomeUnknownError):
+            await self.places(symbol, key)
+        self.venue.loses_answers = self.venue.is_blind = False
+
+    async def begins_a_new_life(self) -> None:
+        await self.recovery.aclose()
+        first = self._lives[0]
+        self.recovery = ErrorRecoveryService(first.state_dir, first.error_log_dir, clock=self._clock)
+        self._lives.append(self.recovery)
+
+    async def goes_on_as_its_first_life(self) -> None:
+        await self.recovery.aclose()
+        self.recovery = self._lives[0]
+
+    async def looked_up(self) -> list[Any]:
+        """What became of each order that was left unknown."""
+        return [one.outcome for one in await self.recovery.reconcile()]
+
+    async def ends(self) -> None:
+        for life in self._lives:
+            await life.aclose()
 
 
-async def left_unknown(recovery: ErrorRecoveryService, venue: Venue, symbol: str, key: str) -> None:
-    venue.loses_answers = venue.is_blind = True
-    with pytest.raises(OutcomeUnknownError):
-        await once(recovery, venue, symbol, key).call(venue.submit, symbol)
-    venue.loses_answers = venue.is_blind = False
+@pytest_asyncio.fixture
+async def program(recovery: ErrorRecoveryService, clock: VirtualClock) -> AsyncIterator[Program]:
+    program = Program(recovery, clock)
+    yield program
+    await program.ends()
 
 
-def next_life(recovery: ErrorRecoveryService, clock: VirtualClock) -> ErrorRecoveryService:
-    return ErrorRecoveryService(recovery.state_dir, recovery.error_log_dir, clock=clock)
+@pytest_asyncio.fixture
+async def reborn(program: Program) -> Program:
+    """In its second life; the first one left an order for EUR unknown."""
+    await program.leaves_unknown("EUR", "eur")
+    await program.begins_a_new_life()
+    return program
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("key", ["gbp", None], ids=["a key", "a key of once"])
 async def test_each_order_of_a_life_is_looked_up_by_the_confirm_that_it_was_made_with(
-    recovery: ErrorRecoveryService, clock: VirtualClock, key: str | None
+    program: Program, key: str | None
 ) -> None:
     """The last one that was made knows another symbol: there it is not, and it would be sent twice."""
-    venue = Venue(clock)
-    await left_unknown(recovery, venue, "EUR", "eur")
-    await once(recovery, venue, "GBP", key).call(venue.submit, "GBP")
+    await program.leaves_unknown("EUR", "eur")
+    await program.places("GBP", key)
 
-    assert [one.outcome for one in await recovery.reconcile()] == [Found("eur")]
+    assert await program.looked_up() == [Found("eur")]
     with pytest.raises(OperationCompletedError):
-        await once(recovery, venue, "EUR", "eur").call(venue.submit, "EUR")
+        await program.places("EUR", "eur")
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("key", ["gbp", None], ids=["a key", "a key of once"])
 async def test_order_of_an_earlier_life_that_anothers_confirm_does_not_find_stays_pending_and_holds_nobody_up(
-    recovery: ErrorRecoveryService, clock: VirtualClock, key: str | None
+    reborn: Program, clock: VirtualClock, key: str | None
 ) -> None:
     """The first order of a life looks by what it knows; asked for again by its own key, it is found."""
-    venue = Venue(clock)
-    await left_unknown(recovery, venue, "EUR", "eur")
-    await recovery.aclose()
-    reborn = next_life(recovery, clock)
     begun = clock.monotonic()
 
-    await once(reborn, venue, "GBP", key).call(venue.submit, "GBP")
+    await reborn.places("GBP", key)
 
     assert clock.monotonic() - begun < 1.5
-    assert [one.outcome for one in await reborn.reconcile()] == [UNKNOWN]
-    assert await once(reborn, venue, "EUR", "eur").call(venue.submit, "EUR") == "eur"
-    assert len(venue.orders) == 2
-    await reborn.aclose()
+    assert await reborn.looked_up() == [UNKNOWN]
+    assert await reborn.places("EUR", "eur") == "eur"
+    assert len(reborn.venue.orders) == 2
 
 
 @pytest.mark.asyncio
-async def test_what_anothers_confirm_finds_is_found(
-    recovery: ErrorRecoveryService, clock: VirtualClock
-) -> None:
+async def test_what_anothers_confirm_finds_is_found(reborn: Program) -> None:
     """It has been seen; where does not matter."""
-    venue = Venue(clock)
-    await left_unknown(recovery, venue, "EUR", "eur")
-    await recovery.aclose()
-    reborn = next_life(recovery, clock)
-    once(reborn, venue, "EUR", "another")
+    reborn.once("EUR", "another")
 
-    assert [one.outcome for one in await reborn.reconcile()] == [Found("eur")]
-    await reborn.aclose()
+    assert await reborn.looked_up() == [Found("eur")]
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("then", ["nothing", "its key is read", "it is called"])
 async def test_confirm_without_a_key_is_good_for_every_order_until_it_is_one_itself(
-    recovery: ErrorRecoveryService, clock: VirtualClock, then: str
+    reborn: Program, then: str
 ) -> None:
     """That is how a service is told how all of its orders are looked up."""
-    venue = Venue(clock)
-    await left_unknown(recovery, venue, "EUR", "eur")
-    venue.orders.clear()
-    await recovery.aclose()
-    reborn = next_life(recovery, clock)
-    order = once(reborn, venue, "EUR", None)
+    reborn.venue.orders.clear()
+    order = reborn.once("EUR", None)
     if then == "its key is read":
         assert order.key
     elif then == "it is called":
-        await order.call(venue.submit, "EUR")
+        await order.call(reborn.venue.submit, "EUR")
 
-    assert [one.outcome for one in await reborn.reconcile()] == [NOT_FOUND if then == "nothing" else UNKNOWN]
-    await reborn.aclose()
+    assert await reborn.looked_up() == [NOT_FOUND if then == "nothing" else UNKNOWN]
 
 
 @pytest.mark.asyncio
 async def test_confirm_that_becomes_an_orders_own_while_it_is_asked_after_others_denies_nothing(
-    recovery: ErrorRecoveryService, clock: VirtualClock
+    reborn: Program,
 ) -> None:
     """It was taken for one that is good for all, and was not."""
-    venue = Venue(clock)
-    await left_unknown(recovery, venue, "EUR", "eur")
-    await recovery.aclose()
-    reborn = next_life(recovery, clock)
 
     async def confirm(key: str) -> Any:
         assert order.key != key
         return NOT_FOUND
 
-    order = reborn.service("orders").once(confirm=confirm, settle=0.0)
+    order = reborn.recovery.service("orders").once(confirm=confirm, settle=0.0)
 
-    assert [one.outcome for one in await reborn.reconcile()] == [UNKNOWN]
-    await reborn.aclose()
+    assert await reborn.looked_up() == [UNKNOWN]
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("by", ["reconcile", "its key"])
 async def test_window_that_an_order_was_sent_with_counts_in_later_lives(
-    recovery: ErrorRecoveryService, clock: VirtualClock, by: str
+    program: Program, clock: VirtualClock, by: str
 ) -> None:
     """Whoever looks it up with a shorter one would free what has not arrived yet."""
-    venue = Venue(clock)
 
     async def on_its_way(symbol: str, *, client_order_id: str) -> None:
         sent.set()
         await asyncio.Event().wait()
 
     sent = asyncio.Event()
-    task = asyncio.ensure_future(once(recovery, venue, "EUR", "eur", settle=60.0).call(on_its_way, "EUR"))
+    task = asyncio.ensure_future(program.once("EUR", "eur", settle=60.0).call(on_its_way, "EUR"))
     await sent.wait()
     task.cancel()
     await asyncio.wait({task})
-    await recovery.aclose()
+    await program.begins_a_new_life()
     begun = clock.monotonic()
-    reborn = next_life(recovery, clock)
 
     if by == "reconcile":
-        once(reborn, venue, "EUR", None, settle=1.0)
-        assert [one.outcome for one in await reborn.reconcile()] == [NOT_FOUND]
+        program.once("EUR", None, settle=1.0)
+        assert await program.looked_up() == [NOT_FOUND]
     else:
-        await once(reborn, venue, "EUR", "eur", settle=1.0).call(venue.submit, "EUR")
+        await program.places("EUR", "eur", settle=1.0)
 
     assert clock.monotonic() - begun >= 60.0
-    await reborn.aclose()
 
 
 @pytest.mark.asyncio
-async def test_service_that_is_used_again_looks_up_what_others_left_meanwhile(
-    recovery: ErrorRecoveryService, clock: VirtualClock
-) -> None:
+async def test_service_that_is_used_again_looks_up_what_others_left_meanwhile(program: Program) -> None:
     """From `aclose` on the directory was anybody's: what was known of it is not known any more."""
-    venue = Venue(clock)
-    await once(recovery, venue, "GBP", "first").call(venue.submit, "GBP")
-    await recovery.aclose()
-    other = next_life(recovery, clock)
-    await left_unknown(other, venue, "EUR", "eur")
-    await other.aclose()
-    venue.asked_at.clear()
+    await program.places("GBP", "first")
+    await program.begins_a_new_life()
+    await program.leaves_unknown("EUR", "eur")
+    await program.goes_on_as_its_first_life()
+    program.venue.asked_at.clear()
 
-    await once(recovery, venue, "GBP", "second").call(venue.submit, "GBP")
+    await program.places("GBP", "second")
 
-    assert venue.asked_at
+    assert program.venue.asked_at
 
 
 @pytest.mark.asyncio
 async def test_service_that_is_used_again_is_halted_if_another_process_was_meanwhile(
-    recovery: ErrorRecoveryService, clock: VirtualClock
+    program: Program,
 ) -> None:
     """The mark on the disk is read again before the next order."""
-    venue = Venue(clock)
-    await once(recovery, venue, "GBP", "first").call(venue.submit, "GBP")
-    await recovery.aclose()
-    other = next_life(recovery, clock)
-    await other.halt("enough")
-    await other.aclose()
+    await program.places("GBP", "first")
+    await program.begins_a_new_life()
+    await program.recovery.halt("enough")
+    await program.goes_on_as_its_first_life()
 
     with pytest.raises(HaltedError, match="enough"):
-        await once(recovery, venue, "GBP", "second").call(venue.submit, "GBP")
+        await program.places("GBP", "second")
 
 
 async def blind(key: str) -> Any:
