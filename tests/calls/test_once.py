@@ -426,11 +426,17 @@ async def test_lookup_that_answers_anything_else_is_a_mistake(
 
 @pytest.mark.asyncio
 async def test_lookup_that_is_not_async_is_a_mistake(make: Make, recovery: ErrorRecoveryService) -> None:
-    """It is told before anything is sent, or journalled."""
+    """It is told by its name, before anything is sent, or journalled."""
+
+    def find_order(key: str) -> Any:
+        return NOT_FOUND
+
     _, venue = make("answer lost")
-    venue.find = lambda key: NOT_FOUND  # type: ignore[method-assign, assignment, return-value]  # the mistake
+    venue.find = find_order  # type: ignore[method-assign]  # the mistake
     once, _ = make(venue=venue)
-    with pytest.raises(TypeError, match=r"confirm must be an async function of the key.*Nothing was sent"):
+    with pytest.raises(
+        TypeError, match=r"async function of the key, and find_order gave a .*Nothing was sent"
+    ):
         await once.call(venue.submit, "AAPL")
     assert venue.booked == []
     assert await pending(recovery) == []

@@ -85,6 +85,8 @@ class Once(Generic[R]):
             compares_arguments=compare_arguments is not False,
             compared=compared,
         )
+        self._confirm = confirm
+        """As it was given."""
         self._is_key_known = not is_new
         """Outside of this object."""
         self._ways = reconciliation.ways(
@@ -110,7 +112,7 @@ class Once(Generic[R]):
 
         A coroutine function's can, and a plain one is asked for it. A coroutine that it gives is never begun.
         """
-        if is_async(self._wanted.confirm):
+        if is_async(self._confirm):
             return
         try:
             question: object = self._wanted.confirm(self._wanted.key)
@@ -118,7 +120,7 @@ class Once(Generic[R]):
             return
         if not inspect.isawaitable(question):
             raise TypeError(
-                f"confirm must be an async function of the key, and {name_of(self._wanted.confirm)} gave a "
+                f"confirm must be an async function of the key, and {name_of(self._confirm)} gave a "
                 f"{type(question).__name__} at once: write `async def`. Nothing was sent"
             )
         if inspect.iscoroutine(question):
