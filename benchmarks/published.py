@@ -115,6 +115,7 @@ SECTIONS = {
             ("--write",),
             needs="root, loop devices and e2fsprogs",
         ),
+        Section("fleet", "explanation/fleet.md", "fleet.py", ("--write",)),
         Section("scoreboard", "explanation/scoreboard.md", "correctness.py", ("--write",)),
     )
 }

@@ -1,0 +1,34 @@
+"""The owner of an account under SIGKILL, in the middle of its orders: benchmarks/fleet.py, in small."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+for name in ("aiohttp", "ccxt"):
+    pytest.importorskip(name, reason=f"{name} is not installed")
+
+FLEET = Path(__file__).parents[2] / "benchmarks" / "fleet.py"
+PATIENCE = 240.0  # real seconds: processes and sockets know no other
+
+pytestmark = pytest.mark.timeout(PATIENCE + 30)
+
+
+def test_of_eight_processes_one_sends_and_whoever_follows_it_doubles_no_order() -> None:
+    """It is killed, with leases that are shorter than in earnest, and another one goes on: the venue's ledger has each order once."""
+    ran = subprocess.run(
+        [sys.executable, str(FLEET), "orders", "--file", "--lease", "1.5", "--intents", "40", "--kills", "1", "--stops", "0"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    assert "doubled 0, lost 0, wrong words 0, left pending 0" in ran.stdout
+    told = re.search(r"(\d+) owners killed and 0 stopped, (\d+) owners in all", ran.stdout)
+    assert told is not None, ran.stdout
+    assert (int(told[1]), int(told[2]) > 1) == (1, True)
