@@ -384,7 +384,7 @@ class Plan(_WhatEveryCallReads):
         since = state.circuit.plain_since
         if stand_in is None or since is None or not state.prepared or self.runtime.listeners.active:
             return None
-        if not self.is_answered_for:
+        if an_order_runs() and not self.is_answered_for:  # the first alone in nearly all calls
             return None
         if self.keeps_real_time and not other_times.exist:  # as above
             now = monotonic()
