@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -80,20 +81,215 @@ def test_using_the_service_loads_nothing_heavy(program: str) -> None:
     assert loaded(modules_after(program), HEAVY) == []
 
 
-def test_a_program_loads_what_it_uses() -> None:
-    """Events as soon as somebody listens, orders and feeds when there are any: it is half of the time to start."""
-    rarely = {"shockproof.vocabulary.events", "shockproof.calls.once", "shockproof.calls.stream"}
-    program = """
-        import asyncio
-        from shockproof import ErrorRecoveryService
-        recovery = ErrorRecoveryService()
-        async def fetch(): return 1
-        asyncio.run(recovery.service("market", timeout=1.0, fallback=0).call(fetch))
-    """
-    listening = program + "    recovery.on_event(print)"
+MAKING_ONE = """
+    from shockproof import ErrorRecoveryService
+    recovery = ErrorRecoveryService()
+    market = recovery.service("market")
+    @market
+    async def fetch(): return 1
+"""
+# What a program loads with that, beyond what asyncio has loaded: each takes part of the time to start.
+STANDARD = {
+    "bisect": "the windows of rate limits",
+    "dataclasses": "of `Verdict`, `Attempt` and `CallInfo`",
+    "datetime": "a duration may be a timedelta",
+    "json": "the texts of errors, quoted while they are captured",
+    "pathlib": "the directories",
+    "queue": "the disk's thread",
+    "random": "jitter",
+    "zlib": "how far the file of the error log was read",
+}
 
-    assert sorted(modules_after(program) & rarely) == []
-    assert sorted(modules_after(listening) & rarely) == ["shockproof.vocabulary.events"]
+
+def test_making_a_service_loads_what_calls_and_their_errors_need_and_nothing_else() -> None:
+    """State, journal, orders, feeds, what processes share, and stand-ins are loaded by who uses them."""
+    modules = modules_after(MAKING_ONE)
+    ours = {name for name in modules if name.startswith("shockproof.")}
+    elsewhere = (
+        *("memory.state", "memory.journal", "memory.fleet", "memory.stores", "memory.services.health"),
+        *(
+            "policies.fleet_circuit",
+            "policies.fleet_limit",
+            "policies.fleet_budget",
+            "policies.fallback",
+            "policies.adaptive_concurrency",
+        ),
+        *("calls.once", "calls.stream", "calls.reconciliation", "calls.rate_queue", "calls.periodic"),
+        *("vocabulary.events", "vocabulary.look_up"),
+    )
+    unasked = [name for name in ours if name.removeprefix("shockproof.").startswith(elsewhere)]
+
+    assert sorted(unasked) == []
+    assert len(ours) <= 88, "loading and running each takes about 0.1 ms: load it where it is used"
+
+
+def test_making_a_service_loads_little_of_the_standard_library() -> None:
+    """What is not in this list takes longer to load than most of our own modules."""
+    added = {name for name in modules_after(MAKING_ONE) - modules_after("import asyncio") if "." not in name}
+    brought_along = {"__future__", "copy", "fnmatch", "ipaddress", "ntpath", "urllib"}  # by those of the list
+    assert (
+        sorted(added - {"shockproof"} - set(STANDARD) - brought_along - {n for n in added if n[0] == "_"})
+        == []
+    )
+
+
+def test_making_a_service_makes_few_dataclasses() -> None:
+    """Each is written and compiled while it is imported, which takes as long as five modules."""
+    program = (
+        MAKING_ONE
+        + """
+    import sys
+    made = {
+        kind.__qualname__
+        for name, module in list(sys.modules.items())
+        if name.startswith("shockproof")
+        for kind in vars(module).values()
+        if isinstance(kind, type) and "__dataclass_fields__" in vars(kind)
+    }
+    print(*sorted(made))
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["Attempt", "CallInfo", "Verdict"]
+
+
+@pytest.mark.parametrize(
+    ("use", "loads"),
+    [
+        ("recovery.on_event(print)", {"vocabulary.events"}),
+        ("recovery.service('quotes', fallback=0)", {"policies.fallback"}),
+        (
+            "recovery.service('quotes', max_concurrent=shockproof.AdaptiveConcurrency())",
+            {"policies.adaptive_concurrency"},
+        ),
+        ("recovery.operation('rebalance')", {"memory.journal.operation"}),
+        (
+            "recovery.service('orders').once(confirm=lambda key: None)",
+            {"calls.once", "memory.journal.operation_table"},
+        ),
+        (
+            "asyncio.run(recovery.start())",
+            {"calls.once", "calls.stream", "memory.state.state_saver", "vocabulary.events"},
+        ),
+    ],
+)
+def test_a_program_loads_what_it_uses(use: str, loads: set[str]) -> None:
+    """And does not load it before: most programs never use most of it."""
+    names = {f"shockproof.{name}" for name in loads}
+    assert modules_after(MAKING_ONE) & names == set()
+    assert names <= modules_after(f"{MAKING_ONE}\n    import asyncio, shockproof\n    {use}")
+
+
+def test_first_call_of_a_program_has_the_rest_loaded_beside_it(tmp_path: Path) -> None:
+    """Without `start` too, an operation an hour later imports nothing on the loop; and it is the disk's thread that loads."""
+    program = f"""
+        import asyncio, sys, threading
+        from shockproof import ErrorRecoveryService
+        threads, main_thread = set(), threading.current_thread()
+        def hook(event, args):
+            if event == "import" and args[0].startswith("shockproof.memory.journal."):
+                threads.add(threading.current_thread().name)
+        sys.addaudithook(hook)
+        async def works(): return 1
+        async def main():
+            recovery = ErrorRecoveryService({str(tmp_path / "state")!r}, {str(tmp_path / "errors")!r})
+            await recovery.service("market").call(works)
+            await recovery._state_writer.run(lambda: None)  # behind it in the same thread
+            async with recovery.operation("rebalance"):
+                pass
+            await recovery.aclose()
+        asyncio.run(main())
+        print(*(name.partition(" ")[0] for name in threads))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["shockproof-disk"])
+
+
+def test_what_is_loaded_beside_a_loop_comes_in_small_pieces() -> None:
+    """Between two of them the loop has its turn: each brings few modules along, and none makes many classes."""
+    program = (
+        MAKING_ONE
+        + """
+    import importlib, json, sys
+    from shockproof.service import _REST
+    def loaded():
+        return {name for name in sys.modules if name.startswith("shockproof.")}
+    brought = {}
+    for name in _REST:
+        before = loaded()
+        importlib.import_module(name)
+        brought[name] = len(loaded() - before)
+    print(json.dumps([brought, "shockproof.vocabulary.events" in sys.modules]))
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    brought, has_events = json.loads(done.stdout)
+    assert {name: count for name, count in brought.items() if count > 5} == {}
+    assert not has_events
+
+
+def test_what_is_loaded_ahead_is_all_that_a_running_program_loads(tmp_path: Path) -> None:
+    """`start` has loaded what the loop would else import, and read from a disk, while it trades."""
+    program = f"""
+        import asyncio, sys, threading, shockproof
+        from shockproof import Found, ErrorRecoveryService
+        by_the_loop, main_thread, watching = [], threading.current_thread(), False
+        def hook(event, args):
+            if event == "import" and watching and threading.current_thread() is main_thread:
+                by_the_loop.append(args[0])
+        sys.addaudithook(hook)
+        async def fails(**_): raise ConnectionError("reset")
+        async def works(**_): return 1
+        async def finds(key): return Found(1)
+        async def main():
+            global watching
+            recovery = ErrorRecoveryService({str(tmp_path / "state")!r}, {str(tmp_path / "errors")!r}, base_delay=0)
+            await recovery.start()
+            watching = True
+            await recovery.with_fallback(fails, 0)
+            await recovery.service("quotes", fallback=shockproof.LastGood(max_age=1)).call(works)
+            await asyncio.gather(recovery.service("hedged", hedge_after=5, timeout=9).call(fails), return_exceptions=True)
+            async with recovery.operation("rebalance") as op:
+                await op.checkpoint(index=1)
+            await recovery.service("orders").once(confirm=finds, key_argument="key").call(works)
+            async with recovery.service("blocks").guard():
+                pass
+            await recovery.save_state(cached_data={{"AAPL": 150.25}})
+            await recovery.restore_state()
+            await recovery.reconcile()
+            recovery.get_health_status(), recovery.get_error_summary()
+            watching = False
+            await recovery.aclose()
+        asyncio.run(main())
+        print(*by_the_loop)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("module", ["policies", "vocabulary", "memory", "calls"])

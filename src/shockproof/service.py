@@ -12,6 +12,8 @@ import math
 import os
 import random
 import socket
+import sys
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -20,45 +22,25 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, overload
 
 from shockproof.calls.combinations import warn_of_useless
 from shockproof.calls.handle import Handle
-from shockproof.calls.loop_lag import EVERY, LoopLag
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
-from shockproof.calls.periodic import Periodic
 from shockproof.calls.plan import Plan
-from shockproof.calls.reconciliation import Reconciled, Reconciliation
 from shockproof.calls.runtime import Runtime
+from shockproof.memory.disk import writer as background
 from shockproof.memory.disk.directory import make_writable
-from shockproof.memory.disk.writer import after_fork, at_exit, writer_for
+from shockproof.memory.disk.writer import Writer, after_fork, at_exit, writer_for
 from shockproof.memory.error_log.context import error_context
 from shockproof.memory.error_log.error_log import ErrorLog
 from shockproof.memory.error_log.history import ErrorHistory
 from shockproof.memory.error_log.recorder import Recorder
 from shockproof.memory.error_log.redaction import DEFAULT_NAMES, Redactor
-from shockproof.memory.fleet.fleet import Fleet
-from shockproof.memory.fleet.ownership import Ownership
-from shockproof.memory.journal.journal import journal_for
-from shockproof.memory.journal.journalled_values import JournalledValues
-from shockproof.memory.journal.operation import Operation, pending_operation, with_pending
-from shockproof.memory.journal.sending import is_name_of_sendings
-from shockproof.memory.services.earlier_life import (
-    export_services,
-    restore_circuits,
-    restore_orders,
-    restore_sends,
-)
 from shockproof.memory.services.halt import Halt
-from shockproof.memory.services.health import RECENT_SECONDS, health_report
 from shockproof.memory.services.listeners import Listener, Listeners
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.memory.state.schema import Migration, Schema
-from shockproof.memory.state.secrets import SECRET_NAMES, SecretCipher, SecretNames
-from shockproof.memory.state.state_capture import StateSecrets
-from shockproof.memory.state.state_files import StateFiles
-from shockproof.memory.state.state_saver import StateSaver, flush_all_blocking
 from shockproof.policies.backoff import Jitter, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import (
@@ -81,13 +63,26 @@ from shockproof.vocabulary.arguments import (
 )
 from shockproof.vocabulary.clock import Clock, as_clock
 from shockproof.vocabulary.event_loop import require_running_loop
+from shockproof.vocabulary.first_use import made_at_first_use
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeverity, ServiceStatus
 
 if TYPE_CHECKING:
+    from shockproof.calls.loop_lag import LoopLag
     from shockproof.calls.loop_monitor import LoopMonitor
+    from shockproof.calls.periodic import Periodic
+    from shockproof.calls.reconciliation import Reconciled, Reconciliation
     from shockproof.calls.state_handover import StateHandover
     from shockproof.memory.error_log.error_reading import ErrorReading
+    from shockproof.memory.fleet.fleet import Fleet
+    from shockproof.memory.fleet.ownership import Ownership
     from shockproof.memory.journal.earlier_sends import EarlierSend
+    from shockproof.memory.journal.journal import Journal
+    from shockproof.memory.journal.journalled_values import JournalledValues
+    from shockproof.memory.journal.operation import Operation
+    from shockproof.memory.state.schema import Migration, Schema
+    from shockproof.memory.state.state_capture import StateSecrets
+    from shockproof.memory.state.state_files import StateFiles
+    from shockproof.memory.state.state_saver import StateSaver
     from shockproof.memory.stores.lease import Lease
     from shockproof.memory.stores.state_store import StateStore
     from shockproof.vocabulary.events import Event
@@ -112,6 +107,8 @@ class _PendingSaves:
         self._savers = {other for other in self._savers if other.pending} | {saver}
 
     def _write(self, timeout: float) -> str | None:
+        from shockproof.memory.state.state_saver import flush_all_blocking
+
         return "; ".join(flush_all_blocking(self._savers, timeout)) or None
 
 
@@ -241,7 +238,8 @@ class ErrorRecoveryService:
         self._error_log = ErrorLog(
             self.error_log_dir, clock=self._clock, **check_error_log({} if error_log is None else error_log)
         )
-        self._redactor = Redactor(DEFAULT_NAMES if redact is None else _names(redact))
+        self._redact = None if redact is None else _names(redact)
+        self._redactor = Redactor(DEFAULT_NAMES if self._redact is None else self._redact)
         self._listeners = Listeners()
         randomness = random.Random() if rng is None else rng  # noqa: S311 - jitter is no secret
         self._state_writer = writer_for(self.state_dir)
@@ -261,19 +259,6 @@ class ErrorRecoveryService:
         )
         self._loop_monitor = None if self._loop_options is None else self._monitor(**self._loop_options)
         self._registry.stood_still = None if self._loop_monitor is None else self._loop_monitor.stood_still
-        secrets = StateSecrets(
-            SecretNames(SECRET_NAMES if redact is None else _names(redact)),
-            None if encryption_key is None else SecretCipher(_keys(encryption_key)),
-        )
-        self._journal = journal_for(self.state_dir / "journal")
-        self._journalled_values = JournalledValues(
-            secrets,
-            names_in_details=SecretNames((*SECRET_NAMES, *DEFAULT_NAMES))
-            if redact is None
-            else secrets.names,
-            redact=self._redactor.text,
-        )
-        self._sendings = Reconciliation(self._journal, self._journalled_values, self._clock)
         self._runtime = Runtime(
             clock=self._clock,
             rng=randomness,
@@ -284,23 +269,13 @@ class ErrorRecoveryService:
             redact=self._redactor.text,
             max_threads=whole_number("max_threads", max_threads, minimum=1),
             on_first_call=self._start_background,
-            sendings=self._sendings,
+            sendings=lambda: self._sendings,
         )
-        schema = Schema(state_migrations)
-        self._state_files = StateFiles(
-            self.state_dir,
-            secrets=secrets,
-            schema=schema,
-            now=lambda: datetime.fromtimestamp(self._clock.time(), UTC),
-            keep_days=whole_number("keep_daily_states", keep_daily_states, minimum=0),
-        )
-        self._saver = StateSaver(
-            self._state_files,
-            clock=self._clock,
-            interval=self.state_save_interval,
-            submit=self._state_writer.submit,
-        )
-        after_fork(self._saver.after_fork)
+        self._encryption_key = encryption_key
+        self._state_migrations = state_migrations
+        self._keep_days = whole_number("keep_daily_states", keep_daily_states, minimum=0)
+        if redact is not None or encryption_key is not None or state_migrations:
+            _ = self._state_files  # checks them
         self._is_first_save_to_come = True
         who = f"{socket.gethostname()}:{os.getpid()}" if process_name is None else process_name
         a_name("process_name", who, "bot-1")
@@ -311,15 +286,18 @@ class ErrorRecoveryService:
                     f"owns={owns!r} needs where that is agreed on: "
                     'ErrorRecoveryService(store=RedisStore("redis://localhost:6379"), owns=...)'
                 )
+            from shockproof.memory.fleet.ownership import Ownership
+
             ownership = self._ownership = Ownership(
                 a_name("owns", owns, "account 7"), who, self._clock, self._listeners
             )
             self._halt.missing = lambda: ownership.missing
-        self._handover = self._hand_over_to(store, randomness, schema) if share_state else None
-        self._fleet = (
-            None
-            if store is None
-            else Fleet(
+        self._handover = self._hand_over_to(store, randomness) if share_state else None
+        self._fleet: Fleet | None = None
+        if store is not None:
+            from shockproof.memory.fleet.fleet import Fleet
+
+            self._fleet = Fleet(
                 store,
                 name=who,
                 clock=self._clock,
@@ -328,11 +306,78 @@ class ErrorRecoveryService:
                 ownership=self._ownership,
                 state=None if self._handover is None else self._handover.shared,
             )
-        )
         self._handles: dict[tuple[str, int | None], Handle] = {}
         self._periodic: dict[str, Periodic] = {}
         self._numbers = itertools.count(1)
         self._final_saves: dict[str, Callable[[], Awaitable[None]]] = {}
+
+    # -- what outlives the process: imported and made at first use, or by `start` ------------------
+
+    @made_at_first_use
+    def _secrets(self) -> StateSecrets:
+        from shockproof.memory.state.secrets import SECRET_NAMES, SecretCipher, SecretNames
+        from shockproof.memory.state.state_capture import StateSecrets
+
+        return StateSecrets(
+            SecretNames(SECRET_NAMES if self._redact is None else self._redact),
+            None if self._encryption_key is None else SecretCipher(_keys(self._encryption_key)),
+        )
+
+    @made_at_first_use
+    def _journal(self) -> Journal:
+        from shockproof.memory.journal.journal import journal_for
+
+        return journal_for(self.state_dir / "journal")
+
+    @made_at_first_use
+    def _journalled_values(self) -> JournalledValues:
+        from shockproof.memory.journal.journalled_values import JournalledValues
+        from shockproof.memory.state.secrets import SECRET_NAMES, SecretNames
+
+        names = (
+            self._secrets.names if self._redact is not None else SecretNames((*SECRET_NAMES, *DEFAULT_NAMES))
+        )
+        return JournalledValues(self._secrets, names_in_details=names, redact=self._redactor.text)
+
+    @made_at_first_use
+    def _sendings(self) -> Reconciliation:
+        from shockproof.calls.reconciliation import Reconciliation
+
+        return Reconciliation(self._journal, self._journalled_values, self._clock)
+
+    @made_at_first_use
+    def _schema(self) -> Schema:
+        from shockproof.memory.state.schema import Schema
+
+        return Schema(self._state_migrations)
+
+    @made_at_first_use
+    def _state_files(self) -> StateFiles:
+        from shockproof.memory.state.state_files import StateFiles
+
+        return StateFiles(
+            self.state_dir,
+            secrets=self._secrets,
+            schema=self._schema,
+            now=lambda: datetime.fromtimestamp(self._clock.time(), UTC),
+            keep_days=self._keep_days,
+        )
+
+    @made_at_first_use
+    def _saver(self) -> StateSaver:
+        from shockproof.memory.state.state_saver import StateSaver
+
+        saver = StateSaver(
+            self._state_files,
+            clock=self._clock,
+            interval=self.state_save_interval,
+            submit=self._state_writer.submit,
+        )
+        after_fork(saver.after_fork)  # one that is not kept is forgotten with it
+        return saver
+
+    def _has_made(self, part: str) -> bool:
+        return part in vars(self)
 
     # -- calls -------------------------------------------------------------------------------------
 
@@ -682,6 +727,8 @@ class ErrorRecoveryService:
         ``recent_stalls``, ``lag``; None without a ``loop_monitor``), ``shared`` (``state``, ``since``, ``last_error``,
         ``trouble``, ``owns``, ``open_for_all``, ``limits``, ``budgets``, ``votes``; None without a ``store``), ``timestamp``.
         """
+        from shockproof.memory.services.health import RECENT_SECONDS, health_report
+
         now = self._clock.monotonic()
         return health_report(
             self._registry.all(),
@@ -835,6 +882,8 @@ class ErrorRecoveryService:
 
         Cancelled while it waits for the disk, the write goes on and nothing is left half-done.
         """  # Any: the user's own values
+        from shockproof.memory.services.earlier_life import export_services
+
         require_running_loop()
         statuses = {name: status.value for name, status in self.get_all_service_statuses().items()}
         state = {
@@ -842,6 +891,7 @@ class ErrorRecoveryService:
             **_state_arguments(active_operations, cached_data, configuration),
         }
         state |= export_services(self._registry, self._clock.monotonic())
+        await self._have_loaded_the_rest()
         if self._handover is not None:
             state |= self._handover.sections()
         try:
@@ -876,6 +926,9 @@ class ErrorRecoveryService:
             OSError: the journal is there and cannot be read.
         """
         require_running_loop()
+        await self._have_loaded_the_rest()
+        from shockproof.memory.journal.operation import pending_operation, with_pending
+
         state = (await self._saver.load()).state
         values = self._journalled_values
         pending = await self._journal.pending(lambda entry: pending_operation(entry, values))
@@ -897,6 +950,8 @@ class ErrorRecoveryService:
     def _restore_services(
         self, state: SystemState | None, sends: tuple[EarlierSend, ...], *, is_from_elsewhere: bool
     ) -> None:
+        from shockproof.memory.services.earlier_life import restore_circuits, restore_orders, restore_sends
+
         now, wall = self._clock.monotonic(), self._clock.time()
         saved_at = -math.inf if state is None else state.timestamp.timestamp()
         saved = {} if state is None else state.model_extra or {}
@@ -910,9 +965,7 @@ class ErrorRecoveryService:
             restore_sends(self._registry, saved, now, elapsed)
             restore_orders(self._registry, sends, now, wall, since=since)
 
-    def _hand_over_to(
-        self, store: StateStore | None, randomness: Randomness, schema: Schema
-    ) -> StateHandover:
+    def _hand_over_to(self, store: StateStore | None, randomness: Randomness) -> StateHandover:
         if store is None or self._ownership is None:
             raise ValueError(
                 "share_state=True needs a name that one process at a time owns, for which the state is: "
@@ -924,8 +977,8 @@ class ErrorRecoveryService:
         handover = StateHandover(
             store,
             self._ownership,
-            secrets=self._state_files.secrets,
-            schema=schema,
+            secrets=self._secrets,
+            schema=self._schema,
             journal=self._journal,
             values=self._journalled_values,
             writer=self._state_writer,
@@ -968,6 +1021,9 @@ class ErrorRecoveryService:
         Raises:
             TypeError, ValueError: a value that is not allowed; a name that ends in ``.once``, with a key: orders are kept so.
         """
+        from shockproof.memory.journal.operation import Operation
+        from shockproof.memory.journal.sending import is_name_of_sendings
+
         if not isinstance(risk_reducing, bool):
             raise TypeError(f"risk_reducing must be True or False, got {risk_reducing!r}")
         checked_service_name = a_name("service_name", service_name)
@@ -1031,6 +1087,7 @@ class ErrorRecoveryService:
         require_running_loop()
         if self._ownership is not None:
             await self.owned()
+        await self._have_loaded_the_rest()
         return await self._sendings.reconcile()
 
     def track_state(
@@ -1109,7 +1166,8 @@ class ErrorRecoveryService:
         checked = {name: check_change(name, value) for name, value in changes.items()}
         self._settings.update(checked)
         self._runtime.change_defaults(checked)
-        self._saver.interval = self.state_save_interval
+        if self._has_made("_saver"):
+            self._saver.interval = self.state_save_interval
         self._registry.configure(
             circuit_threshold=self._settings["circuit_threshold"],
             circuit_timeout=self._settings["circuit_timeout"],
@@ -1196,12 +1254,19 @@ class ErrorRecoveryService:
         require_running_loop()
         await self._error_log.prepare()
         await self._state_writer.run(make_writable, self.state_dir, "state_dir")
-        await self._state_writer.run(self._state_files.prepare)
         await self._state_writer.run(_import_the_rest)
+        await self._state_writer.run(_import_events_and_feeds)
+        await self._state_writer.run(self._state_files.prepare)
         await self._halt.learn()
         self._start_background()
         if self._fleet is not None:
             await self._fleet.looked()
+
+    async def _have_loaded_the_rest(self) -> None:
+        # In the disk's thread: the loop touches no file. Where the system has no thread left, it has to.
+        if not _is_the_rest_loaded():
+            with suppress(RuntimeError):
+                await self._state_writer.run(_import_the_rest)
 
     async def aclose(self, timeout: float = 5.0) -> None:
         """
@@ -1251,13 +1316,16 @@ class ErrorRecoveryService:
                 raise result
 
     async def _give_up_the_journal(self) -> None:
-        await self._sendings.stop()
-        await self._journal.aclose()
+        if self._has_made("_sendings"):
+            await self._sendings.stop()
+        if self._has_made("_journal"):
+            await self._journal.aclose()
 
     async def _save_what_is_tracked(self) -> None:
         saves = [save() for save in list(self._final_saves.values())]
         results = await asyncio.gather(*saves, return_exceptions=True)
-        await self._saver.flush()
+        if self._has_made("_saver"):
+            await self._saver.flush()
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -1274,6 +1342,8 @@ class ErrorRecoveryService:
     def _add_periodic(
         self, name: str, *, every: Callable[[], float], action: Callable[[], Awaitable[object]]
     ) -> Periodic:
+        from shockproof.calls.periodic import Periodic
+
         if name in self._periodic:
             self._periodic[name].stop()
         periodic = self._periodic[name] = Periodic(
@@ -1311,6 +1381,8 @@ class ErrorRecoveryService:
         """Measure from now on how late the loop is, and tell each lag; what is returned besides stops that."""
         if self._loop_monitor is not None:  # it does so anyway
             return self._loop_monitor, self._loop_monitor.subscribe(told or (lambda _: None))
+        from shockproof.calls.loop_lag import EVERY, LoopLag
+
         lag = LoopLag(self._clock, told)
         name = f"watch over the loop no. {next(self._numbers)}"
         periodic = self._add_periodic(name, every=lambda: EVERY, action=lag.beat)
@@ -1343,6 +1415,7 @@ class ErrorRecoveryService:
         self._add_periodic(name, every=lambda: state.check_every, action=check)
 
     def _start_background(self) -> None:
+        _load_the_rest(self._state_writer)
         if self._loop_monitor is not None:
             self._loop_monitor.ensure()
         for periodic in list(self._periodic.values()):
@@ -1363,10 +1436,78 @@ def _one_line(text: str) -> str:
     return " ".join("".join(one if one.isprintable() else " " for one in text).split()) or repr(text)
 
 
+_REST: Final = (
+    *("hashlib", "hmac", "secrets", "decimal", "uuid"),
+    *(
+        "shockproof.memory.state.registered_types",
+        "shockproof.memory.state.secrets",
+        "shockproof.memory.state.codec",
+    ),
+    *(
+        "shockproof.memory.state.packed",
+        "shockproof.memory.state.state_capture",
+        "shockproof.memory.state.state_changes",
+    ),
+    *(
+        "shockproof.memory.state.daily_states",
+        "shockproof.memory.state.state_files",
+        "shockproof.memory.state.state_saver",
+    ),
+    *(
+        "shockproof.memory.services.earlier_life",
+        "shockproof.memory.services.health",
+        "shockproof.calls.loop_lag",
+    ),
+    *("shockproof.calls.periodic", "shockproof.calls.rate_queue", "shockproof.policies.fallback"),
+    *("shockproof.memory.journal.operation_table", "shockproof.memory.journal.journal_files"),
+    *("shockproof.memory.journal.journal", "shockproof.memory.journal.journalled_values"),
+    *(
+        "shockproof.memory.journal.operation",
+        "shockproof.memory.journal.sending",
+        "shockproof.vocabulary.look_up",
+    ),
+    *(
+        "shockproof.calls.reconciliation",
+        "shockproof.calls.key_in_call",
+        "shockproof.calls.once",
+    ),
+)
+"""
+What most programs do not use in their first seconds, or never, and then would load in the middle of trading.
+
+What is imported by another one stands before it: between two of them the loop has its turn.
+"""
+_TURN: Final = 0.00005
+"""Seconds: who lets go of the interpreter for a file only has it back before anybody wakes up; see `Pace`."""
+
+_asked_in: int | None = None
+"""The process that loads it, or has."""
+
+
+def _is_the_rest_loaded() -> bool:
+    return all(name in sys.modules for name in _REST)
+
+
+def _load_the_rest(writer: Writer) -> None:
+    """See that a program without `start` has it soon after its first call; waits for nobody."""
+    global _asked_in
+    if _asked_in != os.getpid() and not _is_the_rest_loaded():
+        _asked_in = os.getpid()
+        with suppress(RuntimeError):  # the system has no thread left: who uses it loads it
+            writer.submit(_import_the_rest)
+
+
 def _import_the_rest() -> None:
-    # What most programs never use, and then would load in the middle of trading.
-    for name in ("calls.once", "calls.stream", "vocabulary.events"):
-        import_module(f"shockproof.{name}")
+    for name in _REST:
+        with background.imports:  # a fork waits for one of them
+            import_module(name)
+        time.sleep(_TURN)
+
+
+def _import_events_and_feeds() -> None:
+    # Feeds need events, and those are many classes, made in one go: not beside a loop that trades.
+    with background.imports:
+        import_module("shockproof.calls.stream")
 
 
 _STORE_METHODS = ("get", "entries", "put", "renew", "delete", "watch", "aclose")

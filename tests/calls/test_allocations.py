@@ -22,6 +22,7 @@ async def in_flight(x):
 
 async def main(directory):
     recovery = ErrorRecoveryService(f"{directory}/state", f"{directory}/errors")
+    await recovery.start()  # else a thread loads the rest of the package after the first call, and allocates, too
     plain = recovery.service("plain", fallback=0)
     timed = plain.using(timeout=5.0, deadline=20.0)
     opened = recovery.service("opened", circuit_threshold=1, circuit_timeout=3600.0, max_retries=0)

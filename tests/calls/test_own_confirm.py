@@ -248,8 +248,7 @@ def test_forked_child_knows_nothing_of_what_its_parent_had_looked_at(tmp_path: P
     """When it has the directory for itself the parent is gone, and may have left orders, or a halt."""
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", max_retries=0)
     asyncio.run(recovery.service("orders").once(confirm=blind, key_argument="key").call(place))
-    sendings = recovery._runtime.sendings
-    assert sendings is not None
+    sendings = recovery._sendings
     assert sendings.are_settled("orders")
     assert recovery._halt.is_known
     child = os.fork()

@@ -28,8 +28,7 @@ from shockproof.testing import VirtualClock
 async def leave_pending(recovery: ErrorRecoveryService, count: int, service: str = "orders") -> None:
     """Orders that are on their way, as the journal of a life that has just died shows them."""
     for number in range(count):
-        assert recovery._runtime.sendings is not None
-        sending = recovery._runtime.sendings.sending(service, f"order-{number}")
+        sending = recovery._sendings.sending(service, f"order-{number}")
         await sending.claim(is_under_way=lambda: False)
         await sending.about_to_send(at_most_for=0.0, even_without_space=False)
         sending.release()
@@ -360,8 +359,7 @@ async def test_look_up_that_nobody_waits_for_any_more_ends_with_its_service(
         await asyncio.sleep(0)
     waiting[0].cancel()
     await asyncio.wait({waiting[0]})
-    assert recovery._runtime.sendings is not None
-    await recovery._runtime.sendings.stop()
+    await recovery._sendings.stop()
     assert look_ups.now == 1  # somebody waits still
     waiting[1].cancel()
     await asyncio.wait({waiting[1]})

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit, says_too_much
+from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit
 
 Draw = Callable[[random.Random], float]
 
@@ -214,49 +214,6 @@ def test_drops_shrink_it_once_for_a_round_trip() -> None:
         limit.ended(10.0, 5.0, dropped=True, is_full=True)
 
     assert limit.limit == 90
-
-
-class HttpError(Exception):
-    def __init__(self, status: int) -> None:
-        self.status = status
-
-
-class LibraryError(Exception):
-    """Has its status on its response, as httpx has it."""
-
-    class Response:
-        status_code = 429
-
-    response = Response()
-
-
-@pytest.mark.parametrize(
-    ("answer", "retry_after", "too_much"),
-    [
-        (TimeoutError(), None, True),
-        (ExceptionGroup("legs", [ValueError(), TimeoutError()]), None, True),
-        (ValueError(), 2.0, True),
-        (HttpError(503), None, True),
-        (HttpError(400), None, False),
-        (LibraryError(), None, True),
-        (ConnectionResetError(), None, False),
-        ({"error": "nothing"}, None, False),
-    ],
-)
-def test_what_says_that_there_was_too_much(answer: object, retry_after: float | None, too_much: bool) -> None:
-    """A wrong request, or a broken connection, says nothing about load."""
-    assert says_too_much(answer, retry_after) is too_much
-
-
-def test_answer_whose_property_raises_says_nothing() -> None:
-    """A foreign object's property may raise anything."""
-
-    class Hostile:
-        @property
-        def status(self) -> int:
-            raise ZeroDivisionError
-
-    assert not says_too_much(Hostile(), None)
 
 
 @pytest.mark.parametrize("name", ["minimum", "initial", "maximum"])

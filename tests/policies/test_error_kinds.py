@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from shockproof import AttemptTimeoutError
-from shockproof.policies.error_kinds import ErrorKind, kind_of, status_of
+from shockproof.policies.error_kinds import ErrorKind, kind_of, says_too_much, status_of
 
 
 class HttpError(Exception):
@@ -139,3 +139,32 @@ def test_whoever_asks_to_wait_throttles() -> None:
 def test_a_group_is_of_the_most_telling_kind_inside(leaves: list[Exception], kind: ErrorKind) -> None:
     """One throttled leaf, however deep, is enough to slow down."""
     assert kind_of(ExceptionGroup("", leaves)) == kind
+
+
+@pytest.mark.parametrize(
+    ("answer", "retry_after", "too_much"),
+    [
+        (TimeoutError(), None, True),
+        (ExceptionGroup("legs", [ValueError(), TimeoutError()]), None, True),
+        (ValueError(), 2.0, True),
+        (HttpError(status=503), None, True),
+        (HttpError(status=400), None, False),
+        (answered(429), None, True),  # on its response, as httpx has it
+        (ConnectionResetError(), None, False),
+        ({"error": "nothing"}, None, False),
+    ],
+)
+def test_what_says_that_there_was_too_much(answer: object, retry_after: float | None, too_much: bool) -> None:
+    """A wrong request, or a broken connection, says nothing about load."""
+    assert says_too_much(answer, retry_after) is too_much
+
+
+def test_answer_whose_property_raises_says_nothing() -> None:
+    """A foreign object's property may raise anything."""
+
+    class Hostile:
+        @property
+        def status(self) -> int:
+            raise ZeroDivisionError
+
+    assert not says_too_much(Hostile(), None)

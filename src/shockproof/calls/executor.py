@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shockproof.calls.callables import has_coroutine_code, name_of
 from shockproof.calls.hedging import Leg, hedged
@@ -30,10 +30,12 @@ from shockproof.calls.tracing import CallTrace
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Admission, Ticket
 from shockproof.policies.classification import leaves_an_order
-from shockproof.policies.fallback import LastGood, Stale
 from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError
 from shockproof.vocabulary.outcomes import Outcome, Verdict
 from shockproof.vocabulary.statuses import ErrorSeverity
+
+if TYPE_CHECKING:
+    from shockproof.policies.fallback import LastGood, Stale
 
 __all__ = ["elapsed", "execute", "failure_of", "hides_cancellation", "in_place", "substitute"]
 
@@ -510,6 +512,8 @@ def _last_good(
     answer = None if key is None else last_good.answers.recall(key, now=now, wall=wall)
     if answer is None:
         return None
+    from shockproof.policies.fallback import Stale  # loaded with the stand-in
+
     kind, message = describe(UnwantedResultError(unwanted) if primary is None else primary)
     return Stale(
         value=answer.value,

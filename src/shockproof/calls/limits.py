@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shockproof.calls.limits_around import time_left_around
-from shockproof.calls.rate_queue import RateQueue
 from shockproof.calls.waiting import Waiting
-from shockproof.memory.fleet.shared_limit import SharedLimit
-from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit
 from shockproof.policies.bulkhead import Places, Waiter
 from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
 from shockproof.policies.rate_limit_headers import Left, Used, answer_of, read_headers
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import BulkheadFullError, RateLimitedError
+
+if TYPE_CHECKING:
+    from shockproof.calls.rate_queue import RateQueue
+    from shockproof.memory.fleet.shared_limit import SharedLimit
+    from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency, AdaptiveLimit
 
 __all__ = ["Held", "Limits", "attend", "give_back"]
 
@@ -148,6 +150,8 @@ class Limits:
         rates: Sequence[Rate] = options.get("rate_limit") or ()
         if self._rate is None:
             if rates:
+                from shockproof.calls.rate_queue import RateQueue
+
                 self._rate = RateQueue(rates, self._clock)
                 self._count_earlier()
                 self._share_the_rate()
@@ -155,13 +159,14 @@ class Limits:
             self._rate.change(rates)
             self._share_the_rate()
         most: int | AdaptiveConcurrency | None = options.get("max_concurrent")
-        if not isinstance(most, AdaptiveConcurrency):
+        if most is None or isinstance(most, int):
             self._adaptive = None
-        elif self._adaptive is None or self._adaptive.bounds != most:
-            self._adaptive = AdaptiveLimit(most)
-        if self._adaptive is not None:
+        else:
+            from shockproof.policies.adaptive_concurrency import AdaptiveLimit
+
+            if self._adaptive is None or self._adaptive.bounds != most:
+                self._adaptive = AdaptiveLimit(most)
             most = self._adaptive.limit
-        assert not isinstance(most, AdaptiveConcurrency)
         limit, max_queue = math.inf if most is None else most, options.get("max_queue", 0)
         if self._places is not None:
             _wake(self._places, self._places.resize(limit, max_queue))

@@ -71,7 +71,7 @@ class Once(Generic[R]):
             check_key(key, key_pattern)
         compared = _names_compared(compare_arguments)
         way = Way(detailed, seconds("settle", settle))
-        reconciliation = plan.runtime.sendings
+        reconciliation = plan.runtime.sendings()
         kept = None if details is None else reconciliation.details(_checked(details))
         self._wanted = WantedOrder(
             key=key,

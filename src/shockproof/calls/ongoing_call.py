@@ -25,11 +25,10 @@ from shockproof.calls.running_around import IN_AN_ORDER, RunningAround, a_retry_
 from shockproof.calls.timer import Timer, running_task, start_single_timer
 from shockproof.calls.tracing import AttemptTrace, CallTrace
 from shockproof.calls.turn_to_send import Turn, wait_for_turn
-from shockproof.policies.adaptive_concurrency import says_too_much
 from shockproof.policies.adaptive_retry import AdaptiveRetry, SendRate
 from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
 from shockproof.policies.classification import is_refusal
-from shockproof.policies.error_kinds import ErrorKind, kind_of, status_of
+from shockproof.policies.error_kinds import ErrorKind, kind_of, says_too_much, status_of
 from shockproof.policies.hedge import HedgeRule
 from shockproof.policies.retry import AT_ONCE, Decision
 from shockproof.policies.retry_budget import RetryBudget

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from shockproof.calls.callables import is_async, name_of
 from shockproof.memory.services.registry import SERVICE_OPTIONS, check_together
-from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency
 from shockproof.policies.backoff import JITTERS, BackoffOption, Jitter, parse_backoff
 from shockproof.policies.classification import Classify, ResultCheck
 from shockproof.policies.hedge import parse_hedge_after
@@ -24,6 +23,9 @@ from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.arguments import Seconds, at_least, one_of, out_of, seconds, takes, whole_number
 from shockproof.vocabulary.outcomes import CallEffect
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode
+
+if TYPE_CHECKING:
+    from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency
 
 __all__ = [
     "HANDLE_OPTIONS",
@@ -219,6 +221,10 @@ def _boolean(name: str, value: object) -> bool:
 
 
 def _max_concurrent(name: str, value: object) -> int | AdaptiveConcurrency:
+    if isinstance(value, int):
+        return whole_number(name, value, minimum=1)
+    from shockproof.policies.adaptive_concurrency import AdaptiveConcurrency
+
     return value if isinstance(value, AdaptiveConcurrency) else whole_number(name, value, minimum=1)
 
 

@@ -12,13 +12,15 @@ import asyncio
 import weakref
 from collections.abc import Iterator
 from contextvars import Context, ContextVar
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from shockproof.calls.flight import Flight
 from shockproof.calls.running_around import orders_around
 from shockproof.calls.who_waits import group_of, tasks_told_by
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.errors import OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from shockproof.calls.flight import Flight
 
 __all__ = [
     "OrderInside",

@@ -28,7 +28,6 @@ from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Circuit, Entrance, Ticket
 from shockproof.policies.classification import Classifier, Classify, ResultCheck
-from shockproof.policies.fallback import Stale
 from shockproof.policies.hedge import HedgeRule, hedge_budget
 from shockproof.policies.priority import rank_of
 from shockproof.policies.rate_limit import Weight
@@ -433,6 +432,8 @@ class Plan(_WhatEveryCallReads):
         result: object,
     ) -> None:
         """The service answered a call: the fallbacks that give out what was last good are told."""
+        from shockproof.policies.fallback import Stale  # loaded with the stand-in
+
         if isinstance(result, Stale):  # of a service inside this one: it would come out as a fresh one
             return
         clock = self.runtime.clock

@@ -8,13 +8,15 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shockproof.calls.waiting import Waiting
-from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.policies.priority import Line
 from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
 from shockproof.vocabulary.clock import Clock
+
+if TYPE_CHECKING:
+    from shockproof.memory.fleet.shared_limit import SharedLimit
 
 __all__ = ["RateQueue"]
 

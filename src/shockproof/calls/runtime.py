@@ -7,7 +7,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from shockproof.calls.call_ages import CallAges
@@ -45,30 +44,62 @@ _IN_RULES: Final = frozenset(
 """The options of a handle that its rules are made of."""
 
 
-@dataclass(slots=True, kw_only=True, weakref_slot=True)
 class Runtime:
     """Clock, randomness, registry and recorder, and the defaults a handle falls back to."""
 
-    clock: Clock
-    rng: Randomness
-    registry: Registry
-    recorder: Recording
-    listeners: Listeners
-    defaults: dict[str, Any]  # Any: each option has a type of its own
-    redact: Callable[[str], str]
-    """Takes secrets out of the texts of errors that are shown: refusals, attempts, events."""
-    max_threads: int
-    on_first_call: Callable[[], None]
-    """Called on a loop before the first call of each handle there."""
-    sendings: Reconciliation | None = None
-    """What is sent once; None where there is no journal."""
-    plans: Members[Any] = field(default_factory=Members)  # Any: Plan, which imports this module
-    """Every plan that is bound to it."""
-    losers: Losers = field(default_factory=Losers)
-    """Hedged requests that were cancelled and have not ended."""
-    _usual_rules: Rules | None = None
-    _threads: dict[str, WorkerThreads] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "_threads",
+        "_usual_rules",
+        "clock",
+        "defaults",
+        "listeners",
+        "losers",
+        "max_threads",
+        "on_first_call",
+        "plans",
+        "recorder",
+        "redact",
+        "registry",
+        "rng",
+        "sendings",
+    )
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        rng: Randomness,
+        registry: Registry,
+        recorder: Recording,
+        listeners: Listeners,
+        defaults: dict[str, Any],  # Any: each option has a type of its own
+        redact: Callable[[str], str],
+        max_threads: int,
+        on_first_call: Callable[[], None],
+        sendings: Callable[[], Reconciliation] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.rng = rng
+        self.registry = registry
+        self.recorder = recorder
+        self.listeners = listeners
+        self.defaults = defaults
+        self.redact = redact
+        """Takes secrets out of the texts of errors that are shown: refusals, attempts, events."""
+        self.max_threads = max_threads
+        self.on_first_call = on_first_call
+        """Called on a loop before the first call of each handle there."""
+        self.sendings = sendings
+        """Gives what is sent once, made when it is first asked for; None where there is no journal."""
+        self.plans = Members[Any]()  # Any: Plan, which imports this module
+        """Every plan that is bound to it."""
+        self.losers = Losers()
+        """Hedged requests that were cancelled and have not ended."""
+        self._usual_rules: Rules | None = None
+        self._threads: dict[str, WorkerThreads] = {}
+        self._lock = threading.Lock()
 
     @property
     def stopwatch(self) -> Callable[[], float]:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from shockproof.calls.callables import check_callable, has_coroutine_code, name_of
-from shockproof.policies.fallback import LastGood, OnError
 
 __all__ = ["StandIn", "chain_of"]
 
@@ -23,6 +22,8 @@ class StandIn:
     __slots__ = ("_fitting", "_only_on", "_signature", "answers_at_once", "fn", "last_good", "name", "value")
 
     def __init__(self, entry: object) -> None:
+        from shockproof.policies.fallback import LastGood, OnError
+
         if isinstance(entry, type) and issubclass(entry, LastGood | OnError):
             arguments = "max_age=60.0" if issubclass(entry, LastGood) else "TimeoutError, answer"
             raise TypeError(f"fallback got the class {entry.__name__}: write {entry.__name__}({arguments})")

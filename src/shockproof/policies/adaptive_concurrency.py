@@ -24,10 +24,9 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-from shockproof.policies.retry import leaves
 from shockproof.vocabulary.arguments import whole_number
 
-__all__ = ["AdaptiveConcurrency", "AdaptiveLimit", "says_too_much"]
+__all__ = ["AdaptiveConcurrency", "AdaptiveLimit"]
 
 _FEWEST: Final = 16
 _MOST: Final = 100
@@ -61,29 +60,6 @@ _DROPS: Final = 0.1
 _MOSTLY: Final = 0.5
 """Above this share drops are never put up with."""
 _AFTER_DROPS: Final = 0.9
-
-
-_TOO_MUCH: Final = frozenset({418, 429, 503, 504, 529})
-
-
-def says_too_much(answer: object, retry_after: float | None) -> bool:
-    """
-    Whether an error, or a result that was judged a failure, says that there was too much to do.
-
-    A time limit that passed, whoever's; a wish to be left alone; an HTTP status of 418, 429, 503, 504, 529.
-    """
-    if retry_after is not None:
-        return True
-    if isinstance(answer, BaseException) and any(isinstance(leaf, TimeoutError) for leaf in leaves(answer)):
-        return True
-    try:
-        for holder in (answer, getattr(answer, "response", None)):
-            status = getattr(holder, "status", getattr(holder, "status_code", None))
-            if isinstance(status, int):
-                return status in _TOO_MUCH
-    except Exception:  # noqa: BLE001 - a foreign object's property may raise anything
-        return False
-    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Final, Literal, get_args
 
 from shockproof.policies.retry import leaves
 
-__all__ = ["ERROR_KINDS", "ErrorKind", "kind_of", "status_of"]
+__all__ = ["ERROR_KINDS", "ErrorKind", "kind_of", "says_too_much", "status_of"]
 
 ErrorKind = Literal["throttled", "timeout", "server", "connection", "other"]
 """
@@ -24,6 +24,7 @@ ERROR_KINDS: Final[tuple[ErrorKind, ...]] = get_args(ErrorKind)
 
 _THROTTLED: Final = (429, 418)  # 418: a ban at Binance, for those who went on after 429
 _TIMED_OUT: Final = (408, 504)
+_TOO_MUCH: Final = frozenset({418, 429, 503, 504, 529})
 
 # The first name on the way up decides, so that a client's narrow class beats its wide one.
 _BY_NAME: Final[dict[str, ErrorKind]] = {
@@ -99,3 +100,23 @@ def _kind_of_leaf(error: BaseException) -> ErrorKind:
     if isinstance(error, ConnectionError | EOFError | socket.gaierror):
         return "connection"
     return "other"
+
+
+def says_too_much(answer: object, retry_after: float | None) -> bool:
+    """
+    Whether an error, or a result that was judged a failure, says that there was too much to do.
+
+    A time limit that passed, whoever's; a wish to be left alone; an HTTP status of 418, 429, 503, 504, 529.
+    """
+    if retry_after is not None:
+        return True
+    if isinstance(answer, BaseException) and any(isinstance(leaf, TimeoutError) for leaf in leaves(answer)):
+        return True
+    try:
+        for holder in (answer, getattr(answer, "response", None)):
+            status = getattr(holder, "status", getattr(holder, "status_code", None))
+            if isinstance(status, int):
+                return status in _TOO_MUCH
+    except Exception:  # noqa: BLE001 - a foreign object's property may raise anything
+        return False
+    return False

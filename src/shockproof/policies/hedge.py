@@ -16,7 +16,7 @@ from shockproof.vocabulary.arguments import seconds
 
 __all__ = ["HedgeRule", "hedge_budget", "parse_hedge_after"]
 
-_QUANTILE = re.compile(r"p(\d{2})")
+_QUANTILE = r"p(\d{2})"
 _SHORTEST_WAIT = 0.001
 """Seconds: below that a hedge would only double the load."""
 
@@ -29,7 +29,7 @@ def parse_hedge_after(name: str, value: object) -> float | str:
         TypeError, ValueError: it is neither, named with what is allowed.
     """
     if isinstance(value, str):
-        form = _QUANTILE.fullmatch(value)
+        form = re.fullmatch(_QUANTILE, value)
         if form is None or not 50 <= int(form[1]) <= 99:
             raise ValueError(f'{name} must be seconds or a quantile from "p50" to "p99", got {value!r}')
         return value

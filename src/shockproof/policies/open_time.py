@@ -4,13 +4,12 @@ How long a circuit stays open: longer each time in a row, and not equally long f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["OpenTime"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenTime:
+class OpenTime(NamedTuple):
     """
     The open time grows by `factor` with each opening in a row, up to `longest` seconds.
 

@@ -25,8 +25,8 @@ _UNITS: Final = {
     **dict.fromkeys(("d", "day"), 86400.0),
 }
 # Twenty digits are more than anybody counts, and less than what an int or a float cannot be made of.
-_FORM: Final = re.compile(r"\s*(\d{1,20})\s*([a-z_]\w*)?\s*/\s*(\d{1,20}(?:\.\d+)?)?\s*([a-z]+)\s*")
-_WINDOW: Final = re.compile(r"\s*(\d{1,20}(?:\.\d+)?)?\s*([a-z]+)\s*")
+_FORM: Final = r"\s*(\d{1,20})\s*([a-z_]\w*)?\s*/\s*(\d{1,20}(?:\.\d+)?)?\s*([a-z]+)\s*"
+_WINDOW: Final = r"\s*(\d{1,20}(?:\.\d+)?)?\s*([a-z]+)\s*"
 
 WEIGHT: Final = "weight"
 """What a rate counts when it names nothing else."""
@@ -68,7 +68,7 @@ def parse_rates(name: str, value: object) -> tuple[Rate, ...]:
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"{name} must be {allowed}, got {value!r}")
-        form = _FORM.fullmatch(text)
+        form = re.fullmatch(_FORM, text)
         unit = None if form is None else _UNITS.get(form[4])
         if form is None or unit is None:
             raise ValueError(f"{name} must be {allowed}, got {text!r}")
@@ -91,7 +91,7 @@ def parse_window(name: str, value: object) -> float:
     allowed = 'a window such as "10s", "1m" or "1d"'
     if not isinstance(value, str):
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    form = _WINDOW.fullmatch(value.lower())  # venues write 1M for a minute
+    form = re.fullmatch(_WINDOW, value.lower())  # venues write 1M for a minute
     unit = None if form is None else _UNITS.get(form[2])
     if form is None or unit is None or float(form[1] or 1) <= 0:
         raise ValueError(f"{name} must be {allowed}, got {value!r}")

@@ -23,14 +23,14 @@ from shockproof.policies.rate_limit import WEIGHT, parse_window
 
 __all__ = ["Answer", "Left", "Said", "Used", "answer_of", "read_headers"]
 
-_USED: Final = re.compile(r"(?:.*-)?(used-(?:ip-|uid-)?weight|order-count)-(\d+[smhd])")
+_USED: Final = r"(?:.*-)?(used-(?:ip-|uid-)?weight|order-count)-(\d+[smhd])"
 _NAMES: Final = {"order-count": ("orders", WEIGHT)}
 _FAMILIES: Final = (
     ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
     ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
     ("x-bapi-limit", "x-bapi-limit-status", "x-bapi-limit-reset-timestamp"),
 )
-_PARAMETER: Final = re.compile(r"\b(limit|remaining|reset|r|t)=(\d+)")
+_PARAMETER: Final = r"\b(limit|remaining|reset|r|t)=(\d+)"
 _A_MOMENT: Final = 1e8
 """Seconds above which a reset is a moment since 1970, not a time from now; a thousand times that: milliseconds."""
 _BANS: Final = frozenset({418, 429})
@@ -98,8 +98,9 @@ def read_headers(headers: Iterable[tuple[str, str]], wall: float) -> Said:
     """
     found = {str(name).lower(): str(value) for name, value in headers}
     usage: list[Used | Left] = []
+    used = re.compile(_USED)
     for name, value in found.items():
-        form = _USED.fullmatch(name)
+        form = used.fullmatch(name)
         if form is not None and value.strip().isdecimal():
             names = _NAMES.get(form[1], (WEIGHT,))
             try:
@@ -110,7 +111,7 @@ def read_headers(headers: Iterable[tuple[str, str]], wall: float) -> Said:
         if remaining in found:
             usage += _left(found[remaining], found.get(limit), found.get(reset), wall)
     if "ratelimit" in found:
-        said = dict(_PARAMETER.findall(found["ratelimit"]))
+        said = dict(re.findall(_PARAMETER, found["ratelimit"]))
         left = said.get("remaining", said.get("r"))
         if left is not None:
             usage += _left(left, said.get("limit"), said.get("reset", said.get("t")), wall)

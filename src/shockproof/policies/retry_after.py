@@ -23,7 +23,7 @@ __all__ = ["asked_to_wait"]
 _BUILT_IN: Final = frozenset(
     kind for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, Exception)
 )
-_BAN: Final = re.compile(r"\bbanned until (\d{13})\b")
+_BAN: Final = r"\bbanned until (\d{13})\b"
 
 
 def asked_to_wait(error: object) -> float | None:
@@ -57,5 +57,5 @@ def _seconds(value: object) -> float | None:
 
 def _ban(error: object) -> float | None:
     text = str(error) if isinstance(error, BaseException) else ""
-    until = _BAN.search(text) if "banned" in text else None
+    until = re.search(_BAN, text) if "banned" in text else None
     return None if until is None else max(0.0, int(until[1]) / 1000 - time.time())

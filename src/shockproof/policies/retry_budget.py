@@ -11,11 +11,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shockproof.policies.error_kinds import ERROR_KINDS, ErrorKind
-from shockproof.policies.fleet_budget import InHand
 from shockproof.vocabulary.arguments import a_name, at_least
+
+if TYPE_CHECKING:
+    from shockproof.policies.fleet_budget import InHand
 
 __all__ = ["RetryBudget"]
 
@@ -169,6 +171,8 @@ class RetryBudget:
 
     def _in_hand(self) -> InHand:
         """What is there, what was earned beyond it, and what was refused and spent since this was asked last."""
+        from shockproof.policies.fleet_budget import InHand  # loaded by who shares it
+
         with self._lock:
             hand = InHand(self.tokens, self._earned, self._refused, self._spent)
             self._refused = self._spent = 0.0

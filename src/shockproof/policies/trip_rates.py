@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from shockproof.policies.window import CallWindow, Counts, TimeWindow, Window
 
 __all__ = ["NO_RATES", "Rates"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
+class Rates(NamedTuple):
     """
     Trip rules over a window, beside the failures in a row.
 

@@ -45,7 +45,9 @@ def test_a_full_queue_drops_the_oldest_of_the_lowest_rank() -> None:
     batch = take_all(queue)
 
     assert items_of(batch) == ["high", "gap", "worst", "medium"]
-    assert batch[1] == Gap(1, 1.0, 2.0, [2, 0, 0, 0])
+    gap = batch[1]
+    assert isinstance(gap, Gap)
+    assert (gap.sequence, gap.begins, gap.ends, gap.dropped) == (1, 1.0, 2.0, [2, 0, 0, 0])
 
 
 def test_a_low_newcomer_goes_itself_when_all_others_are_worse() -> None:

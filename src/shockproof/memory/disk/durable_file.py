@@ -26,7 +26,7 @@ _WRITE_AT_ONCE = 256 * 1024
 # lock; large writes do not.
 
 _counter = itertools.count(1)
-_LEFTOVER = re.compile(r"\..+\.\d+\.\d+\.tmp")
+_LEFTOVER = r"\..+\.\d+\.\d+\.tmp"
 
 
 class Replacement(NamedTuple):
@@ -53,7 +53,7 @@ def replace_durably(layer: FileLayer, directory: Path, replacements: Iterable[Re
         Exception: whatever producing the content raises.
     """
     for name in layer.list_directory(directory):
-        if _LEFTOVER.fullmatch(name):
+        if re.fullmatch(_LEFTOVER, name):
             with contextlib.suppress(OSError):
                 layer.unlink(directory / name)
     written: list[tuple[Replacement, Path]] = []

@@ -7,7 +7,6 @@ from __future__ import annotations
 import threading
 from bisect import insort
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 __all__ = ["BoundedQueue", "Gap", "QueueCounts", "WhenFull"]
@@ -33,18 +32,20 @@ _GAP: Final = -1
 """In the place of a gap's size."""
 
 
-@dataclass(slots=True)
 class Gap:
     """What was dropped at one place of the order."""
 
-    sequence: int
-    """That of the first record that was dropped: the gap's place."""
-    begins: float
-    """Time of the earliest record that was dropped, in the producers' own seconds."""
-    ends: float
-    """Time of the latest."""
-    dropped: list[int]
-    """How many, by rank."""
+    __slots__ = ("begins", "dropped", "ends", "sequence")
+
+    def __init__(self, sequence: int, begins: float, ends: float, dropped: list[int]) -> None:
+        self.sequence = sequence
+        """That of the first record that was dropped: the gap's place."""
+        self.begins = begins
+        """Time of the earliest record that was dropped, in the producers' own seconds."""
+        self.ends = ends
+        """Time of the latest."""
+        self.dropped = dropped
+        """How many, by rank."""
 
     def __lt__(self, other: Gap) -> bool:
         return self.sequence < other.sequence

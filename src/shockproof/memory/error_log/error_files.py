@@ -21,7 +21,7 @@ from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer
 
 __all__ = ["ErrorFile", "PackedBefore", "day_in", "error_files", "file_name", "parse_name"]
 
-_NAME: Final = re.compile(r"errors_([0-9]{4})([0-9]{2})([0-9]{2})(?:_([1-9][0-9]{0,8}))?\.jsonl(\.gz)?")
+_NAME: Final = r"errors_([0-9]{4})([0-9]{2})([0-9]{2})(?:_([1-9][0-9]{0,8}))?\.jsonl(\.gz)?"
 _EPOCH: Final = date(1970, 1, 1)
 _MOST_KNOWN: Final = 64
 _LAST_DAY: Final = (date.max - _EPOCH).days
@@ -47,7 +47,7 @@ def file_name(day: date, part: int = 0) -> str:
 
 def parse_name(name: str) -> tuple[date, int, bool] | None:
     """Day, part and whether it is plain; None for a name that is not ours."""
-    found = _NAME.fullmatch(name)
+    found = re.fullmatch(_NAME, name)
     if found is None:
         return None
     year, month, day, part, compressed = found.groups()

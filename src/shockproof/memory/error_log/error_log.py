@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
 from functools import partial
 from pathlib import Path
@@ -59,8 +58,7 @@ _HUNG: Final = 1.0
 _SEVERITIES: Final = tuple(ErrorSeverity)
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorLogStatistics:
+class ErrorLogStatistics(NamedTuple):
     """One moment of the log. ``submitted == written + queued + dropped + folded``, always."""
 
     state: Literal["ok", "degraded", "closed"]

@@ -20,6 +20,7 @@ and what is open at the end of the text (a message was cut) is a secret up to th
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -48,11 +49,9 @@ _SHORT: Final = 24
 _MOST_NAMES: Final = 1_024
 
 # Nothing that could be a secret, whatever the name.
-_HARMLESS: Final = re.compile(
-    r"(?:none|null|true|false|nil|undefined|\*{3,}|[\[({]\s*[\])}])\Z", re.IGNORECASE
-)
-_NUMBER: Final = re.compile(r"(?:[0-9][0-9_.,]{0,11}|[\[({][0-9_.,\s]*+[\])}])\Z")
-_COUNTED: Final = re.compile(r"tokens\Z|token[_\- ]?(?:count|limit|budget|usage)", re.IGNORECASE)
+_HARMLESS: Final = r"(?i:none|null|true|false|nil|undefined|\*{3,}|[\[({]\s*[\])}])\Z"
+_NUMBER: Final = r"(?:[0-9][0-9_.,]{0,11}|[\[({][0-9_.,\s]*+[\])}])\Z"
+_COUNTED: Final = r"(?i:tokens\Z|token[_\- ]?(?:count|limit|budget|usage))"
 
 _ELSEWHERE: Final = r"""
     (?P<user>://[^/\s:@"']{0,256}:)(?P<password>[^/\s@"']{1,512})(?=@)
@@ -79,16 +78,20 @@ _VALUE: Final = r"""
     )
 """
 # A header's value has blanks, commas and equal signs of its own: everything up to the line's end.
-_HEADER: Final = re.compile(r"""(?:[^\r\n"'{}\\]|(?<==)"[^"\r\n]*+"?)++""")
+_HEADER: Final = r"""(?:[^\r\n"'{}\\]|(?<==)"[^"\r\n]*+"?)++"""
 _HEADER_WORDS: Final = ("authorization", "cookie")
 
 
-_PART: Final = re.compile(r"[A-Z]?[^\W_A-Z]+|[A-Z]+")
+_PART: Final = r"[A-Z]?[^\W_A-Z]+|[A-Z]+"
+
+
+# Not while it is imported; and for good, where the cache of `re` forgets.
+_compiled = functools.cache(re.compile)
 
 
 def _parts(name: str) -> list[str]:
     # api_key, api-key and apiKey are "api" and "key".
-    return [part.lower() for part in _PART.findall(name)]
+    return [part.lower() for part in _compiled(_PART).findall(name)]
 
 
 def _plain(name: str) -> str:
@@ -224,7 +227,7 @@ class Redactor:
                     return self.text(value)
                 shown = self._known_texts.get(value)
                 return self._know_text(value) if shown is None else shown
-            return value if not value or _HARMLESS.match(value) else REDACTED
+            return value if not value or _compiled(_HARMLESS).match(value) else REDACTED
         if isinstance(value, dict):
             copy: dict[str, object] = {}
             for key, item in value.items():
@@ -244,7 +247,9 @@ class Redactor:
         if isinstance(value, list | tuple):
             if len(value) == 2 and isinstance(value[0], str) and self.is_secret(value[0]):
                 # A pair of name and value, as headers and parameters are written.
-                hidden = self._value(value[1], hide_texts=True, hide_numbers=not _COUNTED.search(value[0]))
+                hidden = self._value(
+                    value[1], hide_texts=True, hide_numbers=not _compiled(_COUNTED).search(value[0])
+                )
                 return [self.text(value[0]), hidden]
             return [self._value(item, hide_texts=hide_texts, hide_numbers=hide_numbers) for item in value]
         if hide_numbers and isinstance(value, int | float) and not isinstance(value, bool):
@@ -260,7 +265,7 @@ class Redactor:
 
     def _know(self, name: str) -> _Name:
         is_secret = self.is_secret(name)
-        known = _Name(self.text(name), is_secret, is_secret and not _COUNTED.search(name))
+        known = _Name(self.text(name), is_secret, is_secret and not _compiled(_COUNTED).search(name))
         if len(self._known_names) >= _MOST_NAMES:
             self._known_names.clear()
         self._known_names[name] = known
@@ -293,33 +298,33 @@ class Redactor:
         if group == "opening":  # everything in the list or the dict
             end = _closing(text, start)
         elif group == "bare":
-            opening = _OPENING.search(text, start, end)
+            opening = _compiled(_OPENING).search(text, start, end)
             end = start + len(text[start:end].rstrip(")]"))  # those of a call or a list around it
             if opening is not None:  # Secret('...'), Token(value="...")
                 end = max(end, _closing(text, opening.start()))
         value = text[start:end]
         nothing = found.end("rest"), found.end("rest")
-        if not value or _HARMLESS.match(value):
+        if not value or _compiled(_HARMLESS).match(value):
             return nothing
         name = found["word"] + found["rest"]
-        if _NUMBER.match(value) and _COUNTED.search(name):
+        if _compiled(_NUMBER).match(value) and _compiled(_COUNTED).search(name):
             return nothing
         if group == "bare" and found["separator"] is not None and name.lower().startswith(_HEADER_WORDS):
-            header = _HEADER.match(text, start)
+            header = _compiled(_HEADER).match(text, start)
             if header is not None:
                 end = header.end()
         return start, end
 
 
-_OPENING: Final = re.compile(r"[\[({]")
-_BRACKET_OR_TEXT: Final = re.compile(r"""[\[({]|[\])}]|"(?:[^"\\]|\\(?s:.))*+"?|'(?:[^'\\]|\\(?s:.))*+'?""")
+_OPENING: Final = r"[\[({]"
+_BRACKET_OR_TEXT: Final = r"""[\[({]|[\])}]|"(?:[^"\\]|\\(?s:.))*+"?|'(?:[^'\\]|\\(?s:.))*+'?"""
 
 
 def _closing(text: str, start: int) -> int:
     """Where what opens at *start* is closed again, or the end of a text that was cut."""
     # Linear over all: what one search has looked at is taken out, and not looked at again.
     depth = 0
-    for found in _BRACKET_OR_TEXT.finditer(text, start):
+    for found in _compiled(_BRACKET_OR_TEXT).finditer(text, start):
         if found[0] in "[({":
             depth += 1
         elif found[0] in "])}":

@@ -40,7 +40,7 @@ def moment_of(clock: Clock) -> Moment:
 def _boot() -> str | None:
     # No file of a disk: the kernel makes both up when it is asked.
     try:
-        boot = _BOOT_ID.read_text("ascii").strip()
+        boot = _BOOT_ID.read_bytes().decode("ascii").strip()
     except (OSError, ValueError):
         return None
     with contextlib.suppress(OSError):  # a kernel without namespaces of time

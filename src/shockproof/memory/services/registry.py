@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -282,7 +281,7 @@ def refuse_second_value(
             )
 
 
-_RATES = tuple(field.name for field in fields(Rates))
+_RATES = Rates._fields
 _OPEN_TIME = {
     "circuit_timeout_factor": "factor",
     "max_circuit_timeout": "longest",
