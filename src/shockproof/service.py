@@ -918,7 +918,8 @@ class ErrorRecoveryService:
         orders count that went through `Handle.once`.
 
         With *share_state*, the state of the last owner in the store is taken where it is newer than that on disk; it waits at most
-        10 seconds for that, and takes what is on disk where the store does not answer. Do so after `owned`.
+        10 seconds for that, and takes what is on disk where the store does not answer. Do so after `owned`. Orders that
+        it names as pending, and that the journal here does not know, are pending here from then on.
 
         Raises:
             StateVersionError: the file was written by a newer version of shockproof or of your program, holds a class
@@ -935,6 +936,8 @@ class ErrorRecoveryService:
         of_another = None if self._handover is None else await self._handover.newer_than(state)
         state = state if of_another is None else of_another
         sends = self._journal.earlier_sends if self._is_first_save_to_come else ()
+        if of_another is not None:
+            await self._take_over_orders(of_another)
         if state is not None or sends:
             self._restore_services(state, sends, is_from_elsewhere=of_another is not None)
         if not pending:
@@ -946,6 +949,14 @@ class ErrorRecoveryService:
             state = SystemState(timestamp=datetime.fromtimestamp(self._clock.time(), UTC))
         state.active_operations = with_pending(state.active_operations, pending)
         return state
+
+    async def _take_over_orders(self, state: SystemState) -> None:
+        from shockproof.memory.journal.moments import moment_of
+        from shockproof.memory.journal.pending_elsewhere import orders_pending_in, take_over_orders
+
+        orders = orders_pending_in(state.active_operations)
+        if orders:
+            await take_over_orders(self._journal, orders, moment_of(self._clock))
 
     def _restore_services(
         self, state: SystemState | None, sends: tuple[EarlierSend, ...], *, is_from_elsewhere: bool

@@ -15,14 +15,21 @@ import pytest_asyncio
 from cryptography.fernet import Fernet
 
 from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
     ErrorRecoveryService,
+    Found,
+    LookUp,
     MemoryStore,
+    OutcomeUnknownError,
     RateLimitedError,
     Redacted,
     StateVersionError,
     StoreUnavailableError,
 )
+from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.fleet import shared_state
+from shockproof.memory.journal.journal_files import JournalFiles
 from shockproof.policies.state_publication import Lineage, StateHead
 from shockproof.testing import VirtualClock
 from tests.memory.fleet.weather import Weather
@@ -151,6 +158,71 @@ async def test_a_bot_that_moves_takes_values_circuits_limits_and_what_was_pendin
         await second.service("limited", rate_limit="2/h", deadline=1.0, max_retries=0).call(sends)
     assert second.get_health_status()["overall_health"] == "unhealthy", "of the circuit, and nothing else"
     assert second.get_health_status()["shared"]["trouble"] is None
+
+
+class Venue:
+    """Places what it gets, and its answers get lost; who asks for an order learns nothing at first."""
+
+    def __init__(self) -> None:
+        self.orders: list[str] = []
+        self.is_up = False
+
+    async def submit(self, *, client_id: str) -> str:
+        self.orders.append(client_id)
+        raise ConnectionResetError
+
+    async def find(self, key: str) -> LookUp[str]:
+        if not self.is_up:
+            return UNKNOWN
+        return Found(key) if key in self.orders else NOT_FOUND
+
+    async def leaves_pending(self, key: str, *, on: ErrorRecoveryService) -> None:
+        """An order that nobody knows of is saved with the state, and its machine goes."""
+        await on.owned()
+        once = on.service("venue", max_retries=0).once(key, confirm=self.find, key_argument="client_id")
+        with pytest.raises(OutcomeUnknownError):
+            await once.call(self.submit)
+        assert await on.save_state()
+        await on.aclose()
+        self.is_up = True
+
+
+async def test_an_order_that_was_pending_on_the_other_machine_is_pending_here(machines: Machines) -> None:
+    """From the restore on this journal knows it, as durably as an order of its own: `reconcile` looks it up."""
+    venue = Venue()
+    await venue.leaves_pending("bot-1", on=await machines.start(1))
+
+    second = await machines.start(2)
+    await second.owned()
+    await second.restore_state()
+    assert second.get_health_status()["journal"]["pending"] == 1
+    await second.aclose()
+
+    third = await machines.start(2)
+    await third.owned()
+    third.service("venue").once(confirm=venue.find, key_argument="client_id")
+    assert [(one.key, one.outcome) for one in await third.reconcile()] == [("bot-1", Found("bot-1"))]
+    await third.restore_state()
+    assert await third.reconcile() == [], "what is known here is not pending again"
+
+
+async def test_an_order_that_was_pending_on_the_other_machine_is_asked_for_where_the_journal_was_not_told(
+    machines: Machines, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program had the journal of this machine when the state was restored."""
+    venue = Venue()
+    await venue.leaves_pending("bot-1", on=await machines.start(1))
+
+    second = await machines.start(2)
+    await second.owned()
+    other = JournalFiles(tmp_path / "machine 2" / "state" / "journal", layer=SystemFiles())
+    await asyncio.to_thread(other.open)
+    await second.restore_state()
+    await asyncio.to_thread(other.close)
+    assert "pending on another machine could not be journalled here" in caplog.text
+    once = second.service("venue").once("bot-1", confirm=venue.find, key_argument="client_id")
+    assert await once.call(venue.submit) == "bot-1"
+    assert venue.orders == ["bot-1"]
 
 
 async def test_after_a_crash_the_next_owner_has_what_had_reached_the_store(machines: Machines) -> None:

@@ -173,6 +173,8 @@ class Journal:
         self._monotonic = monotonic
         self._files = JournalFiles(directory, layer=self._layer, segment_bytes=segment_bytes)
         self._writer = writer_for(directory)
+        self.pending_elsewhere: set[Name] = set()
+        """Orders that the journal of another machine had pending, and that this one could not be told of."""
         self._forget()
         after_fork(self._in_the_child)
 

@@ -29,6 +29,7 @@ __all__ = [
     "name_of_sending",
     "sent_at",
     "service_of",
+    "service_of_name",
     "under_way_until",
 ]
 
@@ -53,7 +54,12 @@ def is_sending(entry: OperationEntry) -> bool:
 
 def service_of(entry: OperationEntry) -> str:
     """Whose it is."""
-    return entry.name.operation.removesuffix(_SUFFIX)
+    return service_of_name(entry.name)
+
+
+def service_of_name(name: Name) -> str:
+    """Whose what has this name is."""
+    return name.operation.removesuffix(_SUFFIX)
 
 
 def key_of(entry: OperationEntry) -> str:
@@ -276,10 +282,11 @@ class Sending:
 
     @property
     def _may_be_lost(self) -> bool:
-        return self._journal.has_lost_something and not self.is_new
+        journal = self._journal
+        return (journal.has_lost_something or self._name in journal.pending_elsewhere) and not self.is_new
 
     def _lost(self) -> dict[str, Any]:  # Any: frozen values
-        """It may have been sent by an earlier life, of which a damaged journal does not know any more."""
+        """It may have been sent by an earlier life, of which a damaged journal, or one of another machine, does not know."""
         journal = self._journal
         noticed = journal.loss_noticed = journal.loss_noticed or self._now()
         return {
