@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import time
 from collections.abc import Callable
@@ -140,6 +141,16 @@ def test_lines_of_the_error_log_that_are_no_records_are_a_warning(shockproof: Ru
     ((verdict, text),) = found["error log"]
     assert (code, verdict) == (0, "warning")
     assert f"1 of 2 lines in {newest.name} are no records" in text
+
+
+def test_an_error_log_that_cannot_be_read_is_a_problem(shockproof: Run, tmp_path: Path) -> None:
+    """The newest file is cut in the middle of what was compressed: nobody can say what was in it."""
+    (tmp_path / "errors").mkdir()
+    packed = tmp_path / "errors" / "errors_20261125.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"{}")[:-4])
+    code, found = findings(shockproof, tmp_path)
+    ((verdict, text),) = found["error log"]
+    assert (code, verdict, f"{packed.name} cannot be read to its end" in text) == (1, "problem", True)
 
 
 def test_files_from_the_future_show_that_the_clock_went_back(shockproof: Run, killed: Path) -> None:

@@ -84,7 +84,7 @@ def test_all_errors_are_there_the_oldest_first(shockproof: Run, log: Path) -> No
         (("--until", "yesterday"), ["old"]),
         (("--last", "1"), ["refused"]),
         (("-n", "1", "--service", "market"), ["again"]),
-        (("--service", "nobody"), []),
+        (("--service", "trading", "--until", "2d ago"), []),
     ],
     ids=" ".join,
 )
@@ -265,10 +265,11 @@ def test_a_mistyped_service_is_told_from_one_without_errors(
     """Nothing is not good news when the name is wrong; a service that has no error of that kind is no typing error."""
     words = ("errors", "--error-log-dir", log, *form, "--service")
     mistyped = shockproof(*words, "trdaing")
-    assert mistyped.code == 0
+    assert mistyped.code == 3
     said = f"shockproof: no record in {log} is of service 'trdaing'; there are: market, trading"
     assert said in mistyped.err.splitlines()
-    assert "there are" not in shockproof(*words, "trading", "--severity", "critical").err
+    quiet = shockproof(*words, "trading", "--severity", "critical")
+    assert (quiet.code, "there are" in quiet.err) == (0, False)
 
 
 def test_a_folded_storm_is_told_and_counted(shockproof: Run, tmp_path: Path) -> None:
@@ -294,15 +295,48 @@ def test_a_folded_storm_is_told_and_counted(shockproof: Run, tmp_path: Path) -> 
     assert json.loads(summary.out)["errors_by_service"] == {"market": 1000}
 
 
-def test_a_file_that_ends_too_early_is_named(shockproof: Run, log: Path) -> None:
-    """What could be read of it is shown, and nobody takes it for all there was."""
+@pytest.fixture
+def cut(log: Path) -> Path:
+    """The compressed day of that log, which ends too early now."""
     (packed,) = log.glob("*.gz")
     packed.write_bytes(packed.read_bytes()[:-4])
+    return packed
 
-    shown = shockproof("errors", "--error-log-dir", log)
 
-    assert shown.code == 0
-    assert len(shown.out.splitlines()) == 4
-    assert shown.err.endswith(
-        f"shockproof: could not be read to the end, damaged or forbidden: {packed.name}\n"
-    )
+@pytest.mark.parametrize("form", [(), ("--summary",), ("--last", "3"), ("--json",)], ids=" ".join)
+def test_a_file_that_ends_too_early_is_named(
+    shockproof: Run, log: Path, cut: Path, form: tuple[str, ...]
+) -> None:
+    """Nobody takes what could be read of it for all there was: neither a person nor a script."""
+    shown = shockproof("errors", "--error-log-dir", log, *form)
+
+    assert shown.code == 1
+    assert "old" in shown.out or form != ()
+    assert shown.err.endswith(f"shockproof: could not be read to the end, damaged or forbidden: {cut.name}\n")
+
+
+def test_a_summary_for_scripts_names_what_it_lacks(shockproof: Run, log: Path, cut: Path) -> None:
+    """Beside the number of lines that are no records."""
+    assert shockproof("errors", "--summary", "--json", "--error-log-dir", log).json["unread_files"] == [
+        cut.name
+    ]
+
+
+def test_a_service_that_may_be_in_a_damaged_file_is_not_said_to_be_unknown_alone(
+    shockproof: Run, log: Path, cut: Path
+) -> None:
+    """Also where that file is of another day than the one that was asked for."""
+    words = ("errors", "--error-log-dir", log, "--since", "2d", "--service")
+    shown = shockproof(*words, "news")
+    assert (shown.code, cut.name in shown.err, "is of service 'news'" in shown.err) == (1, True, True)
+    assert shockproof(*words, "trading").code == 0
+
+
+def test_whoever_follows_hears_of_a_day_that_could_not_be_read(tmp_path: Path) -> None:
+    """Once, before what is new; the records that could be read are given."""
+    old = datetime.now().astimezone() - timedelta(days=3)
+    packed = tmp_path / f"errors_{old:%Y%m%d}.jsonl.gz"
+    packed.write_bytes(gzip.compress(line("old", old).encode())[:-4])
+    following = Following(tmp_path, EVERYTHING._replace(since=0.0))
+    assert [record.error_message for record in following.new_records()] == ["old"]
+    assert following.damaged == [packed]

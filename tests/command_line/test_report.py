@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Callable
 from datetime import datetime
@@ -134,3 +135,49 @@ def test_where_nothing_is_there_is_no_report(shockproof: Run, tmp_path: Path) ->
     )
     assert shockproof("report", *place).code == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_day_that_cannot_be_read_is_no_day_without_errors(shockproof: Run, tmp_path: Path) -> None:
+    """The page, stderr and the exit code say which file is missing in it."""
+    (original,) = (ORIGINAL / "original-errors").glob("*.jsonl")
+    packed = gzip.compress(original.read_bytes())
+    (tmp_path / f"{original.name}.gz").write_bytes(packed[:30])
+    made = shockproof("report", "--state-dir", tmp_path, "--error-log-dir", tmp_path, "--output", "-")
+    said = f"could not be read to the end, damaged or forbidden: {original.name}.gz"
+    assert (made.code, made.err) == (1, f"shockproof: {said}\n")
+    assert f'<p class="notice" role="alert">{said}</p>' in made.out
+    assert "<p>no errors that could be read; made" in made.out
+    assert "<p>None that could be read.</p>" in made.out
+
+
+def test_torn_lines_and_a_damaged_state_are_told_beside_the_page(shockproof: Run, tmp_path: Path) -> None:
+    """A crash tears a line, which is nothing wrong; a state file that is damaged is."""
+    (tmp_path / "errors_20261125.jsonl").write_text('{"timestamp": "2026-')
+    words = (
+        "report",
+        "--state-dir",
+        tmp_path,
+        "--error-log-dir",
+        tmp_path,
+        "--output",
+        tmp_path / "page.html",
+    )
+    torn = shockproof(*words)
+    assert (torn.code, torn.err) == (
+        0,
+        "shockproof: 1 lines are no records: torn by a crash, or somebody else's\n",
+    )
+    assert "1 lines are no records" in (tmp_path / "page.html").read_text()
+    (tmp_path / "system_state.json").write_bytes(b"{")
+    damaged = shockproof(*words)
+    assert (damaged.code, "system_state.json is damaged" in damaged.err) == (1, True)
+
+
+def test_a_mistyped_service_is_told_on_the_page_too(shockproof: Run, tmp_path: Path) -> None:
+    """With those that there are, and the exit code of what is not there."""
+    shutil.copytree(ORIGINAL / "original-errors", tmp_path, dirs_exist_ok=True)
+    words = ("report", "--state-dir", tmp_path, "--error-log-dir", tmp_path, "--output", "-", "--service")
+    mistyped = shockproof(*words, "trdaing")
+    assert mistyped.code == 3
+    assert "is of service 'trdaing'; there are: " in mistyped.err
+    assert "is of service &#x27;trdaing&#x27;; there are: " in mistyped.out

@@ -292,7 +292,15 @@ def _error_log(directory: Path) -> Iterator[Finding]:
     days = sorted({files[0].day.isoformat(), files[-1].day.isoformat()})
     size = size_text(sum(file.size for file in files))
     text = f"{len(files)} file{'' if len(files) == 1 else 's'} of {' to '.join(days)}, {size} in all"
-    newest = [line for line in islice(lines_of(files[-1]), _LINES_LOOKED_AT) if line.strip()]
+    unread: list[Path] = []
+    newest = [line for line in islice(lines_of(files[-1], damaged=unread), _LINES_LOOKED_AT) if line.strip()]
+    if unread:
+        yield Finding(
+            "error log",
+            "problem",
+            f"{text}; {unread[0].name} cannot be read to its end: damaged or forbidden",
+        )
+        return
     bad = sum(record_in(line) is None for line in newest)
     if bad:
         name = files[-1].path.name

@@ -10,20 +10,21 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from shockproof.command_line.error_log import ended, reading_of, unread
 from shockproof.command_line.following import Following
 from shockproof.command_line.options import add_error_log_dir, add_json, existing, moment
-from shockproof.command_line.outcome import CommandError, ExitCode
+from shockproof.command_line.outcome import CommandError
 from shockproof.command_line.progress import progress
-from shockproof.command_line.reading import nothing_first, with_progress
+from shockproof.command_line.reading import with_progress
 from shockproof.command_line.screen import Screen
-from shockproof.memory.disk.writer import writer_for
-from shockproof.memory.error_log.error_reading import ErrorReading, Wanted
+from shockproof.memory.error_log.error_reading import Wanted
 from shockproof.memory.error_log.folding import times
 from shockproof.memory.error_log.redaction import Redactor
 from shockproof.views.words import local_time
 from shockproof.vocabulary.statuses import ErrorSeverity
 
 if TYPE_CHECKING:
+    from shockproof.memory.error_log.error_reading import ErrorReading
     from shockproof.vocabulary.models import ErrorRecord
 
 __all__ = ["add_options"]
@@ -42,7 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.description = (
         "The errors on disk, the oldest first, also those that the original program wrote. Changes nothing, also "
-        "while the program runs. Exit code 3: there is no error log."
+        "while the program runs. Exit code 1: a file could not be read to its end; 3: there is no error log, or nothing "
+        "of the service in it."
     )
     parser.add_argument("--service", metavar="NAME", help="only of this service")
     parser.add_argument("--severity", choices=_SEVERITIES, help="only of this severity and above")
@@ -95,7 +97,7 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
 
 
 async def _read(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> int:
-    reading = _reading(given, wanted)
+    reading = reading_of(given, wanted)
     found = False
     if given.summary:
         summary = Summary()
@@ -103,7 +105,7 @@ async def _read(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> in
             async for record in with_progress(reading, advance):
                 summary.add(record)
         found = summary.by_severity.total() > 0
-        summary.show(screen, as_json=given.json, skipped=reading.skipped)
+        summary.show(screen, reading, as_json=given.json)
     elif given.last is not None:
         last: deque[ErrorRecord] = deque(maxlen=given.last)
         with progress("reading") as advance:
@@ -115,30 +117,10 @@ async def _read(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> in
         async for record in reading:
             found = True
             _show((record,), given, screen)
-    if reading.skipped:
-        screen.warn(f"{reading.skipped} lines are no records: torn by a crash, or somebody else's")
-    if reading.damaged:
-        names = ", ".join(path.name for path in reading.damaged)
-        screen.warn(f"could not be read to the end, damaged or forbidden: {names}")
-    if given.service is not None and not found:
-        await _name_the_services(given, screen)
-    return ExitCode.FINE
-
-
-def _reading(given: argparse.Namespace, wanted: Wanted) -> ErrorReading:
-    return ErrorReading(given.error_log_dir, wanted, writer_for(given.error_log_dir), first=nothing_first)
-
-
-async def _name_the_services(given: argparse.Namespace, screen: Screen) -> None:
-    """Say which services the files have, if the one that was asked for is none of them: a name is mistyped easily."""
-    everything = Wanted(since=None, until=None, service_name=None, min_severity=None)
-    names: set[str] = set()
-    with progress("reading") as advance:
-        async for record in with_progress(_reading(given, everything), advance):
-            names.add(record.service_name)
-    if given.service not in names:
-        there = ", ".join(sorted(names)) or "none"
-        screen.warn(f"no record in {given.error_log_dir} is of service {given.service!r}; there are: {there}")
+    said, code = await ended(given, reading, found=found)
+    for line in said:
+        screen.warn(line)
+    return code
 
 
 # ---- to follow
@@ -150,6 +132,8 @@ def _follow(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> int:
         given.last if given.last is not None else None if given.since is not None else _LAST_BEFORE_FOLLOWING
     )
     _show(deque(following.new_records(), maxlen=last), given, screen)
+    if following.damaged:
+        screen.warn(unread(following.damaged))
     while True:
         screen.flush()
         time.sleep(_LOOK_EVERY)
@@ -203,15 +187,16 @@ class Summary:
         self.by_type[record.error_type] += number
         self.by_severity[severity] += number
 
-    def show(self, screen: Screen, *, as_json: bool, skipped: int) -> None:
-        """All counts, for people or as JSON."""
+    def show(self, screen: Screen, reading: ErrorReading, *, as_json: bool) -> None:
+        """All counts of what was read, for people or as JSON."""
         total = self.by_severity.total()
         hours = sorted(self.by_hour.items())
         if as_json:
             screen.json(
                 {
                     "total_errors": total,
-                    "skipped_lines": skipped,
+                    "skipped_lines": reading.skipped,
+                    "unread_files": [path.name for path in reading.damaged],
                     "errors_by_hour": [
                         {
                             "hour": hour.replace(" ", "T"),

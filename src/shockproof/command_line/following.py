@@ -38,6 +38,8 @@ class Following:
         there: the file was emptied and has been filled again.
         """
         self._is_first = True
+        self.damaged: list[Path] = []
+        """Compressed files that could not be read to their end."""
 
     def new_records(self) -> Iterator[ErrorRecord]:
         """Those that were written since the last time, in the order of the files."""
@@ -60,7 +62,7 @@ class Following:
             elif file.is_plain:
                 yield from self._rest_of(file)
             else:
-                yield from lines_of(file)
+                yield from lines_of(file, damaged=self.damaged)
 
     def _skip(self, file: ErrorFile) -> None:
         try:

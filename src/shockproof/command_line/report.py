@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from shockproof.command_line.error_log import ended, reading_of
 from shockproof.command_line.options import add_error_log_dir, add_state_dir, day, existing, moment
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.progress import progress
-from shockproof.command_line.reading import nothing_first, with_progress
+from shockproof.command_line.reading import with_progress
 from shockproof.command_line.screen import Screen
-from shockproof.memory.disk.writer import writer_for
-from shockproof.memory.error_log.error_reading import ErrorReading, Wanted
+from shockproof.memory.error_log.error_reading import Wanted
 from shockproof.views.error_counts import ErrorCounts
 from shockproof.views.report import look_at, report, write_whole
 
@@ -27,7 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.description = (
         "Writes one HTML file with pictures: the errors of a time, and what is saved and pending now. It loads nothing "
-        "from anywhere and runs no script. Changes nothing but that file, also while the program runs."
+        "from anywhere and runs no script. Changes nothing but that file, also while the program runs. Exit code 1: it was "
+        "made, and something could not be read or is damaged, which it says; 3: nothing is there, or nothing of the "
+        "service."
     )
     parser.add_argument(
         "--output",
@@ -62,9 +65,14 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
             f"--since {given.since} is not before --until {given.until}: nothing is between them"
         )
     now = datetime.now().astimezone()
+    on_disk = look_at(given.state_dir, now=now.timestamp(), until=given.until)
+    counts, said, code = asyncio.run(_counted(given))
+    if on_disk.complaints:
+        code = ExitCode.WRONG
+    on_disk = replace(on_disk, complaints=(*said, *on_disk.complaints))
     page = report(
-        asyncio.run(_counted(given)),
-        look_at(given.state_dir, now=now.timestamp(), until=given.until),
+        counts,
+        on_disk,
         title=given.title,
         now=now,
         since=given.since,
@@ -72,17 +80,20 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
     )
     if given.output == _STDOUT:
         screen.raw(page.encode("ascii", "xmlcharrefreplace").decode())  # true in any encoding of stdout
-        return ExitCode.FINE
-    write_whole(given.output, page)
-    screen.line(f"The report is {given.output.absolute()}")
-    return ExitCode.FINE
+    else:
+        write_whole(given.output, page)
+        screen.line(f"The report is {given.output.absolute()}")
+    for complaint in on_disk.complaints:
+        screen.warn(complaint)
+    return code
 
 
-async def _counted(given: argparse.Namespace) -> ErrorCounts:
+async def _counted(given: argparse.Namespace) -> tuple[ErrorCounts, list[str], ExitCode]:
     wanted = Wanted.of(since=given.since, until=given.until, service_name=given.service, min_severity=None)
-    reading = ErrorReading(given.error_log_dir, wanted, writer_for(given.error_log_dir), first=nothing_first)
+    reading = reading_of(given, wanted)
     counts = ErrorCounts()
     with progress("reading") as advance:
         async for record in with_progress(reading, advance):
             counts.add(record)
-    return counts
+    counts.is_whole = not reading.damaged
+    return counts, *await ended(given, reading, found=counts.total > 0)

@@ -56,6 +56,8 @@ class ErrorCounts:
     """
 
     def __init__(self, latest: int = 50) -> None:
+        self.is_whole = True
+        """Whether all that was to be counted could be read; for whoever reads to say."""
         self.total = 0
         self.by_severity: Counter[str] = Counter()
         self.by_service: Counter[str] = Counter()

@@ -144,7 +144,8 @@ def _head(
     words: Sequence[str],
 ) -> str:
     begin, end = since or counts.first, until or counts.last
-    period = "no errors" if begin is None else f"{local_time(begin)} to {local_time(end or now)}"
+    none = "no errors" if counts.is_whole else "no errors that could be read"
+    period = none if begin is None else f"{local_time(begin)} to {local_time(end or now)}"
     serious = counts.by_severity["high"] + counts.by_severity["critical"]
     shown = [
         ("errors", f"{counts.total:,}"),
@@ -176,7 +177,8 @@ def _summary(rows: Sequence[tuple[str, str]]) -> str:
 def _over_time(counts: ErrorCounts, since: datetime | None, until: datetime | None) -> str:
     timeline = counts.timeline(since=since, until=until)
     if timeline is None:
-        return _section("Errors over time", "<p>None.</p>")
+        none = "None." if counts.is_whole else "None that could be read."
+        return _section("Errors over time", f"<p>{none}</p>")
     labels = _labels(timeline)
     most = max(map(sum, zip(*timeline.by_severity.values(), strict=True)))
     step = _step_text(timeline.step)
