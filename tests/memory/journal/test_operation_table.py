@@ -48,6 +48,21 @@ def test_a_checkpoint_takes_the_place_of_the_one_before() -> None:
     assert known(table)["progress"] == {"index": 2}
 
 
+def test_the_time_of_an_operation_is_that_of_its_first_beginning() -> None:
+    """Neither a checkpoint nor a second beginning moves it; a checkpoint alone has no other time than its own."""
+    table = begun()
+    table.apply(Kind.CHECKPOINT, record(progress={"index": 1}, at=11.0))
+    table.apply(Kind.INTERRUPT, record(why="cancelled", at=12.0))
+    table.apply(Kind.BEGIN, record(at=13.0))
+    table.apply(Kind.CHECKPOINT, record(progress={"index": 2}, at=14.0))
+
+    assert known(table)["at"] == 10.0
+
+    lost = OperationTable()
+    lost.apply(Kind.CHECKPOINT, record(progress={"index": 2}, at=14.0))
+    assert known(lost)["at"] == 14.0
+
+
 def test_an_operation_that_begins_again_keeps_its_progress_and_what_it_was_begun_with() -> None:
     """It is the same operation; that it was interrupted is over."""
     table = begun()

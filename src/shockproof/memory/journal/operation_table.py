@@ -115,6 +115,8 @@ class OperationTable:
         elif kind == Kind.CHECKPOINT:
             # Also for one that is not known: where the record of its beginning is damaged, this one tells of it.
             after = {"status": "pending", "begun": 1, "interrupted": None, **(known or {}), **body}
+            if known is not None and "at" in known:
+                after["at"] = known["at"]  # when it began, and not when it came so far
         elif kind == Kind.INTERRUPT:
             if known is None:
                 return _nothing
