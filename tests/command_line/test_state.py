@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shockproof import ErrorRecoveryService
+from shockproof.testing import VirtualClock
 
 Run = Callable[..., Any]  # the fixture's result
 
@@ -251,3 +253,66 @@ def test_a_halt_is_said_where_nothing_was_saved(shockproof: Run, tmp_path: Path)
     for words in (("--json",), ("cached_data",)):
         shown = shockproof("state", "show", *words, "--state-dir", tmp_path)
         assert (shown.code, shown.out, "HALTED since" in shown.err.splitlines()[0]) == (3, "", True)
+
+
+# ---- the states of days
+
+
+@pytest.fixture
+def days(tmp_path: Path) -> Path:
+    """Saved on the 22nd, the 23rd and the 25th: the first two are kept beside the newest."""
+    state_dir = tmp_path / "state"
+    for day in (22, 23, 25):
+        clock = VirtualClock(wall=datetime(2026, 11, day, 12).astimezone().timestamp())
+        recovery = ErrorRecoveryService(state_dir, tmp_path / "errors", clock=clock, keep_daily_states=5)
+
+        async def save(recovery: ErrorRecoveryService = recovery, day: int = day) -> None:
+            async with recovery:
+                await recovery.save_state(cached_data={"day": day}, force=True)
+
+        clock.run(save())
+    return state_dir
+
+
+def test_a_day_before_all_of_them_is_told_with_the_oldest(shockproof: Run, days: Path) -> None:
+    """Whoever looks for a day learns how far back there is one; where none is kept, when the newest was saved."""
+    words = ("state", "show", "--state-dir", days, "--day", "2026-11-20")
+    refused = shockproof(*words)
+    assert (refused.code, refused.out) == (3, "")
+    assert refused.err.endswith(f"is kept in {days}: the oldest that is there is of 2026-11-22\n")
+    shutil.rmtree(days / "days")
+    assert f"is kept in {days}: the newest was saved 2026-11-25 12:00:00" in shockproof(*words).err
+
+
+def test_the_states_of_days_are_verified_and_dumped_under_their_names(shockproof: Run, days: Path) -> None:
+    """A disk that spoils one of them is noticed before somebody needs it, by the doctor too."""
+    name = "days/2026-11-22.system_state.json"
+    dumped = shockproof("state", "dump", "--file", name, "--state-dir", days)
+    assert (dumped.json["file"], dumped.json["cached_data"]) == (name, {"day": 22})
+    sound = shockproof("state", "verify", "--json", "--state-dir", days)
+    found = {file["file"]: (file["verdict"], file["is_restored"]) for file in sound.json["files"]}
+    assert sound.code == 0
+    assert found[name] == found["days/2026-11-23.system_state.json"] == ("valid", False)
+    assert found["system_state.json"] == ("valid", True)
+
+    (days / name).write_bytes((days / name).read_bytes().replace(b'"day": 22', b'"day": 21'))
+
+    verified = shockproof("state", "verify", "--state-dir", days)
+    assert verified.code == 1
+    (row,) = [line for line in verified.out.splitlines() if line.startswith(name)]
+    assert row.split()[1] == "damaged"
+    assert "take another" not in row
+    assert shockproof("state", "dump", "--file", name, "--state-dir", days).code == 1
+    unknown = shockproof("state", "dump", "--file", "x", "--state-dir", days)
+    assert (unknown.code, name in unknown.err) == (3, True)
+    asked = shockproof("doctor", "--json", "--state-dir", days, "--error-log-dir", days.parent / "errors")
+    (problem,) = [one["text"] for one in asked.json if one["verdict"] == "problem"]
+    assert problem.startswith(f"{name} is damaged")
+
+
+def test_the_states_of_days_alone_are_verified_too(shockproof: Run, days: Path) -> None:
+    """What is left of a directory whose newest files are gone; none of them would be restored."""
+    for file in days.glob("system_state*"):
+        file.unlink()
+    verified = shockproof("state", "verify", "--json", "--state-dir", days)
+    assert [file["is_restored"] for file in verified.json["files"]] == [False, False]

@@ -31,6 +31,7 @@ from shockproof.memory.journal.position import position_path
 from shockproof.memory.services.halt import read_mark
 from shockproof.memory.state.state_files import StateFiles
 from shockproof.settings import resolve
+from shockproof.views.state_of_day import states_kept
 from shockproof.views.words import ago, local_time, size_text
 from shockproof.vocabulary.errors import ShockproofError
 
@@ -315,15 +316,16 @@ def _error_log(directory: Path) -> Iterator[Finding]:
 def _state(state_dir: Path) -> Iterator[Finding]:
     try:
         files = StateFiles(state_dir).survey()
+        kept = [file for file in states_kept(state_dir, SystemFiles()) if file.verdict != "valid"]
     except OSError as error:
-        yield Finding("state", "problem", f"{state_dir}: {error.strerror}")
+        yield Finding("state", "problem", f"{error.filename or state_dir}: {error.strerror}")
         return
     bad = [file for file in files if file.verdict != "valid"]
-    for file in bad:
+    for file in (*bad, *kept):
         yield Finding(
             "state",
             "problem",
-            f"{file.path.name} is {file.verdict}: {file.reason}",
+            f"{file.path.relative_to(state_dir)} is {file.verdict}: {file.reason}",
             "shockproof state verify",
         )
     if files and len(bad) < len(files):

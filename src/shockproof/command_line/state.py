@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,10 @@ from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation import with_pending
 from shockproof.memory.services.halt import Mark, read_mark
+from shockproof.memory.state.daily_states import days_kept, states_of_days
 from shockproof.memory.state.state_files import DAMAGED_DIRECTORY, StateFiles, SurveyedFile
 from shockproof.views.shown_values import as_text, for_people, without_secrets
-from shockproof.views.state_of_day import state_before
+from shockproof.views.state_of_day import state_before, states_kept
 from shockproof.views.words import ago, local_time, size_text
 from shockproof.vocabulary.errors import ShockproofError
 
@@ -53,8 +55,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser(
         "verify",
         help="whether its files are sound",
-        description="Checks each state file. Changes nothing; a damaged file stays where it is. Exit code 1: one of "
-        "them is damaged or cannot be read.",
+        description="Checks each state file, also those of days. Changes nothing; a damaged file stays where it is. Exit "
+        "code 1: one of them is damaged or cannot be read.",
     )
     add_state_dir(verify)
     add_json(verify)
@@ -67,7 +69,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "key $. Secrets are left out.",
     )
     dump.add_argument(
-        "--file", metavar="NAME", help="such as system_state.pkl (default: what restore_state() would take)"
+        "--file",
+        metavar="NAME",
+        help="such as system_state.pkl, or days/2026-11-25.system_state.json (default: what restore_state() would take)",
     )
     add_state_dir(dump)
     dump.set_defaults(run=_dump)
@@ -84,6 +88,15 @@ def files_set_aside(directory: Path) -> list[str]:
 def _survey(given: argparse.Namespace) -> tuple[SurveyedFile, ...]:
     with files_with_progress(existing(given.state_dir, "--state-dir")) as layer:
         return StateFiles(given.state_dir, layer=layer).survey()
+
+
+def _kept(given: argparse.Namespace) -> Iterator[SurveyedFile]:
+    with files_with_progress(states_of_days(given.state_dir)) as layer:
+        yield from states_kept(given.state_dir, layer)
+
+
+def _name(file: SurveyedFile, state_dir: Path) -> str:
+    return file.path.relative_to(state_dir).as_posix()
 
 
 def _newest(files: Sequence[SurveyedFile], directory: Path, screen: Screen) -> SurveyedFile:
@@ -155,9 +168,14 @@ def _of_day(
     found = state_before(until, files, directory)
     saved = found[0].timestamp if found else None
     if saved is not None and saved.timestamp() >= until.timestamp():
+        days = days_kept(SystemFiles(), directory)
+        oldest = (
+            f"the oldest that is there is of {days[0]}"
+            if days
+            else f"the newest was saved {local_time(saved)}"
+        )
         raise CommandError(
-            f"no state of {begin:%Y-%m-%d} is kept in {directory}: the oldest that is there was saved {local_time(saved)}",
-            ExitCode.NOT_THERE,
+            f"no state of {begin:%Y-%m-%d} is kept in {directory}: {oldest}", ExitCode.NOT_THERE
         )
     return found
 
@@ -249,29 +267,33 @@ def _section(content: Any, path: str) -> Any:  # Any: frozen values
 
 def _verify(given: argparse.Namespace, screen: Screen) -> int:
     files = _survey(given)
-    if not files:
+    kept = [file._replace(content=None) for file in _kept(given)]  # each of them may be large
+    if not files and not kept:
         raise CommandError(f"no state was saved in {given.state_dir}", ExitCode.NOT_THERE)
-    is_wrong = any(file.verdict != "valid" for file in files)
+    is_wrong = any(file.verdict != "valid" for file in (*files, *kept))
     aside = files_set_aside(given.state_dir)
     if given.json:
         rows = [
             {
-                "file": file.path.name,
+                "file": _name(file, given.state_dir),
                 "verdict": file.verdict,
                 "reason": file.reason,
                 "sequence": file.sequence,
                 "timestamp": None if file.timestamp is None else file.timestamp.isoformat(),
                 "size": file.size,
-                "is_restored": number == 0 and file.verdict == "valid",
+                "is_restored": number == 0 and bool(files) and file.verdict == "valid",
             }
-            for number, file in enumerate(files)
+            for number, file in enumerate((*files, *kept))
         ]
         screen.json({"files": rows, "set_aside": aside})
     else:
         screen.table(
             ("FILE", "VERDICT", "SAVE", "SAVED", "SIZE", "WHAT IT MEANS"),
-            [_row(file, is_first=number == 0) for number, file in enumerate(files)],
-            styles=["green" if file.verdict == "valid" else "red" for file in files],
+            [
+                *(_row(file, file.path.name, _meaning(file, is_first=not n)) for n, file in enumerate(files)),
+                *(_row(file, _name(file, given.state_dir), _meaning_of_day(file)) for file in kept),
+            ],
+            styles=["green" if file.verdict == "valid" else "red" for file in (*files, *kept)],
         )
         if aside:
             screen.line(
@@ -280,17 +302,23 @@ def _verify(given: argparse.Namespace, screen: Screen) -> int:
     return ExitCode.WRONG if is_wrong else ExitCode.FINE
 
 
-def _row(file: SurveyedFile, *, is_first: bool) -> tuple[str, ...]:
+def _meaning(file: SurveyedFile, *, is_first: bool) -> str:
     if file.verdict == "damaged":
-        meaning = f"{file.reason}; the program will set it aside and take another"
-    elif file.verdict != "valid":
-        meaning = file.reason or ""
-    elif file.reason is not None:
-        meaning = f"sound, and needs the program's own classes: {file.reason}"
-    else:
-        meaning = "the program would restore this one" if is_first else "sound"
+        return f"{file.reason}; the program will set it aside and take another"
+    if file.verdict != "valid":
+        return file.reason or ""
+    if file.reason is not None:
+        return f"sound, and needs the program's own classes: {file.reason}"
+    return "the program would restore this one" if is_first else "sound"
+
+
+def _meaning_of_day(file: SurveyedFile) -> str:
+    return "sound, the last of its day" if file.verdict == "valid" else file.reason or ""
+
+
+def _row(file: SurveyedFile, name: str, meaning: str) -> tuple[str, ...]:
     return (
-        file.path.name,
+        name,
         file.verdict,
         "-" if file.verdict != "valid" else _save(file).removeprefix("save "),
         local_time(file.timestamp),
@@ -307,15 +335,23 @@ def _dump(given: argparse.Namespace, screen: Screen) -> int:
     if given.file is None:
         file = _newest(files, given.state_dir, screen)
     else:
-        found = [file for file in files if file.path.name == given.file]
-        if not found:
-            names = ", ".join(file.path.name for file in files) or "none"
-            raise CommandError(
-                f"{given.file!r} is no state file of {given.state_dir}; there are: {names}",
-                ExitCode.NOT_THERE,
-            )
-        file = found[0]
+        file = _named(given, files)
         if file.content is None:
             raise CommandError(f"{file.path} is {file.verdict}: {file.reason}", ExitCode.WRONG)
-    screen.json({"file": file.path.name, "sequence": file.sequence, **without_secrets(file.content)})
+    screen.json(
+        {"file": _name(file, given.state_dir), "sequence": file.sequence, **without_secrets(file.content)}
+    )
     return ExitCode.FINE
+
+
+def _named(given: argparse.Namespace, files: Sequence[SurveyedFile]) -> SurveyedFile:
+    names: list[str] = []
+    for file in chain(files, _kept(given)):
+        name = _name(file, given.state_dir)
+        if name == given.file:
+            return file
+        names.append(name)
+    raise CommandError(
+        f"{given.file!r} is no state file of {given.state_dir}; there are: {', '.join(names) or 'none'}",
+        ExitCode.NOT_THERE,
+    )

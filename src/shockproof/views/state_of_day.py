@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from shockproof.memory.disk.file_layer import SystemFiles
-from shockproof.memory.state.daily_states import day_to_show, prefix_of, states_of_days
+from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
+from shockproof.memory.state.daily_states import day_to_show, days_kept, prefix_of, states_of_days
 from shockproof.memory.state.state_files import StateFiles, SurveyedFile
 
-__all__ = ["state_before"]
+__all__ = ["state_before", "states_kept"]
+
+
+def states_kept(state_dir: Path, layer: FileLayer) -> Iterator[SurveyedFile]:
+    """
+    The files of the states of days, one day after the other, the oldest first: each may be large.
+
+    Raises:
+        OSError: their directory cannot be read.
+    """
+    for day in days_kept(layer, state_dir):
+        yield from StateFiles(states_of_days(state_dir), layer=layer, prefix=prefix_of(day)).survey()
 
 
 def state_before(

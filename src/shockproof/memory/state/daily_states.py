@@ -18,7 +18,7 @@ from typing import Final
 from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.file_layer import FileLayer
 
-__all__ = ["DailyStates", "day_to_show", "prefix_of", "states_of_days"]
+__all__ = ["DailyStates", "day_to_show", "days_kept", "prefix_of", "states_of_days"]
 
 _WHOLE: Final = "system_state.json"
 _KEPT: Final = r"([0-9]{4}-[0-9]{2}-[0-9]{2})\.system_state\.(?:changes\.[0-9]{1,18}\.)?json"
@@ -45,7 +45,17 @@ def day_to_show(layer: FileLayer, state_dir: Path, day: str) -> str | None:
     Raises:
         OSError: the directory cannot be read.
     """
-    return max((one for one in _days(layer, states_of_days(state_dir)) if one <= day), default=None)
+    return max((one for one in days_kept(layer, state_dir) if one <= day), default=None)
+
+
+def days_kept(layer: FileLayer, state_dir: Path) -> list[str]:
+    """
+    The days of which there is a state, such as ``2026-11-25``, the oldest first.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    return sorted(_days(layer, states_of_days(state_dir)))
 
 
 class DailyStates:
@@ -95,7 +105,7 @@ class DailyStates:
                 self._layer.fsync_directory(self._place)
 
     def _forget(self) -> None:
-        days = sorted(_days(self._layer, self._place))
+        days = days_kept(self._layer, self._state_dir)
         for name in self._layer.list_directory(self._place):
             kept = re.fullmatch(_KEPT, name)
             if kept is not None and kept[1] in days[: -self._most]:
