@@ -255,6 +255,28 @@ def test_a_halt_is_said_where_nothing_was_saved(shockproof: Run, tmp_path: Path)
         assert (shown.code, shown.out, "HALTED since" in shown.err.splitlines()[0]) == (3, "", True)
 
 
+def test_an_open_circuit_is_told_in_words_to_people_alone(shockproof: Run, tmp_path: Path) -> None:
+    """In the state and in a report; a script gets the fields."""
+
+    async def fail_once() -> None:
+        async def fetch() -> None:
+            raise ConnectionError("reset")
+
+        async with ErrorRecoveryService(tmp_path, tmp_path / "errors", circuit_threshold=1) as recovery:
+            with pytest.raises(ConnectionError):
+                await recovery.retry_with_backoff(fetch, service_name="venue", max_retries=0)
+            recovery.set_circuit_mode("venue", "forced-open", reason="maintenance")
+            await recovery.save_state(force=True)
+
+    asyncio.run(fail_once())
+    place = ("--state-dir", tmp_path)
+    assert "  venue  held open by hand: maintenance\n" in shockproof("state", "show", *place).out
+    scripts = shockproof("state", "show", "circuit_breakers.venue", *place).json
+    assert (scripts["is_forced_open"], scripts["reason"]) == (True, "maintenance")
+    page = shockproof("report", "--output", "-", *place, "--error-log-dir", tmp_path / "errors").out
+    assert "<td>held open by hand: maintenance</td>" in page
+
+
 # ---- the states of days
 
 

@@ -20,6 +20,7 @@ from shockproof.memory.journal.operation import with_pending
 from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.daily_states import days_kept, states_of_days
 from shockproof.memory.state.state_files import DAMAGED_DIRECTORY, StateFiles, SurveyedFile
+from shockproof.views.saved_circuits import circuits_in_words
 from shockproof.views.shown_values import as_text, for_people, without_secrets
 from shockproof.views.state_of_day import state_before, states_kept
 from shockproof.views.words import ago, local_time, size_text
@@ -231,6 +232,8 @@ def _show_to_people(
             [("file", f"{file.path}, {_save(file)}"), ("saved", f"{local_time(file.timestamp)}, {age} ago")]
         )
     shown = for_people({name: value for name, value in content.items() if name != "timestamp"})
+    if isinstance(shown.get("circuit_breakers"), dict):
+        shown["circuit_breakers"] = circuits_in_words(shown["circuit_breakers"])
     for name, section in shown.items():
         screen.line()
         if not isinstance(section, dict | list):

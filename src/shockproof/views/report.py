@@ -23,6 +23,7 @@ from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.state_files import StateFiles, SurveyedFile
 from shockproof.views.error_counts import SEVERITIES, ErrorCounts, Timeline
 from shockproof.views.pictures import bar, stacked_bars, strip
+from shockproof.views.saved_circuits import circuits_in_words
 from shockproof.views.saved_operations import saved_as_pending
 from shockproof.views.shown_values import as_text, for_people, without_secrets
 from shockproof.views.state_of_day import state_before
@@ -252,7 +253,7 @@ def _services(on_disk: OnDisk, until: datetime | None) -> str:
     content: dict[str, Any] = for_people(without_secrets(newest.content))  # Any: frozen values
     save = "by the original program" if newest.sequence is None else f"save {newest.sequence}"
     statuses: Mapping[str, object] = content.get("service_statuses") or {}
-    circuits: Mapping[str, object] = content.get("circuit_breakers") or {}
+    circuits = circuits_in_words(content.get("circuit_breakers"))
     rows = [
         (markup(name), _status(str(status)), markup(as_text(circuits.get(name, ""))))
         for name, status in statuses.items()
