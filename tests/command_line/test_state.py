@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,19 @@ def test_an_open_circuit_is_told_in_words_to_people_alone(shockproof: Run, tmp_p
 
 
 @pytest.fixture
+def in_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Takes this process into a time zone until the test ends."""
+
+    def move(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield move
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
 def days(tmp_path: Path) -> Path:
     """Saved on the 22nd, the 23rd and the 25th: the first two are kept beside the newest."""
     state_dir = tmp_path / "state"
@@ -304,6 +318,54 @@ def test_a_day_before_all_of_them_is_told_with_the_oldest(shockproof: Run, days:
     assert refused.err.endswith(f"is kept in {days}: the oldest that is there is of 2026-11-22\n")
     shutil.rmtree(days / "days")
     assert f"is kept in {days}: the newest was saved 2026-11-25 12:00:00" in shockproof(*words).err
+
+
+def test_a_state_of_a_day_before_is_said_to_be_one(shockproof: Run, days: Path) -> None:
+    """On stderr, as a value alone does not tell; one that was saved on that day needs no words."""
+    words = ("state", "show", "cached_data.day", "--state-dir", days, "--day")
+    own, before = shockproof(*words, "2026-11-23"), shockproof(*words, "2026-11-24")
+    assert (own.json, own.err) == (23, "")
+    assert before.json == 23
+    assert (
+        "no state of 2026-11-24 itself is kept: this is the last before, saved 2026-11-23 12:0" in before.err
+    )
+
+
+def test_a_damaged_state_of_a_day_is_not_taken_for_the_newest(shockproof: Run, days: Path) -> None:
+    """The newest is sound: what is wrong is told with its place."""
+    (days / "days" / "2026-11-22.system_state.json").write_bytes(b"{")
+    refused = shockproof("state", "show", "--state-dir", days, "--day", "2026-11-22")
+    assert refused.code == 1
+    assert refused.err.endswith(f"no state file is valid in {days / 'days'}\n")
+
+
+def test_a_day_is_that_of_whoever_asks(
+    shockproof: Run, tmp_path: Path, in_zone: Callable[[str], None]
+) -> None:
+    """The files have the days of the program, here those of UTC: what was saved until that day ended here is shown."""
+    in_zone("UTC0")
+    for number in (22, 23, 25):
+        clock = VirtualClock(wall=datetime(2026, 11, number, 23, 54, tzinfo=UTC).timestamp())
+        recovery = ErrorRecoveryService(tmp_path, tmp_path / "errors", clock=clock, keep_daily_states=5)
+
+        async def save(recovery: ErrorRecoveryService = recovery, number: int = number) -> None:
+            async with recovery:
+                await recovery.save_state(cached_data={"saved": number}, force=True)
+
+        clock.run(save())
+    for zone, day, found in (
+        ("JST-9", 22, None),  # it was saved on the 23rd, 8:54
+        ("JST-9", 23, 22),
+        ("JST-9", 24, 23),
+        ("JST-9", 26, 25),
+        ("PST8", 21, None),
+        ("PST8", 22, 22),
+        ("PST8", 24, 23),
+    ):
+        in_zone(zone)
+        words = ("cached_data.saved", "--state-dir", tmp_path, "--day", f"2026-11-{day}")
+        shown = shockproof("state", "show", *words)
+        assert (shown.code, shown.json if shown.out else None) == (3 if found is None else 0, found)
 
 
 def test_the_states_of_days_are_verified_and_dumped_under_their_names(shockproof: Run, days: Path) -> None:

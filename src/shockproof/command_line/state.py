@@ -114,8 +114,9 @@ def _warn_of(files: Sequence[SurveyedFile], screen: Screen) -> None:
 
 
 def _no_state(files: Sequence[SurveyedFile], directory: Path) -> CommandError:
-    what = "no state file is valid" if files else "no state was saved"
-    return CommandError(f"{what} in {directory}", ExitCode.WRONG if files else ExitCode.NOT_THERE)
+    if not files:
+        return CommandError(f"no state was saved in {directory}", ExitCode.NOT_THERE)
+    return CommandError(f"no state file is valid in {files[0].path.parent}", ExitCode.WRONG)
 
 
 def _save(file: SurveyedFile) -> str:
@@ -129,7 +130,7 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
     files = _survey(given)
     if given.day is not None:
         begin, until = given.day
-        files = _of_day(files, begin, until, given.state_dir)
+        files = _of_day(files, begin, until, given.state_dir, screen)
     # The halt and the journal are as they are now.
     mark = None if given.day is not None else _mark(given.state_dir)
     said_of_the_halt = None if mark is None else f"HALTED since {local_time(mark.since)}: {mark.reason}"
@@ -164,7 +165,7 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
 
 
 def _of_day(
-    files: tuple[SurveyedFile, ...], begin: datetime, until: datetime, directory: Path
+    files: tuple[SurveyedFile, ...], begin: datetime, until: datetime, directory: Path, screen: Screen
 ) -> tuple[SurveyedFile, ...]:
     found = state_before(until, files, directory)
     saved = found[0].timestamp if found else None
@@ -177,6 +178,10 @@ def _of_day(
         )
         raise CommandError(
             f"no state of {begin:%Y-%m-%d} is kept in {directory}: {oldest}", ExitCode.NOT_THERE
+        )
+    if saved is not None and saved.timestamp() < begin.timestamp():
+        screen.warn(
+            f"no state of {begin:%Y-%m-%d} itself is kept: this is the last before, saved {local_time(saved)}"
         )
     return found
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
-from shockproof.memory.state.daily_states import day_to_show, days_kept, prefix_of, states_of_days
+from shockproof.memory.state.daily_states import days_kept, prefix_of, states_of_days
 from shockproof.memory.state.state_files import StateFiles, SurveyedFile
 
 __all__ = ["state_before", "states_kept"]
@@ -36,6 +36,14 @@ def state_before(
     newest = next((file.timestamp for file in files if file.timestamp is not None), None)
     if newest is not None and newest.timestamp() < until.timestamp():
         return files
-    last = (until - timedelta(microseconds=1)).astimezone().date().isoformat()
-    day = day_to_show(SystemFiles(), state_dir, last)
-    return files if day is None else StateFiles(states_of_days(state_dir), prefix=prefix_of(day)).survey()
+    # The days are those of the program, whose zone may be another one: the times in the files decide.
+    last = (until - timedelta(microseconds=1)).astimezone().date()
+    day_after = (last + timedelta(days=1)).isoformat()
+    for day in reversed(days_kept(SystemFiles(), state_dir)):
+        if day > day_after:
+            continue
+        kept = StateFiles(states_of_days(state_dir), prefix=prefix_of(day)).survey()
+        saved = next((file.timestamp for file in kept if file.timestamp is not None), None)
+        if day <= last.isoformat() if saved is None else saved.timestamp() < until.timestamp():
+            return kept
+    return files

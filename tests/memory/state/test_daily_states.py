@@ -15,7 +15,7 @@ import pytest
 from shockproof import ErrorRecoveryService
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.state import state_capture, state_changes, state_files
-from shockproof.memory.state.daily_states import day_to_show, prefix_of, states_of_days
+from shockproof.memory.state.daily_states import days_kept, prefix_of, states_of_days
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import NOTHING_KNOWN, CapturedState, StateSecrets, capture_state
 from shockproof.memory.state.state_files import StateFiles
@@ -71,10 +71,7 @@ def test_the_last_state_of_each_day_is_kept_and_only_of_so_many_days(tmp_path: P
     assert kept(tmp_path) == {"2026-11-20": 2, "2026-11-21": 3, "2026-11-24": 4}
     bot.save("2026-11-26 09:00", 7)
     assert kept(tmp_path) == {"2026-11-21": 3, "2026-11-24": 4, "2026-11-25": 6}
-    layer = SystemFiles()
-    assert day_to_show(layer, tmp_path, "2026-11-23") == "2026-11-21"
-    assert day_to_show(layer, tmp_path, "2026-11-25") == "2026-11-25"
-    assert day_to_show(layer, tmp_path, "2026-11-20") is None
+    assert days_kept(SystemFiles(), tmp_path) == ["2026-11-21", "2026-11-24", "2026-11-25"]
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(tmp_path: Path) -> None:

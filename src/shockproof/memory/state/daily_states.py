@@ -18,7 +18,7 @@ from typing import Final
 from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.file_layer import FileLayer
 
-__all__ = ["DailyStates", "day_to_show", "days_kept", "prefix_of", "states_of_days"]
+__all__ = ["DailyStates", "days_kept", "prefix_of", "states_of_days"]
 
 _WHOLE: Final = "system_state.json"
 _KEPT: Final = r"([0-9]{4}-[0-9]{2}-[0-9]{2})\.system_state\.(?:changes\.[0-9]{1,18}\.)?json"
@@ -36,16 +36,6 @@ def states_of_days(state_dir: Path) -> Path:
 def prefix_of(day: str) -> str:
     """What the names of the files of *day*, such as ``2026-11-25``, begin with."""
     return f"{day}."
-
-
-def day_to_show(layer: FileLayer, state_dir: Path, day: str) -> str | None:
-    """
-    The newest day up to *day* of which there is a state; None: there is none.
-
-    Raises:
-        OSError: the directory cannot be read.
-    """
-    return max((one for one in days_kept(layer, state_dir) if one <= day), default=None)
 
 
 def days_kept(layer: FileLayer, state_dir: Path) -> list[str]:
