@@ -203,6 +203,9 @@ def test_whose_limit_it_was_is_known_at_any_nesting(
     nested: list[Scope], cancel_at: int | None, is_cleanup: bool
 ) -> None:
     """Each scope says the same as the model, at the same moment; the task is as it was before."""
+    kinds = [scope.kind for scope in nested]
+    # anyio cancels anew in each turn, and that ends the wait for a task which needs a second one to end, as it should.
+    assume("anyio" not in kinds or kinds[kinds.index("anyio") :].count("own task") < 2)
     model = Model(nested, cancel_at)
     # Only ours are told apart there: asyncio's task group of 3.11 is not.
     is_cleanup = is_cleanup and all(scope.kind in OURS for scope in nested)
