@@ -44,7 +44,7 @@ from published import LEFT_OUT, SECTIONS, setting, table
 from shockproof import ErrorRecoveryService
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import read_journal
-from shockproof.memory.journal.operation_table import Name
+from shockproof.memory.journal.name import Name
 from shockproof.memory.services.halt import FILE_NAME
 from shockproof.memory.state.state_files import StateFiles
 

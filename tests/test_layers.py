@@ -171,7 +171,7 @@ def test_making_a_service_makes_few_dataclasses() -> None:
         ("recovery.operation('rebalance')", {"memory.journal.operation"}),
         (
             "recovery.service('orders').once(confirm=lambda key: None)",
-            {"calls.once", "memory.journal.operation_table"},
+            {"calls.once", "calls.ways"},
         ),
         (
             "asyncio.run(recovery.start())",
@@ -215,6 +215,83 @@ def test_first_call_of_a_program_has_the_rest_loaded_beside_it(tmp_path: Path) -
         timeout=100,
     )
     assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["shockproof-disk"])
+
+
+FIRST_THING = """
+    import asyncio, sys, threading
+    from shockproof import ErrorRecoveryService, Found
+    from shockproof import service
+    by_the_loop, main_thread, watching = [], threading.current_thread(), False
+    def hook(event, args):
+        if event == "import" and watching and threading.current_thread() is main_thread:
+            by_the_loop.append(args[0])
+    sys.addaudithook(hook)
+    async def works(**_): return 1
+    async def finds(key): return Found(1)
+    async def operation(recovery):
+        async with recovery.operation("rebalance", key="1", risk_reducing=True) as op:
+            await op.checkpoint(index=1)
+    async def order(recovery):
+        await recovery.service("orders", risk_reducing=True).once(confirm=finds, key_argument="key").call(works)
+    async def health(recovery):
+        assert recovery.get_health_status()["journal"]["state"] == "closed"
+    async def main(what, patience, held):
+        global watching
+        service._PATIENCE = patience
+        recovery = ErrorRecoveryService(sys.argv[1] + "/state", sys.argv[1] + "/errors")
+        release = threading.Event()
+        if held:
+            recovery._state_writer.submit(release.wait)
+        watching = True
+        await what(recovery)
+        watching = False
+        release.set()
+        await recovery.aclose()
+        print(*by_the_loop)
+"""
+
+
+def imported_by_the_loop(tmp_path: Path, arguments: str) -> list[str]:
+    """What was imported in the loop's thread by the first thing that the program did on it."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(FIRST_THING) + f"\nasyncio.run(main({arguments}))",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(("what", "at_most"), [("operation", 5), ("order", 13), ("health", 3)])
+def test_the_first_thing_on_a_loop_waits_for_the_disks_thread_to_load_the_journal(
+    tmp_path: Path, what: str, at_most: int
+) -> None:
+    """Without `start` and without a call before it: what it takes to check its arguments is all that the loop imports."""
+    imported = imported_by_the_loop(tmp_path, f"{what}, patience=60, held=False")
+    elsewhere = (
+        *(
+            "shockproof.memory.state",
+            "shockproof.memory.journal.journal_files",
+            "shockproof.calls.reconciliation",
+        ),
+        *("hashlib", "decimal", "uuid", "secrets"),
+    )
+    assert [name for name in imported if name.startswith(elsewhere)] == []
+    assert len(imported) <= at_most, imported
+
+
+@pytest.mark.parametrize("what", ["operation", "order"])
+def test_a_disk_that_hangs_holds_up_the_first_thing_for_a_while_only(tmp_path: Path, what: str) -> None:
+    """What reduces risk runs: the loop imports then, for nobody else does."""
+    imported = imported_by_the_loop(tmp_path, f"{what}, patience=0.01, held=True")
+    assert "shockproof.memory.journal.segment" in imported
 
 
 def test_what_is_loaded_beside_a_loop_comes_in_small_pieces() -> None:
@@ -269,7 +346,7 @@ def test_what_is_loaded_ahead_is_all_that_a_running_program_loads(tmp_path: Path
             await asyncio.gather(recovery.service("hedged", hedge_after=5, timeout=9).call(fails), return_exceptions=True)
             async with recovery.operation("rebalance") as op:
                 await op.checkpoint(index=1)
-            await recovery.service("orders").once(confirm=finds, key_argument="key").call(works)
+            await recovery.service("orders", risk_reducing=True).once(confirm=finds, key_argument="key").call(works)
             async with recovery.service("blocks").guard():
                 pass
             await recovery.save_state(cached_data={{"AAPL": 150.25}})

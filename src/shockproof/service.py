@@ -28,7 +28,7 @@ from shockproof.calls.combinations import warn_of_useless
 from shockproof.calls.handle import Handle
 from shockproof.calls.options import ServiceOptions, calling_place, check_options
 from shockproof.calls.plan import Plan
-from shockproof.calls.runtime import Runtime
+from shockproof.calls.runtime import Runtime, SentOnce
 from shockproof.memory.disk import writer as background
 from shockproof.memory.disk.directory import make_writable
 from shockproof.memory.disk.writer import Writer, after_fork, at_exit, writer_for
@@ -72,11 +72,13 @@ if TYPE_CHECKING:
     from shockproof.calls.periodic import Periodic
     from shockproof.calls.reconciliation import Reconciled, Reconciliation
     from shockproof.calls.state_handover import StateHandover
+    from shockproof.calls.ways import WaysOfServices
     from shockproof.memory.error_log.error_reading import ErrorReading
     from shockproof.memory.fleet.fleet import Fleet
     from shockproof.memory.fleet.ownership import Ownership
     from shockproof.memory.journal.earlier_sends import EarlierSend
     from shockproof.memory.journal.journal import Journal
+    from shockproof.memory.journal.journal_status import JournalStatus
     from shockproof.memory.journal.journalled_values import JournalledValues
     from shockproof.memory.journal.operation import Operation
     from shockproof.memory.state.schema import Migration, Schema
@@ -269,7 +271,11 @@ class ErrorRecoveryService:
             redact=self._redactor.text,
             max_threads=whole_number("max_threads", max_threads, minimum=1),
             on_first_call=self._start_background,
-            sendings=lambda: self._sendings,
+            sent_once=SentOnce(
+                ways=lambda: self._ways,
+                reconciliation=lambda: self._sendings,
+                loaded=partial(self._have_loaded_the_rest, _PATIENCE),
+            ),
         )
         self._encryption_key = encryption_key
         self._state_migrations = state_migrations
@@ -340,10 +346,16 @@ class ErrorRecoveryService:
         return JournalledValues(self._secrets, names_in_details=names, redact=self._redactor.text)
 
     @made_at_first_use
+    def _ways(self) -> WaysOfServices:
+        from shockproof.calls.ways import WaysOfServices
+
+        return WaysOfServices()
+
+    @made_at_first_use
     def _sendings(self) -> Reconciliation:
         from shockproof.calls.reconciliation import Reconciliation
 
-        return Reconciliation(self._journal, self._journalled_values, self._clock)
+        return Reconciliation(self._journal, self._journalled_values, self._clock, self._ways)
 
     @made_at_first_use
     def _schema(self) -> Schema:
@@ -736,11 +748,18 @@ class ErrorRecoveryService:
             wall=self._clock.time(),
             recent_errors=self._history.recent_count(now, within=RECENT_SECONDS),
             error_log=self._error_log_report(),
-            journal=self._journal.status()._asdict(),
+            journal=self._journal_status()._asdict(),
             halt=self._halt,
             loop=self._loop_report(),
             shared=self._shared_report(),
         )
+
+    def _journal_status(self) -> JournalStatus:
+        from shockproof.memory.journal.journal_status import UNOPENED
+
+        # Whoever asks for the health loads no journal that nobody has used.
+        has_been_loaded = "shockproof.memory.journal.journal" in sys.modules
+        return self._journal.status() if has_been_loaded else UNOPENED
 
     def _shared_report(self) -> dict[str, Any] | None:  # Any: JSON
         return None if self._fleet is None else self._fleet.health
@@ -1032,8 +1051,8 @@ class ErrorRecoveryService:
         Raises:
             TypeError, ValueError: a value that is not allowed; a name that ends in ``.once``, with a key: orders are kept so.
         """
+        from shockproof.memory.journal.name import is_name_of_sendings
         from shockproof.memory.journal.operation import Operation
-        from shockproof.memory.journal.sending import is_name_of_sendings
 
         if not isinstance(risk_reducing, bool):
             raise TypeError(f"risk_reducing must be True or False, got {risk_reducing!r}")
@@ -1045,8 +1064,7 @@ class ErrorRecoveryService:
                 f"another name, such as {name.replace('.', '_')!r}"
             )
         return Operation(
-            self._journal,
-            self._journalled_values,
+            self._opened_journal,
             checked_name,
             None if key is None else a_name("key", key, "2026-11-23"),
             checked_service_name,
@@ -1055,6 +1073,10 @@ class ErrorRecoveryService:
             redact=self._redactor.text,
             goes_without=partial(self._record_unjournalled, checked_service_name) if risk_reducing else None,
         )
+
+    async def _opened_journal(self) -> tuple[Journal, JournalledValues]:
+        await self._have_loaded_the_rest(_PATIENCE)
+        return self._journal, self._journalled_values
 
     def _record_unjournalled(self, service_name: str, error: Exception) -> None:
         # Nobody must be kept from closing a position by a full disk. It is on record where that still works.
@@ -1273,11 +1295,15 @@ class ErrorRecoveryService:
         if self._fleet is not None:
             await self._fleet.looked()
 
-    async def _have_loaded_the_rest(self) -> None:
-        # In the disk's thread: the loop touches no file. Where the system has no thread left, it has to.
-        if not _is_the_rest_loaded():
-            with suppress(RuntimeError):
+    async def _have_loaded_the_rest(self, patience: float | None = None) -> None:
+        if _is_the_rest_loaded():
+            return
+        try:
+            async with asyncio.timeout(patience):
                 await self._state_writer.run(_import_the_rest)
+        except (RuntimeError, TimeoutError):
+            # The system has no thread left, or the disk hangs, which keeps nobody from closing a position: here, then.
+            _import_the_rest(nap=0.0)
 
     async def aclose(self, timeout: float = 5.0) -> None:
         """
@@ -1493,6 +1519,9 @@ What is imported by another one stands before it: between two of them the loop h
 _TURN: Final = 0.00005
 """Seconds: who lets go of the interpreter for a file only has it back before anybody wakes up; see `Pace`."""
 
+_PATIENCE: Final = 1.0
+"""Seconds that an operation or an order waits for it, behind what else the disk has to do."""
+
 _asked_in: int | None = None
 """The process that loads it, or has."""
 
@@ -1510,11 +1539,12 @@ def _load_the_rest(writer: Writer) -> None:
             writer.submit(_import_the_rest)
 
 
-def _import_the_rest() -> None:
+def _import_the_rest(nap: float = _TURN) -> None:
     for name in _REST:
-        with background.imports:  # a fork waits for one of them
-            import_module(name)
-        time.sleep(_TURN)
+        if name not in sys.modules:
+            with background.imports:  # a fork waits for one of them
+                import_module(name)
+            time.sleep(nap)
 
 
 def _import_events_and_feeds() -> None:

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from shockproof import NOT_FOUND, ErrorRecoveryService, Handle, LookUp, RateLimitedError, RetryBudget
-from shockproof.memory.journal.sending import name_of_sending
+from shockproof.memory.journal.name import name_of_sending
 from shockproof.testing import VirtualClock
 
 pytestmark = pytest.mark.asyncio

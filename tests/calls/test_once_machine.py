@@ -50,9 +50,10 @@ from shockproof import (
 )
 from shockproof.memory.journal import journal as journals
 from shockproof.memory.journal.journal import Journal, Session, _Request, _sync
+from shockproof.memory.journal.name import name_of_sending
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.record import Kind
-from shockproof.memory.journal.sending import is_sending, key_of, name_of_sending, service_of
+from shockproof.memory.journal.sending import is_sending, key_of, service_of
 from shockproof.testing import VirtualClock, VirtualTimeLoop
 from tests.memory.disk.simulated_disk import SimulatedDisk, crash_states
 

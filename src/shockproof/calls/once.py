@@ -14,20 +14,18 @@ from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.confirm import Confirm, DetailedConfirm, with_details
 from shockproof.calls.freshness import Freshness
 from shockproof.calls.hedge_race import lanes_around
-from shockproof.calls.key_in_call import require_key
-from shockproof.calls.leave_to_send import require_no_halt
 from shockproof.calls.named_arguments import check_takes, named_arguments
 from shockproof.calls.order_key import check_key, make_key
 from shockproof.calls.orders_inside import OrderInside
-from shockproof.calls.placement import place
 from shockproof.calls.plan import Plan
-from shockproof.calls.reconciliation import Way
 from shockproof.calls.tracing import Tracer
 from shockproof.calls.wanted_order import CallOfOrder, WantedOrder
+from shockproof.calls.ways import Way
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.errors import OutcomeUnknownError
 from shockproof.vocabulary.outcomes import Outcome
 
+# What stands above is loaded on a loop, where an order is the first thing a program does: how it is placed is not.
 __all__ = ["KeyedOnce", "Once"]
 
 P = ParamSpec("P")
@@ -60,7 +58,8 @@ class Once(Generic[R]):
                 "once() and fallback= do not go together: an order at another venue needs a key of its own and "
                 "its own way to look it up. Catch the error, and place it with once() of that venue's service"
             )
-        if plan.runtime.sendings is None:
+        sent_once = plan.runtime.sent_once
+        if sent_once is None:
             raise ValueError(
                 "once() needs the journal of a recovery service: use ErrorRecoveryService(...).service(name)"
             )
@@ -71,14 +70,12 @@ class Once(Generic[R]):
             check_key(key, key_pattern)
         compared = _names_compared(compare_arguments)
         way = Way(detailed, seconds("settle", settle))
-        reconciliation = plan.runtime.sendings()
-        kept = None if details is None else reconciliation.details(_checked(details))
+        kept = None if details is None else sent_once.reconciliation().details(_checked(details))
         self._wanted = WantedOrder(
             key=key,
             is_key_new=is_new,
             # Whatever the handle declares: what is looked up by its key is never repeated blindly.
             plan=Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state),
-            reconciliation=reconciliation,
             freshness=Freshness(plan.state.name, plan.runtime.clock, valid_until, still_wanted),
             way=way,
             details=kept,
@@ -89,7 +86,8 @@ class Once(Generic[R]):
         """As it was given."""
         self._is_key_known = not is_new
         """Outside of this object."""
-        self._ways = reconciliation.ways(
+        self._sent_once = sent_once
+        self._ways = sent_once.ways().of(
             plan.state.name, self._wanted.is_under_way, found=plan.state.found_later
         )
         self._number: int | None = None
@@ -176,6 +174,9 @@ class Once(Generic[R]):
         Cancelled in flight it stays pending, and the cancellation passes at once.
         """
         self._is_an_order()
+        await self._sent_once.loaded()
+        from shockproof.calls.key_in_call import require_key
+
         check_callable(fn)
         wanted = self._wanted
         arguments = named_arguments(fn, args, kwargs)
@@ -203,6 +204,8 @@ class Once(Generic[R]):
         kwargs: dict[str, Any],
         arguments: dict[str, Any],
     ) -> Any:
+        from shockproof.calls.leave_to_send import require_no_halt
+
         plan = self._wanted.plan
         await plan.learn_of_halt()
         require_no_halt(plan)
@@ -225,6 +228,8 @@ class Once(Generic[R]):
             trace.ended()
 
     async def _placed(self, call: CallOfOrder, arguments: dict[str, Any]) -> Any:  # Any: as above
+        from shockproof.calls.placement import place
+
         placed = await place(self._wanted, call, arguments)
         self._ways.forget(self._wanted.key, self._wanted.way)
         return placed

@@ -5,15 +5,15 @@ The key of an order: made here where nobody gives one, and in the form that its 
 from __future__ import annotations
 
 import base64
+import os
 import re
-import secrets
 
 __all__ = ["check_key", "make_key"]
 
 
 def make_key() -> str:
     """18 lower-case letters and digits, 80 bits of them random: what every venue we know takes as an order's id."""
-    return "sp" + base64.b32encode(secrets.token_bytes(10)).decode("ascii").lower()
+    return "sp" + base64.b32encode(os.urandom(10)).decode("ascii").lower()
 
 
 def check_key(key: str, pattern: str | re.Pattern[str]) -> None:

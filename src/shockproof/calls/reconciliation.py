@@ -5,8 +5,6 @@ What earlier lives left under way: looked up before anything new of the same ser
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import logging
 import reprlib
 from collections import Counter
@@ -14,9 +12,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
-from shockproof.calls.confirm import Confirm, DetailedConfirm, asked_of
+from shockproof.calls.confirm import Confirm, asked_of
+from shockproof.calls.ways import WaysOfServices
 from shockproof.memory.journal.journal import Journal
 from shockproof.memory.journal.journalled_values import JournalledValues, KeptDetails
 from shockproof.memory.journal.moments import moment_of
@@ -35,8 +34,6 @@ _AT_ONCE: Final = 8
 """Questions for one service at a time. The settle windows of all keys run side by side."""
 _IN_A_SECOND: Final = 32
 """Questions for one service while its windows are open, about."""
-_MOST_WAYS: Final = 10_000
-"""Ways to look up that are kept of one service. An order whose own was forgotten stays pending until it is placed again."""
 _LOOK_AGAIN: Final = 1.0
 """Seconds after which it is asked whether another thread's loop still runs."""
 
@@ -51,73 +48,6 @@ class Reconciled:
     key: str
     outcome: LookUp[Any]  # Any: what ``confirm`` found
     """``Found(...)``; NOT_FOUND: it is certain that there is none; UNKNOWN: it stays pending."""
-
-
-class Way(NamedTuple):
-    """How an order is looked up."""
-
-    confirm: DetailedConfirm[Any]  # Any: what it finds is the user's
-    settle: float
-
-
-class _Known:
-    """
-    The ways to look up the orders of one service.
-
-    A way that was given for every key may say of each that it is not there. One that was given together with a key
-    may so of that key alone: it may look at another symbol, or another account.
-    """
-
-    def __init__(self, is_under_way: Callable[[], bool], found: Callable[[], None]) -> None:
-        self.is_under_way = is_under_way
-        self.found = found
-        self._for_all: dict[int, Way] = {}
-        """By the number at which each was given: the last one counts."""
-        self._own: dict[str, tuple[int, Way]] = {}
-        self._last: Way | None = None
-        self._numbers = itertools.count()
-
-    def for_all(self, way: Way) -> int:
-        """From now on this one is good for every key; gives the number to withdraw it by."""
-        number = next(self._numbers)
-        self._for_all[number] = self._last = way
-        _keep_latest(self._for_all)
-        return number
-
-    def withdraw(self, number: int) -> None:
-        """It belongs to one key after all."""
-        self._for_all.pop(number, None)
-
-    def for_one(self, key: str, way: Way) -> None:
-        """From now on this key is looked up so."""
-        self._own[key] = next(self._numbers), way
-        self._last = way
-        _keep_latest(self._own)
-
-    def forget(self, key: str, way: Way) -> None:
-        """What became of this key is known."""
-        own = self._own.get(key)
-        if own is not None and own[1] is way:
-            self._own.pop(key, None)
-
-    def of(self, key: str) -> Way | None:
-        """The way that was given last for this key, or for every; else one that can only find it."""
-        number, way = self._own.get(key, (-1, None))
-        for_all = list(self._for_all.items())
-        if for_all and for_all[-1][0] > number:
-            return for_all[-1][1]
-        return self._last if way is None else way
-
-    def may_deny(self, key: str, way: Way) -> bool:
-        """Whether this way may say that the key is not there."""
-        own = self._own.get(key)
-        return (own is not None and own[1] is way) or any(one is way for one in list(self._for_all.values()))
-
-
-def _keep_latest(ways: dict[Any, Any]) -> None:  # Any: whatever they stand under
-    while len(ways) > _MOST_WAYS:
-        with contextlib.suppress(RuntimeError, StopIteration):  # another thread was faster
-            ways.pop(next(iter(ways)), None)
 
 
 class _Line:
@@ -305,11 +235,13 @@ class _UnderLookUp:
 class Reconciliation:
     """The orders of all services of one recovery service that are under way or were left so."""
 
-    def __init__(self, journal: Journal, values: JournalledValues, clock: Clock) -> None:
+    def __init__(
+        self, journal: Journal, values: JournalledValues, clock: Clock, ways: WaysOfServices
+    ) -> None:
         self._journal = journal
         self._values = values
         self._clock = clock
-        self._known: dict[str, _Known] = {}
+        self._ways = ways
         self._is_settled: dict[str, object] = {}
         """In which tenure of the journal: another process may have placed orders since it was given up."""
         self._looked_up: dict[tuple[object, str, str], _UnderLookUp] = {}
@@ -317,15 +249,6 @@ class Reconciliation:
         self._tasks: dict[tuple[str, asyncio.AbstractEventLoop], asyncio.Task[list[Reconciled]]] = {}
         self._waiting: Counter[asyncio.Task[list[Reconciled]]] = Counter()
         """How many wait for each of them."""
-
-    def ways(
-        self, service_name: str, is_under_way: Callable[[], bool], *, found: Callable[[], None]
-    ) -> _Known:
-        """The ways to look up orders of this service; *found* is told of each that is there."""
-        known = self._known.get(service_name)
-        if known is None:
-            known = self._known.setdefault(service_name, _Known(is_under_way, found))
-        return known
 
     def sending(
         self,
@@ -484,7 +407,7 @@ class Reconciliation:
         return running is not None and await running.is_over()
 
     async def _settle_one(self, service_name: str, key: str, line: _Line) -> Reconciled | None:
-        known = self._known.get(service_name)
+        known = self._ways.known_of(service_name)
         way = None if known is None else known.of(key)
         if known is None or way is None:
             _log.warning(

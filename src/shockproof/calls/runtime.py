@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shockproof.calls.call_ages import CallAges
 from shockproof.calls.limits import Limits
@@ -25,8 +25,9 @@ from shockproof.vocabulary.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from shockproof.calls.reconciliation import Reconciliation
+    from shockproof.calls.ways import WaysOfServices
 
-__all__ = ["Runtime"]
+__all__ = ["Runtime", "SentOnce"]
 
 Rules = tuple[Backoff, RetryRule]
 _IN_RULES: Final = frozenset(
@@ -42,6 +43,17 @@ _IN_RULES: Final = frozenset(
     )
 )
 """The options of a handle that its rules are made of."""
+
+
+class SentOnce(NamedTuple):
+    """What is sent once, of one recovery service; each part is made when it is first asked for."""
+
+    ways: Callable[[], WaysOfServices]
+    """How orders are looked up."""
+    reconciliation: Callable[[], Reconciliation]
+    """What the journal knows of them."""
+    loaded: Callable[[], Awaitable[None]]
+    """Returns when the journal can be asked for without an import on the loop."""
 
 
 class Runtime:
@@ -63,7 +75,7 @@ class Runtime:
         "redact",
         "registry",
         "rng",
-        "sendings",
+        "sent_once",
     )
 
     def __init__(
@@ -78,7 +90,7 @@ class Runtime:
         redact: Callable[[str], str],
         max_threads: int,
         on_first_call: Callable[[], None],
-        sendings: Callable[[], Reconciliation] | None = None,
+        sent_once: SentOnce | None = None,
     ) -> None:
         self.clock = clock
         self.rng = rng
@@ -91,8 +103,8 @@ class Runtime:
         self.max_threads = max_threads
         self.on_first_call = on_first_call
         """Called on a loop before the first call of each handle there."""
-        self.sendings = sendings
-        """Gives what is sent once, made when it is first asked for; None where there is no journal."""
+        self.sent_once = sent_once
+        """None where there is no journal."""
         self.plans = Members[Any]()  # Any: Plan, which imports this module
         """Every plan that is bound to it."""
         self.losers = Losers()

@@ -6,18 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shockproof.calls.callables import name_of
 from shockproof.calls.confirm import Confirm, asked_of
 from shockproof.calls.freshness import Freshness
 from shockproof.calls.orders_inside import OrderInside
 from shockproof.calls.plan import Plan
-from shockproof.calls.reconciliation import Reconciliation, Way
 from shockproof.calls.tracing import CallTrace
-from shockproof.memory.journal.journalled_values import KeptDetails
-from shockproof.memory.journal.sending import Sending
+from shockproof.calls.ways import Way
 from shockproof.vocabulary.clock import Clock
+
+if TYPE_CHECKING:
+    from shockproof.calls.reconciliation import Reconciliation
+    from shockproof.memory.journal.journalled_values import KeptDetails
+    from shockproof.memory.journal.sending import Sending
 
 __all__ = ["CallOfOrder", "WantedOrder"]
 
@@ -31,7 +34,6 @@ class WantedOrder:
     """The key was made for it: nobody has sent it before."""
     plan: Plan
     """How it is sent; its effect is ``"unsafe"``."""
-    reconciliation: Reconciliation
     freshness: Freshness
     way: Way
     """How it is looked up, here and by whoever settles it later."""
@@ -41,6 +43,13 @@ class WantedOrder:
     """Whether it is another order when it is sent with other arguments."""
     compared: tuple[str, ...] | None
     """The arguments that tell orders apart; None: all."""
+
+    @property
+    def reconciliation(self) -> Reconciliation:
+        """What the journal knows of orders; made, and loaded, when it is first asked for."""
+        sent_once = self.plan.runtime.sent_once
+        assert sent_once is not None  # `Once` has asked
+        return sent_once.reconciliation()
 
     @property
     def service_name(self) -> str:

@@ -22,7 +22,8 @@ from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.file_layer import SYSTEM_FILES, write_all
 from shockproof.memory.journal.journal import Journal, Session
 from shockproof.memory.journal.journal_files import Recovered, read_journal
-from shockproof.memory.journal.operation_table import Name, OperationEntry
+from shockproof.memory.journal.name import Name
+from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.record import Kind, decode_body
 from shockproof.memory.journal.sending import is_sending, sent_at, service_of, under_way_until
 from shockproof.memory.state.codec import freeze

@@ -23,7 +23,7 @@ from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal import journal as journals
 from shockproof.memory.journal.journal import Journal
 from shockproof.memory.journal.journal_files import read_journal
-from shockproof.memory.journal.operation_table import Name
+from shockproof.memory.journal.name import Name
 
 SCRIPT = Path(__file__).with_name("small_disk_user.py")
 

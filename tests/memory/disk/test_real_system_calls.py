@@ -23,7 +23,8 @@ import pytest
 from shockproof import ErrorRecoveryService
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import Recovered, read_journal
-from shockproof.memory.journal.operation_table import Name, OperationEntry
+from shockproof.memory.journal.name import Name
+from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.state.state_files import StateFiles
 from shockproof.testing import VirtualClock

@@ -20,7 +20,7 @@ from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.disk.writer import writer_for
 from shockproof.memory.journal.journal import Journal, RecordTooLargeError, Session, journal_for
 from shockproof.memory.journal.journal_files import read_journal
-from shockproof.memory.journal.operation_table import Name
+from shockproof.memory.journal.name import Name
 from shockproof.memory.journal.record import MAX_BODY, Kind, decode_body
 from shockproof.vocabulary.errors import JournalLockedError, JournalUnavailableError, StateVersionError
 

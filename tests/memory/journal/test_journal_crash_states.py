@@ -20,7 +20,8 @@ import pytest
 from shockproof.memory.journal import journal_files, segment
 from shockproof.memory.journal.journal import Journal, Session, _close, _Request, _sync
 from shockproof.memory.journal.journal_files import JournalFiles, Recovered, read_journal
-from shockproof.memory.journal.operation_table import Name, OperationEntry
+from shockproof.memory.journal.name import Name
+from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.position import position_path
 from shockproof.memory.journal.record import Kind, Record, record_at, size_of
 from tests.memory.disk.crash_histories import Findings, Known, complaints_where_calls_fail, crash_everywhere

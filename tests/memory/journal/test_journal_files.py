@@ -13,7 +13,7 @@ import pytest
 
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import JournalFiles, read_journal
-from shockproof.memory.journal.operation_table import Name
+from shockproof.memory.journal.name import Name
 from shockproof.memory.journal.record import Kind, encode_body
 
 

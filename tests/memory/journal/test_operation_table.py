@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shockproof.memory.journal import operation_table
-from shockproof.memory.journal.operation_table import Name, OperationTable
+from shockproof.memory.journal.name import Name
+from shockproof.memory.journal.operation_table import OperationTable
 from shockproof.memory.journal.record import Kind, decode_body
 
 A = Name("fetch", "a")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import weakref
 
-from shockproof.memory.journal.operation_table import Name
+from shockproof.memory.journal.name import Name
 
 __all__ = ["Claims"]
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from shockproof.memory.disk import writer as background
 from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
@@ -29,7 +29,9 @@ from shockproof.memory.disk.writer import after_fork, at_exit, writer_for
 from shockproof.memory.journal.claims import Claims
 from shockproof.memory.journal.earlier_sends import EarlierSend
 from shockproof.memory.journal.journal_files import SEGMENT_BYTES, JournalFiles, read_journal
-from shockproof.memory.journal.operation_table import Body, Name, OperationEntry, OperationTable
+from shockproof.memory.journal.journal_status import JournalStatus
+from shockproof.memory.journal.name import Name
+from shockproof.memory.journal.operation_table import Body, OperationEntry, OperationTable
 from shockproof.memory.journal.record import MAX_BODY, Kind, encode_body
 from shockproof.vocabulary.errors import (
     JournalLockedError,
@@ -39,7 +41,7 @@ from shockproof.vocabulary.errors import (
 )
 from shockproof.vocabulary.moment import Moment
 
-__all__ = ["Journal", "JournalStatus", "RecordTooLargeError", "Session", "journal_for"]
+__all__ = ["Journal", "RecordTooLargeError", "Session", "journal_for"]
 
 T = TypeVar("T")
 
@@ -60,17 +62,6 @@ _log = logging.getLogger("shockproof")
 
 class RecordTooLargeError(ValueError):
     """What should be journalled is larger than a record may be."""
-
-
-class JournalStatus(NamedTuple):
-    """How the journal is doing; for the health."""
-
-    state: Literal["closed", "open", "no space", "failed"]
-    pending: int
-    """Operations that began and did not end; of a journal that is not open, as it was when it was last read."""
-    last_error: str | None
-    incomplete: str | None = None
-    """What of it is known to be missing, as long as nobody has said that it does not matter; None: nothing."""
 
 
 class Session:

@@ -6,16 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import NoneType, TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from shockproof.memory.journal.journal import Act, Journal, Session
-from shockproof.memory.journal.journalled_values import FrozenValues, JournalledValues
-from shockproof.memory.journal.operation_table import Name, OperationEntry
+from shockproof.memory.journal.name import Name
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.journal.risk_reducing import NO_JOURNAL, PATIENCE
-from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
 from shockproof.vocabulary.arguments import NOT_GIVEN
 from shockproof.vocabulary.errors import (
     JournalUnavailableError,
@@ -24,6 +21,12 @@ from shockproof.vocabulary.errors import (
     StateVersionError,
 )
 from shockproof.vocabulary.event_loop import require_running_loop
+
+# What this imports is loaded on a loop, where an operation is the first thing a program does: the journal is not.
+if TYPE_CHECKING:
+    from shockproof.memory.journal.journal import Act, Journal, Session
+    from shockproof.memory.journal.journalled_values import FrozenValues, JournalledValues
+    from shockproof.memory.journal.operation_table import OperationEntry
 
 __all__ = ["Operation", "pending_operation", "with_pending"]
 
@@ -66,8 +69,7 @@ class Operation:
 
     def __init__(
         self,
-        journal: Journal,
-        values: JournalledValues,
+        opened: Callable[[], Awaitable[tuple[Journal, JournalledValues]]],
         name: str,
         key: str | None,
         service_name: str,
@@ -91,8 +93,10 @@ class Operation:
         self.key = key
         self.result: object = None
         """What a later ``operation`` with this key finds on its OperationCompletedError; set it in the block."""
-        self._journal = journal
-        self._values = values
+        self._opened = opened
+        """Gives where it is recorded, and in which form, once both are loaded."""
+        self._journal: Journal
+        self._values: JournalledValues
         self._service_name = service_name
         self._details: dict[str, Any] = dict(details)  # Any: the user's values
         self._progress: dict[str, Any] = {}  # Any: the user's values
@@ -136,6 +140,7 @@ class Operation:
         Cancelled, the block does not run, and nothing new is pending.
         """
         require_running_loop()
+        self._journal, self._values = await self._opened()
         if self._life is not None:
             raise RuntimeError(
                 f"operation {self.name!r} is entered already: make one with operation(...) for each block"
@@ -259,6 +264,8 @@ class Operation:
                 session.tell(Kind.END, {"operation": self.name, "key": self.key, "status": "abandoned"})
 
     def _thawed(self, frozen: Any) -> Any:  # Any: frozen values, and the user's
+        from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
+
         try:
             return self._values.thaw(frozen)
         except UnknownTypeError as error:
@@ -442,6 +449,8 @@ def _described(error: BaseException, redact: Callable[[str], str]) -> str:
 
 def pending_operation(entry: OperationEntry, values: JournalledValues) -> dict[str, Any]:  # Any: the user's
     """An operation as ``active_operations`` shows it. For the journal's thread."""
+    from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
+
     shown = {"operation": entry.name.operation, "key": entry.name.key, "status": "pending"}
     try:
         return {**shown, **values.thaw(entry.body.get("progress", {}))}

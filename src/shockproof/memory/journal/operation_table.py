@@ -8,11 +8,12 @@ import itertools
 import math
 import struct
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from shockproof.memory.journal.name import Name
 from shockproof.memory.journal.record import Kind, decode_body, encode_body, encode_value
 
-__all__ = ["REMEMBERED_COUNT", "REMEMBERED_SECONDS", "Body", "Name", "OperationEntry", "OperationTable"]
+__all__ = ["REMEMBERED_COUNT", "REMEMBERED_SECONDS", "Body", "OperationEntry", "OperationTable"]
 
 REMEMBERED_SECONDS: Final = 7 * 86_400.0
 REMEMBERED_COUNT: Final = 10_000
@@ -22,13 +23,6 @@ Status = Literal["pending", "completed"]
 Body = dict[str, Any]  # Any: frozen values
 _Held: TypeAlias = "OperationEntry | bytes"
 """A pending operation, or a completed one as it is kept."""
-
-
-class Name(NamedTuple):
-    """What tells operations apart."""
-
-    operation: str
-    key: str | None
 
 
 class OperationEntry:

@@ -8,12 +8,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from shockproof.memory.journal.fingerprint import Fingerprint, differing
 from shockproof.memory.journal.journal import Act, Journal, RecordTooLargeError, Session
 from shockproof.memory.journal.journalled_values import JournalledValues, KeptDetails
-from shockproof.memory.journal.operation_table import Name, OperationEntry
+from shockproof.memory.journal.name import SENT_ONCE, name_of_sending
+from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
 from shockproof.vocabulary.errors import KeyReusedError, OperationBusyError, OperationCompletedError
@@ -23,28 +24,15 @@ __all__ = [
     "Earlier",
     "NotFreshError",
     "Sending",
-    "is_name_of_sendings",
     "is_sending",
     "key_of",
-    "name_of_sending",
     "sent_at",
     "service_of",
     "service_of_name",
     "under_way_until",
 ]
 
-_SUFFIX: Final = ".once"
 _log = logging.getLogger("shockproof")
-
-
-def name_of_sending(service_name: str, key: str) -> Name:
-    """What the journal calls it: each service has keys of its own."""
-    return Name(service_name + _SUFFIX, key)
-
-
-def is_name_of_sendings(operation: str) -> bool:
-    """Whether what has this name and a key would be taken for something that is sent once."""
-    return operation.endswith(_SUFFIX)
 
 
 def is_sending(entry: OperationEntry) -> bool:
@@ -59,7 +47,7 @@ def service_of(entry: OperationEntry) -> str:
 
 def service_of_name(name: Name) -> str:
     """Whose what has this name is."""
-    return name.operation.removesuffix(_SUFFIX)
+    return name.operation.removesuffix(SENT_ONCE)
 
 
 def key_of(entry: OperationEntry) -> str:
