@@ -103,6 +103,12 @@ def test_top_repaints_a_terminal_goes_on_without_the_program_and_leaves_the_term
     assert after.endswith(b"\x1b[?25h\x1b[?1049l")
 
 
+def _hear_signals() -> None:
+    # What runs these tests in the background, or under nohup, has them ignored.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def top(served: Served, place: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """One at a terminal that has painted once, and the other end of that."""
@@ -122,7 +128,13 @@ def top(served: Served, place: Path) -> Iterator[tuple[subprocess.Popen[bytes], 
         stack.enter_context(served(place))
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
         process = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_hear_signals,  # noqa: PLW1509 - no threads here
         )
         stack.callback(process.wait)
         stack.callback(process.kill)

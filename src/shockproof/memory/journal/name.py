@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["SENT_ONCE", "Name", "is_name_of_sendings", "name_of_sending"]
+__all__ = ["SENT_ONCE", "Name", "is_name_of_sendings", "name_of_sending", "service_of_name"]
 
 SENT_ONCE: Final = ".once"
 """How the names of all orders end."""
@@ -22,6 +22,11 @@ class Name(NamedTuple):
 def name_of_sending(service_name: str, key: str) -> Name:
     """What the journal calls it: each service has keys of its own."""
     return Name(service_name + SENT_ONCE, key)
+
+
+def service_of_name(name: Name) -> str:
+    """Whose order has this name."""
+    return name.operation.removesuffix(SENT_ONCE)
 
 
 def is_name_of_sendings(operation: str) -> bool:

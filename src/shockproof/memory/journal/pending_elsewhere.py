@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shockproof.memory.journal.journal import Journal, Session
-from shockproof.memory.journal.operation_table import Name
+from shockproof.memory.journal.name import Name, is_name_of_sendings, service_of_name
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.journal.risk_reducing import NO_JOURNAL
-from shockproof.memory.journal.sending import is_name_of_sendings, service_of_name
 from shockproof.vocabulary.moment import Moment
 
 __all__ = ["orders_pending_in", "take_over_orders"]

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from shockproof.memory.journal.fingerprint import Fingerprint, differing
 from shockproof.memory.journal.journal import Act, Journal, RecordTooLargeError, Session
 from shockproof.memory.journal.journalled_values import JournalledValues, KeptDetails
-from shockproof.memory.journal.name import SENT_ONCE, name_of_sending
+from shockproof.memory.journal.name import name_of_sending, service_of_name
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.state.codec import MalformedValueError, UnknownTypeError
@@ -28,7 +28,6 @@ __all__ = [
     "key_of",
     "sent_at",
     "service_of",
-    "service_of_name",
     "under_way_until",
 ]
 
@@ -43,11 +42,6 @@ def is_sending(entry: OperationEntry) -> bool:
 def service_of(entry: OperationEntry) -> str:
     """Whose it is."""
     return service_of_name(entry.name)
-
-
-def service_of_name(name: Name) -> str:
-    """Whose what has this name is."""
-    return name.operation.removesuffix(SENT_ONCE)
 
 
 def key_of(entry: OperationEntry) -> str:
