@@ -127,6 +127,40 @@ async def with_an_error_of_its_own(place: Place) -> None:
         raise ValueError("not placed, as far as is known") from None
 
 
+async def as_completed(place: Place, timeout: float | None = None) -> None:
+    for first in asyncio.as_completed([place()], timeout=timeout):
+        await first
+
+
+async def behind_an_event(place: Place) -> None:
+    has_ended = asyncio.Event()
+    placing = asyncio.create_task(place())
+    placing.add_done_callback(lambda _: has_ended.set())
+    await has_ended.wait()
+
+
+async def behind_a_condition(place: Place) -> None:
+    condition = asyncio.Condition()
+
+    async def places() -> None:
+        await place()
+        async with condition:
+            condition.notify_all()
+
+    placing = {asyncio.create_task(places())}
+    async with condition:
+        await condition.wait_for(lambda: all(one.done() for one in placing))
+
+
+async def given_up_beside_it(place: Place) -> None:
+    placing = [asyncio.create_task(place())]
+    try:
+        async with asyncio.timeout(1.0):
+            await asyncio.Event().wait()
+    except TimeoutError:
+        raise ConnectionError(f"too slow: {len(placing)}") from None
+
+
 CUT_OFF: dict[str, tuple[dict[str, Any], Callable[[Place], Awaitable[Any]]]] = {
     "timeout": ({"timeout": 1.0}, lambda place: place()),
     "deadline": ({"deadline": 1.0}, lambda place: place()),
@@ -136,6 +170,11 @@ CUT_OFF: dict[str, tuple[dict[str, Any], Callable[[Place], Awaitable[Any]]]] = {
     "timeout around a group of anyio": ({"timeout": 1.0}, in_a_group_of_anyio),
     "timeout around shield": ({"timeout": 1.0}, lambda place: asyncio.shield(asyncio.ensure_future(place()))),
     "timeout around wait": ({"timeout": 1.0}, in_wait),
+    "timeout around as_completed": ({"timeout": 1.0}, as_completed),
+    "timeout of as_completed": ({}, lambda place: as_completed(place, 1.0)),
+    "timeout around an event": ({"timeout": 1.0}, behind_an_event),
+    "timeout around a condition": ({"timeout": 1.0}, behind_a_condition),
+    "given up beside it": ({}, given_up_beside_it),
     "asyncio.timeout": ({}, in_time),
     "asyncio.wait_for": ({}, lambda place: asyncio.wait_for(place(), 1.0)),
     "anyio.fail_after": ({}, in_time_of_anyio),
@@ -419,6 +458,57 @@ async def test_orders_of_a_plain_function_are_inside_the_call_around_it(tmp_path
         with pytest.raises(ConnectionError):
             await recovery.service("strategy", max_retries=3).call(strategy)
         assert len(desk.booked) == 1
+
+
+def in_the_loop(loop: asyncio.AbstractEventLoop, place: Place) -> Any:
+    return asyncio.run_coroutine_threadsafe(place(), loop).result(60)
+
+
+THREADS: dict[str, Callable[[asyncio.AbstractEventLoop, Place], Awaitable[Any]]] = {
+    "asyncio.to_thread": lambda _, place: asyncio.to_thread(asyncio.run, place()),
+    "run_in_executor": lambda loop, place: loop.run_in_executor(None, asyncio.run, place()),
+    "to_thread and back": lambda loop, place: asyncio.to_thread(in_the_loop, loop, place),
+    "run_in_executor and back": lambda loop, place: loop.run_in_executor(None, in_the_loop, loop, place),
+    "anyio and back": lambda _, place: anyio.to_thread.run_sync(anyio.from_thread.run, place),
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", THREADS)
+async def test_order_that_a_call_reaches_through_a_thread_is_inside_it(tmp_path: Path, how: str) -> None:
+    """The thread is waited for, whatever its loop, and whether or not it hands the order back to this one."""
+    loop = asyncio.get_running_loop()
+    async with ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", base_delay=0.0) as recovery:
+        desk = Desk(recovery, SystemClock(), takes=0.0)
+
+        async def strategy() -> None:
+            await THREADS[how](loop, desk.place)
+            raise ConnectionError("what comes behind it")
+
+        with pytest.raises(ConnectionError):
+            await recovery.service("strategy", max_retries=3).call(strategy)
+        assert len(desk.booked) == 1
+
+
+@pytest.mark.asyncio
+async def test_read_that_was_handed_a_task_with_an_order_is_repeated(
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk
+) -> None:
+    """It did not begin it: a repetition begins no other one."""
+    asked = 0
+
+    async def fetch(placing: asyncio.Task[Booked], *others: asyncio.Task[Booked]) -> str:
+        nonlocal asked
+        asked += 1
+        await clock.sleep(20.0)
+        if asked < 3:
+            raise ConnectionError(f"no, and {placing}, {others}")
+        return "answer"
+
+    placing = asyncio.create_task(desk.place())
+    assert await recovery.service("market").call(fetch, placing, placing) == "answer"
+    await placing
+    assert asked == 3
 
 
 @pytest.mark.asyncio

@@ -20,7 +20,7 @@ from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, give_back
 from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
-from shockproof.calls.orders_inside import began_before, order_sent_since
+from shockproof.calls.orders_inside import began_before, order_sent_since, take_over_orders
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.stand_in import StandIn
@@ -49,7 +49,7 @@ def failure_of(
     That is the caller's cancellation, an error into which the callee has turned it, and whatever else
     is no ``Exception``: the ticket is given back, and nothing is counted.
     """
-    failure = _failure(plan, ticket, elapsed(plan, started, timer))
+    failure = _failure(plan, ticket, elapsed(plan, started, timer), error)
     if take_never_began(error):  # it waited for a thread all the time, or was refused one
         plan.classifier.never_began()
         failure.verdict = Verdict(Outcome.NEUTRAL)
@@ -71,11 +71,13 @@ def failure_of(
     return failure
 
 
-def _failure(plan: Plan, ticket: Ticket, duration: float) -> Failure:
+def _failure(plan: Plan, ticket: Ticket, duration: float, error: BaseException | None = None) -> Failure:
     failure = Failure(ticket, duration)
     clock = plan.runtime.clock
     failure.began = began_before(duration, clock)
     if failure.began is not None:
+        if error is not None:
+            take_over_orders(error, failure.began, clock)
         failure.order = order_sent_since(failure.began, clock, but=plan.own_order)
     return failure
 

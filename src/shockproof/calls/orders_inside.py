@@ -15,7 +15,8 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from shockproof.calls.running_around import orders_around
-from shockproof.calls.who_waits import group_of, tasks_told_by
+from shockproof.calls.tasks_at_hand import tasks_at_hand
+from shockproof.calls.who_waits import group_of, tasks_told_by, tasks_told_by_this_thread
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.errors import OutcomeUnknownError
 
@@ -29,6 +30,7 @@ __all__ = [
     "begin_thread_for",
     "name_unknown_order",
     "order_sent_since",
+    "take_over_orders",
     "withdraw_orders",
 ]
 
@@ -129,6 +131,10 @@ class OrderInside:
     def _goes_by(self, clock: Clock) -> bool:
         return clock is self._clock or (type(clock) is SystemClock is type(self._clock))
 
+    def is_seen_by(self, orders: _Orders) -> None:
+        """They are told of its end."""
+        self._seen_by.add(orders)
+
     def _show(self) -> None:
         for task, group in _tasks_around().items():
             orders = _seen.get(task)
@@ -160,6 +166,17 @@ class _Orders:
             if group is None or getattr(group, "_exiting", True):
                 yield order
 
+    def take_over(self, others: _Orders, began: float, clock: Clock) -> None:
+        """Those of *others* that were wanted since *began* are inside of this task as well."""
+        for order, _ in tuple(others.on_their_way.items()):
+            if order.came_since(began, clock):
+                self.on_their_way.setdefault(order, None)
+                order.is_seen_by(self)
+        for theirs, ours in ((others.unknown, self.unknown), (others.placed, self.placed)):
+            for order, _ in tuple(theirs.values()):
+                if order.came_since(began, clock):
+                    ours[True] = order, None
+
 
 _seen: Final = weakref.WeakKeyDictionary["asyncio.Task[Any]", _Orders]()  # Any: whatever they return
 _thread_of: ContextVar[asyncio.Future[None] | None] = ContextVar("shockproof_thread_of", default=None)
@@ -183,6 +200,21 @@ def order_sent_since(
     return None
 
 
+def take_over_orders(error: BaseException, began: float | None, clock: Clock) -> None:
+    """
+    The attempt that *error* has ended began then: orders in tasks that its functions had at hand are inside of it.
+
+    They may have waited for them by ways that nobody else can see: an event, a queue, or looking again and again.
+    """
+    here = None if began is None else _running_task()
+    if began is None or here is None:
+        return
+    for task in tasks_at_hand(error):
+        others = _seen.get(task)
+        if others is not None and task is not here:
+            _seen.setdefault(here, _Orders()).take_over(others, began, clock)
+
+
 def withdraw_orders(began: float | None, clock: Clock, *, but: OrderInside | None = None) -> None:
     """What runs here since *began* is about to be repeated: what was not sent yet inside of it, never will be."""
     if began is not None:
@@ -192,8 +224,7 @@ def withdraw_orders(began: float | None, clock: Clock, *, but: OrderInside | Non
 
 
 def _inside_of_what_runs(but: OrderInside | None) -> Iterator[OrderInside]:
-    loop = asyncio._get_running_loop()
-    task = None if loop is None else asyncio.current_task(loop)
+    task = _running_task()
     orders = None if task is None else _seen.get(task)
     if orders is None:
         return
@@ -201,6 +232,11 @@ def _inside_of_what_runs(but: OrderInside | None) -> Iterator[OrderInside]:
     for order in orders:
         if order is not but and order not in around:
             yield order
+
+
+def _running_task() -> asyncio.Task[Any] | None:  # Any: whatever it returns
+    loop = asyncio._get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
 
 
 def begin_thread_for(done: asyncio.Future[None], context: Context) -> None:
@@ -240,6 +276,7 @@ def _tasks_around() -> dict[asyncio.Task[Any], Group]:  # Any: whatever they ret
     inside: list[tuple[asyncio.Task[Any], Group]] = [] if here is None else [(here, None)]  # Any: as above
     if thread is not None:
         inside.extend((task, None) for task in tasks_told_by(thread))
+    inside.extend((task, None) for task in tasks_told_by_this_thread())
     inside.extend((task, None) for _, whole in _running_parts() if (task := whole()) is not None)
     while inside:
         task, group = inside.pop()

@@ -9,12 +9,15 @@ not as expected, nobody is known to wait.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 from collections.abc import Iterator
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-__all__ = ["frames_of", "group_of", "task_that_waits_for", "tasks_told_by"]
+from shockproof.calls.waiting_threads import futures_of_this_thread, futures_of_threads_that_hold
+
+__all__ = ["frames_of", "group_of", "task_that_waits_for", "tasks_told_by", "tasks_told_by_this_thread"]
 
 _GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
@@ -58,16 +61,15 @@ def group_of(task: asyncio.Task[Any]) -> asyncio.TaskGroup | None:  # Any: whate
     return None
 
 
-def tasks_told_by(
-    awaited: asyncio.Future[Any], depth: int = 0
-) -> Iterator[asyncio.Task[Any]]:  # Any: as above
+def tasks_told_by(awaited: object, depth: int = 0) -> Iterator[asyncio.Task[Any]]:  # Any: as above
     """
-    The tasks that go on when *awaited* is done, in whatever way they wait for it.
+    The tasks that go on when *awaited*, a future of asyncio's or of a thread's, is done, in whatever way they wait for it.
 
     Those of `task_that_waits_for`, and those that would not pass their own cancellation on: behind `shield`, in
-    ``asyncio.wait``, or behind another future that somebody's callback sets.
+    ``asyncio.wait`` or ``as_completed``, behind another future, event or queue that somebody's callback sets, and what
+    waits for a thread that waits for it.
     """
-    for callback, _ in getattr(awaited, "_callbacks", None) or ():
+    for callback in _callbacks_of(awaited):
         owner = getattr(callback, "__self__", None)
         if isinstance(owner, asyncio.Task):
             if _waits_for(owner, awaited):
@@ -75,9 +77,28 @@ def tasks_told_by(
         elif depth < _DEEPEST:
             for behind in _futures_behind(callback, owner):
                 yield from tasks_told_by(behind, depth + 1)
+    if _is_of_a_thread(awaited) and depth < _DEEPEST:
+        for behind in futures_of_threads_that_hold(awaited):
+            yield from tasks_told_by(behind, depth + 1)
 
 
-def _futures_behind(callback: object, owner: object) -> Iterator[asyncio.Future[Any]]:  # Any: as above
+def tasks_told_by_this_thread() -> Iterator[asyncio.Task[Any]]:  # Any: as above
+    """Those that go on when what the running thread does has ended."""
+    for future in futures_of_this_thread():
+        yield from tasks_told_by(future)
+
+
+def _is_of_a_thread(future: object) -> bool:
+    return isinstance(future, concurrent.futures.Future)
+
+
+def _callbacks_of(future: object) -> list[object]:
+    if _is_of_a_thread(future):
+        return list(getattr(future, "_done_callbacks", ()))
+    return [callback for callback, _ in getattr(future, "_callbacks", None) or ()]
+
+
+def _futures_behind(callback: object, owner: object) -> Iterator[object]:
     held = [owner]
     if isinstance(callback, FunctionType):
         for cell in callback.__closure__ or ():
@@ -88,9 +109,21 @@ def _futures_behind(callback: object, owner: object) -> Iterator[asyncio.Future[
     elif isinstance(callback, functools.partial):
         held.extend(callback.args)
     for one in held:
-        end: object = one if isinstance(one, asyncio.Future) else getattr(one, "_on_completed_fut", None)
-        if isinstance(end, asyncio.Future):  # itself, or the end of a task group
+        if isinstance(one, asyncio.Future) or _is_of_a_thread(one):
+            yield one
+            continue
+        end = getattr(one, "_on_completed_fut", None)
+        if isinstance(end, asyncio.Future):  # the end of a task group
             yield end
+        # That of as_completed stands in an object of its own from Python 3.13 on.
+        is_of_asyncio = type(one).__module__ == asyncio.tasks.__name__
+        yield from _waiters_of(getattr(one, "_done", one) if is_of_asyncio else one)
+
+
+def _waiters_of(one: object) -> Iterator[asyncio.Future[Any]]:  # Any: as above
+    if isinstance(one, asyncio.Queue | asyncio.Event | asyncio.Semaphore):
+        waiting = getattr(one, "_getters", None) or getattr(one, "_waiters", None) or ()
+        yield from (waiter for waiter in tuple(waiting) if isinstance(waiter, asyncio.Future))
 
 
 def _waits_for(task: asyncio.Task[Any], future: object) -> bool:  # Any: whatever it returns
