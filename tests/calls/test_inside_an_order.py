@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from shockproof import (
     NOT_FOUND,
+    AttemptTimeoutError,
     CircuitOpenError,
     ErrorRecoveryService,
     Found,
@@ -141,6 +143,35 @@ async def test_order_left_behind_is_not_repeated_by_the_handle_inside_it(
     trading = recovery.service("trading", timeout=1.0, grace=1.0, max_retries=0)
     assert await order(trading, venue, "bot-1").call(submit) == {"id": "bot-1"}
     await clock.sleep(10.0)
+    assert venue.booked == ["bot-1"]
+
+
+async def in_wait(sending: Coroutine[Any, Any, Booked]) -> Booked:
+    task = asyncio.ensure_future(sending)
+    await asyncio.wait({task})
+    return task.result()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("options", [{"max_retries": 3}, {"hedge_after": 0.7}], ids=str)
+@pytest.mark.parametrize("waits", [asyncio.shield, in_wait])
+async def test_call_that_outlives_its_order_cut_off_is_not_repeated(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    waits: Callable[..., Awaitable[Booked]],
+    options: dict[str, Any],
+) -> None:
+    """It began inside of it, and has its key."""
+    venue, http = Venue(clock, loses=9), recovery.service("http", **options)
+
+    async def submit(client_order_id: str) -> Booked:
+        return await waits(http.call(venue.submit, client_order_id))
+
+    once = recovery.service("trading", timeout=0.5, max_retries=0).once(
+        "bot-1", confirm=venue.find, key_argument="client_order_id", settle=20.0
+    )
+    assert await once.call(submit) == {"id": "bot-1"}
+    await clock.sleep(20.0)
     assert venue.booked == ["bot-1"]
 
 
@@ -277,8 +308,9 @@ async def test_looking_up_an_order_is_repeated_also_for_one_inside_another(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("timeout", [60.0, 0.5])
 async def test_task_that_outlives_an_order_retries_again(
-    recovery: ErrorRecoveryService, clock: VirtualClock
+    recovery: ErrorRecoveryService, clock: VirtualClock, timeout: float
 ) -> None:
     """Such as the reader of a connection that the first order opened."""
     venue, http, asked = Venue(clock), recovery.service("http", max_retries=3), 0
@@ -297,7 +329,8 @@ async def test_task_that_outlives_an_order_retries_again(
         readers.append(asyncio.create_task(later()))
         return await venue.submit(client_order_id)
 
-    await order(recovery.service("trading"), venue, "bot-1").call(submit)
+    with contextlib.suppress(AttemptTimeoutError):
+        await order(recovery.service("trading", timeout=timeout, max_retries=0), venue, "bot-1").call(submit)
     with pytest.raises(ConnectionResetError):
         await readers[0]
     assert asked == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 from typing import Any
 
@@ -85,7 +86,9 @@ async def test_result_that_still_has_to_be_awaited_is_no_answer() -> None:
     def plain() -> Any:
         return submit()
 
-    coroutine = witnessed(plain, lambda: one.witness, refusal=none, order="bot-1", has_own_task=False)()
+    coroutine = witnessed(
+        plain, lambda: one.witness, refusal=none, order="bot-1", now=time.monotonic, has_own_task=False
+    )()
     assert one.witness.give_up(one.leave) == "over"
     assert await coroutine == 7
 
@@ -100,10 +103,17 @@ def test_function_stays_what_it_is() -> None:
     by = Told
     for has_own_task in (False, True):
         seen = witnessed(
-            partial(submit), lambda: by().witness, refusal=none, order="bot-1", has_own_task=has_own_task
+            partial(submit),
+            lambda: by().witness,
+            refusal=none,
+            order="bot-1",
+            now=time.monotonic,
+            has_own_task=has_own_task,
         )
         assert (is_async(seen), seen.__name__) == (True, "submit")
-    seen = witnessed(plain, lambda: by().witness, refusal=none, order="bot-1", has_own_task=True)
+    seen = witnessed(
+        plain, lambda: by().witness, refusal=none, order="bot-1", now=time.monotonic, has_own_task=True
+    )
     assert (is_async(seen), seen.__name__) == (False, "plain")
 
 
@@ -117,7 +127,12 @@ def test_attempt_that_is_refused_at_its_beginning_does_not_run_and_tells_so_late
 
     refusal = LookupError()
     seen = witnessed(
-        lambda: ran.append("ran"), lambda: one.witness, refusal=refuses, order="bot-1", has_own_task=False
+        lambda: ran.append("ran"),
+        lambda: one.witness,
+        refusal=refuses,
+        order="bot-1",
+        now=time.monotonic,
+        has_own_task=False,
     )
 
     with pytest.raises(LookupError):

@@ -119,6 +119,7 @@ class Dispatch:
             self._call.fn,
             lambda: self._flight.witness,
             order=self._call.order,
+            now=self._wanted.clock.monotonic,
             refusal=lambda: self._leave.refusal_at_last(has_waited=has_waited),
             has_own_task=has_own_task,
         )

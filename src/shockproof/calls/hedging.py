@@ -133,7 +133,7 @@ async def hedged(
                 else:
                     call.note(failure, is_hedge=True)
             if is_time and hedges < rule.most:
-                if not race.has_order and call.may_hedge():
+                if not race.has_order and call.may_hedge(began):
                     requests.append(_Request(hedge, race))
                     hedges += 1
                 else:

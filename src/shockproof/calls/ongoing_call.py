@@ -532,7 +532,7 @@ class OngoingCall:
         now = plan.runtime.clock.monotonic()
         shown, kind = self._count(failure, verdict, now)
         self._budget = None  # spent
-        decision = self._decide(error, verdict, now, kind)
+        decision = self._decide(error, verdict, now, kind, failure.duration)
         if failure.order is not None and outcome is _UNKNOWN:
             decision = Decision(None, failure.order.reason)
         delay = decision.delay
@@ -645,13 +645,13 @@ class OngoingCall:
 
     # -- hedges --------------------------------------------------------------------------------
 
-    def may_hedge(self) -> bool:
-        """Pay for a hedge; only while the circuit is closed, for a hedge is no probe."""
+    def may_hedge(self, began: float) -> bool:
+        """Pay for a hedge of what began then; only while the circuit is closed, for a hedge is no probe."""
         state = self.plan.state
         adaptive, budget = self.plan.adaptive, self.plan.retry_budget or state.hedge_budget
         if adaptive is not None and adaptive.send_rate.limit is not None:
             return False  # throttled: not the moment to send more
-        if self.plan.halt_reason is not None or self.plan.is_part_of_an_order:
+        if self.plan.halt_reason is not None or self.plan.is_part_of_an_order(began):
             return False
         is_closed = state.circuit.state(self.plan.runtime.clock.monotonic()) == "closed"
         if not is_closed or budget is None or not budget.take():
@@ -728,7 +728,9 @@ class OngoingCall:
     def _answered(self, adaptive: AdaptiveRetry, now: float, duration: float, kind: ErrorKind | None) -> None:
         adaptive.answered(now, sent_at=now - duration, kind=kind)
 
-    def _decide(self, error: Exception | None, verdict: Verdict, now: float, kind: ErrorKind) -> Decision:
+    def _decide(
+        self, error: Exception | None, verdict: Verdict, now: float, kind: ErrorKind, duration: float
+    ) -> Decision:
         plan, adaptive = self.plan, self.plan.adaptive
         if verdict.outcome is _UNKNOWN:
             return Decision(None, NOBODY_KNOWS)
@@ -755,7 +757,7 @@ class OngoingCall:
             delay, decision = pause, Decision(pause, "")
         if a_retry_runs(but=None if self._mark is None else self._mark[0]):
             return Decision(None, "a retry around it is already running, and layers do not multiply")
-        if plan.is_part_of_an_order and not self.persists:
+        if plan.is_part_of_an_order(now - duration) and not self.persists:
             return Decision(None, IN_AN_ORDER)
         circuit = plan.state.circuit
         if (

@@ -17,7 +17,7 @@ from shockproof.calls.callables import has_coroutine_code, is_async, name_of
 from shockproof.calls.combinations import Layer, refuse_harmful
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.orders_inside import OrderInside
-from shockproof.calls.running_around import an_order_runs
+from shockproof.calls.running_around import an_order_failed_around, an_order_runs
 from shockproof.calls.runtime import Runtime
 from shockproof.calls.stand_in import StandIn, chain_of
 from shockproof.calls.threads import NotStartedError
@@ -260,17 +260,16 @@ class Plan(_WhatEveryCallReads):
         self.rejected(refusal)
         return refusal
 
-    @property
-    def is_part_of_an_order(self) -> bool:
+    def is_part_of_an_order(self, began: float) -> bool:
         """
-        Whether it is called inside an order, and may be what sends it: then only the order's `once` may repeat it.
+        Whether what began then is called inside an order, and may be what sends it: then only the order's `once` may repeat it.
 
         Not what is declared to do no harm twice, nor an order of its own, which sees to itself.
         """
         return (
             ("effect" not in self.options or self.effect == "unsafe")
             and self.before_attempt is None
-            and an_order_runs()
+            and (an_order_runs() or an_order_failed_around(began))
         )
 
     @property

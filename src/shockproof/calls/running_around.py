@@ -11,7 +11,7 @@ to be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, Final
@@ -20,6 +20,7 @@ __all__ = [
     "IN_AN_ORDER",
     "RunningAround",
     "a_retry_runs",
+    "an_order_failed_around",
     "an_order_runs",
     "awaited_in_order",
     "begin_retry",
@@ -36,10 +37,12 @@ IN_AN_ORDER: Final = "an order runs around it, which only once() sends again; de
 class RunningAround:
     """Marks everything inside a repeated attempt, or an attempt of an order; `ended` for tasks that outlive it."""
 
-    __slots__ = ("ended", "order", "outer")
+    __slots__ = ("ended", "failed_at", "order", "outer")
 
     def __init__(self, outer: RunningAround | None, order: object = None) -> None:
         self.ended = False
+        self.failed_at: float | None = None
+        """When an attempt of an order was cut off, or failed."""
         self.order = order
         """None: it is a retry."""
         self.outer = outer
@@ -83,6 +86,19 @@ def an_order_runs() -> bool:
     return mark is not None
 
 
+def an_order_failed_around(began: float) -> bool:
+    """
+    Whether what began then was a part of an order's attempt, and outlives it.
+
+    The attempt was cut off, or failed: only `once` may send again what has the order's key. What begins later is free, such as
+    the calls of a reader whose connection that attempt had opened.
+    """
+    mark = _innermost.get()
+    while mark is not None and (mark.failed_at is None or mark.failed_at < began):
+        mark = mark.outer
+    return mark is not None
+
+
 def begin_retry() -> tuple[RunningAround, Token[RunningAround | None]]:
     """From now on a retry inside this one makes a single attempt; to be handed to `end_retry`."""
     mark = RunningAround(_running())
@@ -99,12 +115,15 @@ def end_retry(mark: RunningAround, token: Token[RunningAround | None]) -> None:
 
 
 @contextmanager
-def in_order(order: object) -> Generator[None]:
-    """What runs inside is an attempt of *order*."""
+def in_order(order: object, now: Callable[[], float]) -> Generator[None]:
+    """What runs inside is an attempt of *order*, whose clock says *now*."""
     mark = RunningAround(_running(), order)
     token = _innermost.set(mark)
     try:
         yield
+    except BaseException:
+        mark.failed_at = now()
+        raise
     finally:
         mark.ended = True
         _innermost.reset(token)
@@ -112,10 +131,11 @@ def in_order(order: object) -> Generator[None]:
 
 async def awaited_in_order(
     order: object,
+    now: Callable[[], float],
     awaitable: Awaitable[Any],  # Any: whatever the user's function returns
 ) -> Any:  # Any: as above
     """What a plain function gave to await is a part of its attempt."""
-    with in_order(order):
+    with in_order(order, now):
         return await awaitable
 
 

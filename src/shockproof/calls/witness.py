@@ -79,6 +79,7 @@ def witnessed(
     by: Callable[[], Witness],
     *,
     order: object,
+    now: Callable[[], float],
     refusal: Callable[[], Exception | None],
     has_own_task: bool,
 ) -> Callable[..., Any]:  # Any: as above
@@ -89,13 +90,13 @@ def witnessed(
     is raised in its place.
 
     A coroutine without a task of its own cannot be left behind, and has no witness. Whatever form it has, what is called
-    inside knows that it is a part of *order*, for as long as the attempt really runs.
+    inside knows that it is a part of *order*, whose clock says *now*, for as long as the attempt really runs.
     """
     is_coroutine_function = is_async(fn)
 
     async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         _raise_if_refused(refusal)
-        with in_order(order):
+        with in_order(order, now):
             return await fn(*args, **kwargs)
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:  # Any: as above
@@ -103,7 +104,7 @@ def witnessed(
         witness.begins()
         try:
             _raise_if_refused(refusal)
-            with in_order(order):
+            with in_order(order, now):
                 result = await fn(*args, **kwargs)
         except BaseException as error:
             witness.raises(error)
@@ -116,13 +117,13 @@ def witnessed(
         witness.begins()
         try:
             _raise_if_refused(refusal)
-            with in_order(order):
+            with in_order(order, now):
                 result = fn(*args, **kwargs)
         except BaseException as error:
             witness.raises(error)
             raise
         witness.returns(result)
-        return awaited_in_order(order, result) if inspect.isawaitable(result) else result
+        return awaited_in_order(order, now, result) if inspect.isawaitable(result) else result
 
     seen: Callable[..., Any] = called  # Any: as above
     if is_coroutine_function:
