@@ -259,6 +259,15 @@ SOUND: dict[str, Make] = {
     "unsafe in unsafe": lambda recovery: recovery.service("a", effect="unsafe")(
         recovery.service("b", effect="unsafe")(fetch)
     ),
+    "a timeout in unsafe": lambda recovery: recovery.service("a", effect="unsafe")(
+        Timeout(timeout=5.0)(fetch)
+    ),
+    "a retry of what proves that nothing happened, in unsafe": lambda recovery: recovery.service(
+        "a", effect="unsafe"
+    )(Retry(retry_on=ConnectionRefusedError)(fetch)),
+    "what is declared harmless, in unsafe": lambda recovery: recovery.service("a", effect="unsafe")(
+        recovery.service("b", effect="idempotent")(fetch)
+    ),
     "a timeout around unsafe": lambda recovery: Timeout(timeout=5.0)(
         recovery.service("a", effect="unsafe")(fetch)
     ),
@@ -295,6 +304,14 @@ HARMFUL: dict[str, tuple[Make, str]] = {
     "sent elsewhere": (
         lambda recovery: Fallback(fallback=second_source)(recovery.service("orders", effect="unsafe")(fetch)),
         "'fallback' around it would send elsewhere",
+    ),
+    "repeated by a layer inside": (
+        lambda recovery: recovery.service("orders", effect="unsafe")(recovery.service("http")(fetch)),
+        "'http' inside it would repeat",
+    ),
+    "hedged inside": (
+        lambda recovery: recovery.service("orders", effect="unsafe")(Hedge(hedge_after=1.0)(fetch)),
+        "'hedge' inside it would hedge",
     ),
     "below another layer": (
         lambda recovery: Retry()(Timeout(timeout=5.0)(recovery.service("orders", effect="unsafe")(fetch))),

@@ -225,7 +225,8 @@ def check_layers(fn: object, outer: Layer) -> None:
     Look at the layers below a new, outer one: refuse what does harm, warn about the rest.
 
     Raises:
-        ValueError: a call declared unsafe would be repeated, hedged or sent elsewhere by the outer layer.
+        ValueError: a call declared unsafe would be repeated, hedged or sent elsewhere by the outer layer, or by one inside of it
+            that says nothing of what its calls do.
     """
     name = getattr(fn, "__name__", fn)
     for inner in _layers_of(fn):
@@ -236,19 +237,26 @@ def check_layers(fn: object, outer: Layer) -> None:
 
 
 def _harmful(name: object, outer: Layer, inner: Layer) -> Iterator[str]:
-    if inner.options.get("effect") != "unsafe" or outer.options.get("effect") == "unsafe":
-        return
-    for does, it_does in (
-        ("repeat", outer.options["max_retries"] != 0),
-        ("hedge", outer.options.get("hedge_after") is not None),
-        ("send elsewhere", outer.options.get("fallback") is not None),
-    ):
-        if it_does:
-            yield (
-                f"{name!r} is unsafe for {inner.service_name!r}, and {outer.service_name!r} around it would "
-                f"{does} what may have happened already; declare effect='unsafe' there, too, or put all "
-                "options on one handle"
-            )
+    for unsafe, other, where in ((inner, outer, "around"), (outer, inner, "inside")):
+        if unsafe.options.get("effect") != "unsafe" or other.options.get("effect") == "unsafe":
+            continue
+        if where == "inside" and any(other.options.get(said) is not None for said in _SAYS_WHAT_IS_HARMLESS):
+            continue
+        for does, it_does in (
+            ("repeat", other.options["max_retries"] != 0),
+            ("hedge", other.options.get("hedge_after") is not None),
+            ("send elsewhere", other.options.get("fallback") is not None),
+        ):
+            if it_does:
+                yield (
+                    f"{name!r} is unsafe for {unsafe.service_name!r}, and {other.service_name!r} {where} it would "
+                    f"{does} what may have happened already; declare effect='unsafe' there, too, or put all "
+                    "options on one handle"
+                )
+
+
+_SAYS_WHAT_IS_HARMLESS: Final = ("effect", "retry_on", "classify")
+"""Options of an inner layer that knows what it repeats."""
 
 
 def _doubtful(name: object, outer: Layer, inner: Layer) -> Iterator[str]:
