@@ -441,6 +441,61 @@ async def test_order_inside_an_order_makes_the_outer_one_final(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("key", [None, "basket-1"])
+@pytest.mark.parametrize("ends", ["cut off", "answer lost"])
+@pytest.mark.parametrize("leg_ends", ["unknown", "there", "cut off"])
+async def test_outer_order_that_is_not_there_is_not_sent_again_where_it_sent_another(
+    recovery: ErrorRecoveryService, clock: VirtualClock, leg_ends: str, ends: str, key: str | None
+) -> None:
+    """Its own look-up proves nothing about the order inside, however its attempt ended."""
+    leg, outer = Desk(recovery, clock, takes=1.0), Desk(recovery, clock)
+    leg.loses, leg.is_seen = leg_ends == "unknown", leg_ends == "there"
+    leg.takes = 100.0 if leg_ends == "cut off" else 1.0
+    outer.trading = recovery.service("outer", max_retries=3, timeout=10.0)
+
+    async def submit(client_order_id: str) -> Booked:
+        with contextlib.suppress(OutcomeUnknownError):
+            await leg.place()
+        if ends == "cut off":
+            await clock.sleep(100.0)
+        raise ConnectionResetError("what comes behind it")
+
+    once = outer.trading.once(key, confirm=outer.find, key_argument="client_order_id", settle=1.0)
+    with pytest.raises((AttemptTimeoutError, ConnectionResetError)):
+        await once.call(submit)
+    assert len(leg.booked) == 1
+
+
+@pytest.mark.asyncio
+async def test_leg_that_its_outer_order_did_not_wait_for_is_not_sent_beside_the_next_attempt(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """A `gather` that has failed lets it go on, and it was not sent yet when it became certain that there is no outer order."""
+    leg, outer, is_first = Desk(recovery, clock, takes=1.0), Desk(recovery, clock, takes=0.0), True
+    leg.trading = recovery.service("narrow", max_retries=0, max_concurrent=1, max_queue=5)
+    busy = asyncio.ensure_future(leg.place("bot-0"))
+    await clock.sleep(0.1)
+    outer.trading = recovery.service("outer", max_retries=3)
+
+    async def loses_its_answer() -> None:
+        nonlocal is_first
+        await clock.sleep(0.1)
+        if is_first:
+            is_first = False
+            raise ConnectionResetError("the answer is lost")
+
+    async def submit(client_order_id: str) -> Booked:
+        await asyncio.gather(leg.place(), loses_its_answer())
+        return await outer.submit(client_order_id)
+
+    once = outer.trading.once(confirm=outer.find, key_argument="client_order_id", settle=0.2)
+    placed = await once.call(submit)
+    await busy
+    await clock.sleep(100.0)
+    assert (outer.booked, len(leg.booked)) == ([placed["id"]], 2)
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("how", ["a loop of its own", "the loop that waits for it"])
 async def test_orders_of_a_plain_function_are_inside_the_call_around_it(tmp_path: Path, how: str) -> None:
     """It runs them in its thread, or hands them to the loop that waits for it."""

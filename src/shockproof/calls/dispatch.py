@@ -16,6 +16,7 @@ from shockproof.calls.leave_to_send import LeaveToSend
 from shockproof.calls.left_behind import LeftBehind, how_it_ended
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.order_look_up import answered_by_look_up, found_by_look_up
+from shockproof.calls.orders_inside import order_sent_since, withdraw_orders
 from shockproof.calls.plan import Plan
 from shockproof.calls.wanted_order import CallOfOrder, WantedOrder
 from shockproof.calls.witness import witnessed
@@ -167,8 +168,11 @@ class Dispatch:
     def _is_sent_again(self, failed: Exception | None) -> bool:
         """Whether it is, after it is certain that nothing was placed; then its next turn has the time that is left."""
         left = None if self._ends_at is None else self._ends_at - self._wanted.clock.monotonic()
-        if self._flight.has_order_inside or not self._may_be_sent_again(failed, left):
+        began, clock, order = self._call.began, self._wanted.clock, self._call.order
+        # Whatever was said of the attempt itself: another one would send what was sent inside of it again.
+        if order_sent_since(began, clock, but=order) or not self._may_be_sent_again(failed, left):
             return False
+        withdraw_orders(began, clock, but=order)
         self._resends += 1
         if left is not None:
             self._plan = Plan({**self._wanted.plan.options, "deadline": left}).bind(

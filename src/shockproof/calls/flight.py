@@ -36,7 +36,6 @@ class Flight(Classifier):
         "began",
         "begins_by",
         "can_be_ended",
-        "has_order_inside",
         "is_known_there",
         "is_open",
         "late_answer",
@@ -79,8 +78,6 @@ class Flight(Classifier):
         """Of an attempt that had been given up."""
         self.is_known_there = False
         """The other side said that it has this key already."""
-        self.has_order_inside = False
-        """Another order was sent inside of an attempt, so that a further attempt might send that again."""
         self.witness = self._new_witness()
         self.is_open = False
         """It was sent, and nothing proves that it did nothing."""
@@ -113,7 +110,6 @@ class Flight(Classifier):
         return self._judged(self.rules.of_error(error, call))
 
     def of_order_inside(self) -> Verdict:
-        self.has_order_inside = True
         return self._judged(self.rules.of_order_inside())
 
     def never_began(self) -> None:
