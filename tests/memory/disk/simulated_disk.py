@@ -121,6 +121,9 @@ class SimulatedDisk:
         inode = self._inode(path)
         return FileStamp(len(inode.data), 0, id(inode))
 
+    def born_at(self, path: Path) -> int | None:
+        return None
+
     def open_to_read(self, path: Path) -> BufferedIOBase:
         self.called("open_to_read")
         return BytesIO(self._inode(path).data)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.disk.file_layer import FileLayer, FileStamp, SystemFiles
 from shockproof.memory.journal.journal_files import JournalFiles, Recovered, read_journal
 from shockproof.memory.journal.position import Position, position_path, read_position, write_position
 from shockproof.memory.journal.record import Kind, encode_body
@@ -24,9 +24,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "state" / "journal"
 
 
-def live(home: Path, names: str, *, is_orderly: bool = True) -> Recovered:
+def live(home: Path, names: str, *, is_orderly: bool = True, layer: FileLayer = LAYER) -> Recovered:
     """A life that begins these operations; gives what it found."""
-    files = JournalFiles(home, layer=LAYER, segment_bytes=4096)
+    files = JournalFiles(home, layer=layer, segment_bytes=4096)
     found = files.open()
     for name in names:
         body = {"operation": name, "key": None}
@@ -121,6 +121,50 @@ def test_directory_that_was_moved_is_no_copy(
     assert caplog.text == ""
 
 
+def test_backup_whose_lock_got_the_number_of_the_removed_one_is_warned_of(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """File systems give the number of a removed file to the next one at once; but that one is younger."""
+
+    class NumbersAgain(SystemFiles):
+        born = 1
+
+        def stamp(self, path: Path, *, follow_links: bool = True) -> FileStamp:
+            return super().stamp(path, follow_links=follow_links)._replace(number=7)
+
+        def born_at(self, path: Path) -> int | None:
+            return self.born
+
+    files = NumbersAgain()
+    live(home, "A", layer=files)
+    shutil.copytree(home.parent, tmp_path / "backup")
+    live(home, "B", layer=files)
+    assert caplog.text == ""
+    shutil.rmtree(home.parent)
+    shutil.copytree(tmp_path / "backup", home.parent)
+    files.born = 2
+
+    found = live(home, "", layer=files)
+    assert found.is_elsewhere
+    assert not found.has_lost_something
+    assert "is a copy, or was put back from one" in caplog.text
+
+
+def test_file_system_that_tells_no_birth_is_asked_for_the_number_alone(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So it is where it told one before, and beside the position of an older shockproof."""
+
+    class NoBirth(SystemFiles):
+        def born_at(self, path: Path) -> int | None:
+            return None
+
+    live(home, "A")
+    assert not live(home, "B", layer=NoBirth()).is_elsewhere
+    assert not live(home, "C").is_elsewhere
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     "content", [None, b"", b"[]", b'{"segment": 9}', b'{"format_version": 1, "segment": 9, "sequence": 99, "lock": 1}']
 )  # fmt: skip
@@ -171,5 +215,5 @@ def test_what_a_crash_left_of_a_position_is_in_nobodys_way(home: Path) -> None:
     path = position_path(home)
     path.with_name(f".{path.name}.tmp").write_bytes(b"half")
     write_position(LAYER, home, Position(7, 70))
-    assert read_position(LAYER, home) == (7, 70, None)
+    assert read_position(LAYER, home) == (7, 70, None, None)
     assert sorted(one.name for one in home.parent.iterdir()) == ["journal", "journal_position.json"]

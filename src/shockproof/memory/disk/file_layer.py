@@ -83,6 +83,14 @@ class FileLayer(Protocol):
         """
         ...
 
+    def born_at(self, path: Path) -> int | None:
+        """
+        When the file was made, in nanoseconds of the file system's clock; None: it does not tell, or there is no such file.
+
+        No copy takes that along, and neither a rename, nor a new owner, nor a hard link changes it.
+        """
+        ...
+
     def open_to_read(self, path: Path) -> BufferedIOBase:
         """
         The file from its beginning; to be closed by the caller.
@@ -215,6 +223,19 @@ class SystemFiles:
         if not stat.S_ISREG(found.st_mode):
             raise NotAFileError(errno.EINVAL, "it is no regular file", str(path))
         return FileStamp(found.st_size, found.st_mtime_ns, found.st_ino)
+
+    def born_at(self, path: Path) -> int | None:
+        if sys.platform == "linux":
+            # Only the journal asks, and what it takes to ask is long to import.
+            from shockproof.memory.disk.birth_time import told_by_statx
+
+            return told_by_statx(path)
+        else:
+            try:
+                born: float | None = getattr(path.stat(), "st_birthtime", None)
+            except OSError:
+                return None
+            return None if born is None else int(born * 1e9)
 
     def open_to_read(self, path: Path) -> BufferedIOBase:
         return BufferedReader(_open_regular(path))

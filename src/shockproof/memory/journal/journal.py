@@ -484,6 +484,8 @@ class Journal:
                 at_exit(self._drain)
                 with background.imports:
                     importlib.import_module("json")  # now, and for good: a fork waits for it
+                    with contextlib.suppress(ImportError):  # there are Pythons without it
+                        importlib.import_module("ctypes")
                 recovered = files.open()
                 self.lost = recovered.damage or recovered.incomplete
                 self.earlier_sends = recovered.sends

@@ -184,7 +184,7 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
     if position is not None:
         if hole is None and not any(content.damage for content in wanted):  # else that is told
             behind = _missing_since(position, last_sequence, is_there=bool(segments))
-        is_elsewhere = position.lock is not None and position.lock != _number_of_lock(layer, directory)
+        is_elsewhere = position.is_of_another(_position_at(layer, directory, 0, 0))
         # What comes next is ahead of it again.
         last_number, last_sequence = (
             max(last_number, position.segment),
@@ -214,11 +214,12 @@ def _missing_since(position: Position, last_sequence: int, *, is_there: bool) ->
     )
 
 
-def _number_of_lock(layer: FileLayer, directory: Path) -> int | None:
+def _position_at(layer: FileLayer, directory: Path, segment: int, sequence: int) -> Position:
+    lock = directory / LOCK_NAME
     try:
-        return layer.stamp(directory / LOCK_NAME).number
+        return Position(segment, sequence, layer.stamp(lock).number, layer.born_at(lock))
     except OSError:
-        return None
+        return Position(segment, sequence)
 
 
 class JournalFiles:
@@ -463,7 +464,7 @@ class JournalFiles:
         """Let later lives know how far it has come, whatever they find. What a disk does not take tells less, and no lie."""
         if not self.is_usable:
             return
-        position = Position(self._number, self._durable, _number_of_lock(self._layer, self.directory))
+        position = _position_at(self._layer, self.directory, self._number, self._durable)
         if position == self._told:
             return
         try:

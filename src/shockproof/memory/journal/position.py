@@ -32,6 +32,14 @@ class Position(NamedTuple):
     """Of the last record."""
     lock: int | None = None
     """The number that the file system has given to the lock file: in a copy it is another one. None: not known."""
+    born: int | None = None
+    """When that file was made, nanoseconds since 1970: one that got the number of a removed one is younger. None: not known."""
+
+    def is_of_another(self, here: Position) -> bool:
+        """Whether it was told of another lock file than the one that is there now, as *here* tells."""
+        if self.lock is not None and self.lock != here.lock:
+            return True
+        return self.born is not None and here.born is not None and self.born != here.born
 
 
 def position_path(directory: Path) -> Path:
@@ -46,7 +54,9 @@ def read_position(layer: FileLayer, directory: Path) -> Position | None:
         checksum = content.pop("checksum")
         if checksum != _checksum(content) or content["format_version"] != _FORMAT_VERSION:
             return None
-        return Position(int(content["segment"]), int(content["sequence"]), content["lock"])
+        return Position(
+            int(content["segment"]), int(content["sequence"]), content["lock"], content.get("born")
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
