@@ -1602,6 +1602,24 @@ async def test_orders_of_a_journal_that_was_removed_or_cut_short_are_looked_up(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("risk_reducing", [False, True])
+async def test_key_that_was_made_is_looked_up_too_where_the_journal_was_lost_behind_its_first_call(
+    make: Make, recovery: ErrorRecoveryService, risk_reducing: bool
+) -> None:
+    """Nobody has sent a key that was just made; the second call of the same object may be another matter."""
+    once, venue = make("answer lost", risk_reducing=risk_reducing, max_retries=0)
+    venue.says = UNKNOWN
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "AAPL")
+    await recovery.aclose()
+    shutil.rmtree(recovery.state_dir / "journal")
+    venue.says = None
+
+    assert (await once.call(venue.submit, "AAPL"))["symbol"] == "found"
+    assert venue.booked == [once.key]
+
+
+@pytest.mark.asyncio
 async def test_cancelled_at_any_await_the_journal_tells_the_truth(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:

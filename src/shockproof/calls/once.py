@@ -90,6 +90,8 @@ class Once(Generic[R]):
         self._ways = sent_once.ways().of(
             plan.state.name, self._wanted.is_under_way, found=plan.state.found_later
         )
+        self._was_sent = False
+        """By an earlier call of this object: then a journal may have lost a key that was made for it, too."""
         self._number: int | None = None
         """As long as nobody has learned the key that was made here, this is no order: it says how all are looked up."""
         if is_new:
@@ -193,6 +195,7 @@ class Once(Generic[R]):
             return await self._called(order, fn, args, kwargs, arguments)
         finally:
             order.ends()
+            self._was_sent = self._was_sent or order.was_sent
             for lane in lanes:
                 lane.race.ends(order)
 
@@ -211,7 +214,7 @@ class Once(Generic[R]):
         require_no_halt(plan)
         tracer: Tracer | None = plan.state.tracer
         trace = None if tracer is None else tracer.call(plan.state.name, name_of(fn))
-        call = CallOfOrder(fn, args, kwargs, order, self._wanted.clock.monotonic(), trace)
+        call = CallOfOrder(fn, args, kwargs, order, self._wanted.clock.monotonic(), self._was_sent, trace)
         if trace is None:
             return await self._placed(call, arguments)
         # The whole of it is one call: what is looked up belongs to it, and how it ends is known behind that.

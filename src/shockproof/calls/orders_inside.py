@@ -89,6 +89,11 @@ class OrderInside:
         self._there_at = self._clock.monotonic()
 
     @property
+    def was_sent(self) -> bool:
+        """Whether an attempt of it has begun, whatever came of it."""
+        return self._sent_at is not None
+
+    @property
     def is_placed(self) -> bool:
         """Whether that is known."""
         return self._there_at is not None

@@ -38,7 +38,7 @@ async def place(
         Exception: see `Once.call`.
     """
     reduces_risk = wanted.plan.risk_reducing
-    sending = wanted.sending(arguments)
+    sending = wanted.sending(arguments, was_sent=call.was_sent)
     refusal: Exception | None = None
     earlier: Earlier | None = None
     try:

@@ -31,7 +31,7 @@ class WantedOrder:
 
     key: str
     is_key_new: bool
-    """The key was made for it: nobody has sent it before."""
+    """The key was made for it: nobody else sends it."""
     plan: Plan
     """How it is sent; its effect is ``"unsafe"``."""
     freshness: Freshness
@@ -84,8 +84,8 @@ class WantedOrder:
         state = self.plan.state
         return state.abandoned_threads > 0 or state.abandoned_attempts > 0
 
-    def sending(self, arguments: Mapping[str, object]) -> Sending:
-        """A way to tell the journal of it, when it is sent with these *arguments*."""
+    def sending(self, arguments: Mapping[str, object], *, was_sent: bool) -> Sending:
+        """A way to tell the journal of it, when it is sent with these *arguments*; *was_sent* by an earlier call, perhaps."""
         sending = self.reconciliation.sending(
             self.service_name,
             self.key,
@@ -95,7 +95,7 @@ class WantedOrder:
             weight=self.plan.weight if self.plan.state.has_rate_limit else None,
             details=self.details,
         )
-        sending.is_new = self.is_key_new
+        sending.is_new = self.is_key_new and not was_sent
         return sending
 
 
@@ -109,6 +109,8 @@ class CallOfOrder(NamedTuple):
     """As the calls around it see it."""
     began: float
     """Monotonic seconds."""
+    was_sent: bool
+    """Whether an earlier call with the same `Once` has sent its key."""
     trace: CallTrace | None
     """Of the whole call, where somebody traces it."""
 

@@ -157,7 +157,7 @@ class Sending:
         self.was_about_to_send = False
         """Whether `about_to_send` was called, whatever came of it."""
         self.is_new = False
-        """Whether the key was made for this: then no damaged journal can have lost it."""
+        """Whether the key was made for this, and never sent: then no damaged journal can have lost it."""
         self._is_released = False
         self._told: _Told | None = None
         self._goes_without = False
