@@ -471,9 +471,11 @@ METRICS: Final = (
     Metric(
         name="shockproof.shared_store.up",
         kind="gauge",
-        text="1 while the store that processes share answers, else 0; absent without a store.",
+        text="1 while the store that processes share answers, else 0; absent without a store, and while it is not asked.",
         labels=(),
-        read=_of_what_is_shared(lambda shared: shared["state"] != "away"),
+        read=_of_what_is_shared(
+            lambda shared: None if shared["state"] == "unused" else shared["state"] == "reachable"
+        ),
     ),
     Metric(
         name="shockproof.is_owner",

@@ -304,6 +304,25 @@ async def test_who_may_not_write_says_so_everywhere(joins: Joins) -> None:
     assert first.owner["state"] == "uncertain"
 
 
+async def test_a_store_that_is_not_asked_is_neither_up_nor_down(
+    clock: VirtualClock, inner: MemoryStore, tmp_path: Path
+) -> None:
+    """Before the start and after the end nobody knows."""
+    recovery = ErrorRecoveryService(
+        tmp_path / "state", tmp_path / "errors", store=inner, owns="account 7", clock=clock
+    )
+    (up,) = [metric for metric in METRICS if metric.name == "shockproof.shared_store.up"]
+
+    def measured() -> list[float]:
+        return [point.value for point in up.read(Measured(recovery))]
+
+    assert measured() == []
+    async with recovery:
+        await recovery.owned()
+        assert measured() == [1.0]
+    assert measured() == []
+
+
 async def test_taking_and_losing_it_is_logged_once_each(
     joins: Joins, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:

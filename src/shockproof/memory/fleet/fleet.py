@@ -256,6 +256,7 @@ class Fleet:
                     await self._give_back(shared)
             except StoreUnavailableError:
                 pass  # leases end by themselves
+        self._state, self._since, self._last_error = "unused", None, None
         await self._store.aclose()
 
     def _wake(self) -> None:
