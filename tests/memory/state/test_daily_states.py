@@ -107,6 +107,20 @@ def test_a_large_state_is_kept_with_its_changes(tmp_path: Path, monkeypatch: pyt
     assert kept(tmp_path) == {"2026-11-20": 2}
 
 
+def test_changes_whose_whole_could_not_be_kept_are_not_left_behind(tmp_path: Path) -> None:
+    """The disk refused in between: alone, they are of no use."""
+    states_of_days(tmp_path).mkdir()
+    alone = states_of_days(tmp_path) / "2026-11-19.system_state.changes.2.json"
+    others = states_of_days(tmp_path) / "notes.txt"
+    for path in (alone, others):
+        path.write_text("{}")
+    bot = Bot(tmp_path)
+    bot.save("2026-11-20 09:00", 1)
+    bot.save("2026-11-21 09:00", 2)
+    assert (alone.exists(), others.exists()) == (False, True)
+    assert kept(tmp_path) == {"2026-11-20": 1}
+
+
 def test_what_the_original_program_left_is_kept_as_the_state_of_its_day(tmp_path: Path) -> None:
     """Its last one, before this program saves its first."""
     shutil.copytree(ORIGINAL, tmp_path, dirs_exist_ok=True)

@@ -95,10 +95,11 @@ class DailyStates:
                 self._layer.fsync_directory(self._place)
 
     def _forget(self) -> None:
-        days = days_kept(self._layer, self._state_dir)
+        # Also changes whose whole could not be kept: nobody can read them.
+        days = days_kept(self._layer, self._state_dir)[-self._most :]
         for name in self._layer.list_directory(self._place):
             kept = re.fullmatch(_KEPT, name)
-            if kept is not None and kept[1] in days[: -self._most]:
+            if kept is not None and kept[1] not in days:
                 self._layer.unlink(self._place / name)
 
 
