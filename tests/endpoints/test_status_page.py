@@ -191,6 +191,18 @@ async def test_the_page_is_whole_without_a_script_and_nothing_on_it_comes_from_e
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", file.text)
 
 
+async def test_what_a_reader_hears_has_its_spaces_and_names(recovery: ErrorRecoveryService) -> None:
+    """The words of a cell are not run together, one operation is not several, and the table has a name."""
+    app = health_app(recovery, token=TOKEN, status_page=True)
+    recovery.service("venue", critical=True)
+    async with recovery.operation("rebalance", key="today"):
+        text = (await ask(app, "GET", "/status")).text
+    assert "operational: venue, critical" in Page(text).words
+    assert "Pending1 operation" in Page(text).words
+    assert "Pending1 operations" not in Page(text).words
+    assert '<table role="table" aria-labelledby="services-h"' in text
+
+
 async def test_what_others_wrote_is_text(recovery: ErrorRecoveryService) -> None:
     """Names, errors, reasons and keys may hold markup, and secrets are hidden."""
     app = health_app(recovery, token=TOKEN, status_page=True)

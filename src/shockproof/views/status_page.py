@@ -82,7 +82,7 @@ def page(parts: Mapping[str, Part], *, matching: str, most: int, version: str, c
 <section id="services" aria-labelledby="services-h" tabindex="-1">
 <div class="bar"><h2 id="services-h">Services</h2>{part("services-note")}
 <form role="search" action="status" method="get"><label>Filter <input type="search" name="q" value="{markup(matching)}" maxlength="100" autocomplete="off" spellcheck="false" placeholder="name"></label><button>Show</button></form></div>
-<table role="table" class="services{"" if can_change else " read-only"}"><thead role="rowgroup"><tr role="row">{heads}</tr></thead>
+<table role="table" aria-labelledby="services-h" class="services{"" if can_change else " read-only"}"><thead role="rowgroup"><tr role="row">{heads}</tr></thead>
 <tbody role="rowgroup" id="rows">
 {members("rows")}
 </tbody></table>
@@ -268,7 +268,7 @@ def _tiles(status: Mapping[str, Any]) -> Part:  # Any: JSON
     errors, journal, log = status["recent_error_count"], status["journal"], status["error_log"]
     tiles += [
         ("Errors", f"{errors:,}", "in 5 min", "warn" if errors else ""),
-        ("Pending", f"{journal['pending']:,}", "operations", ""),
+        ("Pending", f"{journal['pending']:,}", "operation" if journal["pending"] == 1 else "operations", ""),
         ("Error log", log["state"], f"{log['written']:,} written, {log['queued']:,} waiting",
          "" if log["state"] in ("ok", "closed") else "bad"),
         ("Journal", journal["state"], _saved(status["saved_at"]),
@@ -306,7 +306,9 @@ def _band_label(window: PictureWindow) -> str:
 def _row(service: Mapping[str, Any], window: PictureWindow, *, can_change: bool) -> Part:  # Any: JSON
     name = service["name"]
     kind = _kind_of(service)
-    badges = '<span class="badge">critical</span>' if service["critical"] else ""
+    badges = (
+        '<span class="hidden">, </span><span class="badge">critical</span>' if service["critical"] else ""
+    )
     why = service["circuit_mode_reason"] if service["circuit_mode"] != "normal" else service["last_error"]
     more = [] if not why else [str(why)]
     if service["paused_for"]:
