@@ -349,7 +349,10 @@ def test_nobody_there_and_nobody_answering_are_told_apart(shockproof: Run, tmp_p
         taken.listen()
         silent = shockproof("health", "--url", url, "--timeout", "0.1")
         assert silent.code == 2
-        assert "its event loop may stand still" in silent.err
+        assert "has not answered within 0.1 s: its event loop may stand still" in silent.err
+        plain = shockproof("health", "--url", url.replace("http:", "https:"), "--timeout", "0.1")
+        assert plain.code == 2
+        assert "has not answered with TLS within 0.1 s: it may speak plain HTTP" in plain.err
     long = shockproof("health", "--socket", tmp_path / ("x" * 200))
     assert (long.code, long.err.count("\n")) == (2, 1)
     assert "too long" in long.err

@@ -126,9 +126,13 @@ class Running:
             asking.join(max(0.0, until - time.monotonic()))
             code, body = asking.answer()
         except TimeoutError:
-            raise CommandError(
-                f"{self.name} has not answered within {self._timeout:g} s: its event loop may stand still"
-            ) from None
+            what, why = "has not answered", "its event loop may stand still"
+            if asking.is_unsecured:
+                what, why = (
+                    "has not answered with TLS",
+                    "it may speak plain HTTP, or its event loop stand still",
+                )
+            raise CommandError(f"{self.name} {what} within {self._timeout:g} s: {why}") from None
         except FileNotFoundError:
             raise CommandError(
                 f"there is no {self.name}: a program that runs has it with `async with serve_socket(recovery):`; name "
@@ -157,7 +161,7 @@ class Running:
     def _connection(self) -> http.client.HTTPConnection:
         if self._socket is not None:
             return _UnixConnection(self._socket, self._timeout)
-        kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
+        kind = _SecureConnection if self._is_secure else http.client.HTTPConnection
         return kind(self._host, self._port, timeout=self._timeout)
 
 
@@ -187,6 +191,11 @@ class _Asking(threading.Thread):
         finally:
             self._connection.close()
 
+    @property
+    def is_unsecured(self) -> bool:
+        """Whether TLS was asked for, and nobody has agreed to it."""
+        return isinstance(self._connection, _SecureConnection) and not self._connection.is_agreed
+
     def answer(self) -> tuple[int, bytes]:
         """
         Status and body.
@@ -204,6 +213,15 @@ class _Asking(threading.Thread):
         if self.is_alive() and self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    is_agreed = False
+    """Whether the other side has agreed to TLS."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.is_agreed = True
 
 
 class _UnixConnection(http.client.HTTPConnection):
