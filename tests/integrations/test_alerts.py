@@ -225,15 +225,15 @@ async def test_an_alert_arrives_once_the_server_is_well_again(
 async def test_the_url_of_a_webhook_is_in_no_log(
     server: Misbehaving, recovery: ErrorRecoveryService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Even where the other side sends it back."""
-    server.answers(404, b"nothing at /services/T0/B0/s3cret")
-    async with Alerts(recovery, [Slack(f"{server.url}/services/T0/B0/s3cret")], every=0.05):
+    """Even where the other side sends it back, or the token of it alone."""
+    server.answers(404, b"nothing at /services/T0/B0/s3cret-of-a-channel: no s3cret-of-a-channel")
+    async with Alerts(recovery, [Slack(f"{server.url}/services/T0/B0/s3cret-of-a-channel")], every=0.05):
         recovery.service("broker")
         recovery.set_circuit_mode("broker", "forced-open")
         await until(lambda: bool(server.requests))
     await recovery.aclose()
     logged = "".join(path.read_text("utf-8") for path in recovery.error_log_dir.rglob("*.jsonl"))
-    assert "answered 404: nothing at ***" in logged
+    assert "answered 404: nothing at ***: no ***" in logged
     assert "s3cret" not in logged + caplog.text + str(recovery.get_error_summary())
 
 

@@ -18,6 +18,9 @@ _SIGNS: Final = {"critical": ":rotating_light:", "error": ":red_circle:", "warni
 # What Slack asks to be escaped; so no text of an error can mention a channel or a person.
 _ESCAPED: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
+_SHORTEST_TOKEN: Final = 16
+"""Characters; the end of a path that is shorter may be a word, and would be hidden wherever it stands."""
+
 
 class Slack:
     """
@@ -38,7 +41,9 @@ class Slack:
         self._url = check_url("url", url)
         self.name = a_name("name", name)
         self.timeout = seconds("timeout", timeout, more_than=0)
-        self.secrets = (url, urlsplit(url).path)
+        path = urlsplit(url).path
+        token = path.rpartition("/")[2]
+        self.secrets = (url, path, *([token] if len(token) >= _SHORTEST_TOKEN else []))
 
     def send(self, notices: Sequence[Notice]) -> None:
         """Post one message."""
