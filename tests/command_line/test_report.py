@@ -109,7 +109,7 @@ def test_a_dash_is_stdout(shockproof: Run, tmp_path: Path, monkeypatch: pytest.M
     """As for every other program: the page and nothing else, in a form that any encoding of stdout can hold."""
     monkeypatch.chdir(tmp_path)
     made = shockproof("report", "--state-dir", tmp_path, "--title", "Zürich", "--output", "-")
-    assert (made.code, made.err) == (0, "")
+    assert (made.code, made.err) == (0, "shockproof: there is no error log in data/errors\n")
     assert made.out.startswith("<!DOCTYPE html>")
     assert made.out.endswith("</html>\n")
     assert "<h1>Z&#252;rich</h1>" in made.out

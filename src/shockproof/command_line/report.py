@@ -69,6 +69,8 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
     counts, said, code = asyncio.run(_counted(given))
     if on_disk.complaints:
         code = ExitCode.WRONG
+    if not given.error_log_dir.is_dir():  # a wrong name, or nothing was logged yet
+        said.insert(0, f"there is no error log in {given.error_log_dir}")
     on_disk = replace(on_disk, complaints=(*said, *on_disk.complaints))
     page = report(
         counts,
