@@ -344,8 +344,8 @@ def test_a_day_is_that_of_whoever_asks(
 ) -> None:
     """The files have the days of the program, here those of UTC: what was saved until that day ended here is shown."""
     in_zone("UTC0")
-    for number in (22, 23, 25):
-        clock = VirtualClock(wall=datetime(2026, 11, number, 23, 54, tzinfo=UTC).timestamp())
+    for number, hour, minute in ((22, 23, 54), (24, 0, 30), (26, 12, 0)):
+        clock = VirtualClock(wall=datetime(2026, 11, number, hour, minute, tzinfo=UTC).timestamp())
         recovery = ErrorRecoveryService(tmp_path, tmp_path / "errors", clock=clock, keep_daily_states=5)
 
         async def save(recovery: ErrorRecoveryService = recovery, number: int = number) -> None:
@@ -356,11 +356,11 @@ def test_a_day_is_that_of_whoever_asks(
     for zone, day, found in (
         ("JST-9", 22, None),  # it was saved on the 23rd, 8:54
         ("JST-9", 23, 22),
-        ("JST-9", 24, 23),
-        ("JST-9", 26, 25),
+        ("JST-9", 24, 24),
+        ("JST-9", 26, 26),
         ("PST8", 21, None),
         ("PST8", 22, 22),
-        ("PST8", 24, 23),
+        ("PST8", 23, 24),  # at 16:30, although its name is that of the day after
     ):
         in_zone(zone)
         words = ("cached_data.saved", "--state-dir", tmp_path, "--day", f"2026-11-{day}")
