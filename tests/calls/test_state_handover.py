@@ -252,8 +252,9 @@ async def test_after_a_crash_the_next_owner_has_what_had_reached_the_store(machi
     assert await cached(third) == {"save": 3}, "of the store: that on the disk is a former owner's"
 
 
+@pytest.mark.parametrize("when", ["the same life", "its next life"])
 async def test_what_another_owner_has_left_is_not_overwritten_before_it_was_restored(
-    machines: Machines, caplog: pytest.LogCaptureFixture
+    machines: Machines, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
     """Nobody loses what he has not seen; the saves are on the disk meanwhile, and health says what to do."""
     first = await machines.start(1)
@@ -269,9 +270,54 @@ async def test_what_another_owner_has_left_is_not_overwritten_before_it_was_rest
     assert second.get_health_status()["overall_health"] == "degraded"
     assert caplog.text.count("was not restored, and is not overwritten") == 1
     assert b'"save": 1' in await machines.bytes_in_store()
-    assert await cached(second) == {"save": 2}, "its own token is the higher one"
+    if when == "its next life":
+        await second.aclose()
+        second = await machines.start(2)
+        await second.owned()
+    assert await cached(second) == {"save": 1}, "although its own token is the higher one"
     await machines.is_stored(second)
+    await asyncio.sleep(5.0)
     assert second.get_health_status()["shared"]["trouble"] is None
+    assert b'"save": 2' not in await machines.bytes_in_store()
+    await second.save_state(cached_data={"save": 3})
+    await machines.is_stored(second)
+    await machines.dies(second)
+    third = await machines.start(3)
+    await third.owned()
+    assert await cached(third) == {"save": 3}
+
+
+async def test_what_is_saved_under_a_new_lease_is_older_than_what_another_owner_left_meanwhile(
+    machines: Machines,
+) -> None:
+    """It has restored before, but not since; what nobody has gone on from meanwhile, stays the newest."""
+    first = await machines.start(1)
+    await first.owned()
+    await cached(first)
+    await first.save_state(cached_data={"save": 1})
+    await machines.is_stored(first)
+    await machines.dies(first)
+    machines.ways[0].turn("fair")
+    await first.owned()
+    await first.save_state(cached_data={"save": 2})
+    assert await cached(first) == {"save": 2}, "nobody else has had it"
+    await machines.is_stored(first)
+    await machines.dies(first)
+
+    second = await machines.start(2)
+    await second.owned()
+    assert await cached(second) == {"save": 2}
+    await second.save_state(cached_data={"save": 3})
+    await second.aclose()
+    machines.ways[0].turn("fair")
+    await first.owned()
+    await first.save_state(cached_data={"save": "late"})
+    assert await cached(first) == {"save": 3}
+    await first.save_state(cached_data={"save": 4})
+    await first.aclose()
+    third = await machines.start(3)
+    await third.owned()
+    assert await cached(third) == {"save": 4}
 
 
 async def test_a_former_owner_that_wakes_up_in_the_middle_of_a_put_overwrites_nothing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shockproof.policies.state_publication import Lineage, StateHead, follows, lineage_of
+from shockproof.policies.state_publication import Lineage, Save, StateHead, follows, lineage_of
 
 
 def head(token: int, save: int) -> StateHead:
@@ -17,29 +17,37 @@ def test_a_later_owner_is_newer_whatever_it_has_saved_and_of_one_owner_the_later
 
 
 @pytest.mark.parametrize(
-    ("before", "was_seen", "own", "verdict"),
+    ("before", "after", "was_seen", "own", "verdict"),
     [
-        (None, False, set(), "yes"),
-        (head(1, 5), True, set(), "yes"),
-        (head(1, 5), False, set(), "unseen"),
-        (head(1, 5), False, {1}, "yes"),
-        (head(2, 7), True, {2}, "older"),
-        (head(2, 8), True, {2}, "older"),
-        (head(3, 1), False, {2}, "older"),
+        (None, (2, 7), False, set(), "yes"),
+        (None, (0, 0), False, set(), "yes"),
+        (head(1, 5), (2, 7), True, set(), "yes"),
+        (head(1, 5), (1, 5), True, set(), "yes"),
+        (head(1, 5), (1, 4), True, set(), "older"),
+        (head(1, 5), (1, 4), False, set(), "unseen"),
+        (head(1, 5), (2, 7), False, set(), "unseen"),
+        (head(1, 5), (0, 0), False, {1}, "yes"),
+        (head(2, 7), (2, 7), True, {2}, "older"),
+        (head(2, 8), (2, 7), True, {2}, "older"),
+        (head(3, 1), (2, 7), False, {2}, "older"),
     ],
 )
 def test_a_state_takes_the_place_of_an_older_one_that_its_owner_has_seen(
-    before: StateHead | None, was_seen: bool, own: set[int], verdict: str
+    before: StateHead | None, after: tuple[int, int], was_seen: bool, own: set[int], verdict: str
 ) -> None:
-    """Restored, put, or put without hearing of it; the same state again is no news."""
-    assert follows(Lineage(2, 7), before, was_seen=was_seen, own=own) == verdict
+    """Restored, put, or put without hearing of it; the same state again is no news, and what was saved before that is old."""
+    assert follows(Save(Lineage(2, 7), Lineage(*after)), before, was_seen=was_seen, own=own) == verdict
 
 
 def test_a_state_on_disk_says_which_save_it_is_or_is_older_than_all() -> None:
     """One of another account, of before, or one that somebody has edited."""
     assert lineage_of({"name": "account 7", "token": 3, "save": 4}, "account 7") == Lineage(3, 4)
+    early = {"name": "account 7", "token": 3, "save": 4, "after": [2, 9]}
+    assert lineage_of(early, "account 7") == Lineage(2, 9), "saved before its owner had restored"
     for other in (
         None,
+        {"name": "account 7", "token": 3, "save": 4, "after": 7},
+        {"name": "account 7", "token": 3, "save": 4, "after": [1, 2, 3]},
         {"name": "account 8", "token": 3, "save": 4},
         {"name": "account 7"},
         {"name": "account 7", "token": -3, "save": "4"},

@@ -22,7 +22,7 @@ from shockproof.memory.state.state_capture import CapturedState, StateSecrets, c
 from shockproof.memory.state.state_files import StateFiles
 from shockproof.memory.stores.state_store import StateStore
 from shockproof.policies.backoff import Randomness
-from shockproof.policies.state_publication import Lineage, lineage_of
+from shockproof.policies.state_publication import Lineage, Save, lineage_of
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import ShockproofError, StoreUnavailableError
 
@@ -79,14 +79,15 @@ class StateHandover:
 
     def sections(self) -> dict[str, Any]:  # Any: JSON
         """What a state that is saved now says about which save it is."""
-        return {_SECTION: {"name": self.shared.name, **self.shared.next_lineage()._asdict()}}
+        save = self.shared.next_save()
+        return {_SECTION: {"name": self.shared.name, **save.lineage._asdict(), "after": list(save.after)}}
 
     def written(self, captured: CapturedState, at: float) -> None:
         """A state is durable here: it goes into the store. In the writer's thread."""
         try:
             section: Any = captured.fields[_SECTION]  # Any: as `sections` made it
-            lineage = Lineage(section["token"], section["save"])
-            self.shared.publish(lineage, at, self._form.pack(captured, MOST_BYTES))
+            save = Save(Lineage(section["token"], section["save"]), Lineage(*section["after"]))
+            self.shared.publish(save, at, self._form.pack(captured, MOST_BYTES))
         except Exception as error:  # noqa: BLE001 - it is on disk, and the writer goes on, whatever it is
             self.shared.failed(f"{type(error).__name__}: {error}")
 

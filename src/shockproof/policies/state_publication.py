@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["Lineage", "StateHead", "follows", "lineage_of"]
+__all__ = ["Lineage", "Save", "StateHead", "follows", "lineage_of"]
 
 
 class Lineage(NamedTuple):
@@ -20,6 +20,14 @@ class Lineage(NamedTuple):
     """Of the lease under which it was saved."""
     save: int
     """Counted by that owner."""
+
+
+class Save(NamedTuple):
+    """A state that is saved, and what it takes into account."""
+
+    lineage: Lineage
+    after: Lineage
+    """The latest save that it goes on from: what is later is newer than this state, whoever saved it under what lease."""
 
 
 class StateHead(NamedTuple):
@@ -69,26 +77,31 @@ def _whole(value: Any) -> int:  # Any: JSON
 
 
 def lineage_of(section: object, name: str) -> Lineage:
-    """What a state that was restored from a file says that it is; the least, where it is not one of *name*."""
+    """Up to which save a state that was restored from a file is the newest; the least, where it is not one of *name*."""
     if isinstance(section, Mapping) and section.get("name") == name:
         try:
-            return Lineage(_whole(section.get("token")), _whole(section.get("save")))
-        except ValueError:
+            token, save = section.get("after") or (section.get("token"), section.get("save"))
+            return Lineage(_whole(token), _whole(save))
+        except (ValueError, TypeError):
             pass  # somebody has edited it
     return Lineage(0, 0)
 
 
 def follows(
-    lineage: Lineage, head: StateHead | None, *, was_seen: bool, own: Collection[int]
+    save: Save, head: StateHead | None, *, was_seen: bool, own: Collection[int]
 ) -> Literal["yes", "unseen", "older"]:
     """
-    Whether the state that *lineage* tells of may take the place of that with *head*.
+    Whether the state that *save* tells of may take the place of that with *head*.
 
     *was_seen*: whether this process has restored that one, or put it. *own*: the tokens that it had itself: what was put with
-    one of them is its own, although it may never have heard that it was.
+    one of them is its own, although it may never have heard that it was. What was restored after the save began, is newer.
     """
     if head is None:
         return "yes"
-    if head.lineage >= lineage:
+    if head.lineage >= save.lineage:
         return "older"
-    return "yes" if was_seen or head.lineage.token in own else "unseen"
+    if head.lineage.token in own:
+        return "yes"
+    if not was_seen:
+        return "unseen"
+    return "yes" if head.lineage <= save.after else "older"

@@ -75,8 +75,8 @@ class Bot:
                 self._shared.goes_on_from(found)
                 self._shared.saw(stored)
                 tenure = lease.token
-            lineage = self._shared.next_lineage()
-            self._shared.publish(lineage, 0.0, str(lineage).encode() * 3)
+            save = self._shared.next_save()
+            self._shared.publish(save, 0.0, str(save.lineage).encode() * 3)
             head = self._shared._head
             if head is not None and head.lineage > self._books.acknowledged:
                 self._books.acknowledged = head.lineage

@@ -21,7 +21,7 @@ from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.stores.lease import Lease
 from shockproof.memory.stores.state_store import StateStore
 from shockproof.policies.backoff import Backoff, Randomness
-from shockproof.policies.state_publication import Lineage, StateHead, follows
+from shockproof.policies.state_publication import Lineage, Save, StateHead, follows
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
 
@@ -48,7 +48,7 @@ class StoredState(NamedTuple):
 
 
 class _Publication(NamedTuple):
-    lineage: Lineage
+    save: Save
     at: float
     data: bytes
 
@@ -89,6 +89,14 @@ class SharedState:
         """The tokens in the lineages of what this process has saved as an owner."""
         self._later_than = 0
         """What is saved from now on has a higher token."""
+        self._tenure: int | None = None
+        """The lease by which it has saved last."""
+        self._looked: int | None = None
+        """The lease that it had when it began to read."""
+        self._knows: int | None = None
+        """The lease since whose beginning it has restored what is in the store, or has put it: nobody else can replace that."""
+        self._after = Lineage(0, 0)
+        """The latest that what is saved from now on takes into account."""
         self._saved = Lineage(0, 0)
         """What was saved last, or is about to be."""
         self._too_large: str | None = None
@@ -101,24 +109,36 @@ class SharedState:
     def _in_the_child(self) -> None:
         # What the parent has seen and put, it goes on from; the child owns nothing.
         self._task, self._pending, self._seen, self._own = None, None, None, set()
+        self._tenure, self._knows = None, None
 
     @property
     def name(self) -> str:
         """What it is the state of."""
         return self._ownership.name
 
-    def next_lineage(self) -> Lineage:
-        """For a save that begins now: by the lease that this process has, or had last."""
+    def next_save(self) -> Save:
+        """
+        For a save that begins now: by the lease that this process has, or had last.
+
+        One that begins before it knows what the owner before has left takes only into account what it knew until then:
+        although its token is the higher one, it is not newer.
+        """
         lease = self._ownership.lease
         if lease is not None:
             # A store that has lost its data may give lower ones than before.
             self._own.add(max(lease.token, self._later_than + 1))
+            self._tenure = lease.token
         self._saved = Lineage(max(self._own, default=0), self._saved.save + 1)
-        return self._saved
+        if self._tenure is None:
+            return Save(self._saved, Lineage(0, 0))
+        if self._knows == self._tenure:
+            self._after = self._saved
+        return Save(self._saved, self._after)
 
     def goes_on_from(self, lineage: Lineage) -> None:
         """That state was restored: what is saved from now on is later."""
         self._later_than = max(self._later_than, lineage.token)
+        self._after = max(self._after, lineage)
 
     @property
     def trouble(self) -> str | None:
@@ -138,7 +158,7 @@ class SharedState:
 
     # -- told by the writer's thread ---------------------------------------------------------------------
 
-    def publish(self, lineage: Lineage, at: float, data: bytes) -> None:
+    def publish(self, save: Save, at: float, data: bytes) -> None:
         """Put *data* in the store as soon as possible, in place of what was to be put before."""
         if len(data) > MOST_BYTES:
             self.failed(
@@ -146,7 +166,7 @@ class SharedState:
                 "where it can be fetched again"
             )
             return
-        self._pending, self._too_large = _Publication(lineage, at, data), None
+        self._pending, self._too_large = _Publication(save, at, data), None
         self._wake()
 
     def failed(self, why: str) -> None:
@@ -173,6 +193,8 @@ class SharedState:
         Raises:
             StoreUnavailableError: the store did not answer within 10 seconds, or what is there is damaged.
         """
+        lease = self._ownership.lease
+        self._looked = None if lease is None else lease.token
         try:
             async with asyncio.timeout(_READ_WITHIN):
                 for _ in range(_TRIES):
@@ -208,7 +230,7 @@ class SharedState:
     def saw(self, stored: StoredState | None) -> None:
         """Go on from that, or from something newer: it may be replaced."""
         self._head, self._seen = (None, 0) if stored is None else (stored.head, stored.version)
-        self._unseen = None
+        self._unseen, self._knows = None, self._looked
         self._wake()
 
     def _part(self, slot: int, number: int) -> str:
@@ -236,7 +258,7 @@ class SharedState:
             await self._put_pending()
         except StoreUnavailableError as error:
             self._last_error = str(error)
-        if self._pending is not None and self._pending.lineage.token:
+        if self._pending is not None and self._pending.save.lineage.token:
             _log.warning("the last state of %r did not come into the store: %s", self.name, self.trouble)
 
     async def _run(self) -> None:
@@ -280,7 +302,7 @@ class SharedState:
             if version is None or self._unseen is not None:
                 found = await self._read_head()
                 head, version = (None, 0) if found is None else found[:2]
-            verdict = follows(pending.lineage, head, was_seen=version == self._seen, own=self._own)
+            verdict = follows(pending.save, head, was_seen=version == self._seen, own=self._own)
             if verdict == "unseen":
                 if self._unseen is None:
                     self._unseen = (
@@ -299,6 +321,10 @@ class SharedState:
                     continue
             elif head is not None and head.lineage.token in self._own:
                 self._head, self._seen = head, version  # a put of which nobody had heard that it was done
+            elif self._saved == pending.save.lineage:
+                self._saved = Lineage(
+                    0, self._saved.save
+                )  # what was restored since is newer: it is not missing there
             if self._pending is pending:
                 self._pending = None
 
@@ -307,7 +333,7 @@ class SharedState:
         slot = 0 if is_small or before is None else 1 - before.slot
         parts = [] if is_small else [one.data[at : at + _PART] for at in range(0, len(one.data), _PART)]
         digest = hashlib.sha256(one.data).hexdigest()
-        head = StateHead(one.lineage, one.at, len(one.data), digest, slot, len(parts))
+        head = StateHead(one.save.lineage, one.at, len(one.data), digest, slot, len(parts))
         try:
             for number, part in enumerate(parts):
                 # With its version: what is late of an earlier save, and was given up, is refused.
@@ -323,5 +349,6 @@ class SharedState:
             )
         except StoreConflictError:
             return False
-        self._head = head
+        self._head, self._knows = head, lease.token
+        self._after = max(self._after, head.lineage)
         return True
