@@ -107,7 +107,14 @@ class Flight(Classifier):
             return self._judged(
                 Verdict(Outcome.NEUTRAL)
             )  # it did not run, whatever the user's classification says
-        return self._judged(self.rules.of_error(error, call))
+        verdict = self.rules.of_error(error, call)
+        if self.witness.was_cut_off:  # an error that proves something proves it of what has ended
+            verdict = Verdict(
+                Outcome.UNKNOWN,
+                verdict.retry_after,
+                effect="done" if verdict.effect == "done" else None,
+            )
+        return self._judged(verdict)
 
     def of_order_inside(self) -> Verdict:
         return self._judged(self.rules.of_order_inside())

@@ -4,12 +4,14 @@ How one attempt ends, seen from inside of it: that may be long after everybody h
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable
 from typing import Any, Literal
 
 from shockproof.calls.callables import is_async, name_of
+from shockproof.calls.cut_off import GoesOn, seen_when_cut_off
 from shockproof.calls.running_around import awaited_in_order, in_order
 from shockproof.vocabulary.look_up import Found
 
@@ -26,7 +28,7 @@ class Witness:
     whenever it comes, to *late*: with what the function returned, or with the error that it ended with.
     """
 
-    __slots__ = ("_found", "_is_given_up", "_is_running", "_late", "_lock")
+    __slots__ = ("_found", "_going_on", "_is_given_up", "_is_running", "_late", "_lock", "was_cut_off")
 
     def __init__(self, late: LateEnd) -> None:
         self._late = late
@@ -34,6 +36,9 @@ class Witness:
         self._is_running = False
         self._is_given_up = False
         self._found: Found[Any] | None = None  # Any: as above
+        self._going_on = 0
+        self.was_cut_off = False
+        """It has ended, and what it was cut off from has not: what that does, its end does not tell."""
 
     def begins(self) -> None:
         """From here on it runs by itself, and the caller may leave it behind."""
@@ -52,6 +57,27 @@ class Witness:
 
     def raises(self, error: BaseException) -> None:
         """It has ended with an error, of which nothing is kept."""
+        if not self.was_cut_off:
+            self._ends(error)
+
+    def cut_off_from(self, going_on: list[GoesOn]) -> None:
+        """It ends with an error, and really only when all that is *going_on* has ended."""
+        if not going_on:
+            return
+        with self._lock:
+            self._is_running = self.was_cut_off = True
+            self._going_on = len(going_on)
+        for one in going_on:
+            one.add_done_callback(self._one_has_ended)
+
+    def _one_has_ended(self, _: GoesOn) -> None:
+        with self._lock:
+            self._going_on -= 1
+            is_last = self._going_on == 0
+        if is_last:
+            self._ends(asyncio.CancelledError())  # whatever it was, nobody has seen the answer
+
+    def _ends(self, error: BaseException) -> None:
         with self._lock:
             self._is_running = False
             is_late = self._is_given_up
@@ -89,15 +115,15 @@ def witnessed(
     It may have waited for its thread or task, and its program may have stood still: what *refusal* gives in its first step,
     is raised in its place.
 
-    A coroutine without a task of its own cannot be left behind, and has no witness. Whatever form it has, what is called
-    inside knows that it is a part of *order*, whose clock says *now*, for as long as the attempt really runs.
+    A coroutine without a task of its own cannot be left behind, but for what it was cut off from. Whatever form it has,
+    what is called inside knows that it is a part of *order*, whose clock says *now*, for as long as the attempt really runs.
     """
     is_coroutine_function = is_async(fn)
 
     async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         _raise_if_refused(refusal)
         with in_order(order, now):
-            return await fn(*args, **kwargs)
+            return await seen_when_cut_off(fn(*args, **kwargs), by().cut_off_from)
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         witness = by()
@@ -105,7 +131,7 @@ def witnessed(
         try:
             _raise_if_refused(refusal)
             with in_order(order, now):
-                result = await fn(*args, **kwargs)
+                result = await seen_when_cut_off(fn(*args, **kwargs), witness.cut_off_from)
         except BaseException as error:
             witness.raises(error)
             raise
@@ -123,7 +149,9 @@ def witnessed(
             witness.raises(error)
             raise
         witness.returns(result)
-        return awaited_in_order(order, now, result) if inspect.isawaitable(result) else result
+        if not inspect.isawaitable(result):
+            return result
+        return awaited_in_order(order, now, seen_when_cut_off(result, witness.cut_off_from))
 
     seen: Callable[..., Any] = called  # Any: as above
     if is_coroutine_function:
