@@ -82,15 +82,74 @@ def test_nothing_is_kept_unless_it_is_asked_for(tmp_path: Path) -> None:
     assert not states_of_days(tmp_path).exists()
 
 
-def test_a_clock_that_goes_back_replaces_no_day(tmp_path: Path) -> None:
-    """What is there is of a later day than what comes."""
+def test_the_last_save_of_a_day_is_kept_whatever_the_clock_did(tmp_path: Path) -> None:
+    """Which one that is, the order of the saves says: a day to which the clock comes back is not over."""
     bot = Bot(tmp_path)
     bot.save("2026-11-21 09:00", 1)
     bot.save("2026-11-20 09:00", 2)
-    assert kept(tmp_path) == {}
+    assert kept(tmp_path) == {"2026-11-21": 1}
     bot.save("2026-11-21 10:00", 3)
-    bot.save("2026-11-22 10:00", 4)
+    Bot(tmp_path).save("2026-11-22 10:00", 4)
     assert kept(tmp_path) == {"2026-11-20": 2, "2026-11-21": 3}
+    bot.save("2025-10-01 10:00", 5)
+    bot.save("2026-11-23 10:00", 6)
+    assert kept(tmp_path) == {"2025-10-01": 5, "2026-11-20": 2, "2026-11-21": 3, "2026-11-22": 4}
+    bot.save("2026-11-24 10:00", 7)
+    assert kept(tmp_path) == {"2026-11-21": 3, "2026-11-22": 4, "2026-11-23": 6}
+
+
+def test_days_of_a_clock_that_was_ahead_push_no_other_out(tmp_path: Path) -> None:
+    """Nor does one that starts in 1970 remove those that it takes for days to come."""
+    bot = Bot(tmp_path)
+    days = ["2026-11-20", "2026-11-21", "2026-11-22"]
+    for number, day in enumerate([*days, "2056-01-01", "2026-11-22", "2056-01-01", "2026-11-22"]):
+        bot.save(f"{day} 09:00", number)
+    assert kept(tmp_path) == {"2026-11-20": 0, "2026-11-21": 1, "2026-11-22": 4, "2056-01-01": 5}
+    for number, day in enumerate(["1970-01-01", "2026-11-23"], 7):
+        bot.save(f"{day} 09:00", number)
+    assert kept(tmp_path) == {
+        "1970-01-01": 7,
+        "2026-11-20": 0,
+        "2026-11-21": 1,
+        "2026-11-22": 6,
+        "2056-01-01": 5,
+    }
+    for year in range(2057, 2062):
+        bot.save(f"{year}-01-01 09:00", year)
+        bot.save("2026-11-23 10:00", 7)
+    assert list(kept(tmp_path)) == [
+        "2026-11-21",
+        "2026-11-22",
+        "2026-11-23",
+        *(f"{year}-01-01" for year in range(2056, 2062)),
+    ]
+
+
+def test_a_machine_that_starts_each_day_in_1970_keeps_the_newest_days_all_the_same(tmp_path: Path) -> None:
+    """Until it is told the time, all that it has kept is of days to come."""
+    bot = Bot(tmp_path)
+    for day in range(10, 20):
+        bot.save("1970-01-01 00:01", 0)
+        bot.save(f"2026-11-{day} 09:00", day)
+    assert list(kept(tmp_path).values()) == [0, *range(13, 19)]
+
+
+def test_a_later_state_of_a_day_takes_the_place_of_the_earlier_one_with_its_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file of the earlier one is left to be read with it."""
+    monkeypatch.setattr(state_capture, "LARGE", 10)
+    monkeypatch.setattr(state_files, "WHOLE_UP_TO", 0)
+    monkeypatch.setattr(state_files, "_LARGEST_SHARE", 100.0)
+    monkeypatch.setattr(state_changes, "_LARGEST_SHARE", 100.0)
+    many = {f"entry {number}": number for number in range(50)}
+    for number, day in enumerate(["2026-11-20", "2026-11-20", "2026-11-21"]):
+        Bot(tmp_path).save(f"{day} 09:00", number, **many)
+    bot = Bot(tmp_path)
+    for number, day in enumerate(["2026-11-20", "2026-11-20", "2026-11-20", "2026-11-21"], 10):
+        bot.save(f"{day} 10:00", number, **many)
+    assert kept(tmp_path) == {"2026-11-20": 12, "2026-11-21": 2}
+    assert len(list(states_of_days(tmp_path).glob("2026-11-20.system_state.changes.*"))) == 2
 
 
 def test_a_large_state_is_kept_with_its_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
