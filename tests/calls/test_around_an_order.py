@@ -515,13 +515,20 @@ async def test_orders_of_a_plain_function_are_inside_the_call_around_it(tmp_path
         assert len(desk.booked) == 1
 
 
+def in_its_own_loop(loop: asyncio.AbstractEventLoop, place: Place) -> Any:
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(
+        60
+    )  # by then somebody waits for this thread
+    return asyncio.run(place())
+
+
 def in_the_loop(loop: asyncio.AbstractEventLoop, place: Place) -> Any:
     return asyncio.run_coroutine_threadsafe(place(), loop).result(60)
 
 
 THREADS: dict[str, Callable[[asyncio.AbstractEventLoop, Place], Awaitable[Any]]] = {
-    "asyncio.to_thread": lambda _, place: asyncio.to_thread(asyncio.run, place()),
-    "run_in_executor": lambda loop, place: loop.run_in_executor(None, asyncio.run, place()),
+    "asyncio.to_thread": lambda loop, place: asyncio.to_thread(in_its_own_loop, loop, place),
+    "run_in_executor": lambda loop, place: loop.run_in_executor(None, in_its_own_loop, loop, place),
     "to_thread and back": lambda loop, place: asyncio.to_thread(in_the_loop, loop, place),
     "run_in_executor and back": lambda loop, place: loop.run_in_executor(None, in_the_loop, loop, place),
     "anyio and back": lambda _, place: anyio.to_thread.run_sync(anyio.from_thread.run, place),
