@@ -24,12 +24,14 @@ from orders import AT_ONCE, IMPORTED, PROCESSES, SETTLE, Ccxt, keep_venue
 
 from shockproof import (
     ErrorRecoveryService,
+    Event,
     FileStore,
     HaltedError,
     JournalLockedError,
     JournalUnavailableError,
     OperationCompletedError,
     OutcomeUnknownError,
+    OwnershipTaken,
     StateStore,
 )
 
@@ -180,19 +182,15 @@ async def _while_owner(task: Task, client: Ccxt, recovery: ErrorRecoveryService,
         for key in keys:
             await one(key)
 
-    await recovery.owned()
-    wire.send(("", f"owner {time.monotonic()}"))
+    async def tell(event: Event) -> None:
+        # Each time: one that loses the account while it waits to reconcile has it again later, and is never refused.
+        if isinstance(event, OwnershipTaken) and recovery.get_health_status()["shared"]["owns"]["is_owner"]:
+            wire.send(("", f"owner {time.monotonic()}"))
+
+    recovery.on_event(tell)
     is_lost = False
     try:
-        while True:
-            try:
-                await recovery.reconcile()
-            except (
-                JournalLockedError
-            ):  # a former owner that was stopped has it, until it knows that it is none any more
-                await asyncio.sleep(0.05)
-            else:
-                break
+        await recovery.reconcile()  # as the owner, and when no former one has the journal any more
         async with asyncio.TaskGroup() as tasks:
             for _ in range(AT_ONCE):
                 tasks.create_task(in_turn())

@@ -62,6 +62,7 @@ from shockproof.vocabulary.arguments import (
     whole_number,
 )
 from shockproof.vocabulary.clock import Clock, as_clock
+from shockproof.vocabulary.errors import JournalLockedError
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.first_use import made_at_first_use
 from shockproof.vocabulary.statuses import CIRCUIT_MODES, CircuitMode, ErrorSeverity, ServiceStatus
@@ -93,6 +94,9 @@ if TYPE_CHECKING:
 __all__ = ["ErrorRecoveryService", "check_recovery"]
 
 R = TypeVar("R")
+
+_JOURNAL_AGAIN_AFTER: Final = 0.25
+"""Seconds after which an owner asks again for the journal that a former one still has."""
 
 _log = logging.getLogger("shockproof")
 
@@ -292,10 +296,15 @@ class ErrorRecoveryService:
                     f"owns={owns!r} needs where that is agreed on: "
                     'ErrorRecoveryService(store=RedisStore("redis://localhost:6379"), owns=...)'
                 )
+            from shockproof.calls.journal_and_halt import JournalAndHalt
             from shockproof.memory.fleet.ownership import Ownership
 
             ownership = self._ownership = Ownership(
-                a_name("owns", owns, "account 7"), who, self._clock, self._listeners
+                a_name("owns", owns, "account 7"),
+                who,
+                JournalAndHalt(lambda: self._journal if self._has_made("_journal") else None, self._halt),
+                self._clock,
+                self._listeners,
             )
             self._halt.missing = lambda: ownership.missing
         self._handover = self._hand_over_to(store, randomness) if share_state else None
@@ -1113,15 +1122,27 @@ class ErrorRecoveryService:
         Raises:
             JournalUnavailableError, JournalLockedError, StateVersionError, OSError: the journal cannot tell.
 
-        Where this process has to own something to write (*owns*), it waits for that first, as `owned` does.
+        Where this process has to own something to write (*owns*), it waits for that first, as `owned` does, and then until no
+        former owner on this machine has the journal any more. One that is stopped has it until it is continued or killed,
+        which is logged and stands in the health. Other processes' journals raise JournalLockedError only without *owns*.
 
         Cancelled, what was settled by then is settled.
         """
         require_running_loop()
         if self._ownership is not None:
-            await self.owned()
+            await self._own_the_journal()
         await self._have_loaded_the_rest()
         return await self._sendings.reconcile()
+
+    async def _own_the_journal(self) -> None:
+        # Until then whoever had it may go on, and what it sends in the meantime would not be looked up.
+        await self._have_loaded_the_rest()
+        while True:
+            await self.owned()
+            try:
+                return await self._journal.take()
+            except JournalLockedError:
+                await self._clock.sleep(_JOURNAL_AGAIN_AFTER)
 
     def track_state(
         self,
@@ -1310,7 +1331,8 @@ class ErrorRecoveryService:
         Stop what runs by itself, save what is tracked, end what is left of hedged calls, and flush the
         error log, the journal and the state.
 
-        Returns after at most *timeout* seconds, also with a hung disk. A hedged request that lost and has
+        Returns after at most *timeout* seconds, also with a hung disk: what it owns is then not handed over, and free some
+        15 seconds later. A hedged request that lost and has
         not ended by then nobody can end: the log names it, and it counts in ``abandoned_attempts`` until it
         really ends. While an order's thread or attempt that was left behind may still send, the log says so, and the
         journal stays this process's own until that has ended. The service can be used again afterwards: what it needs
@@ -1328,6 +1350,8 @@ class ErrorRecoveryService:
             ending.cancel()
             await asyncio.wait({ending}, timeout=0)
             self._runtime.losers.leave_behind()
+            if self._fleet is not None:
+                self._fleet.abandon()  # or nobody else could ever own what this process does
             _log.warning("not everything could be flushed within %g s", limit)
         elif not ending.cancelled() and (error := ending.exception()) is not None:
             raise error
@@ -1495,6 +1519,7 @@ _REST: Final = (
     "shockproof.calls.rate_queue",
     "shockproof.policies.fallback",
     "shockproof.memory.journal.operation_table",
+    "shockproof.memory.journal.position",
     "shockproof.memory.journal.journal_files",
     "shockproof.memory.journal.journal",
     "shockproof.memory.journal.journalled_values",

@@ -217,6 +217,7 @@ def test_only_records_that_are_dropped_from_now_on_are_told() -> None:
     [
         ({"log": "degraded"}, "the error log is not written (degraded): ENOSPC"),
         ({"journal": "no space"}, "the journal is not written (no space): EIO"),
+        ({"journal": "locked"}, "the journal is not written (locked): EIO"),
         ({"journal": "failed"}, "the journal is not written (failed): EIO"),
         ({"halt": "EROFS"}, "the halt is not written: EROFS"),
     ],

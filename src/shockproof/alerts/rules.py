@@ -257,7 +257,7 @@ def _calls(number: int) -> str:
 def _failing(health: Mapping[str, Any]) -> Iterator[str]:  # Any: as above
     for part, name, bad in (
         ("error_log", "error log", ("degraded",)),
-        ("journal", "journal", ("no space", "failed")),
+        ("journal", "journal", ("locked", "no space", "failed")),
     ):
         state = health[part]["state"]
         if state in bad:

@@ -451,7 +451,9 @@ METRICS: Final = (
         kind="gauge",
         text="1 for the state that the journal is in, 0 for the others.",
         labels=("state",),
-        read=_state_of(lambda measured: measured.journal.state, ("closed", "open", "no space", "failed")),
+        read=_state_of(
+            lambda measured: measured.journal.state, ("closed", "open", "locked", "no space", "failed")
+        ),
     ),
     Metric(
         name="shockproof.state.saved_timestamp",

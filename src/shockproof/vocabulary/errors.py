@@ -272,15 +272,25 @@ class JournalUnavailableError(ShockproofError):
 
 
 class JournalLockedError(ShockproofError):
-    """Another process owns the journal; ``pid`` is its number, or None when it could not be read."""
+    """
+    Another process owns the journal; ``pid`` is its number, or None when it could not be read.
 
-    def __init__(self, directory: str, pid: int | None = None) -> None:
-        super().__init__(directory, pid)
+    ``is_stopped`` tells that it stands still, by SIGSTOP or under a debugger, and so never gives it up by itself.
+    """
+
+    def __init__(self, directory: str, pid: int | None = None, is_stopped: bool = False) -> None:
+        super().__init__(directory, pid, is_stopped)
         self.directory = directory
         self.pid = pid
+        self.is_stopped = is_stopped
 
     def __str__(self) -> str:
         owner = "another process" if self.pid is None else f"process {self.pid}"
+        if self.is_stopped:
+            return (
+                f"the journal in {self.directory} belongs to {owner}, which is stopped and may be about to send: "
+                f"kill -KILL {self.pid} ends it, kill -CONT {self.pid} lets it go on"
+            )
         return (
             f"the journal in {self.directory} belongs to {owner}: end that one, "
             "or give this program a state_dir of its own"

@@ -10,11 +10,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import pytest_asyncio
 
-from shockproof import ErrorRecoveryService, Event, HaltedError, MemoryStore, OwnershipLost, OwnershipTaken
+from shockproof import (
+    UNKNOWN,
+    CallInfo,
+    ErrorRecoveryService,
+    Event,
+    HaltedError,
+    LookUp,
+    MemoryStore,
+    Outcome,
+    OutcomeUnknownError,
+    OwnershipLost,
+    OwnershipTaken,
+    Verdict,
+    attempts_of,
+)
 from shockproof.command_line.screen import Screen
 from shockproof.command_line.status_lines import show_head
 from shockproof.endpoints.checks import is_ready, readiness
@@ -418,3 +433,111 @@ async def test_taking_losing_and_giving_back_are_told_to_listeners_once_each(joi
         ("", "account 7", ""),
         ("", "account 7", "given back"),
     ]
+
+
+async def test_who_cannot_flush_everything_in_time_keeps_nobody_from_owning_it(joins: Joins) -> None:
+    """It is not handed over, and not renewed either: a process may live on for days behind `aclose`."""
+    first, second = await pair(joins)
+
+    async def never_comes_back(event: Event) -> None:
+        await asyncio.Event().wait()
+
+    ends = second.recovery.on_event(never_comes_back)
+    first.way.turn("away")
+    await second.recovery.owned()
+    first.way.turn("fair")
+    await second.recovery.aclose(timeout=1.0)
+    ends()
+
+    assert not second.owner["is_owner"]
+    async with asyncio.timeout(25.0):
+        await first.recovery.owned()
+
+
+async def test_a_store_that_two_services_use_is_closed_by_the_last_of_them(
+    tmp_path: Path, clock: VirtualClock
+) -> None:
+    """Closed by the first, it would take the connections from under the other."""
+
+    class Closing(MemoryStore):
+        """Counts how often its connections were given back."""
+
+        closed = 0
+
+        async def aclose(self) -> None:
+            self.closed += 1
+
+    store = Closing(clock=clock)
+    first, second = (
+        ErrorRecoveryService(tmp_path / name, tmp_path / name, store=store, owns=name, clock=clock)
+        for name in ("account 7", "account 8")
+    )
+    async with second:
+        async with first:
+            await second.start()
+        assert store.closed == 0
+        async with first:  # and again
+            pass
+        assert store.closed == 0
+    assert store.closed == 1
+
+
+async def test_what_the_owner_before_has_halted_the_next_one_finds_halted(
+    tmp_path: Path, clock: VirtualClock, inner: MemoryStore
+) -> None:
+    """It stood by over the same directory, and had seen it before."""
+    first, second = (
+        ErrorRecoveryService(
+            tmp_path / "state", tmp_path / name, store=inner, owns="account 7", process_name=name, clock=clock
+        )
+        for name in ("bot-0", "bot-1")
+    )
+    await first.start()
+    await first.owned()
+    await second.start()
+    bot = Bot(second, Weather(inner))
+    await first.halt("lost the risk feed")
+    await first.aclose()
+    await second.owned()
+
+    async def send() -> None: ...
+
+    with pytest.raises(HaltedError, match="lost the risk feed"):
+        await bot.orders.call(send)
+    await second.resume()
+    assert await bot.may_send()
+    await second.aclose()
+
+
+@pytest.mark.parametrize("effect", ["none", None])
+async def test_an_order_whose_process_loses_the_account_before_it_is_repeated_says_what_is_known_of_it(
+    joins: Joins, effect: Literal["none"] | None
+) -> None:
+    """Its own error, and why it was not sent again, where nothing has happened for certain; else it is unknown, and pending."""
+    bot = (await pair(joins))[0]
+
+    def classify(value: object, call: CallInfo) -> Verdict | None:
+        return Verdict(Outcome.FAILURE, effect=effect) if isinstance(value, ConnectionError) else None
+
+    orders = bot.recovery.service("venue", max_retries=3, base_delay=20.0, classify=classify)
+    once = orders.once("A-1", confirm=lambda key: nobody_knows(), settle=5.0)
+
+    async def send() -> None:
+        bot.way.turn("away")
+        raise ConnectionError("no route to the venue")
+
+    with pytest.raises(ConnectionError if effect else OutcomeUnknownError) as caught:
+        await once.call(send)
+
+    if effect:
+        notes = " ".join(getattr(caught.value, "__notes__", []))
+        assert "it was halted: this process does not own 'account 7'" in notes
+    assert len(attempts_of(caught.value if effect else caught.value.__cause__ or caught.value)) == 1
+    state = await bot.recovery.restore_state()
+    pending = [] if state is None else [one["key"] for one in state.active_operations]
+    assert pending == ([] if effect else ["A-1"])
+    bot.way.turn("fair")
+
+
+async def nobody_knows() -> LookUp[None]:
+    return UNKNOWN

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -43,6 +46,9 @@ _LEAST_WAIT: Final = 0.001
 """Seconds: whatever is due, the loop belongs to others in between."""
 _LONGEST_LEAD: Final = 1.0
 """Seconds before a circuit is half-open in which leases for probing are asked for, each process at another moment."""
+
+_in_use: weakref.WeakSet[Fleet] = weakref.WeakSet()
+_in_use_lock = threading.Lock()
 
 _log = logging.getLogger("shockproof")
 
@@ -90,6 +96,8 @@ class Fleet:
         self._known: dict[str, StoreEntry] = {}
         """The records as last told, also of services that nobody here has declared yet."""
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where it may have connections of the store."""
         self._woken = asyncio.Event()
         self._was_looked_at = asyncio.Event()
         self._state: Literal["unused", "reachable", "away"] = "unused"
@@ -196,8 +204,8 @@ class Fleet:
     @property
     def _trouble(self) -> str | None:
         """What is not as it should be; None: nothing."""
-        missing = None if self._ownership is None else self._ownership.missing
-        if missing is not None:
+        owned = self._ownership
+        if owned is not None and (missing := owned.missing or owned.hindrance) is not None:
             return missing
         if self._state != "away":
             told = [f"{one.what}: {one.mismatch}" for one in self._records if one.mismatch is not None]
@@ -220,6 +228,8 @@ class Fleet:
 
     def ensure(self) -> None:
         """Run on the current loop, unless it runs on a living one already."""
+        if self._loop is None or self._loop.is_closed():
+            self._is_used_on(asyncio.get_running_loop())
         for record in self._records:
             record.ensure()
         if self.state is not None:
@@ -257,7 +267,36 @@ class Fleet:
             except StoreUnavailableError:
                 pass  # leases end by themselves
         self._state, self._since, self._last_error = "unused", None, None
-        await self._store.aclose()
+        await self._close_the_store()
+
+    def abandon(self) -> None:
+        """As `aclose`, but never waits: whatever this process holds in the store ends there by itself."""
+        for record in self._records:
+            record.pause()
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            with suppress(RuntimeError):  # its loop has just ended
+                task.get_loop().call_soon_threadsafe(task.cancel)
+        if self._ownership is not None:
+            self._ownership.drop()
+        self._is_used_on(None)
+
+    def _is_used_on(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        with _in_use_lock:
+            self._loop = loop
+            if loop is None:
+                _in_use.discard(self)
+            else:
+                _in_use.add(self)
+
+    async def _close_the_store(self) -> None:
+        """Unless another service uses the same object on this loop: it would lose its connections."""
+        loop = asyncio.get_running_loop()
+        self._is_used_on(None)
+        with _in_use_lock:
+            is_used = any(one._store is self._store and one._loop is loop for one in _in_use)
+        if not is_used:
+            await self._store.aclose()
 
     def _wake(self) -> None:
         task = self._task

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.services.listeners import Listeners
@@ -19,7 +19,7 @@ from shockproof.memory.stores.lease import Lease, holder_of, take_lease
 from shockproof.memory.stores.state_store import StateStore
 from shockproof.vocabulary.clock import Clock
 
-__all__ = ["Ownership"]
+__all__ = ["OwnersFiles", "Ownership"]
 
 _LENGTH: Final = 15.0
 """Seconds of the lease: after which another process may have it when its owner has died."""
@@ -28,15 +28,36 @@ _REMEMBERED: Final = "owned/"
 _log = logging.getLogger("shockproof")
 
 
+class OwnersFiles(Protocol):
+    """What of the state directory is the owner's alone. Never waits for a disk."""
+
+    def before_owning(self) -> None:
+        """The account is about to be this process's."""
+
+    def while_owning(self) -> None:
+        """The account is this process's still."""
+
+    def no_longer(self) -> None:
+        """The account is another one's."""
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why the owner cannot send all the same; None: it can, as far as is known."""
+
+
 class Ownership:
     """
     Of *name*, for the process *holder*. `is_held` is asked right before each thing that only the owner may do.
+    With it go *files*.
 
     What waits for it is in `waiting`, and woken when it is here.
     """
 
-    def __init__(self, name: str, holder: str, clock: Clock, listeners: Listeners) -> None:
+    def __init__(
+        self, name: str, holder: str, files: OwnersFiles, clock: Clock, listeners: Listeners
+    ) -> None:
         self.name = name
+        self._files = files
         self._listeners = listeners
         self._holder = holder
         self._clock = clock
@@ -48,6 +69,7 @@ class Ownership:
         """Who had it when the store was asked last."""
         self._was_held = False
         """As last told in the log."""
+        self._told_hindrance: str | None = None
         self.store_error: str | None = "the store has not answered yet"
         """Why the store cannot be asked; None: it can."""
         self.waiting: set[asyncio.Future[None]] = set()
@@ -94,6 +116,12 @@ class Ownership:
             if self.store_error is not None:
                 why += f": {self.store_error}"
         return f"{why}; recovery.owned() waits for that"
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why its owner cannot send all the same; None: it can, or does not own it."""
+        why = self._files.hindrance if self.is_held else None
+        return None if why is None else f"this process owns {self.name!r} and cannot send: {why}"
 
     @property
     def state(self) -> Literal["owner", "standby", "waiting", "uncertain"]:
@@ -148,6 +176,7 @@ class Ownership:
         self._other = None
         left = self._begins_at - self._clock.monotonic()
         if self._lease is not lease:
+            self._files.before_owning()
             self._lease, self._since = lease, self._clock.time() + max(0.0, left)
             if left > 0:
                 _log.info(
@@ -163,6 +192,8 @@ class Ownership:
             # Not before it may write: whoever comes next must not begin sooner because this one has waited.
             await store.put(_REMEMBERED + self.name, self._holder.encode())
             self._is_remembered = True
+        self._files.while_owning()
+        self._tell_hindrance()
         wake_all(self.waiting)
         return _LENGTH / 3
 
@@ -182,11 +213,22 @@ class Ownership:
         if is_held:
             _log.info("this process owns %r from now on", self.name)
         else:
+            self._files.no_longer()
             _log.warning(
                 "this process has lost %r and writes nothing for it%s",
                 self.name,
                 "" if self.store_error is None else f": {self.store_error}",
             )
+
+    def _tell_hindrance(self) -> None:
+        hindrance = self.hindrance
+        if hindrance == self._told_hindrance:
+            return
+        self._told_hindrance = hindrance
+        if hindrance is None:
+            _log.info("this process can send for %r now", self.name)
+        else:
+            _log.warning("%s", hindrance)
 
     def _publish(self, lost_because: str) -> None:
         if not self._listeners:
@@ -220,6 +262,17 @@ class Ownership:
         if remembered is None and owned_until <= self._clock.monotonic():
             self._begins_at = asked_at + _LENGTH
         return lease
+
+    def drop(self) -> None:
+        """Own it no longer, without a word to the store: it ends there by itself."""
+        self._lease = None
+        if self._was_held:
+            self._was_held = False
+            self._publish("not given back, for not everything could be flushed")
+            _log.warning(
+                "this process writes nothing for %r any more, and has not given it back: the next one has it when the lease ends",
+                self.name,
+            )
 
     async def give_back(self) -> None:
         """

@@ -198,6 +198,10 @@ class Journal:
         """What was sent under rate limits before it was opened, or last looked at by `pending`, as far as it is still told."""
         self._closes_later = False
         """It would have been given up, but for what was left behind."""
+        self._is_given_up = False
+        """It is another process's from when nothing runs here any more."""
+        self.locked: JournalLockedError | None = None
+        """Which other process had it when it was last asked for; None: none, or it was not asked for."""
         self.life = object()
         """Another one in a forked child: what runs in the parent is not the child's to record."""
         self._tenure_ended()
@@ -217,9 +221,12 @@ class Journal:
 
     def status(self) -> JournalStatus:
         """How it is doing, as last seen by its thread."""
-        state: Literal["closed", "open", "no space", "failed"] = "open"
+        state: Literal["closed", "open", "locked", "no space", "failed"] = "open"
+        locked = self.locked
         if self._failure is not None:
             state = "failed"
+        elif locked is not None:
+            return JournalStatus("locked", self._pending, str(locked), self.lost)
         elif not self._files.is_open:
             state = "closed"
         elif not self._files.has_reserve:
@@ -300,6 +307,31 @@ class Journal:
         await self.flush()
         if self._files.is_open:
             await self.ask(_close, needs_open=False)
+
+    def give_up(self) -> None:
+        """
+        Let another process have it as soon as nothing runs here any more; from any thread, and never waits.
+
+        What is under way ends first, and what was told becomes durable. The next request takes it again.
+        """
+
+        def act(session: Session) -> None:
+            self._is_given_up, self.locked = self._files.is_open, None
+
+        self.tell(act, needs_open=False)
+
+    async def take(self) -> None:
+        """
+        Own the directory from now on, whether or not there is anything to record.
+
+        Raises:
+            JournalLockedError, JournalUnavailableError, StateVersionError: it cannot be.
+        """
+
+        def act(session: Session) -> None:
+            self._is_given_up = False
+
+        await self.ask(act)
 
     async def pending(self, of: Callable[[OperationEntry], T]) -> list[T]:
         """
@@ -423,7 +455,8 @@ class Journal:
                 answers.append((request, None, error))
             if len(session.records) > recorded:
                 concerned.add(request)
-        if self._closes_later and not self.left_behind:
+        is_idle = not self.left_behind and not self.claims
+        if (self._closes_later and not self.left_behind) or (self._is_given_up and is_idle):
             _close(session)
         # Another process's journal hears of what goes without it only when it is ours one day.
         is_unheard = bool(self._unheard) and isinstance(refusal, JournalUnavailableError)
@@ -491,6 +524,7 @@ class Journal:
                 self.earlier_sends = recovered.sends
         except (JournalLockedError, StateVersionError) as error:
             self._again_at = 0.0
+            self.locked = error if isinstance(error, JournalLockedError) else None
             if not files.is_open:
                 self._failure = None  # the disk has answered: it is another one's
             return error
@@ -499,6 +533,7 @@ class Journal:
             return self._unavailable()
         self._failure = None
         self._again_at = 0.0
+        self.locked = None
         return None
 
     def _may_try(self) -> bool:
@@ -551,7 +586,7 @@ class Journal:
                 len(self.left_behind),
             )
             return
-        self._closes_later = False
+        self._closes_later = self._is_given_up = False
         self._files.tell_position()
         self._files.close()
         self._files.table = OperationTable()

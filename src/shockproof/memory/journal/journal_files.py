@@ -43,6 +43,7 @@ from shockproof.memory.journal.segment import (
     seed_of,
     segment_head,
 )
+from shockproof.memory.journal.stopped_process import is_stopped
 from shockproof.vocabulary.errors import JournalLockedError, StateVersionError
 
 __all__ = ["SEGMENT_BYTES", "JournalFiles", "Recovered", "read_journal"]
@@ -352,7 +353,9 @@ class JournalFiles:
             pid: int | None = None
             with contextlib.suppress(OSError, ValueError):
                 pid = int(self._layer.read(path, 32))
-            raise JournalLockedError(str(self.directory), pid) from None
+            raise JournalLockedError(
+                str(self.directory), pid, is_stopped=pid is not None and is_stopped(self._layer, pid)
+            ) from None
 
     def _own_again_if_removed(self) -> None:
         # Somebody has removed or moved the directory of a running program. What is known stands in memory too.

@@ -12,7 +12,8 @@ __all__ = ["UNOPENED", "JournalStatus"]
 class JournalStatus(NamedTuple):
     """How the journal is doing."""
 
-    state: Literal["closed", "open", "no space", "failed"]
+    state: Literal["closed", "open", "locked", "no space", "failed"]
+    """Locked: another process had it when it was last asked for."""
     pending: int
     """Operations that began and did not end; of a journal that is not open, as it was when it was last read."""
     last_error: str | None

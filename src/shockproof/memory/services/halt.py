@@ -113,6 +113,15 @@ class Halt:
             self.is_known, self._reading = False, None
         self._on_change()
 
+    def look_again(self) -> None:
+        """`forget`, and ask the disk without waiting for it."""
+        self.forget()
+        with self._lock:
+            if self.is_known or self._reading is not None:
+                return
+            with contextlib.suppress(RuntimeError):  # the system has no thread left: the next write asks
+                self._reading = self._in_the_disks_thread(self._read)
+
     @property
     def closes_the_lane(self) -> bool:
         """Whether a write has to ask before it goes out."""
