@@ -176,6 +176,46 @@ async def test_call_that_outlives_its_order_cut_off_is_not_repeated(
 
 
 @pytest.mark.asyncio
+async def test_call_that_waited_for_its_rate_while_its_order_was_cut_off_is_not_repeated(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It came inside of it, however late it is sent."""
+    venue, http = Venue(clock, loses=9), recovery.service("http", max_retries=3, rate_limit="1/5s")
+    await http.call(clock.sleep, 0.0)
+
+    async def submit(client_order_id: str) -> Booked:
+        return await asyncio.shield(http.call(venue.submit, client_order_id))
+
+    once = recovery.service("trading", timeout=0.5, max_retries=0).once(
+        "bot-1", confirm=venue.find, key_argument="client_order_id", settle=20.0
+    )
+    assert await once.call(submit) == {"id": "bot-1"}
+    await clock.sleep(60.0)
+    assert venue.booked == ["bot-1"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("effect", "elsewhere"), [(None, []), ("read", ["bot-1"])])
+async def test_fallback_of_a_call_that_outlives_its_order_cut_off_sends_nothing_elsewhere(
+    recovery: ErrorRecoveryService, clock: VirtualClock, effect: str | None, elsewhere: list[str]
+) -> None:
+    """Unless what it does is declared to be read."""
+    venue, other = Venue(clock, loses=9), Venue(clock)
+    options: Any = {} if effect is None else {"effect": effect}
+    http = recovery.service("http", max_retries=0, fallback=other.submit, **options)
+
+    async def submit(client_order_id: str) -> Booked:
+        return await asyncio.shield(http.call(venue.submit, client_order_id))
+
+    once = recovery.service("trading", timeout=0.5, max_retries=0).once(
+        "bot-1", confirm=venue.find, key_argument="client_order_id", settle=20.0
+    )
+    assert await once.call(submit) == {"id": "bot-1"}
+    await clock.sleep(20.0)
+    assert (venue.booked, other.booked) == (["bot-1"], elsewhere)
+
+
+@pytest.mark.asyncio
 async def test_handle_inside_an_order_is_not_hedged(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:

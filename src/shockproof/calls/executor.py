@@ -434,7 +434,7 @@ async def _stand_in(
     last: Exception | None = None
     try:
         for fallback in plan.fallbacks:
-            if plan.halt_reason is not None or not plan.is_answered_for:
+            if plan.halt_reason is not None or not plan.is_answered_for(call.came_at):
                 break  # a write that was halted is not sent elsewhere, nor is a part of an order
             if not fallback.fits(primary):
                 continue

@@ -163,6 +163,7 @@ class OngoingCall:
         "_mark",
         "_previous_delay",
         "attempt_trace",
+        "came_at",
         "can_fall_back",
         "falls_back",
         "function_name",
@@ -192,6 +193,10 @@ class OngoingCall:
         """Whether it waits where a call ends: for an open circuit, a dry budget, a long Retry-After."""
         self.can_fall_back = False
         """Whether the call ended in a way that a stand-in may answer for."""
+        self.came_at: float | None = None
+        """When it came, before it waited for anything; None: nothing has failed, and nothing had to be waited for."""
+        if plan.is_waited_for:
+            self.came_at = plan.runtime.clock.monotonic() - elapsed
         self._failed = 0
         self._attempts: list[_Told] = []
         self._budget: RetryBudget | None = None
@@ -532,7 +537,10 @@ class OngoingCall:
         now = plan.runtime.clock.monotonic()
         shown, kind = self._count(failure, verdict, now)
         self._budget = None  # spent
-        decision = self._decide(error, verdict, now, kind, failure.duration)
+        came_at = self.came_at
+        if came_at is None:
+            came_at = self.came_at = now - failure.duration
+        decision = self._decide(error, verdict, now, kind, came_at)
         if failure.order is not None and outcome is _UNKNOWN:
             decision = Decision(None, failure.order.reason)
         delay = decision.delay
@@ -651,7 +659,9 @@ class OngoingCall:
         adaptive, budget = self.plan.adaptive, self.plan.retry_budget or state.hedge_budget
         if adaptive is not None and adaptive.send_rate.limit is not None:
             return False  # throttled: not the moment to send more
-        if self.plan.halt_reason is not None or self.plan.is_part_of_an_order(began):
+        if self.plan.halt_reason is not None or self.plan.is_part_of_an_order(
+            began if self.came_at is None else self.came_at
+        ):
             return False
         is_closed = state.circuit.state(self.plan.runtime.clock.monotonic()) == "closed"
         if not is_closed or budget is None or not budget.take():
@@ -729,7 +739,7 @@ class OngoingCall:
         adaptive.answered(now, sent_at=now - duration, kind=kind)
 
     def _decide(
-        self, error: Exception | None, verdict: Verdict, now: float, kind: ErrorKind, duration: float
+        self, error: Exception | None, verdict: Verdict, now: float, kind: ErrorKind, came_at: float
     ) -> Decision:
         plan, adaptive = self.plan, self.plan.adaptive
         if verdict.outcome is _UNKNOWN:
@@ -757,7 +767,7 @@ class OngoingCall:
             delay, decision = pause, Decision(pause, "")
         if a_retry_runs(but=None if self._mark is None else self._mark[0]):
             return Decision(None, "a retry around it is already running, and layers do not multiply")
-        if plan.is_part_of_an_order(now - duration) and not self.persists:
+        if plan.is_part_of_an_order(came_at) and not self.persists:
             return Decision(None, IN_AN_ORDER)
         circuit = plan.state.circuit
         if (

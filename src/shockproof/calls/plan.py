@@ -272,10 +272,11 @@ class Plan(_WhatEveryCallReads):
             and (an_order_runs() or an_order_failed_around(began))
         )
 
-    @property
-    def is_answered_for(self) -> bool:
-        """Whether its fallbacks may answer: inside an order only for what is declared to be read."""
-        return self.options.get("effect") == "read" or not an_order_runs()
+    def is_answered_for(self, came_at: float | None = None) -> bool:
+        """Whether its fallbacks may answer: inside an order, or what came in one, only for what is declared to be read."""
+        return self.options.get("effect") == "read" or not (
+            an_order_runs() or (came_at is not None and an_order_failed_around(came_at))
+        )
 
     @property
     def is_waited_for(self) -> bool:
@@ -382,7 +383,7 @@ class Plan(_WhatEveryCallReads):
         since = state.circuit.plain_since
         if stand_in is None or since is None or not state.prepared or self.runtime.listeners.active:
             return None
-        if an_order_runs() and not self.is_answered_for:  # the first alone in nearly all calls
+        if an_order_runs() and not self.is_answered_for():  # the first alone in nearly all calls
             return None
         if self.keeps_real_time and not other_times.exist:  # as above
             now = monotonic()
