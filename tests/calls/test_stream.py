@@ -13,12 +13,15 @@ from typing import Any, Self
 import pytest
 
 from shockproof import (
+    UNKNOWN,
     AttemptTimeoutError,
     CircuitOpenError,
     DeadlineExceededError,
     ErrorRecoveryService,
     Event,
     Handle,
+    LookUp,
+    OutcomeUnknownError,
     RateLimitedError,
     RetryBudget,
     ServiceStatus,
@@ -1539,3 +1542,44 @@ async def test_with_grace_a_cancellation_closes_the_source(feed: Handle, clock: 
         await consumer
     assert venue.closing == ["CancelledError"]
     assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("grace", [None, 1.0])
+async def test_a_feed_whose_opening_may_have_placed_an_order_is_not_opened_again(
+    recovery: ErrorRecoveryService, grace: float | None
+) -> None:
+    """It would place another one. What the consumer has placed is no part of an opening."""
+    sent: list[str] = []
+
+    async def nobody_knows(key: str) -> LookUp[str]:
+        return UNKNOWN
+
+    async def place(mood: str) -> None:
+        async def submit(*, client_id: str) -> None:
+            sent.append(mood)
+            if mood == "hangs":
+                await asyncio.Event().wait()
+            raise ConnectionResetError
+
+        once = recovery.service("orders", max_retries=0).once(
+            confirm=nobody_knows, key_argument="client_id", settle=0.1
+        )
+        await once.call(submit)
+
+    async def source() -> AsyncIterator[int]:
+        if len(openings) > 1:
+            await place("hangs")
+        openings.append(len(openings))
+        yield openings[-1]
+
+    openings: list[int] = []
+    feed = recovery.service("feed", timeout=1.0, grace=grace, max_retries=5, base_delay=0.01)
+
+    async def consume() -> None:
+        async for _ in feed.stream(source):
+            with contextlib.suppress(OutcomeUnknownError):
+                await place("by the consumer")
+
+    with pytest.raises(AttemptTimeoutError):
+        await consume()
+    assert sent == ["by the consumer", "by the consumer", "hangs"]

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from shockproof.calls.limits import Held
+from shockproof.calls.orders_inside import begin_part_of
 from shockproof.calls.source import Source
 from shockproof.memory.services.service_state import ServiceState
 
@@ -63,7 +64,7 @@ class SourceInOwnTask(Generic[T]):
         """See `Connection`."""
         loop = asyncio.get_running_loop()
         self._answer = loop.create_future()
-        self._task = loop.create_task(self._serve())
+        self._task = loop.create_task(self._serve(asyncio.current_task()))
         await self._answer
 
     async def _next(self) -> T:
@@ -73,7 +74,8 @@ class SourceInOwnTask(Generic[T]):
         item: T = await self._answer
         return item
 
-    async def _serve(self) -> None:
+    async def _serve(self, reader: asyncio.Task[Any] | None) -> None:  # Any: whatever it returns
+        begin_part_of(reader)
         error: BaseException | None = None
         item: T | None = None
         try:

@@ -20,6 +20,7 @@ from shockproof.calls.faults import BlockFault, Faults
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.ongoing_call import Failure, OngoingCall, timeout_error
+from shockproof.calls.orders_inside import order_sent_since
 from shockproof.calls.plan import Plan
 from shockproof.calls.silence_watch import SilenceWatch
 from shockproof.calls.source import Connect, Connection, Source, UnusableSourceError, check_connect
@@ -290,6 +291,7 @@ class _Feed(Generic[T]):
             error: BaseException | None = None
             failure: Failure | None = None
             self._tries += 1
+            began = self.plan.runtime.clock.monotonic()
             try:
                 try:
                     timer = self._start_timer()
@@ -325,6 +327,9 @@ class _Feed(Generic[T]):
                     call.succeeded(ticket, duration)
                     return None
                 self.health.phase = "lost"
+                # The consumer, whose orders are its own affair, has no turn while it is opened.
+                failure.began = began
+                failure.order = order_sent_since(began, self.plan.runtime.clock)
                 delay = self._after(failure)
             except BaseException as reason:
                 error = reason
