@@ -39,7 +39,7 @@ class _Steps:
 
     def __init__(
         self,
-        coroutine: CoroutineType[Any, Any, Any],  # Any, here and below: what it awaits and returns
+        coroutine: CoroutineType[Any, Any, Any],  # Any: what it awaits and returns
         tell: Callable[[list[GoesOn]], None],
     ) -> None:
         self._coroutine = coroutine
@@ -48,19 +48,19 @@ class _Steps:
         """What stands behind that which it awaits now."""
         self._cut_off_from: list[GoesOn] = []
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Generator[Any, Any, Any]:  # Any: as above
         return self
 
     def __iter__(self) -> _Steps:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Any:  # Any: as above
         return self.send(None)
 
-    def send(self, value: Any) -> Any:
+    def send(self, value: Any) -> Any:  # Any: as above
         return self._step(self._coroutine.send, value)
 
-    def throw(self, *raised: Any) -> Any:
+    def throw(self, *raised: Any) -> Any:  # Any: as above
         try:
             if isinstance(raised[0], asyncio.CancelledError):
                 self._cut_off_from += self._protected
@@ -76,10 +76,10 @@ class _Steps:
         return self._coroutine.cr_frame
 
     @property
-    def cr_await(self) -> Any:
+    def cr_await(self) -> Any:  # Any: as above
         return self._coroutine.cr_await
 
-    def _step(self, step: Callable[..., Any], *of: Any) -> Any:
+    def _step(self, step: Callable[..., Any], *of: Any) -> Any:  # Any: as above
         try:
             awaited = step(*of)
         except StopIteration:
