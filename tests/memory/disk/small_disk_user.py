@@ -47,6 +47,7 @@ class Program:
         self.directory = directory
         self.recovery = ErrorRecoveryService(directory / "state", directory / "errors", max_retries=0)
         self.venue = self.recovery.service("venue", effect="unsafe", max_retries=0)
+        self.recovery.service("feed", circuit_threshold=100)
 
     async def save(self, number: int) -> None:
         try:
@@ -129,7 +130,8 @@ async def full(directory: Path) -> None:
         await program.order("o-2")
         await program.order("c-1", is_cancel=True)
     say("operation open completed")
-    await program.fail("full")
+    for _ in range(12):  # one may fit in what is left of the log's last page
+        await program.fail("full")
     await program.error_log_is("degraded")
     (directory / "ballast").unlink()
     await program.save(3)
