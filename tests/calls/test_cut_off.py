@@ -170,3 +170,38 @@ async def test_frames_of_what_is_seen_are_found() -> None:
     assert [frame.f_code.co_name for frame in frames_of(task)] == ["around", "innermost", "wait"]
     gate.set()
     assert await task == 7
+
+
+@pytest.mark.asyncio
+async def test_asking_for_the_address_of_a_name_is_nothing_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each connection begins with that, in a thread; a client's own time limit for it still proves that nothing was sent."""
+    asked, gate, told = asyncio.Event(), threading.Event(), list[int]()
+    loop = asyncio.get_running_loop()
+
+    def never(*_: object, **__: object) -> list[object]:
+        loop.call_soon_threadsafe(asked.set)
+        assert gate.wait(60)
+        return []
+
+    monkeypatch.setattr("socket.getaddrinfo", never)
+
+    async def connect() -> None:
+        await loop.getaddrinfo("venue", 443)
+
+    async def connect_in_a_shielded_task() -> None:
+        await asyncio.shield(loop.create_task(connect()))
+
+    async def awaited(what: Callable[[], Awaitable[None]]) -> None:
+        await seen_when_cut_off(what(), lambda going_on: told.append(len(going_on)))
+
+    for what in (connect, connect_in_a_shielded_task):
+        asked.clear()
+        task = loop.create_task(awaited(what))
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    gate.set()
+    assert told == [0, 0]

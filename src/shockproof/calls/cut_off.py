@@ -13,10 +13,13 @@ from collections.abc import Awaitable, Callable, Generator
 from types import CoroutineType, FrameType, FunctionType
 from typing import Any, Final
 
+from shockproof.calls.who_waits import frames_in
+
 __all__ = ["GoesOn", "seen_when_cut_off"]
 
 GoesOn = asyncio.Future[Any] | concurrent.futures.Future[Any]  # Any: nobody asks for the result
 
+_LOOK_UPS: Final = ("getaddrinfo", "getnameinfo")
 _THEIRS: Final = (asyncio.futures.__name__, asyncio.tasks.__name__)
 
 
@@ -85,12 +88,25 @@ class _Steps:
         except StopIteration:
             raise
         except BaseException:
-            self._tell([one for one in self._cut_off_from if not one.done()])
+            self._tell([one for one in self._cut_off_from if not one.done() and not _asks_for_a_name(one)])
             raise
         finally:
             del of  # as above
-        self._protected = _behind(awaited)
+        found = _behind(awaited)
+        self._protected = [] if found and _is_asking_for_a_name(self._coroutine) else found
         return awaited
+
+
+def _asks_for_a_name(going_on: GoesOn) -> bool:
+    return isinstance(going_on, asyncio.Task) and _is_asking_for_a_name(going_on.get_coro())
+
+
+def _is_asking_for_a_name(coroutine: object) -> bool:
+    # Each connection begins with that, in a thread of asyncio's, and it sends nothing to the venue.
+    return any(
+        frame.f_code.co_name in _LOOK_UPS and frame.f_globals.get("__name__") == asyncio.base_events.__name__
+        for frame in frames_in(coroutine)
+    )
 
 
 def _behind(awaited: object) -> list[GoesOn]:

@@ -76,8 +76,10 @@ def _failure(plan: Plan, ticket: Ticket, duration: float, error: BaseException |
     clock = plan.runtime.clock
     failure.began = began_before(duration, clock)
     if failure.began is not None:
-        if error is not None:
-            take_over_orders(error, failure.began, clock)
+        if error is not None and plan.options.get("effect") not in ("read", "idempotent"):
+            take_over_orders(
+                error, failure.began, clock
+            )  # a guess: who declares that nothing is sent, knows better
         failure.order = order_sent_since(failure.began, clock, but=plan.own_order)
     return failure
 

@@ -172,9 +172,10 @@ class _Orders:
                 yield order
 
     def take_over(self, others: _Orders, began: float, clock: Clock) -> None:
-        """Those of *others* that were wanted since *began* are inside of this task as well."""
+        """Those of *others* that were sent since *began* are inside of this task as well."""
         for order, _ in tuple(others.on_their_way.items()):
-            if order.came_since(began, clock):
+            # Not one that is still to be sent: whose it is, is a guess here, and it would be withdrawn.
+            if order.came_since(began, clock) and order.was_sent:
                 self.on_their_way.setdefault(order, None)
                 order.is_seen_by(self)
         for theirs, ours in ((others.unknown, self.unknown), (others.placed, self.placed)):

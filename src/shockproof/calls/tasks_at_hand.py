@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+from shockproof.calls.strangers import is_really
+
 __all__ = ["tasks_at_hand"]
 
 _LONGEST_CHAIN: Final = 16
+_COLLECTIONS: Final = (list, tuple, set, frozenset, dict)
 _MOST: Final = 1000
 """Members of a list or a set that are looked at."""
 
@@ -55,14 +58,17 @@ def _tasks_in(frame: FrameType, *, with_parameters: bool) -> Iterator[asyncio.Ta
     code = frame.f_code
     if not code.co_flags & inspect.CO_OPTIMIZED:
         return  # a module's, whose variables are everybody's
+    here = asyncio.current_task()
     values = frame.f_locals
     given = code.co_argcount + code.co_kwonlyargcount
     given += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
     names = code.co_varnames if with_parameters else code.co_varnames[given:]
     for name in dict.fromkeys((*names, *code.co_cellvars)):
-        value = values.get(name)
-        if isinstance(value, asyncio.Task):
+        value: Any = values.get(name)  # Any: the user's
+        if is_really(value, asyncio.Task):
             yield value
-        elif isinstance(value, list | tuple | set | frozenset | dict) and len(value) <= _MOST:
-            members = value.values() if isinstance(value, dict) else value
-            yield from (member for member in tuple(members) if isinstance(member, asyncio.Task))
+        elif type(value) in _COLLECTIONS and len(value) <= _MOST:
+            members = tuple(value.values() if type(value) is dict else value)
+            # Where this task is among them, they are all that run, and not what it has begun.
+            if not any(member is here for member in members):
+                yield from (member for member in members if is_really(member, asyncio.Task))

@@ -15,12 +15,21 @@ from collections.abc import Iterator
 from types import FrameType, FunctionType
 from typing import Any, Final
 
+from shockproof.calls.strangers import held_by, is_really
 from shockproof.calls.waiting_threads import futures_of_this_thread, futures_of_threads_that_hold
 
-__all__ = ["frames_of", "group_of", "task_that_waits_for", "tasks_told_by", "tasks_told_by_this_thread"]
+__all__ = [
+    "frames_in",
+    "frames_of",
+    "group_of",
+    "task_that_waits_for",
+    "tasks_told_by",
+    "tasks_told_by_this_thread",
+]
 
 _GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
+_WAITED_AT: Final = (asyncio.Queue, asyncio.Event, asyncio.Semaphore)
 _DEEPEST: Final = 16
 """How many gathers may stand in each other."""
 
@@ -33,15 +42,15 @@ def task_that_waits_for(
 
     One that is protected by `shield`, or only looked at by `asyncio.wait`, has none.
     """
-    for callback, _ in getattr(awaited, "_callbacks", None) or ():
-        owner = getattr(callback, "__self__", None)
-        if isinstance(owner, asyncio.Task):
+    for callback, _ in held_by(awaited, "_callbacks") or ():
+        owner = held_by(callback, "__self__")
+        if is_really(owner, asyncio.Task):
             if _waits_for(owner, awaited):
                 return owner
-        elif isinstance(owner, asyncio.TaskGroup):
+        elif is_really(owner, asyncio.TaskGroup):
             # Only at its end: what its body awaits before may have limits that the group is not in.
-            parent, end = getattr(owner, "_parent_task", None), getattr(owner, "_on_completed_fut", None)
-            if isinstance(parent, asyncio.Task) and _waits_for(parent, end):
+            parent, end = held_by(owner, "_parent_task"), held_by(owner, "_on_completed_fut")
+            if is_really(parent, asyncio.Task) and _waits_for(parent, end):
                 return parent
         else:
             waiter = _future_behind(callback)
@@ -54,9 +63,9 @@ def task_that_waits_for(
 
 def group_of(task: asyncio.Task[Any]) -> asyncio.TaskGroup | None:  # Any: whatever it returns
     """The task group that *task* runs in."""
-    for callback, _ in getattr(task, "_callbacks", None) or ():
-        owner = getattr(callback, "__self__", None)
-        if isinstance(owner, asyncio.TaskGroup):
+    for callback, _ in held_by(task, "_callbacks") or ():
+        owner = held_by(callback, "__self__")
+        if is_really(owner, asyncio.TaskGroup):
             return owner
     return None
 
@@ -70,8 +79,8 @@ def tasks_told_by(awaited: object, depth: int = 0) -> Iterator[asyncio.Task[Any]
     waits for a thread that waits for it.
     """
     for callback in _callbacks_of(awaited):
-        owner = getattr(callback, "__self__", None)
-        if isinstance(owner, asyncio.Task):
+        owner = held_by(callback, "__self__")
+        if is_really(owner, asyncio.Task):
             if _waits_for(owner, awaited):
                 yield owner
         elif depth < _DEEPEST:
@@ -89,71 +98,75 @@ def tasks_told_by_this_thread() -> Iterator[asyncio.Task[Any]]:  # Any: as above
 
 
 def _is_of_a_thread(future: object) -> bool:
-    return isinstance(future, concurrent.futures.Future)
+    return is_really(future, concurrent.futures.Future)
 
 
 def _callbacks_of(future: object) -> list[object]:
     if _is_of_a_thread(future):
-        return list(getattr(future, "_done_callbacks", ()))
-    return [callback for callback, _ in getattr(future, "_callbacks", None) or ()]
+        return list(held_by(future, "_done_callbacks") or ())
+    return [callback for callback, _ in held_by(future, "_callbacks") or ()]
 
 
 def _futures_behind(callback: object, owner: object) -> Iterator[object]:
     held = [owner]
-    if isinstance(callback, FunctionType):
+    if is_really(callback, FunctionType):
         for cell in callback.__closure__ or ():
             try:
                 held.append(cell.cell_contents)
             except ValueError:  # not bound yet
                 continue
-    elif isinstance(callback, functools.partial):
+    elif is_really(callback, functools.partial):
         held.extend(callback.args)
     for one in held:
-        if isinstance(one, asyncio.Future) or _is_of_a_thread(one):
+        if is_really(one, asyncio.Future) or _is_of_a_thread(one):
             yield one
             continue
-        end = getattr(one, "_on_completed_fut", None)
-        if isinstance(end, asyncio.Future):  # the end of a task group
+        end = held_by(one, "_on_completed_fut")
+        if is_really(end, asyncio.Future):  # the end of a task group
             yield end
         # That of as_completed stands in an object of its own from Python 3.13 on.
         is_of_asyncio = type(one).__module__ == asyncio.tasks.__name__
-        yield from _waiters_of(getattr(one, "_done", one) if is_of_asyncio else one)
+        yield from _waiters_of(held_by(one, "_done") or one if is_of_asyncio else one)
 
 
 def _waiters_of(one: object) -> Iterator[asyncio.Future[Any]]:  # Any: as above
-    if isinstance(one, asyncio.Queue | asyncio.Event | asyncio.Semaphore):
-        waiting = getattr(one, "_getters", None) or getattr(one, "_waiters", None) or ()
-        yield from (waiter for waiter in tuple(waiting) if isinstance(waiter, asyncio.Future))
+    if any(is_really(one, kind) for kind in _WAITED_AT):
+        waiting = held_by(one, "_getters") or held_by(one, "_waiters") or ()
+        yield from (waiter for waiter in tuple(waiting) if is_really(waiter, asyncio.Future))
 
 
 def _waits_for(task: asyncio.Task[Any], future: object) -> bool:  # Any: whatever it returns
-    return future is not None and getattr(task, "_fut_waiter", None) is future
+    return future is not None and held_by(task, "_fut_waiter") is future
 
 
 def _future_behind(callback: object) -> asyncio.Future[Any] | None:  # Any: whatever it returns
-    if isinstance(callback, FunctionType) and callback.__module__ == asyncio.tasks.__name__:  # gather's
+    if is_really(callback, FunctionType) and callback.__module__ == asyncio.tasks.__name__:  # gather's
         for cell in callback.__closure__ or ():
             try:
                 held = cell.cell_contents
             except ValueError:  # not bound yet
                 continue
-            if isinstance(held, _GATHERING):
+            if is_really(held, _GATHERING):
                 return held  # type: ignore[no-any-return]  # a future, of a private class
-    elif isinstance(callback, functools.partial) and callback.func is _RELEASE:  # wait_for's, before 3.12
+    elif is_really(callback, functools.partial) and callback.func is _RELEASE:  # wait_for's, before 3.12
         waiter = callback.args[0]
-        return waiter if isinstance(waiter, asyncio.Future) else None
+        return waiter if is_really(waiter, asyncio.Future) else None
     return None
 
 
 def frames_of(task: asyncio.Task[Any]) -> Iterator[FrameType]:  # Any: whatever it returns
     """The frames of a task that waits, outermost first."""
-    running: object = task.get_coro()
+    return frames_in(task.get_coro())
+
+
+def frames_in(running: object) -> Iterator[FrameType]:
+    """The same of a coroutine."""
     while running is not None:
         for frame_name, next_name in _WAYS_IN:
-            frame = getattr(running, frame_name, None)
-            if isinstance(frame, FrameType):
+            frame = held_by(running, frame_name)
+            if is_really(frame, FrameType):
                 yield frame
-                running = getattr(running, next_name, None)
+                running = held_by(running, next_name)
                 break
         else:
             return
