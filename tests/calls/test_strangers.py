@@ -146,3 +146,24 @@ async def test_an_order_of_somebody_else_is_not_refused_by_a_call_that_has_its_t
     (order,) = orders
     assert await order in desk.booked
     assert len(calls) == 3
+
+
+async def test_who_waits_for_the_place_of_an_order_is_not_around_it(recovery: ErrorRecoveryService) -> None:
+    """It waits for the semaphore that bounds both, and is repeated like any other call."""
+    desk, places, calls = Desk(recovery), asyncio.Semaphore(1), list[int]()
+    await places.acquire()
+    order = asyncio.create_task(desk.place())
+    order.add_done_callback(lambda _: places.release())
+
+    async def quote() -> None:
+        calls.append(len(calls))
+        waiting = asyncio.ensure_future(places.acquire())
+        await desk.is_asked.wait()
+        waiting.cancel()
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await recovery.service("market", max_retries=2).call(quote)
+    desk.answers.set()
+    assert await order in desk.booked
+    assert len(calls) == 3

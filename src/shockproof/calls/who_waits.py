@@ -29,7 +29,8 @@ __all__ = [
 
 _GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
-_WAITED_AT: Final = (asyncio.Queue, asyncio.Event, asyncio.Semaphore)
+_WAITED_AT: Final = (asyncio.Queue, asyncio.Event)
+"""Not at a semaphore: who waits there wants a place, and not what became of the order that leaves it."""
 _DEEPEST: Final = 16
 """How many gathers may stand in each other."""
 
