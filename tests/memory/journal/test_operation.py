@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -635,3 +636,55 @@ async def check(recovery: ErrorRecoveryService, told: dict[tuple[str, str], int]
         # It may have been completed, and died before it could say so.
         assert result == key or (result is None and index < 4)
     await recovery.aclose()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("risk_reducing", [False, True])
+@pytest.mark.parametrize("how", ["task", "thread"])
+async def test_a_checkpoint_that_nobody_awaited_does_not_reopen_what_has_ended(
+    recovery: ErrorRecoveryService, how: str, risk_reducing: bool
+) -> None:
+    """Recorded behind the end, it would have the whole job run again."""
+    begins = threading.Event()
+
+    def late(operation: Operation) -> None:
+        assert begins.wait(60)
+        asyncio.run(operation.checkpoint(index=1))
+
+    async with recovery.operation("close_all", key="d", risk_reducing=risk_reducing) as op:
+        if how == "task":
+            checkpoint = asyncio.ensure_future(op.checkpoint(index=1))
+        else:
+            checkpoint = asyncio.ensure_future(asyncio.to_thread(late, op))
+    begins.set()
+    with pytest.raises(RuntimeError, match="belongs inside of the block"):
+        await checkpoint
+    assert await pending(recovery) == []
+    with pytest.raises(OperationCompletedError):
+        async with recovery.operation("close_all", key="d"):
+            pytest.fail("it ran again")
+
+
+@pytest.mark.asyncio
+async def test_a_checkpoint_on_its_way_does_not_land_in_the_next_block(
+    recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread passed the check before the end of the block, and comes to the journal after it."""
+    passed, goes_on = threading.Event(), threading.Event()
+    check = Operation._require_this_process
+
+    def slow(operation: Operation) -> None:
+        check(operation)
+        if threading.current_thread() is not threading.main_thread():
+            passed.set()
+            assert goes_on.wait(60)
+
+    monkeypatch.setattr(Operation, "_require_this_process", slow)
+    async with recovery.operation("close_all", key="d") as op:
+        await op.checkpoint(index=5)
+        late = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(op.checkpoint(index=1))))
+        assert await asyncio.to_thread(passed.wait, 60)
+    goes_on.set()
+    with pytest.raises(RuntimeError, match="belongs inside of the block"):
+        await late
+    assert await pending(recovery) == []

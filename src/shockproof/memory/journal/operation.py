@@ -51,6 +51,16 @@ class _Left(NamedTuple):
     result: object = None
 
 
+class _Block:
+    """One time that the block is entered, for what its own tasks and threads record of it."""
+
+    __slots__ = ("has_ended",)
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        """In the journal: a checkpoint behind that would make it pending again."""
+
+
 class Operation:
     """
     ``async with recovery.operation("rebalance", key="2026-11-23") as op:`` - durable: known after a crash.
@@ -85,6 +95,7 @@ class Operation:
         self._waits_in_vain = False
         """Whether the disk was asked in vain, and has not come to it yet."""
         self._left: _Left | None = None
+        self._block = _Block()
         self._found: _Begun | None = None
         """What it goes on from, by what stands in memory."""
         self._is_behind = False
@@ -148,6 +159,7 @@ class Operation:
         frozen = self._values.freeze_details(self._details)
         self._life = self._journal.life
         self._left = self._found = None
+        self._block = _Block()
         try:
             if self._goes_without is None:
                 begun = await self._journal.ask(lambda session: self._begin(session, frozen.values()))
@@ -301,8 +313,11 @@ class Operation:
                     f"checkpoint({name}=...) would hide what active_operations says: give it another name"
                 )
         frozen = self._values.freeze("progress", progress)
+        block = self._block
 
         def act(session: Session) -> Any:  # Any: the user's values
+            if block.has_ended:
+                raise self._outside("checkpoint()")
             values = frozen.values()
             even_without_space = self._goes_without is not None
             session.require(
@@ -319,6 +334,7 @@ class Operation:
         self, act: Act[dict[str, Any]], progress: dict[str, Any]
     ) -> None:  # Any: the user's values
         frozen = self._values.freeze("progress", progress)  # as above
+        block = self._block
         if not self._waits_in_vain:
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -328,7 +344,8 @@ class Operation:
                 self._goes_on(error)
 
         def told(session: Session) -> None:
-            session.tell(Kind.CHECKPOINT, self._body(progress=frozen.values()))
+            if not block.has_ended:
+                session.tell(Kind.CHECKPOINT, self._body(progress=frozen.values()))
             self._waits_in_vain = False
 
         self._tell(told)
@@ -343,10 +360,14 @@ class Operation:
         self._is_abandoned = True
 
     def _require_running(self, what: str) -> None:
-        if self._life is None:
-            raise RuntimeError(
-                f"{what} belongs inside of the block: async with recovery.operation({self.name!r}) as op"
-            )
+        if self._life is None or self._left is not None:
+            raise self._outside(what)
+
+    def _outside(self, what: str) -> RuntimeError:
+        return RuntimeError(
+            f"{what} belongs inside of the block: async with recovery.operation({self.name!r}) as op. "
+            "What the block has begun, such as a task, it has to await"
+        )
 
     def _require_this_process(self) -> None:
         if self._life is not self._journal.life:
@@ -412,8 +433,10 @@ class Operation:
 
     def _end(self, status: str, result: Callable[[], Any]) -> Act[None]:  # Any: frozen values
         self._left = _Left(status == "completed", result=self.result)
+        block = self._block
 
         def act(session: Session) -> None:
+            block.has_ended = True
             session.claims.give_back(Name(self.name, self.key), self)
             body = self._body(status=status)
             if status == "completed":
@@ -426,8 +449,10 @@ class Operation:
     def _interrupt(self, error: BaseException) -> Act[None]:
         text = _described(error, self._redact)
         self._left = _Left(is_completed=False, begun=_Begun(self._details, self._progress, is_resumed=True))
+        block = self._block
 
         def act(session: Session) -> None:
+            block.has_ended = True
             session.claims.give_back(Name(self.name, self.key), self)
             session.tell(Kind.INTERRUPT, self._body(why=text))
 
