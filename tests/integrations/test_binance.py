@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,6 +34,7 @@ from shockproof.demo.venue.fault_plan import Endpoint, FaultKind
 from shockproof.demo.venue.signature import DEMO_KEY, DEMO_SECRET
 from shockproof.integrations.binance import KEY_PATTERN, classify, find_order, meaning_of
 from shockproof.integrations.outcome_table import Meaning
+from shockproof.integrations.protected_client import Does
 
 if TYPE_CHECKING:
     from tests.integrations.conftest import Misbehaving, Weather
@@ -277,6 +280,7 @@ async def test_every_attempt_of_a_conditional_order_sends_the_same_id(
         ("margin_v1_post_algo_spot_new_order_twap", "unsafe", False),
         ("universal_transfer", "unsafe", False),
         ("withdraw", "unsafe", False),
+        ("papi_get_margin_repay_debt", "unsafe", False),
         ("new_transfer_history", "unsafe", False),
     ],
 )
@@ -288,6 +292,24 @@ async def test_each_method_declares_what_it_does(
     protection = object.__getattribute__(venue, "_shockproof")
     plan = protection.handles[protection.does(method)].plan
     assert (plan.effect, plan.risk_reducing) == (effect, reduces_risk)
+
+
+async def test_no_method_that_posts_counts_as_a_read_but_those_that_were_looked_at(
+    venue: AsyncClient,
+) -> None:
+    """One with an odd name would be sent again after a lost answer, and move money twice."""
+    does = object.__getattribute__(venue, "_shockproof").does
+    posts = re.compile(r"""["'](post|put|delete)["']|_(post|put|delete)\(""")
+    reads_that_post = {
+        name
+        for name, method in inspect.getmembers(AsyncClient, inspect.iscoroutinefunction)
+        if not name.startswith("_") and does(name) is Does.READ and posts.search(inspect.getsource(method))
+    }
+    # Queries by POST, and keys of feeds, which are the same one each time.
+    assert {name for name in reads_that_post if not name.endswith("stream_get_listen_key")} == {
+        "get_dust_assets",
+        "get_user_asset",
+    }
 
 
 async def test_what_cannot_be_protected_is_refused(

@@ -108,6 +108,7 @@ _DOES: Final = (
     (re.compile(r"(\w+_)?cancel_(and_)?replace"), Does.WRITE),
     (re.compile(r"(\w+_)?cancel_"), Does.CANCEL),
     (re.compile(r"(\w+_)?(create|post|put|delete)_"), Does.WRITE),
+    (re.compile(r"papi_get_margin_repay_debt$"), Does.WRITE),  # a POST, whatever its name says
     (re.compile(r"(\w+_)?get_"), Does.READ),
     (
         re.compile(
