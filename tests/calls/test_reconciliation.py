@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import Counter
@@ -409,3 +410,53 @@ async def test_order_that_is_found_later_makes_its_service_well_if_it_was_the_la
     assert [one.outcome for one in settled] == [answer]
     assert recovery.get_service_status("orders") is status
     assert orders.plan.state.unknown_calls == 1
+
+
+@pytest.mark.asyncio
+async def test_a_lookup_that_was_cut_off_and_says_not_found_has_proven_nothing(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Its own except swallowed the limit, and what it had not seen by then it takes for absent: a second order."""
+    await leave_pending(recovery, 1)
+
+    async def confirm(key: str) -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return NOT_FOUND
+
+    recovery.service("orders").once(confirm=confirm, settle=1.0)
+    assert [one.outcome for one in await recovery.reconcile()] == [UNKNOWN]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [NOT_FOUND, UNKNOWN, Found("the order")])
+async def test_a_lookup_that_swallows_its_callers_cancellation_does_not_undo_it(
+    recovery: ErrorRecoveryService, answer: Any
+) -> None:
+    """Who cancels an order in the middle of its look-up must not see it sent again."""
+    sent = 0
+    asked = asyncio.Event()
+
+    async def submit(client_order_id: str) -> None:
+        nonlocal sent
+        sent += 1
+        raise ConnectionResetError("the answer was lost")
+
+    async def confirm(key: str) -> Any:
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return answer
+
+    orders = recovery.service("orders", max_retries=3, timeout=100.0)
+    order = asyncio.ensure_future(
+        orders.once("k", confirm=confirm, key_argument="client_order_id", settle=0.0).call(submit)
+    )
+    await asked.wait()
+    order.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await order
+    assert sent == 1
+    state = await recovery.restore_state()
+    assert state is not None
+    assert [one["key"] for one in state.active_operations] == ["k"]

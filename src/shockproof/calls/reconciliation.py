@@ -152,7 +152,7 @@ async def _answer(confirm: Confirm[R], key: str, failures: _Failures, *, within:
     task = asyncio.current_task()
     cancellations = 0 if task is None else task.cancelling()
     try:
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(within) as limit:
             question: object = confirm(key)
             is_async = isinstance(question, Awaitable)
             answer = await question if isinstance(question, Awaitable) else question
@@ -172,6 +172,12 @@ async def _answer(confirm: Confirm[R], key: str, failures: _Failures, *, within:
             f"confirm must be an async function of the key, and confirm({key!r}) gave {_shown(answer)} at once: "
             "the order stays pending, since nothing was proven"
         )
+    if task is not None and task.cancelling() > cancellations:
+        raise asyncio.CancelledError  # confirm has swallowed it
+    if answer is NOT_FOUND and limit.expired():
+        # It was cut off, and made the best of it: who has not seen everything has not seen that it is not there.
+        failures.tell(TimeoutError())
+        return UNKNOWN
     if isinstance(answer, Found) or answer is NOT_FOUND or answer is UNKNOWN:
         return answer
     raise _NoAnswerError(
