@@ -906,25 +906,29 @@ class ErrorRecoveryService:
         Raises:
             StateNotSavedError: the disk refused, or a value cannot be saved (its path is named);
                 what was saved before is still there.
+            StateVersionError: what is there is a newer program's, or `restore_state` has refused it: it would be lost.
             TypeError: an argument of the wrong type.
 
         Cancelled while it waits for the disk, the write goes on and nothing is left half-done.
         """  # Any: the user's own values
+        given = _state_arguments(active_operations, cached_data, configuration)
+        return await self._save(given, force=force, automatic=False)
+
+    async def _save(
+        self, given: dict[str, Any], *, force: bool, automatic: bool
+    ) -> bool:  # Any: the user's own values
         from shockproof.memory.services.earlier_life import export_services
 
         require_running_loop()
         statuses = {name: status.value for name, status in self.get_all_service_statuses().items()}
-        state = {
-            "service_statuses": statuses,
-            **_state_arguments(active_operations, cached_data, configuration),
-        }
+        state = {"service_statuses": statuses, **given}
         state |= export_services(self._registry, self._clock.monotonic())
         await self._have_loaded_the_rest()
         if self._handover is not None:
             state |= self._handover.sections()
         try:
-            saved = await self._saver.save(state, force=force)
-            self._is_first_save_to_come = False
+            saved = await self._saver.save(state, force=force, automatic=automatic)
+            self._is_first_save_to_come = self._is_first_save_to_come and not saved
             return saved
         finally:
             if self._saver.pending:  # skipped, refused by the disk, or cancelled meanwhile
@@ -1153,6 +1157,9 @@ class ErrorRecoveryService:
         """
         Save by itself: every *every* seconds, and when the service is closed.
 
+        It begins when this life has restored the state of the one before, or has called `save_state`: until then a state that
+        an earlier life has left is not overwritten, and the log says so. Where none is there, it begins at once.
+
         After a kill, what was sent under rate limits since the last save is not known: where that matters, let
         *every* be as short as 1 second.
 
@@ -1175,10 +1182,10 @@ class ErrorRecoveryService:
             given = provider()
             if inspect.isawaitable(given):
                 given = await given
-            return _as_keywords(given)
+            return _state_arguments(**_as_keywords(given))
 
         async def save() -> None:
-            await self.save_state(**await arguments(), force=True)
+            await self._save(await arguments(), force=True, automatic=True)
 
         async def save_at_the_end() -> None:
             try:
@@ -1188,7 +1195,7 @@ class ErrorRecoveryService:
                     "%s failed while the service was closed; what it gave before stays saved", name
                 )
                 return
-            await self.save_state(**last, force=True)
+            await self._save(last, force=True, automatic=True)
 
         periodic = self._add_periodic(
             name, every=lambda: self._interval_or_a_second() if fixed is None else fixed, action=save
@@ -1631,7 +1638,7 @@ def _keys(encryption_key: str | bytes | Sequence[str | bytes]) -> Sequence[str |
 
 
 def _state_arguments(
-    active_operations: object, cached_data: object, configuration: object
+    active_operations: object = None, cached_data: object = None, configuration: object = None
 ) -> dict[str, Any]:  # Any: the user's own values
     operations = [] if active_operations is None else active_operations
     if not isinstance(operations, list | tuple) or not all(isinstance(one, dict) for one in operations):

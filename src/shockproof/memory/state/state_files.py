@@ -330,6 +330,19 @@ class StateFiles:
             envelope["series"] = series
         return envelope
 
+    def hold_a_state(self) -> bool:
+        """
+        Whether a state was saved here, whatever it is worth; moves nothing, and takes no lock.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        try:
+            names = self._layer.list_directory(self.directory)
+        except FileNotFoundError:
+            return False
+        return not {JSON_NAME, PICKLE_NAME, PREVIOUS_NAME}.isdisjoint(names)
+
     def load(self) -> RestoredState:
         """
         The newest valid state among the JSON file, the pickle and the previous generation.

@@ -24,7 +24,7 @@ from shockproof.memory.state.secrets import SecretNotSavedWarning
 from shockproof.memory.state.state_capture import NOTHING_KNOWN, CapturedState, capture_state
 from shockproof.memory.state.state_files import RestoredState, StateFiles
 from shockproof.vocabulary.clock import Clock
-from shockproof.vocabulary.errors import ShockproofError, StateNotSavedError
+from shockproof.vocabulary.errors import ShockproofError, StateNotSavedError, StateVersionError
 
 __all__ = ["SaveSchedule", "StateSaver", "Submit", "flush_all_blocking"]
 
@@ -91,6 +91,11 @@ class StateSaver:
         """Something came up during the write that should not wait for the next interval."""
         self._waiters: list[tuple[int, Future[None]]] = []
         self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+        self._may_replace = False
+        """Whether what is on disk is known to who saves: it was restored, or they have saved by themselves."""
+        self._refused: str | None = None
+        """Why what is on disk could not be restored; saving would lose it."""
+        self._has_held_back = False
         self.on_written: Callable[[CapturedState, float], None] | None = None
         """Told, in the writer's thread, of each state that is durable, and when it was saved; it must not raise."""
         self.saved_at: float | None = None
@@ -119,9 +124,14 @@ class StateSaver:
             with contextlib.suppress(RuntimeError):  # that loop is closed
                 timer[0].call_soon_threadsafe(self._rearm, timer)
 
-    async def save(self, sections: Mapping[str, object], *, force: bool = False) -> bool:
+    async def save(
+        self, sections: Mapping[str, object], *, force: bool = False, automatic: bool = False
+    ) -> bool:
         """
         Save *sections* as they are now. True: they, or newer ones, are durable. False: kept for later.
+
+        An *automatic* one does not replace what an earlier life has left before `load` has restored it, or somebody has
+        saved who is not automatic: then it is False, and nothing is kept.
 
         When cancelled before the state is copied, nothing happened; after that the write goes on by
         itself, and only the waiting ends.
@@ -130,9 +140,17 @@ class StateSaver:
             StateNotSavedError: the disk refused; the state is kept, and tried again when the interval ends and
                 with the next save.
             UnsavableValueError: a value that could not be restored; nothing was kept.
-            StateVersionError: the files in the directory are a newer program's.
+            StateVersionError: the files in the directory are a newer program's, or the last `load` has refused them.
             TypeError: a section is not what its name says.
         """
+        if automatic:
+            if not await self._may_replace_by_itself():
+                return False
+        elif self._refused is not None:
+            raise StateVersionError(
+                f"the state was not saved, for it would replace one that could not be restored. {self._refused}"
+            )
+        self._may_replace = True
         ticket = next(self._tickets)
         at = self._clock.time()
         captured = await capture_state(sections, secrets=self._files.secrets, timestamp=at, known=self._known)
@@ -193,7 +211,12 @@ class StateSaver:
         Raises:
             StateVersionError, OSError: see there.
         """
-        restored: RestoredState = await wait_on_this_loop(self._submit(self._files.load))
+        try:
+            restored: RestoredState = await wait_on_this_loop(self._submit(self._files.load))
+        except StateVersionError as error:
+            self._refused = str(error)
+            raise
+        self._refused, self._may_replace = None, True
         if restored.state is not None and self.saved_at is None:
             self.saved_at = restored.state.timestamp.timestamp()
         return restored
@@ -205,6 +228,29 @@ class StateSaver:
         self._writing = None
         self._waiters = []
         self._timer = None
+
+    async def _may_replace_by_itself(self) -> bool:
+        if self._refused is None:
+            if self._may_replace or not await self._is_anything_there():
+                return True
+            why = "was not restored by this one. Call restore_state() first, or save_state() once if it is of no use"
+        else:
+            why = f"could not be restored: {self._refused}"
+        if not self._has_held_back:
+            self._has_held_back = True
+            _log.warning(
+                "automatic saving does not overwrite the state that an earlier life of the program has left in %s, which %s",
+                self._files.directory,
+                why,
+            )
+        return False
+
+    async def _is_anything_there(self) -> bool:
+        try:
+            found: bool = await wait_on_this_loop(self._submit(self._files.hold_a_state))
+        except OSError:
+            return False  # the write will say what is wrong
+        return found
 
     # ---- waiting
 
