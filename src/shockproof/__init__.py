@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from shockproof.standalone import Timeout as Timeout
     from shockproof.vocabulary.clock import Clock as Clock
     from shockproof.vocabulary.errors import AttemptTimeoutError as AttemptTimeoutError
+    from shockproof.vocabulary.errors import BudgetExhaustedError as BudgetExhaustedError
     from shockproof.vocabulary.errors import BulkheadFullError as BulkheadFullError
     from shockproof.vocabulary.errors import CallRejectedError as CallRejectedError
     from shockproof.vocabulary.errors import CircuitOpenError as CircuitOpenError
@@ -129,6 +130,7 @@ _HOMES = {
     "vocabulary.clock": ("Clock",),
     "vocabulary.errors": (
         "AttemptTimeoutError",
+        "BudgetExhaustedError",
         "BulkheadFullError",
         "CallRejectedError",
         "CircuitOpenError",

@@ -171,27 +171,6 @@ def test_policy_pages_have_one_skeleton(page: str) -> None:
     assert headings == ["About", "Usage", "Defaults", "Events", "State picture", "Patterns", "Anti-patterns"]
 
 
-# Names of the contract that belong to later work. When one of them exists, take it out here and document it.
-ABSENT = [
-    "BudgetExhaustedError",
-]
-
-
-def test_no_page_describes_what_is_absent() -> None:
-    """Docs promise nothing; only the list of what is missing may name it."""
-    known = {*dir(shockproof), *ServiceOptions.__annotations__}
-    assert [name for name in ABSENT if name in known] == []
-    promised = [
-        f"{page.name}: {found[0]}"
-        for page in PAGES
-        if page.name != "not-yet.md"
-        for found in re.finditer(
-            rf"\b(?:{'|'.join(ABSENT)})\b(?!-concurrency)", page.read_text(encoding="utf-8")
-        )
-    ]
-    assert promised == []
-
-
 def test_demo_page_lists_the_options_of_the_demo() -> None:
     """An option that is added has a row, and one that is taken away has none."""
     parser = argparse.ArgumentParser(add_help=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 from typing import Any
 
 import pytest
 
-from shockproof.policies.retry_budget import RetryBudget
+from shockproof import BudgetExhaustedError, BulkheadFullError, CallRejectedError, RetryBudget
 
 
 def test_an_empty_budget_allows_no_retry() -> None:
@@ -114,3 +116,72 @@ def test_the_smallest_sizes_are_allowed() -> None:
     assert budget.take()
     budget.succeeded()
     assert not budget.take()
+
+
+def test_a_repetition_by_hand_that_is_not_paid_for_does_not_run() -> None:
+    """The error is one of ours, so layers around it take it for a refusal."""
+    budget, ran = RetryBudget(capacity=1), False
+    budget.take()
+    says = "service 'reconnect': the retry budget is exhausted"
+    with pytest.raises(BudgetExhaustedError, match=says) as raised, budget.repetition("reconnect"):
+        ran = True
+
+    error = pickle.loads(pickle.dumps(raised.value))
+    assert not ran
+    assert isinstance(error, CallRejectedError)
+    assert (error.service_name, error.policy, error.retry_after, error.last_error) == (
+        "reconnect",
+        "retry_budget",
+        None,
+        None,
+    )
+
+
+def test_a_repetition_by_hand_that_succeeds_costs_nothing_and_pays() -> None:
+    """As a retry of ours does; inside it the cost is held."""
+    budget = RetryBudget(capacity=4, per_success=0.5)
+    budget.take(2.0)
+    with budget.repetition("reconnect", cost=1.5):
+        assert budget.tokens == 0.5
+
+    assert budget.tokens == 2.5
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (ConnectionError("down"), 3.0),
+        (ExceptionGroup("both", [BulkheadFullError("x", "bulkhead"), ConnectionError("down")]), 3.0),
+        (asyncio.CancelledError(), 4.0),
+        (BulkheadFullError("x", "bulkhead"), 4.0),
+        (KeyboardInterrupt(), 4.0),
+    ],
+)
+def test_only_a_repetition_by_hand_that_failed_is_spent(error: BaseException, left: float) -> None:
+    """A cancellation and a refusal inside say nothing of the other side; the error passes as it is."""
+    budget = RetryBudget(capacity=4)
+    with pytest.raises(type(error)) as raised, budget.repetition("reconnect"):
+        raise error
+
+    assert raised.value is error
+    assert budget.tokens == left
+
+
+def test_a_repetition_by_hand_that_costs_more_than_there_can_be_takes_all() -> None:
+    """As with the cost of a kind of error: it would never run otherwise."""
+    budget = RetryBudget(capacity=2)
+    with pytest.raises(ConnectionError), budget.repetition("reconnect", cost=5):
+        raise ConnectionError("down")
+
+    assert budget.tokens == 0.0
+
+
+def test_a_repetition_by_hand_with_wrong_arguments_is_refused_and_costs_nothing() -> None:
+    """The error names the argument."""
+    budget = RetryBudget(capacity=2)
+    with pytest.raises(TypeError, match="service_name"), budget.repetition(3):  # type: ignore[arg-type]  # on purpose
+        pass
+    with pytest.raises(ValueError, match="cost"), budget.repetition("reconnect", cost=-1):
+        pass
+
+    assert budget.is_full

@@ -9,12 +9,15 @@ breakers", M. Brooker, 2022).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from shockproof.policies.classification import is_refusal
 from shockproof.policies.error_kinds import ERROR_KINDS, ErrorKind
 from shockproof.vocabulary.arguments import a_name, at_least
+from shockproof.vocabulary.errors import BudgetExhaustedError
 
 if TYPE_CHECKING:
     from shockproof.policies.fleet_budget import InHand
@@ -145,6 +148,36 @@ class RetryBudget:
     def succeeded(self) -> None:
         """A call succeeded."""
         self.give_back(self.per_success)
+
+    @contextmanager
+    def repetition(self, service_name: str, *, cost: float = 1.0) -> Generator[None]:
+        """
+        A block that repeats something by hand, and is paid for like a retry.
+
+        It holds the *cost* from its begin, so a wait before the repetition belongs inside. When it succeeds it
+        gives the cost back and funds the budget. When it was cancelled, or refused inside, it gives the cost back
+        alone. After any other error the cost is spent.
+
+        Args:
+            service_name: what is repeated, for the error's text.
+            cost: of this repetition, at least 0; more than the capacity is all of it. Default 1.0.
+
+        Raises:
+            BudgetExhaustedError: it is not paid for. The block does not run.
+            TypeError, ValueError: a name that is none, or a cost out of range.
+        """
+        a_name("service_name", service_name, "reconnect")
+        cost = min(self.capacity, at_least("cost", cost, 0))
+        if not self.take(cost):
+            raise BudgetExhaustedError(service_name)
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception) or is_refusal(error):
+                self.give_back(cost)
+            raise
+        self.give_back(cost)
+        self.succeeded()
 
     # -- one budget for several processes ----------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 __all__ = [
     "AttemptTimeoutError",
+    "BudgetExhaustedError",
     "BulkheadFullError",
     "CallRejectedError",
     "CircuitOpenError",
@@ -142,6 +143,22 @@ class RateLimitedError(CallRejectedError):
 
     def _what(self) -> str:
         return "the rate limit leaves no room"
+
+
+class BudgetExhaustedError(CallRejectedError):
+    """A repetition that `RetryBudget.repetition` was asked for is not paid for: successes have to come first."""
+
+    def __init__(
+        self,
+        service_name: str,
+        policy: str = "retry_budget",
+        retry_after: float | None = None,
+        last_error: str | None = None,
+    ) -> None:
+        self.args = (service_name, policy, retry_after, last_error)
+
+    def _what(self) -> str:
+        return "the retry budget is exhausted"
 
 
 class HaltedError(CallRejectedError):
