@@ -21,7 +21,7 @@ from shockproof import (
     Timeout,
 )
 from shockproof.calls.limits_around import time_left_around
-from shockproof.calls.timer import BLOCKS, queues_here
+from shockproof.calls.timer import BLOCKS, UNNOTICED, queues_here
 from shockproof.testing import VirtualClock
 
 pytestmark = pytest.mark.asyncio
@@ -383,6 +383,30 @@ async def test_a_limit_that_has_just_fired_leaves_no_time(
     with pytest.raises(TimeoutError):
         await guarded(outer, cleans_up)
     assert seen == [0.0] * 3
+
+
+@pytest.mark.parametrize("form", [decorated, called, guarded])
+async def test_a_retry_without_a_wait_is_not_begun_when_a_limit_around_it_has_just_fired(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    form: Callable[[Handle, Inner], Awaitable[Any]],
+) -> None:
+    """The callee swallowed the cancellation of the outer limit and failed: nobody waits for another attempt."""
+    outer = recovery.service("outer", max_retries=0, timeout=5.0)
+    inner = recovery.service("inner", max_retries=3, base_delay=0.0)
+    unnoticed, began, calls = UNNOTICED.calls, clock.monotonic(), 0
+
+    async def fetch() -> None:
+        nonlocal calls
+        calls += 1
+        with suppress(asyncio.CancelledError):
+            await clock.sleep(60.0)
+        raise ConnectionError("closed")
+
+    with pytest.raises(ConnectionError, match="closed"):
+        await form(outer, lambda: inner.call(fetch))
+    assert (calls, clock.monotonic() - began) == (1, 5.0)
+    assert unnoticed == UNNOTICED.calls
 
 
 async def test_outside_of_any_task_there_is_no_limit(clock: VirtualClock) -> None:

@@ -20,11 +20,11 @@ from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, give_back
 from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
-from shockproof.calls.orders_inside import began_before, order_sent_since, take_over_orders
+from shockproof.calls.orders_inside import ORDERS, began_before, order_sent_since, take_over_orders
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
 from shockproof.calls.stand_in import StandIn
-from shockproof.calls.threads import NotStartedError, take_never_began
+from shockproof.calls.threads import MAY_BE_MARKED, NotStartedError, take_never_began
 from shockproof.calls.timer import Timer, running_task
 from shockproof.calls.tracing import CallTrace
 from shockproof.policies.bulkhead import Places
@@ -49,8 +49,13 @@ def failure_of(
     That is the caller's cancellation, an error into which the callee has turned it, and whatever else
     is no ``Exception``: the ticket is given back, and nothing is counted.
     """
-    failure = _failure(plan, ticket, elapsed(plan, started, timer), error)
-    if take_never_began(error):  # it waited for a thread all the time, or was refused one
+    failure = Failure(ticket, elapsed(plan, started, timer))
+    if ORDERS.exist:
+        _look_for_orders(plan, failure, error)
+    # Here and below what nearly every error passes is asked first, without a call.
+    if isinstance(error, MAY_BE_MARKED) and take_never_began(
+        error
+    ):  # it had no thread all the time, or was refused one
         plan.classifier.never_began()
         failure.verdict = Verdict(Outcome.NEUTRAL)
     ended_by_us = False
@@ -63,7 +68,9 @@ def failure_of(
             return None
         failure.error = timeout_error(plan, timer.seconds)
         failure.error.__cause__ = error  # its traceback shows where the attempt hung
-    elif isinstance(error, Exception) and (ended_by_us or not hides_cancellation(error)):
+    elif isinstance(error, Exception) and (
+        ended_by_us or error.__context__ is error.__cause__ is None or not hides_cancellation(error)
+    ):
         failure.error = error
     else:
         ticket.released()
@@ -71,17 +78,15 @@ def failure_of(
     return failure
 
 
-def _failure(plan: Plan, ticket: Ticket, duration: float, error: BaseException | None = None) -> Failure:
-    failure = Failure(ticket, duration)
+def _look_for_orders(plan: Plan, failure: Failure, error: BaseException | None) -> None:
     clock = plan.runtime.clock
-    failure.began = began_before(duration, clock)
+    failure.began = began_before(failure.duration, clock)
     if failure.began is not None:
         if error is not None and plan.options.get("effect") not in ("read", "idempotent"):
             take_over_orders(
                 error, failure.began, clock
             )  # a guess: who declares that nothing is sent, knows better
         failure.order = order_sent_since(failure.began, clock, but=plan.own_order)
-    return failure
 
 
 def hides_cancellation(error: Exception) -> bool:
@@ -91,8 +96,6 @@ def hides_cancellation(error: Exception) -> bool:
     Then a cancellation stands in the error's history that was caught in a frame of the callee. One
     that is being handled further out, by cleanup code that makes this very call, does not count.
     """
-    if error.__context__ is None and error.__cause__ is None:
-        return False
     task = running_task()
     if task is None or not task.cancelling():
         return False
@@ -377,7 +380,9 @@ async def _run(
             ticket.released()
             raise
         if verdict is not None:
-            failure = _failure(plan, ticket, elapsed(plan, started, timer))
+            failure = Failure(ticket, elapsed(plan, started, timer))
+            if ORDERS.exist:
+                _look_for_orders(plan, failure, None)
             failure.result, failure.verdict = result, verdict
             return None, failure
     call.succeeded(ticket, elapsed(plan, started, timer))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Token
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -21,8 +20,15 @@ from shockproof.calls.limits import Held, Limits
 from shockproof.calls.limits_around import time_left_around
 from shockproof.calls.orders_inside import OrderInside, name_unknown_order, withdraw_orders
 from shockproof.calls.plan import Plan
-from shockproof.calls.running_around import IN_AN_ORDER, RunningAround, a_retry_runs, begin_retry, end_retry
-from shockproof.calls.timer import Timer, running_task, start_single_timer
+from shockproof.calls.running_around import (
+    IN_AN_ORDER,
+    RunningAround,
+    a_retry_runs,
+    begin_retry,
+    end_retry,
+    innermost,
+)
+from shockproof.calls.timer import UNNOTICED, Timer, running_task, start_single_timer
 from shockproof.calls.tracing import AttemptTrace, CallTrace
 from shockproof.calls.turn_to_send import Turn, wait_for_turn
 from shockproof.policies.adaptive_retry import AdaptiveRetry, SendRate
@@ -195,7 +201,10 @@ class OngoingCall:
         """Whether the call ended in a way that a stand-in may answer for."""
         self.came_at: float | None = None
         """When it came, before it waited for anything; None: nothing has failed, and nothing had to be waited for."""
-        if plan.is_waited_for:
+        state = plan.state
+        if (
+            state.limits is not None or plan.adaptive is not None
+        ):  # what `is_waited_for` says, without its call
             self.came_at = plan.runtime.clock.monotonic() - elapsed
         self._failed = 0
         self._attempts: list[_Told] = []
@@ -210,7 +219,7 @@ class OngoingCall:
         """That of a block; the executor holds its own, of which there may be several at a time."""
         self._began: float | None = None
         """When it began, where somebody wants to know how long calls take; a feed has no such time."""
-        if plan.state.call_timers and not persists:
+        if state.call_timers and not persists:
             whole_began = plan.whole_began
             self._began = plan.runtime.clock.monotonic() - elapsed if whole_began is None else whole_began
         self._deadline_at: float | None = None
@@ -607,8 +616,8 @@ class OngoingCall:
             del attempts[0]
 
     def _shown(self, told: _Told) -> Attempt:
-        attempt = Attempt(*told)
-        return replace(attempt, error_message=self.plan.runtime.redact(attempt.error_message))
+        number, kind, message, at, took, delay, outcome, is_hedge = told
+        return Attempt(number, kind, self.plan.runtime.redact(message), at, took, delay, outcome, is_hedge)
 
     def _tell_load(self, failure: Failure, verdict: Verdict) -> None:
         """A failure that says that there was too much to do; our own loop standing still says nothing."""
@@ -765,10 +774,11 @@ class OngoingCall:
             return Decision(None, _halted(halted))
         if pause > delay:
             delay, decision = pause, Decision(pause, "")
-        if a_retry_runs(but=None if self._mark is None else self._mark[0]):
-            return Decision(None, "a retry around it is already running, and layers do not multiply")
-        if plan.is_part_of_an_order(came_at) and not self.persists:
-            return Decision(None, IN_AN_ORDER)
+        if innermost() is not None:
+            if a_retry_runs(but=None if self._mark is None else self._mark[0]):
+                return Decision(None, "a retry around it is already running, and layers do not multiply")
+            if plan.is_part_of_an_order(came_at) and not self.persists:
+                return Decision(None, IN_AN_ORDER)
         circuit = plan.state.circuit
         if (
             circuit.closed is None
@@ -777,7 +787,7 @@ class OngoingCall:
         ):
             return Decision(None, "the circuit opened")
         # A retry without a wait is too late for a limit around it only if that has just ended it.
-        if not self.persists and (delay > 0 or _is_cancelled()):
+        if not self.persists and (delay > 0 or (UNNOTICED.calls and _is_cancelled())):
             left = time_left_around()
             if left is not None and delay >= left:
                 return Decision(None, "the time limit of a call around it would pass before another attempt")

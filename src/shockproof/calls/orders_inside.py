@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shockproof.calls.flight import Flight
 
 __all__ = [
+    "ORDERS",
     "OrderInside",
     "began_before",
     "begin_part_of",
@@ -39,6 +40,19 @@ _SAME_MOMENT: Final = 1e-5
 _LONGEST_CHAIN: Final = 16
 
 _Task = weakref.ref["asyncio.Task[Any]"]  # Any: whatever it returns
+
+
+class _AnyOrders:
+    """Whether this process has wanted to send an order at all."""
+
+    __slots__ = ("exist",)
+
+    def __init__(self) -> None:
+        self.exist = False
+
+
+ORDERS: Final = _AnyOrders()
+"""As long as there was none, no failure is asked what was sent inside of it."""
 
 
 class OrderInside:
@@ -65,6 +79,7 @@ class OrderInside:
 
     def __init__(self, key: str, service_name: str, clock: Clock, *, is_key_ours: bool) -> None:
         """It is wanted from here on, and shall be sent soon."""
+        ORDERS.exist = True
         self.key = key
         self.service_name = service_name
         self.flight: Flight | None = None

@@ -26,6 +26,7 @@ __all__ = [
     "begin_retry",
     "end_retry",
     "in_order",
+    "innermost",
     "on_its_own",
     "orders_around",
 ]
@@ -49,6 +50,10 @@ class RunningAround:
 
 
 _innermost: ContextVar[RunningAround | None] = ContextVar("shockproof_running_around", default=None)
+
+
+innermost: Final = _innermost.get
+"""What runs around the running code, or has; None: there is nothing to ask about it, which is so for nearly every call."""
 
 
 def _running() -> RunningAround | None:
@@ -101,7 +106,7 @@ def an_order_failed_around(began: float) -> bool:
 
 def begin_retry() -> tuple[RunningAround, Token[RunningAround | None]]:
     """From now on a retry inside this one makes a single attempt; to be handed to `end_retry`."""
-    mark = RunningAround(_running())
+    mark = RunningAround(None if _innermost.get() is None else _running())
     return mark, _innermost.set(mark)
 
 

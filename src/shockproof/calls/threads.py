@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Final
 
 from shockproof.calls.limits import Held
 from shockproof.calls.orders_inside import begin_thread_for
@@ -23,13 +23,21 @@ from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.vocabulary.errors import BulkheadFullError, CallRejectedError
 
-__all__ = ["NotStartedError", "WorkerThreads", "mark_never_began", "never_began", "take_never_began"]
+__all__ = [
+    "MAY_BE_MARKED",
+    "NotStartedError",
+    "WorkerThreads",
+    "mark_never_began",
+    "never_began",
+    "take_never_began",
+]
 
 _IDLE_SECONDS = 10.0
 
 
 _NEVER_BEGAN = "_shockproof_never_began"
-_MAY_BE_MARKED = (asyncio.CancelledError, CallRejectedError)
+MAY_BE_MARKED: Final = (asyncio.CancelledError, CallRejectedError)
+"""What ends an attempt that had no thread yet."""
 
 
 def mark_never_began(end: BaseException) -> None:
@@ -47,7 +55,7 @@ def never_began(end: BaseException) -> bool:
 
 def take_never_began(end: BaseException) -> bool:
     """The same, and the mark is gone: a call around this one, whose function did run, must not take it for its own."""
-    if not isinstance(end, _MAY_BE_MARKED):  # asked of every failure, and nearly none is
+    if not isinstance(end, MAY_BE_MARKED):
         return False
     marked = never_began(end)
     if marked:

@@ -25,6 +25,7 @@ __all__ = [
     "BLOCKS",
     "CURRENT_TASK",
     "HERE",
+    "UNNOTICED",
     "Block",
     "LimitQueue",
     "TimeLimit",
@@ -43,8 +44,24 @@ __all__ = [
 _SHORTEST_WAIT: Final = 1e-6
 """Seconds: rounding may leave less than that of a limit, and a virtual clock would never get over it."""
 
-_AT_ONCE: Final = 32
-"""How many calls are cancelled in one turn of the loop: more of them would hold it for milliseconds."""
+_AT_ONCE: Final = 16
+"""
+How many calls are cancelled in one turn of the loop, half a millisecond of errors. Whoever waits for a moment beside them
+waits for three turns: one in which the moment passes, one to notice, and one to go on.
+"""
+
+
+class _Unnoticed:
+    """How many calls a limit has ended that have not noticed yet; one that never will, because its loop is dead, stays in."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+UNNOTICED: Final = _Unnoticed()
+"""Asking it is an eighth of asking for the running task, which many a failure need not do then."""
 
 
 class Timer:
@@ -116,7 +133,10 @@ class Timer:
             if queue.is_single:
                 queue.dismiss()
             return False
-        self.stalled = queue.fired.pop(key, False)
+        stalled = queue.fired.pop(key, None)
+        if stalled is not None:
+            self.stalled = stalled
+            UNNOTICED.calls -= 1
         if running_task() is not self._task:
             return False  # left in another task than it was entered in: only disarmed
         return self._task.uncancel() <= self._cancels
@@ -187,6 +207,7 @@ class LimitQueue:
                 break
             if self.waiting.pop(key, None) is not None:
                 self.fired[key] = self._stalled_until > started
+                UNNOTICED.calls += 1
                 task.cancel()
             ended += 1
         if ended == _AT_ONCE:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 __all__ = ["Clock", "SystemClock", "as_clock", "other_times"]
 
 
+_ORDINARY_TIME: Final = asyncio.BaseEventLoop.time
 _running_loop = asyncio._get_running_loop  # None outside a loop, where get_running_loop would raise
 
 
@@ -62,8 +63,9 @@ class SystemClock:
         if loop is None:
             return time.monotonic()
         # A test may have given other times to the class, or to this very loop.
-        if getattr(type(loop), "time", None) is not asyncio.BaseEventLoop.time or "time" in loop.__dict__:
-            other_times.exist = True
+        if getattr(type(loop), "time", None) is _ORDINARY_TIME and "time" not in loop.__dict__:
+            return time.monotonic()  # what it would ask
+        other_times.exist = True
         return loop.time()
 
     def time(self) -> float:

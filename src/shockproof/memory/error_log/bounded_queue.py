@@ -110,8 +110,10 @@ class BoundedQueue(Generic[T]):
         self._bytes = 0
         self._submitted = 0
         self._settled = 0
-        self._dropped: tuple[int, ...] = (0,) * self._ranks
-        self._counts = (0, 0, 0, self._dropped, 0)
+        self._dropped = [0] * self._ranks
+        self.is_crowded = False
+        """Whether more than half of the room is taken."""
+        self._publish()
 
     def __repr__(self) -> str:
         return f"<BoundedQueue {self.counts()}>"
@@ -138,11 +140,6 @@ class BoundedQueue(Generic[T]):
         """A mark behind everything that was put so far, for `is_settled`."""
         self._combine()
         return self._submitted + len(self._inbox)
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether more than half of the room is taken."""
-        return self._records * 2 > self.max_records or self._bytes * 2 > self.max_bytes
 
     @property
     def waiting_bytes(self) -> int:
@@ -239,21 +236,24 @@ class BoundedQueue(Generic[T]):
         elif self.when_full == "drop_oldest":
             rank = min((rank for rank, lane in enumerate(self._lanes) if lane), key=self._head_of)
         else:
-            rank = next(rank for rank, lane in enumerate(self._lanes) if lane)
+            rank = 0
+            while not self._lanes[rank]:
+                rank += 1
         sequence, size, at = self._removed(self._lanes[rank])
         self._records -= 1
         self._bytes -= size
         gap = self._open_gap
         if gap is None:
             gap = self._open_gap = Gap(sequence, at, at, [0 for _ in range(self._ranks)])
-        else:
-            gap.sequence = min(gap.sequence, sequence)
-            gap.begins = min(gap.begins, at)
-            gap.ends = max(gap.ends, at)
+        else:  # in a flood that is every record
+            if sequence < gap.sequence:  # noqa: PLR1730 - min() and max() would take as long as all the rest
+                gap.sequence = sequence
+            if at < gap.begins:
+                gap.begins = at
+            elif at > gap.ends:
+                gap.ends = at
         gap.dropped[rank] += 1
-        dropped: list[int] = list(self._dropped)
-        dropped[rank] += 1
-        self._dropped = tuple(dropped)
+        self._dropped[rank] += 1
 
     def _removed(self, lane: deque[Any]) -> _Ticket:  # Any: tickets and items in turn
         ticket: _Ticket
@@ -314,5 +314,6 @@ class BoundedQueue(Generic[T]):
         return moved
 
     def _publish(self) -> None:
+        self.is_crowded = self._records * 2 > self.max_records or self._bytes * 2 > self.max_bytes
         # One reference to one tuple: who reads it sees one moment, without a lock.
-        self._counts = (self._submitted, self._settled, self._records, self._dropped, self._bytes)
+        self._counts = (self._submitted, self._settled, self._records, tuple(self._dropped), self._bytes)

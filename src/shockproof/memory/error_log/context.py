@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["current_context", "error_context"]
 
@@ -16,9 +16,8 @@ _in_force: ContextVar[Mapping[str, Any] | None] = ContextVar(
 )  # Any: the user's own values
 
 
-def current_context() -> Mapping[str, Any] | None:  # Any: the user's own values
-    """What is in force here, or None."""
-    return _in_force.get()
+current_context: Final = _in_force.get
+"""What is in force here, or None."""
 
 
 @contextmanager
