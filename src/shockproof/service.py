@@ -917,12 +917,12 @@ class ErrorRecoveryService:
     async def _save(
         self, given: dict[str, Any], *, force: bool, automatic: bool
     ) -> bool:  # Any: the user's own values
-        from shockproof.memory.services.earlier_life import export_services
+        from shockproof.memory.services.earlier_life import export_services, export_statuses
 
         require_running_loop()
-        statuses = {name: status.value for name, status in self.get_all_service_statuses().items()}
-        state = {"service_statuses": statuses, **given}
-        state |= export_services(self._registry, self._clock.monotonic())
+        now = self._clock.monotonic()
+        state = {"service_statuses": export_statuses(self._registry, now), **given}
+        state |= export_services(self._registry, now)
         await self._have_loaded_the_rest()
         if self._handover is not None:
             state |= self._handover.sections()
@@ -942,6 +942,10 @@ class ErrorRecoveryService:
         began and did not end follow the saved ones in ``active_operations``, oldest first, as
         ``{"operation": ..., "key": ..., "status": "pending"}`` with their last checkpoint; without a saved state
         they make one. Of an operation that was saved in this form and is in the journal, the journal's is given.
+
+        The services that it names are known again, and show in the health and wherever services do, with the status that they
+        had as their ``restored_status``: they are OPERATIONAL until they are called. The next save tells only of those that
+        this life declares or calls.
 
         Circuits that were open when it was saved are open again for the time that is left, never longer
         than it was then, whatever the clock did; those of services that were called already stay as
@@ -993,7 +997,12 @@ class ErrorRecoveryService:
     def _restore_services(
         self, state: SystemState | None, sends: tuple[EarlierSend, ...], *, is_from_elsewhere: bool
     ) -> None:
-        from shockproof.memory.services.earlier_life import restore_circuits, restore_orders, restore_sends
+        from shockproof.memory.services.earlier_life import (
+            restore_circuits,
+            restore_orders,
+            restore_sends,
+            restore_statuses,
+        )
 
         now, wall = self._clock.monotonic(), self._clock.time()
         saved_at = -math.inf if state is None else state.timestamp.timestamp()
@@ -1007,6 +1016,8 @@ class ErrorRecoveryService:
             self._is_first_save_to_come = False
             restore_sends(self._registry, saved, now, elapsed)
             restore_orders(self._registry, sends, now, wall, since=since)
+        if state is not None:
+            restore_statuses(self._registry, state.service_statuses)
 
     def _hand_over_to(self, store: StateStore | None, randomness: Randomness) -> StateHandover:
         if store is None or self._ownership is None:

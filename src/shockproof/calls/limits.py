@@ -197,23 +197,24 @@ class Limits:
         """Those in force."""
         return () if self._rate is None else self._rate.windows.rates
 
-    @property
-    def usage(self) -> list[dict[str, Any]]:  # Any: JSON
-        """What counts in each rate now."""
+    def usage(self, now: float) -> list[dict[str, Any]]:  # Any: JSON
+        """What counts in each rate at *now*."""
         if self._rate is None:
             return []
-        used = self._rate.windows.used(self._clock.monotonic())
-        shares = self._rate.windows.shares
-        shown = [{**rate._asdict(), "used": count} for rate, count in zip(self.rates, used, strict=False)]
+        windows = self._rate.windows
+        used, shares = windows.used(now), windows.shares
+        shown: list[dict[str, Any]] = [  # Any: as above
+            {"limit": rate.limit, "seconds": rate.seconds, "name": rate.name, "used": count}
+            for rate, count in zip(windows.rates, used, strict=False)
+        ]
         if shares is not None:
             for one, share in zip(shown, shares, strict=False):
                 one["share"] = share
         return shown
 
-    @property
-    def paused_for(self) -> float:
-        """Seconds for which nothing is sent because the other side said so."""
-        return 0.0 if self._rate is None else self._rate.windows.paused_for(self._clock.monotonic())
+    def paused_for(self, now: float) -> float:
+        """Seconds from *now* for which nothing is sent because the other side said so."""
+        return 0.0 if self._rate is None else self._rate.windows.paused_for(now)
 
     def ended(self, seconds: float, *, dropped: bool) -> None:
         """

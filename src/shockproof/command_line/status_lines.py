@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
 from shockproof.command_line.screen import Screen
-from shockproof.views.words import ago, local_time, printable
+from shockproof.views.words import ago, local_time, not_called_since, printable
 
 __all__ = ["HEALTH_STYLES", "Counts", "show_errors", "show_head", "show_pending", "show_services"]
 
@@ -95,7 +95,7 @@ def show_services(
             _count(service.get("rejections")),
             "" if in_flight is None else f"{in_flight}/{limit}",
             *([_latency(service)] if has_latencies else []),
-            str(service.get("last_error") or ""),
+            str(service.get("last_error") or _before(service)),
         ]
         rows.append(row)
         styles.append(_STATUS_STYLES.get(row[1]))
@@ -161,6 +161,11 @@ def _circuit(service: Status) -> str:
     if text == "open" and _is_finite(wait) and wait > 0:
         text += f" {ago(wait)}"
     return text
+
+
+def _before(service: Status) -> str:
+    status = service.get("restored_status")
+    return not_called_since(status) if isinstance(status, str) else ""
 
 
 def _latency(service: Status) -> str:

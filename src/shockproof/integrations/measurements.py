@@ -141,9 +141,9 @@ def _open_for(state: ServiceState, now: float) -> Iterator[tuple[tuple[str, ...]
         yield (), seconds
 
 
-def _of_limits(of: Callable[[Any], float | None]) -> Read:  # Any: `Limits`, which a service may have
-    def of_service(state: ServiceState, _: float) -> Iterator[tuple[tuple[str, ...], float]]:
-        value = None if state.limits is None else of(state.limits)
+def _of_limits(of: Callable[[Any, float], float | None]) -> Read:  # Any: `Limits`, which a service may have
+    def of_service(state: ServiceState, now: float) -> Iterator[tuple[tuple[str, ...], float]]:
+        value = None if state.limits is None else of(state.limits, now)
         if value is not None:
             yield (), value
 
@@ -151,8 +151,8 @@ def _of_limits(of: Callable[[Any], float | None]) -> Read:  # Any: `Limits`, whi
 
 
 def _rates(key: str) -> Read:
-    def of_service(state: ServiceState, _: float) -> Iterator[tuple[tuple[str, ...], float]]:
-        for rate in [] if state.limits is None else state.limits.usage:
+    def of_service(state: ServiceState, now: float) -> Iterator[tuple[tuple[str, ...], float]]:
+        for rate in [] if state.limits is None else state.limits.usage(now):
             yield (f"{rate['limit']} {rate['name']}/{rate['seconds']:g}s",), rate[key]
 
     return _each(of_service)
@@ -330,21 +330,21 @@ METRICS: Final = (
         kind="gauge",
         text="Calls that have a place in the bulkhead; absent without max_concurrent.",
         labels=("service",),
-        read=_of_limits(lambda limits: limits.in_flight),
+        read=_of_limits(lambda limits, _: limits.in_flight),
     ),
     Metric(
         name="shockproof.bulkhead.limit",
         kind="gauge",
         text="Places in the bulkhead; absent without max_concurrent.",
         labels=("service",),
-        read=_of_limits(lambda limits: limits.max_concurrent),
+        read=_of_limits(lambda limits, _: limits.max_concurrent),
     ),
     Metric(
         name="shockproof.queued",
         kind="gauge",
         text="Calls that wait for a place or for the rate limit; absent without limits.",
         labels=("service",),
-        read=_of_limits(lambda limits: limits.queued),
+        read=_of_limits(lambda limits, _: limits.queued),
     ),
     Metric(
         name="shockproof.rate_limit.used",
@@ -366,7 +366,7 @@ METRICS: Final = (
         unit="s",
         text="How long nothing is sent because the other side said so; absent without limits.",
         labels=("service",),
-        read=_of_limits(lambda limits: limits.paused_for),
+        read=_of_limits(lambda limits, now: limits.paused_for(now)),
     ),
     Metric(
         name="shockproof.send_rate",

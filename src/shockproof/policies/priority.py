@@ -42,7 +42,7 @@ class Line(Generic[T]):
         )
 
     def __len__(self) -> int:
-        return sum(map(len, self._ranks))
+        return sum(map(len, self._ranks)) if any(self._ranks) else 0  # almost always nobody waits
 
     @property
     def bounded(self) -> int:

@@ -348,6 +348,8 @@ class RollingWindows:
 
     def paused_for(self, now: float) -> float:
         """Seconds for which nothing is admitted because the other side said so."""
+        if self._paused_until <= now:  # almost always, and then nobody has to be kept out
+            return 0.0
         with self._lock:
             return max(0.0, self._paused_until - max(self._now, now))
 
@@ -421,7 +423,7 @@ class RollingWindows:
         """What counts in each window, also what was reported of others."""
         with self._lock:
             self._turn_to(now)
-            return tuple(window.used for window in self._windows)
+            return tuple([window.used for window in self._windows])
 
     def is_untouched(self, now: float) -> bool:
         """Whether there is nothing that the next life would have to know."""

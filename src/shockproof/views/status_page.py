@@ -18,7 +18,7 @@ from shockproof.views.pictures import stacked_bars
 from shockproof.views.status_history import STEP, quantile
 from shockproof.views.status_pictures import band, columns_of_lag, heat, spark
 from shockproof.views.status_window import PictureWindow, window_for
-from shockproof.views.words import ago, clock_time, duration_text, local_time, markup
+from shockproof.views.words import ago, clock_time, duration_text, local_time, markup, not_called_since
 
 __all__ = ["Part", "document", "page", "parts_of"]
 
@@ -271,7 +271,7 @@ def _tiles(status: Mapping[str, Any]) -> Part:  # Any: JSON
         ("Pending", f"{journal['pending']:,}", "operation" if journal["pending"] == 1 else "operations", ""),
         ("Error log", log["state"], f"{log['written']:,} written, {log['queued']:,} waiting",
          "" if log["state"] in ("ok", "closed") else "bad"),
-        ("Journal", journal["state"], _saved(status["saved_at"]),
+        ("Journal", journal["state"], _saved(status["saved_at"], status["at"]),
          "" if journal["state"] in ("open", "closed") else "bad"),
     ]  # fmt: skip
     shown = "".join(
@@ -281,8 +281,12 @@ def _tiles(status: Mapping[str, Any]) -> Part:  # Any: JSON
     return Part("tiles", f'<dl id="tiles" class="tiles">{shown}</dl>')
 
 
-def _saved(at: float | None) -> str:
-    return "no state saved yet" if at is None else f"state saved {clock_time(at)}"
+def _saved(at: float | None, now: float) -> str:
+    if at is None:
+        return "no state saved yet"
+    when = local_time(at)
+    is_today = when[:10] == local_time(now)[:10]
+    return f"state saved {clock_time(at) if is_today else when[:10]}"
 
 
 def _services_note(status: Mapping[str, Any], matching: str) -> Part:  # Any: JSON
@@ -318,6 +322,8 @@ def _row(service: Mapping[str, Any], window: PictureWindow, *, can_change: bool)
             f"{service['abandoned_attempts'] + service['abandoned_threads']} left behind, still running"
         )
     more += [_feed(stream) for stream in service["streams"]]
+    if service["restored_status"] is not None:
+        more.append(not_called_since(service["restored_status"]))
     if not more and kind in ("bad", "warn") and service["circuit"] == "closed":
         more.append("its last call failed" if kind == "bad" else "a fallback answered its last call")
     cells = [

@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-__all__ = ["ago", "clock_time", "duration_text", "local_time", "markup", "printable", "size_text"]
+__all__ = [
+    "ago",
+    "clock_time",
+    "duration_text",
+    "local_time",
+    "markup",
+    "not_called_since",
+    "printable",
+    "size_text",
+]
 
 
 def printable(text: str) -> str:
@@ -57,6 +66,12 @@ def ago(seconds: float) -> str:
         if seconds < limit:
             return f"{max(0, int(seconds // size))} {unit}"
     return f"{int(seconds // 86_400)} days"
+
+
+def not_called_since(status: str) -> str:
+    """Of a service that only a restored state tells of, with the *status* that it had there."""
+    before = "" if status == "operational" else f", {status} before it"
+    return f"not called since the restart{before}"
 
 
 def size_text(size: int) -> str:

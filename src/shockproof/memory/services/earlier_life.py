@@ -16,8 +16,16 @@ from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.rate_limit import RollingWindows, Weight
 from shockproof.policies.saved_circuit import SavedCircuit
+from shockproof.vocabulary.statuses import ServiceStatus
 
-__all__ = ["export_services", "restore_circuits", "restore_orders", "restore_sends"]
+__all__ = [
+    "export_services",
+    "export_statuses",
+    "restore_circuits",
+    "restore_orders",
+    "restore_sends",
+    "restore_statuses",
+]
 
 _CIRCUITS: Final = "circuit_breakers"
 _RATES: Final = "rate_limits"
@@ -46,6 +54,26 @@ def export_services(registry: Registry, now: float) -> dict[str, dict[str, Any]]
             budgets[state.name] = budget.tokens
     sections = {_CIRCUITS: circuits, _RATES: rates, _BUDGETS: budgets}
     return {name: section for name, section in sections.items() if section}
+
+
+def export_statuses(registry: Registry, now: float) -> dict[str, str]:
+    """
+    The section of a state that tells of every service; those that only an earlier life has used are not handed on.
+
+    Else names that a program makes as it goes, for each symbol or account, would be known for ever.
+    """
+    return {state.name: state.status_at(now).value for state in registry.all() if not state.is_only_restored}
+
+
+def restore_statuses(registry: Registry, saved: Mapping[str, ServiceStatus]) -> None:
+    """
+    Know the services again that an earlier life knew, also one of the original program.
+
+    They are well until they are called, or their circuit was open; what was said of them is told beside that.
+    """
+    for name, status in saved.items():
+        if name:
+            registry.restored(name, status)
 
 
 def restore_circuits(registry: Registry, saved: Mapping[str, object], now: float, elapsed: float) -> None:

@@ -39,14 +39,22 @@ def health_report(
     degraded, it is halted, something of the journal is missing, a watched loop was late, or what is shared is in
     trouble, else ``"healthy"``.
     """
-    known = list(services)
-    statuses = {state.name: state.status_at(now) for state in known}
+    statuses: list[ServiceStatus] = []
+    words: dict[str, str] = {}
+    circuits: dict[str, str] = {}
+    reports: dict[str, dict[str, Any]] = {}  # Any: as above
+    for state in services:  # once: there may be thousands, and this is their loop
+        status = state.status_at(now)
+        statuses.append(status)
+        name = state.name
+        told = reports[name] = service_report(state, now, status)
+        words[name], circuits[name] = told["status"], told["circuit"]
     return {
-        "overall_health": overall_health(statuses.values(), halt, loop, shared, journal),
-        "service_statuses": {name: status.value for name, status in statuses.items()},
+        "overall_health": overall_health(statuses, halt, loop, shared, journal),
+        "service_statuses": words,
         "recent_error_count": recent_errors,
-        "circuit_breakers": {state.name: state.circuit.state(now) for state in known},
-        "services": {state.name: service_report(state, now, statuses[state.name]) for state in known},
+        "circuit_breakers": circuits,
+        "services": reports,
         "error_log": error_log,
         "journal": journal,
         "halted": halt.mark is not None,
@@ -61,15 +69,19 @@ def service_report(
     state: ServiceState, now: float, status: ServiceStatus
 ) -> dict[str, Any]:  # Any: text and numbers
     """What the health tells of one service, whose `ServiceState.status_at` is *status*."""
+    # Of thousands of services almost all are well, and few have all there is: what one has not, nobody asks.
+    circuit, limits, streams = state.circuit, state.limits, state.streams
+    shown, budget, restored = circuit.state(now), state.paying_budget, state.restored_status
     return {
-        "status": status.value,
-        "circuit": state.circuit.state(now),
-        "circuit_mode": state.circuit.mode,
-        "circuit_mode_reason": state.circuit.mode_reason,
-        "circuit_shadow": _shadow(state.circuit, now),
-        "retry_after": _retry_after(state.circuit, now),
+        "status": status._value_,
+        "restored_status": None if restored is None or state.was_called else restored._value_,
+        "circuit": shown,
+        "circuit_mode": circuit.mode,
+        "circuit_mode_reason": circuit.mode_reason,
+        "circuit_shadow": _shadow(circuit, now) if circuit.mode == "shadow" else None,
+        "retry_after": 0.0 if shown == "closed" else _retry_after(circuit, now),
         "critical": state.critical,
-        "successes": state.successes,
+        "successes": state.entrance.successes,
         "failures": state.failures,
         "retries": state.retries,
         "timeouts": state.timeouts,
@@ -77,17 +89,17 @@ def service_report(
         "fallbacks": state.fallbacks,
         "hedges": state.hedges,
         "rejections": state.rejections,
-        "circuit_trips": state.circuit.trips,
-        "in_flight": None if state.limits is None else state.limits.in_flight,
-        "max_concurrent": None if state.limits is None else state.limits.max_concurrent,
-        "send_rate": _send_rate(state),
-        "retry_budget": _tokens(state),
-        "queued": 0 if state.limits is None else state.limits.queued,
-        "rate_limit": [] if state.limits is None else state.limits.usage,
-        "paused_for": 0.0 if state.limits is None else round(state.limits.paused_for, 3),
+        "circuit_trips": circuit.trips,
+        "in_flight": None if limits is None else limits.in_flight,
+        "max_concurrent": None if limits is None else limits.max_concurrent,
+        "send_rate": None if state.adaptive is None else _rounded(state.adaptive.send_rate.limit),
+        "retry_budget": None if budget is None else round(budget.tokens, 3),
+        "queued": 0 if limits is None else limits.queued,
+        "rate_limit": [] if limits is None else limits.usage(now),
+        "paused_for": 0.0 if limits is None else round(limits.paused_for(now), 3),
         "abandoned_attempts": state.abandoned_attempts,
         "abandoned_threads": state.abandoned_threads,
-        "streams": [stream.report(now) for stream in state.streams],
+        "streams": [stream.report(now) for stream in streams] if streams else [],
     }
 
 
@@ -130,10 +142,8 @@ def _retry_after(circuit: Circuit, now: float) -> float | None:
     return None if seconds == math.inf else round(seconds, 3)
 
 
-def _shadow(circuit: Circuit, now: float) -> dict[str, Any] | None:  # Any: text and numbers
+def _shadow(circuit: Circuit, now: float) -> dict[str, Any]:  # Any: text and numbers
     """What a circuit that only watches would have done."""
-    if circuit.mode != "shadow":
-        return None
     return {
         "circuit": circuit.state_by_rules(now),
         "trips": circuit.shadow_trips,
@@ -141,11 +151,5 @@ def _shadow(circuit: Circuit, now: float) -> dict[str, Any] | None:  # Any: text
     }
 
 
-def _send_rate(state: ServiceState) -> float | None:
-    limit = None if state.adaptive is None else state.adaptive.send_rate.limit
-    return None if limit is None else round(limit, 3)
-
-
-def _tokens(state: ServiceState) -> float | None:
-    budget = state.paying_budget
-    return None if budget is None else round(budget.tokens, 3)
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 3)

@@ -15,6 +15,7 @@ from shockproof.policies.backoff import Randomness
 from shockproof.policies.circuit_breaker import Circuit, CircuitState
 from shockproof.policies.open_time import OpenTime
 from shockproof.policies.trip_rates import NO_RATES, Rates
+from shockproof.vocabulary.statuses import ServiceStatus
 
 __all__ = [
     "CIRCUIT_OPTIONS",
@@ -95,9 +96,10 @@ class Registry:
         return self._services.get(name)
 
     def get_or_create(self, name: str) -> ServiceState:
-        """The state of *name*, made at first need."""
+        """The state of *name*, made at first need, for somebody who is going to use it."""
         state = self._services.get(name)
         if state is not None:
+            state.is_only_restored = False
             return state
         with self._lock:
             state = self._services.get(name)
@@ -107,7 +109,18 @@ class Registry:
                 if state is None:
                     state = self._new(name)
                 self._services[name] = state
+            state.is_only_restored = False
             return state
+
+    def restored(self, name: str, status: ServiceStatus) -> None:
+        """An earlier life knew the service *name*, and had this to say of it; one that was retired stays so."""
+        with self._lock:
+            state = self._services.get(name)
+            if state is None and name not in self._retired:
+                state = self._services[name] = self._new(name)
+                state.is_only_restored = True
+            if state is not None:
+                state.restored_status = status
 
     def retire(self, name: str) -> ServiceState | None:
         """Forget *name* until it is used again; its state, or None for a name that is not known."""

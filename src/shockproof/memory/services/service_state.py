@@ -90,6 +90,7 @@ class ServiceState:
         "health_check",
         "hedge_budget",
         "hedges",
+        "is_only_restored",
         "limits",
         "name",
         "overdue",
@@ -97,6 +98,7 @@ class ServiceState:
         "probe_lease",
         "refused_by",
         "rejections",
+        "restored_status",
         "retries",
         "retries_by_type",
         "retry_budget",
@@ -156,6 +158,10 @@ class ServiceState:
         """What its adaptive handles share; None as long as there are none."""
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
+        self.restored_status: ServiceStatus | None = None
+        """What the state of an earlier life says of it; None: nothing. No verdict of this one, in which it may never be called."""
+        self.is_only_restored = False
+        """Whether that is all that is known of it: nobody has used its name in this life."""
         self.failures = 0
         """Attempts that failed."""
         self.failures_by_type = CountsByType()
@@ -244,6 +250,11 @@ class ServiceState:
         if self.retry_budget is not None or self.adaptive is None:
             return self.retry_budget
         return self.adaptive.budget
+
+    @property
+    def was_called(self) -> bool:
+        """Whether there is anything that its status could be the verdict of."""
+        return bool(self.successes or self.failures or self.rejections or self.fallbacks)
 
     @property
     def windows(self) -> RollingWindows | None:
@@ -446,8 +457,10 @@ class ServiceState:
     @property
     def streams(self) -> list[StreamHealth]:
         """The feeds that somebody reads now."""
+        if not self._streams:
+            return []
         with _lock:
-            return sorted(self._streams or (), key=lambda stream: stream.function_name)
+            return sorted(self._streams, key=lambda stream: stream.function_name)
 
     def reset(self, now: float) -> None:
         """Close the circuit and forget the last verdict."""
@@ -499,8 +512,9 @@ class ServiceState:
             return ServiceStatus.DEGRADED
         if circuit == "open" and self.status is not ServiceStatus.DEGRADED:
             return ServiceStatus.UNAVAILABLE
-        if self.status is ServiceStatus.OPERATIONAL and any(one.phase == "lost" for one in self.streams):
-            return ServiceStatus.DEGRADED
+        # Almost none has a feed, and this is asked of thousands at a time.
+        if self._streams and self.status is ServiceStatus.OPERATIONAL:
+            return ServiceStatus.DEGRADED if any(one.phase == "lost" for one in self.streams) else self.status
         return self.status
 
     def __repr__(self) -> str:
