@@ -28,10 +28,8 @@ OPTIONAL = {
     for requirement in wanted
     for name in re.findall(r"^[\w.-]+", requirement)
 }
-EXCEPTIONS = {
-    "demo/": "a program of its own, which uses libraries as a user's does; `shockproof demo` says what it lacks",
-    "integrations/etcd.py": "httpx2 is the client of the extra `etcd`, too: its error has to name that extra",
-}
+# The demo is a program of its own, which uses libraries as a user's does: `shockproof demo` says what it lacks.
+LIBRARY = sorted(path for path in SOURCE.rglob("*.py") if not path.is_relative_to(SOURCE / "demo"))
 
 
 def imported(path: Path) -> set[str]:
@@ -48,11 +46,9 @@ def imported(path: Path) -> set[str]:
 def test_an_optional_package_is_imported_in_one_file_of_integrations() -> None:
     """Whoever lacks it meets one error, and whoever replaces it changes one file."""
     places: dict[str, list[str]] = {package: [] for package in OPTIONAL}
-    for path in sorted(SOURCE.rglob("*.py")):
-        name = path.relative_to(SOURCE).as_posix()
-        if not name.startswith(tuple(EXCEPTIONS)):
-            for package in imported(path) & OPTIONAL:
-                places[package].append(name)
+    for path in LIBRARY:
+        for package in imported(path) & OPTIONAL:
+            places[package].append(path.relative_to(SOURCE).as_posix())
     assert {package: names for package, names in places.items() if len(names) != 1} == {}
     assert all(name.startswith("integrations/") for (name,) in places.values())
 
@@ -68,10 +64,3 @@ def test_the_import_contract_knows_every_optional_package() -> None:
     """It sees what is imported by a detour; its list is kept by hand."""
     (contract,) = (one for one in PYPROJECT["tool"]["importlinter"]["contracts"] if one["id"] == "extras")
     assert set(contract["forbidden_modules"]) >= OPTIONAL
-
-
-def test_every_exception_is_one() -> None:
-    """What needs none any more is no exception."""
-    for start in EXCEPTIONS:
-        paths = [SOURCE / start] if start.endswith(".py") else list((SOURCE / start).rglob("*.py"))
-        assert any(imported(path) & OPTIONAL for path in paths), start

@@ -36,9 +36,11 @@ from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
 
 try:
-    import httpx2
+    from shockproof.integrations.httpx2 import httpx2
 except ImportError as error:
-    raise missing("httpx2", "etcd", error) from error
+    # What Python said, and not that the extra of another module would help.
+    absent = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    raise missing("httpx2", "etcd", absent) from absent
 
 __all__ = ["EtcdStore"]
 

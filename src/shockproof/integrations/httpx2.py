@@ -35,7 +35,7 @@ from shockproof.integrations.service_per_host import ServicePerHost
 from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Verdict
 
 try:
-    import httpx2
+    import httpx2 as httpx2  # noqa: PLC0414 - the store in etcd takes it from here
 except ImportError as error:
     raise missing("httpx2", "httpx2", error) from error
 
