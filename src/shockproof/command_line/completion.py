@@ -1,4 +1,4 @@
-"""``shockproof completion``: the script that makes a shell complete commands, options and pending keys."""
+"""``shockproof completion``: the script that makes a shell complete commands, options and names in the directories."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shockproof.command_line.error_log import ended, reading_of, unread
 from shockproof.command_line.following import Following
+from shockproof.command_line.offers import moments, offer, services
 from shockproof.command_line.options import add_error_log_dir, add_json, existing, moment
 from shockproof.command_line.outcome import CommandError
 from shockproof.command_line.progress import progress
@@ -46,15 +47,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "while the program runs. Exit code 1: a file could not be read to its end; 3: there is no error log, or nothing "
         "of the service in it."
     )
-    parser.add_argument("--service", metavar="NAME", help="only of this service")
+    service = parser.add_argument("--service", metavar="NAME", help="only of this service")
     parser.add_argument("--severity", choices=_SEVERITIES, help="only of this severity and above")
-    parser.add_argument(
+    since = parser.add_argument(
         "--since",
         type=moment,
         metavar="WHEN",
         help="2026-11-25, 2026-11-25T14:30, yesterday, 2h (ago); inclusive",
     )
-    parser.add_argument("--until", type=moment, metavar="WHEN", help="the same; exclusive")
+    until = parser.add_argument("--until", type=moment, metavar="WHEN", help="the same; exclusive")
+    offer(service, services)
+    offer(since, moments)
+    offer(until, moments)
     parser.add_argument("-n", "--last", type=_count, metavar="N", help="only the last N")
     parser.add_argument(
         "-f",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shockproof.command_line.journal_owner import Owner, owner_of
+from shockproof.command_line.offers import offer, operations, recorded_keys
 from shockproof.command_line.operations import RESOLUTIONS_NAME, kind_name
 from shockproof.command_line.options import add_json, add_state_dir, journal_dir
 from shockproof.command_line.outcome import CommandError, ExitCode
@@ -63,8 +64,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         description="Every record that can be read, a line each, without secrets. Changes nothing, also while the "
         "program runs.",
     )
-    dump.add_argument("--key", metavar="KEY", help="only records of this key")
-    dump.add_argument("--operation", metavar="NAME", help="only records of this operation")
+    key = dump.add_argument("--key", metavar="KEY", help="only records of this key")
+    operation = dump.add_argument("--operation", metavar="NAME", help="only records of this operation")
+    offer(key, recorded_keys)
+    offer(operation, operations)
     add_state_dir(dump)
     add_json(dump, "a JSON object on each line")
     dump.set_defaults(run=_dump)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shockproof.command_line.journal_owner import owner_of, process_name
+from shockproof.command_line.offers import offer, operations, pending_keys
 from shockproof.command_line.options import add_json, add_state_dir, journal_dir, require_owner
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.reading import files_with_progress
@@ -102,19 +103,11 @@ def _add_which(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument(
         "which", metavar="KEY", help="the key; of one without a key, the operation's name"
     )
-    setattr(which, "completer", _pending_keys)  # noqa: B010  argcomplete looks for it; argparse has no such attribute
-    parser.add_argument(
+    offer(which, pending_keys)
+    operation = parser.add_argument(
         "--operation", metavar="NAME", help="where several have this key: the operation's name"
     )
-
-
-def _pending_keys(parsed_args: argparse.Namespace, **_: object) -> list[str]:
-    """For a shell that completes: errors are nobody's business there."""
-    try:
-        table = read_journal(SYSTEM_FILES, parsed_args.state_dir / "journal").table
-    except (OSError, ShockproofError):
-        return []
-    return [entry.name.key or entry.name.operation for entry in table.pending()]
+    offer(operation, operations)
 
 
 def _json_value(text: str) -> object:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from shockproof.command_line.error_log import ended, reading_of
+from shockproof.command_line.offers import days_of_errors, moments, offer, services
 from shockproof.command_line.options import add_error_log_dir, add_state_dir, day, existing, moment
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.progress import progress
@@ -40,14 +41,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="where to write it (default: %(default)s); - for stdout",
     )
     parser.add_argument("--title", default="shockproof report", metavar="TEXT", help="its heading")
-    parser.add_argument(
+    since = parser.add_argument(
         "--since", type=moment, metavar="WHEN", help="errors from 2026-11-25, yesterday, 2h (ago) on"
     )
-    parser.add_argument("--until", type=moment, metavar="WHEN", help="the same; exclusive")
-    parser.add_argument(
+    until = parser.add_argument("--until", type=moment, metavar="WHEN", help="the same; exclusive")
+    of_day = parser.add_argument(
         "--day", type=day, metavar="DAY", help="the same as --since and --until: 2026-11-25, yesterday"
     )
-    parser.add_argument("--service", metavar="NAME", help="only errors of this service")
+    service = parser.add_argument("--service", metavar="NAME", help="only errors of this service")
+    offer(since, moments)
+    offer(until, moments)
+    offer(of_day, days_of_errors)
+    offer(service, services)
     add_state_dir(parser)
     add_error_log_dir(parser)
     parser.set_defaults(run=_run)

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from shockproof.command_line.offers import days_of_states, offer, sections, state_files
 from shockproof.command_line.options import add_json, add_state_dir, day, existing
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.reading import files_with_progress
@@ -40,15 +41,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         description="What restore_state() would give: what the program saved last, and what is pending in the "
         "journal; first the kill switch, if it is on. Changes nothing, also while the program runs.",
     )
-    show.add_argument(
+    section = show.add_argument(
         "section", nargs="?", metavar="SECTION", help="only this one, such as cached_data or cached_data.AAPL"
     )
-    show.add_argument(
+    of_day = show.add_argument(
         "--day",
         type=day,
         metavar="DAY",
         help="the last state of that day (2026-11-25, yesterday), where the program keeps them: keep_daily_states",
     )
+    offer(section, sections)
+    offer(of_day, days_of_states)
     add_state_dir(show)
     add_json(show)
     show.set_defaults(run=_show)
@@ -69,11 +72,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         description="A state file as one JSON document, also the pickle. Values that JSON lacks are objects with the "
         "key $. Secrets are left out.",
     )
-    dump.add_argument(
+    file = dump.add_argument(
         "--file",
         metavar="NAME",
         help="such as system_state.pkl, or days/2026-11-25.system_state.json (default: what restore_state() would take)",
     )
+    offer(file, state_files)
     add_state_dir(dump)
     dump.set_defaults(run=_dump)
 
