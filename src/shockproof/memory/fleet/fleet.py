@@ -12,11 +12,11 @@ import logging
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from shockproof.memory.disk.writer import after_fork
+from shockproof.memory.fleet import background_task
 from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.fleet.shared_budget import SharedBudget
 from shockproof.memory.fleet.shared_circuit import SharedCircuit
@@ -274,9 +274,7 @@ class Fleet:
         for record in self._records:
             record.pause()
         task, self._task = self._task, None
-        if task is not None and not task.done():
-            with suppress(RuntimeError):  # its loop has just ended
-                task.get_loop().call_soon_threadsafe(task.cancel)
+        background_task.end(task)
         if self._ownership is not None:
             self._ownership.drop()
         self._is_used_on(None)
@@ -299,17 +297,8 @@ class Fleet:
             await self._store.aclose()
 
     def _wake(self) -> None:
-        task = self._task
-        if task is None:
-            return
-        loop = task.get_loop()
-        if loop is asyncio._get_running_loop():
-            self._woken.set()
-        else:
-            try:
-                loop.call_soon_threadsafe(self._woken.set)
-            except RuntimeError:
-                pass  # it has just ended; the next one looks at everything
+        if self._task is not None:
+            background_task.wake(self._task, self._woken)
 
     # -- the task --------------------------------------------------------------------------------------------
 
@@ -396,13 +385,7 @@ class Fleet:
                 await self._look()
                 look_at = self._clock.monotonic() + self._spread(_LOOK_EVERY)
                 continue
-            waiting = asyncio.ensure_future(self._clock.sleep(max(due - now, _LEAST_WAIT)))
-            woken = asyncio.ensure_future(self._woken.wait())
-            try:
-                await asyncio.wait({waiting, woken}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiting.cancel()
-                woken.cancel()
+            await background_task.rest(self._clock, max(due - now, _LEAST_WAIT), self._woken)
 
     async def _own(self) -> float:
         """Keep what is owned, or try to; when it is time to do so again."""

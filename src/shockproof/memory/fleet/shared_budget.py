@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from shockproof.memory.fleet.shared_record import (
     CONFLICT_APART,
-    EARLIER,
     LIFE,
     ROUND,
     SharedRecord,
@@ -23,7 +22,7 @@ from shockproof.policies.backoff import Randomness
 from shockproof.policies.fleet_budget import BudgetPlan, BudgetRecord, FleetBudget, InHand, Settled
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import Clock
-from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
+from shockproof.vocabulary.errors import StoreConflictError
 
 __all__ = ["SharedBudget"]
 
@@ -192,22 +191,5 @@ class SharedBudget(SharedRecord):
 
     async def _look(self, fleet: FleetBudget) -> None:
         """Read the record; where there is none, begin one that has nothing to give before those that are forgotten are over."""
-        self._has_news = False
-        entry = await self._store.get(self._key)
-        record = None
-        if entry is not None:
-            try:
-                record = BudgetRecord.from_bytes(entry.value)
-            except ValueError as error:
-                self._unreadable(error)
-        if entry is not None and record is not None:
-            self._settle(fleet, fleet.learned(record, entry.version))
-            return
-        earlier = await self._take(EARLIER)
-        record = BudgetRecord({}, earlier=earlier.name)
-        expect = 0 if entry is None else entry.version
-        try:
-            version = await self._store.put(self._key, record.to_bytes(), expect=expect, guard=earlier.guard)
-        except StoreConflictError:
-            raise StoreUnavailableError(f"somebody else has begun {self._key!r} at the same moment") from None
-        self._settle(fleet, fleet.learned(record, version))
+        read = await self._read(BudgetRecord.from_bytes, lambda earlier: BudgetRecord({}, earlier=earlier))
+        self._settle(fleet, fleet.learned(*read))

@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 
 from shockproof.memory.fleet.shared_record import (
     CONFLICT_APART,
-    EARLIER,
     LIFE,
     ROUND,
     SharedRecord,
@@ -34,7 +33,7 @@ from shockproof.policies.fleet_limit import (
 )
 from shockproof.policies.rate_limit import Rate
 from shockproof.vocabulary.clock import Clock
-from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
+from shockproof.vocabulary.errors import StoreConflictError
 
 __all__ = ["Divided", "SharedLimit"]
 
@@ -226,25 +225,12 @@ class SharedLimit(SharedRecord):
 
     async def _look(self, fleet: FleetLimit) -> None:
         """Read the record; where there is none, begin one in which those that are forgotten have everything."""
-        self._has_news = False
-        entry = await self._store.get(self._key)
-        record = None
-        if entry is not None:
-            try:
-                record = LimitRecord.from_bytes(entry.value)
-            except ValueError as error:
-                self._unreadable(error)
-        if entry is not None and record is not None:
-            fleet.learned(record, entry.version)
-            return
-        earlier = await self._take(EARLIER)
-        record = LimitRecord({earlier.name: LimitMember(0, self._limits)})
-        expect = 0 if entry is None else entry.version
-        try:
-            version = await self._store.put(self._key, record.to_bytes(), expect=expect, guard=earlier.guard)
-        except StoreConflictError:
-            raise StoreUnavailableError(f"somebody else has begun {self._key!r} at the same moment") from None
-        fleet.learned(record, version)
+        fleet.learned(
+            *await self._read(
+                LimitRecord.from_bytes,
+                lambda earlier: LimitRecord({earlier: LimitMember(0, self._limits)}),
+            )
+        )
 
     def _by_key(self, amounts: Mapping[Rate, int]) -> dict[str, int]:
         return {key_of(rate): count for rate, count in amounts.items()}

@@ -9,20 +9,20 @@ nobody writes whom the others take for dead.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any, Final, Protocol, TypeVar
 
+from shockproof.memory.fleet import background_task
 from shockproof.memory.stores.lease import Lease, take_lease
 from shockproof.memory.stores.state_store import StateStore, StoreChange
 from shockproof.policies.backoff import Backoff, Randomness
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
 
-__all__ = ["CONFLICT_APART", "EARLIER", "LIFE", "ROUND", "SharedRecord", "process_of"]
+__all__ = ["CONFLICT_APART", "LIFE", "ROUND", "SharedRecord", "process_of"]
 
 LIFE: Final = 15.0
 """Seconds for which a process goes on without the store."""
@@ -30,12 +30,19 @@ ROUND: Final = LIFE / 3
 """Seconds between two renewals of the lease."""
 CONFLICT_APART: Final = 0.01
 """Seconds, at random, by which those who write at the same moment get out of each other's way."""
-EARLIER: Final = "earlier"
+_EARLIER: Final = "earlier"
 """Under this name a lease that nobody renews stands for those whom a store has forgotten."""
 _APART: Final = 0.02
 """Seconds between two looks at what is wanted; who finds enough asks nobody."""
 
 _log = logging.getLogger("shockproof")
+
+
+class _Written(Protocol):
+    def to_bytes(self) -> bytes: ...
+
+
+R = TypeVar("R", bound=_Written)
 
 
 def process_of(member: str) -> str:
@@ -131,14 +138,7 @@ class SharedRecord(ABC):
             if asyncio._get_running_loop() is not None:
                 self.ensure()
             return
-        loop = task.get_loop()
-        if loop is asyncio._get_running_loop():
-            self._woken.set()
-        else:
-            try:
-                loop.call_soon_threadsafe(self._woken.set)
-            except RuntimeError:
-                pass  # it has just ended; the next one looks at everything
+        background_task.wake(task, self._woken)
 
     def is_short(self) -> None:
         """Something did not fit in, or runs low."""
@@ -168,10 +168,7 @@ class SharedRecord(ABC):
 
     def pause(self) -> None:
         """Keep it up no longer, until a call needs it."""
-        task = self._task
-        if task is not None and not task.done():
-            with contextlib.suppress(RuntimeError):  # its loop has just ended
-                task.get_loop().call_soon_threadsafe(task.cancel)
+        background_task.end(self._task)
 
     async def aclose(self) -> None:
         """Use nothing any more, and give back what was not used."""
@@ -224,13 +221,7 @@ class SharedRecord(ABC):
                 due = await self._turn()
                 self._was_looked_at.set()
                 await self._clock.sleep(_APART)  # what comes together is looked at together
-                waiting = asyncio.ensure_future(self._clock.sleep(max(due - self._clock.monotonic(), 0.0)))
-                woken = asyncio.ensure_future(self._woken.wait())
-                try:
-                    await asyncio.wait({waiting, woken}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    waiting.cancel()
-                    woken.cancel()
+                await background_task.rest(self._clock, max(due - self._clock.monotonic(), 0.0), self._woken)
             await listening
         finally:
             listening.cancel()
@@ -241,6 +232,30 @@ class SharedRecord(ABC):
             if change.key == self._key and change.version != self._version:
                 self._has_news = True
                 self._woken.set()
+
+    async def _read(self, parse: Callable[[bytes], R], begin: Callable[[str], R]) -> tuple[R, int]:
+        """
+        The record by *parse* and its version; where there is none, or none that can be read, what *begin* makes of the name of
+        a lease that stands for those who are forgotten.
+
+        Raises:
+            StoreUnavailableError: the store did not answer, or somebody else has begun it in between.
+        """
+        self._has_news = False
+        entry = await self._store.get(self._key)
+        if entry is not None:
+            try:
+                return parse(entry.value), entry.version
+            except ValueError as error:
+                _log.warning("what stands under %r in %r is none: %s", self._key, self._store, error)
+        earlier = await self._take(_EARLIER)
+        record = begin(earlier.name)
+        expect = 0 if entry is None else entry.version
+        try:
+            version = await self._store.put(self._key, record.to_bytes(), expect=expect, guard=earlier.guard)
+        except StoreConflictError:
+            raise StoreUnavailableError(f"somebody else has begun {self._key!r} at the same moment") from None
+        return record, version
 
     # -- its lease ---------------------------------------------------------------------------------------
 
@@ -259,9 +274,6 @@ class SharedRecord(ABC):
         if lease is None:
             raise StoreUnavailableError(f"{self._store!r} says that {name!r} is taken already")
         return lease
-
-    def _unreadable(self, error: ValueError) -> None:
-        _log.warning("what stands under %r in %r is none: %s", self._key, self._store, error)
 
     async def _look_for_the_dead(self, members: Collection[str], lease: Lease) -> None:
         """Find those whose lease is over; asked after the record was read, which nobody joins without one."""

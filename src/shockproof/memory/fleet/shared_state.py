@@ -9,7 +9,6 @@ value. Larger ones stand in parts, in one of two slots in turn: the other one st
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from shockproof.memory.disk.writer import after_fork
+from shockproof.memory.fleet import background_task
 from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.stores.lease import Lease
 from shockproof.memory.stores.state_store import StateStore
@@ -178,11 +178,8 @@ class SharedState:
         self._too_large = told
 
     def _wake(self) -> None:
-        task = self._task
-        if task is None or task.done():
-            return
-        with contextlib.suppress(RuntimeError):  # its loop has just ended; the next one looks
-            task.get_loop().call_soon_threadsafe(self._woken.set)
+        if self._task is not None:
+            background_task.wake(self._task, self._woken)
 
     # -- reading -----------------------------------------------------------------------------------------
 
