@@ -96,6 +96,26 @@ def test_a_success_closes_for_all_what_was_open_for_all() -> None:
     assert other.learned(NOTHING_KNOWN, 8) == "nothing"
 
 
+def test_a_success_closes_for_all_also_when_the_store_has_forgotten_that_it_was_open() -> None:
+    """A probe may come so late: those who opened with the fleet close with it, and nobody is opened by what is forgotten."""
+    fleet, other = FleetCircuit("a", 2), FleetCircuit("b", 2)
+    for one in (fleet, other):
+        one.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 5)
+        one.learned(None, 0)
+    news = fleet.closed()
+    assert news == (NOTHING_KNOWN, 0)
+    fleet.announced(news, 9)
+    assert other.learned(NOTHING_KNOWN, 9) == "close"
+    assert other.learned(None, 0) == "nothing"
+    assert fleet.closed() is None
+    assert other.closed() is None
+    fleet.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 10)
+    fleet.learned(None, 0)
+    failed = fleet.opened(OPEN, by_a_probe=True)
+    assert failed is not None
+    assert not failed.record.is_open, "others may have closed meanwhile: it is one vote"
+
+
 def test_who_is_well_again_takes_its_own_vote_back_and_nobody_elses() -> None:
     """The others' evidence stays."""
     fleet = FleetCircuit("a", 3)

@@ -92,6 +92,8 @@ class FleetCircuit:
     quorum: int
     record: FleetRecord = NOTHING_KNOWN
     version: int = 0
+    _was_open: bool = False
+    """Whether it was open for all by the last record that there was, even if the store keeps that no longer."""
 
     def learned(self, record: FleetRecord | None, version: int) -> Verdict:
         """
@@ -99,13 +101,14 @@ class FleetCircuit:
 
         A record that is known already changes nothing: it may be told again at any time.
         """
-        before, is_new = self.record, version != self.version
+        was_open, is_new = self._was_open, version != self.version
         self.record, self.version = NOTHING_KNOWN if record is None else record, version
         if record is None or not is_new:
             return "nothing"  # what the store has forgotten nobody has decided
+        self._was_open = record.is_open
         if record.is_open:
             return "open"
-        return "close" if before.is_open and not record.votes else "nothing"
+        return "close" if was_open and not record.votes else "nothing"
 
     @property
     def is_suspected(self) -> bool:
@@ -124,7 +127,7 @@ class FleetCircuit:
     def closed(self) -> Announcement | None:
         """The own circuit has closed, by a probe or by hand; None: nobody else's depends on it."""
         known = self.record
-        if known.is_open:
+        if self._was_open:
             return Announcement(NOTHING_KNOWN, self.version)
         if self.name not in known.votes:
             return None
@@ -134,6 +137,7 @@ class FleetCircuit:
     def announced(self, announcement: Announcement, version: int) -> None:
         """The store has taken it."""
         self.record, self.version = announcement.record, version
+        self._was_open = announcement.record.is_open
 
 
 @dataclass(slots=True)

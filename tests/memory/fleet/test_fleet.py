@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,9 @@ async def joins(clock: VirtualClock, store: Weather, tmp_path: Path) -> AsyncIte
     async def join(**options: Any) -> Bot:
         name = f"bot-{len(bots)}"
         recovery = ErrorRecoveryService(
-            tmp_path / name / "state", tmp_path / name / "errors", store=store, process_name=name, clock=clock
-        )
+            tmp_path / name / "state", tmp_path / name / "errors", store=store, process_name=name, clock=clock,
+            rng=random.Random(name),
+        )  # fmt: skip
         bots.append(Bot(recovery, **options))
         await recovery.start()
         return bots[-1]
@@ -222,6 +224,25 @@ async def test_who_has_the_lease_and_no_call_keeps_the_others_waiting_for_no_lon
         results.append(await busy.call())
     assert "fine" in results
     assert idle.circuit == "closed"
+
+
+async def test_who_probes_when_the_store_has_forgotten_the_outage_closes_for_all_the_same(
+    joins: Joins, store: Weather
+) -> None:
+    """Nobody called for minutes, or whoever had the lease did not use it: the others need no probe of their own."""
+    bots = await fleet_of(joins, 4)
+    for bot in bots[:2]:
+        await bot.opens()
+    await settled()
+    assert [bot.circuit for bot in bots] == ["open"] * 4
+    await asyncio.sleep(600.0)
+    assert await store.inner.get("circuits/venue") is None
+    bots[0].is_down = False
+    assert await bots[0].call() == REFUSED  # it has no lease yet
+    await settled()
+    assert await bots[0].call() == "fine"
+    await settled()
+    assert [bot.circuit for bot in bots] == ["closed"] * 4
 
 
 async def test_the_circuit_closes_again_where_a_probe_may_take_longer_than_it_was_open(joins: Joins) -> None:
