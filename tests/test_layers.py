@@ -11,13 +11,23 @@ from pathlib import Path
 import pytest
 
 
+def said_by(program: str, *arguments: str) -> str:
+    """What *program* prints in a fresh interpreter, where nothing goes wrong."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
 def modules_after(program: str) -> set[str]:
     """The modules that a fresh interpreter has loaded at the end of *program*."""
-    text = textwrap.dedent(program) + "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=60
-    )
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    end = "\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
+    return set(json.loads(said_by(textwrap.dedent(program) + end).splitlines()[-1]))
 
 
 HEAVY = (
@@ -149,14 +159,7 @@ def test_making_a_service_makes_few_dataclasses() -> None:
     print(*sorted(made))
 """
     )
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert done.stdout.split() == ["Attempt", "CallInfo", "Verdict"]
+    assert said_by(program).split() == ["Attempt", "CallInfo", "Verdict"]
 
 
 @pytest.mark.parametrize(
@@ -207,14 +210,7 @@ def test_first_call_of_a_program_has_the_rest_loaded_beside_it(tmp_path: Path) -
         asyncio.run(main())
         print(*(name.partition(" ")[0] for name in threads))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["shockproof-disk"])
+    assert said_by(program).split() == ["shockproof-disk"]
 
 
 FIRST_THING = """
@@ -253,20 +249,8 @@ FIRST_THING = """
 
 def imported_by_the_loop(tmp_path: Path, arguments: str) -> list[str]:
     """What was imported in the loop's thread by the first thing that the program did on it."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            textwrap.dedent(FIRST_THING) + f"\nasyncio.run(main({arguments}))",
-            str(tmp_path),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.split()
+    program = textwrap.dedent(FIRST_THING) + f"\nasyncio.run(main({arguments}))"
+    return said_by(program, str(tmp_path)).split()
 
 
 @pytest.mark.parametrize(("what", "at_most"), [("operation", 5), ("order", 13), ("health", 3)])
@@ -311,14 +295,7 @@ def test_what_is_loaded_beside_a_loop_comes_in_small_pieces() -> None:
     print(json.dumps([brought, "shockproof.vocabulary.events" in sys.modules]))
 """
     )
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-    )
-    brought, has_events = json.loads(done.stdout)
+    brought, has_events = json.loads(said_by(program))
     assert {name: count for name, count in brought.items() if count > 5} == {}
     assert not has_events
 
@@ -358,15 +335,7 @@ def test_what_is_loaded_ahead_is_all_that_a_running_program_loads(tmp_path: Path
         asyncio.run(main())
         print(*by_the_loop)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == []
+    assert said_by(program).split() == []
 
 
 @pytest.mark.parametrize("module", ["policies", "vocabulary", "memory", "calls"])

@@ -269,3 +269,13 @@ def etcd_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An etcd for all tests that do it no harm."""
     with etcd_server(tmp_path_factory.mktemp("etcd") / "data") as server:
         yield server
+
+
+@pytest.fixture(scope="module", params=["redis", "etcd"])
+def server_of_its_own(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A Redis, and then an etcd, that the tests of a module may do harm to."""
+    folder = tmp_path_factory.mktemp("own") / "data"
+    with redis_server(folder) if request.param == "redis" else etcd_server(folder) as server:
+        yield server

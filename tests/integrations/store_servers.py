@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import shutil
@@ -12,13 +13,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from shockproof import StateStore
+from shockproof.integrations.etcd import EtcdStore
+from shockproof.integrations.redis import RedisStore
 
 HOST = "127.0.0.1"
 PATIENCE = 60.0
@@ -33,14 +38,14 @@ needs_servers = pytest.mark.skipif(
 class Server:
     """A server's process; `start` after `kill` begins anew at the same address, with nothing in it."""
 
-    def __init__(self, command: Callable[[int], list[str]], ready: str, folder: Path) -> None:
+    def __init__(self, command: Callable[[int], list[str]], ready: str, folder: Path, kind: str = "") -> None:
         self._command = command
         self._ready = ready
         self._folder = folder
         self._process: subprocess.Popen[str] | None = None
         self._rest: threading.Thread | None = None
         self.port = 0
-        self.kind = ""
+        self.kind = kind
 
     def start(self) -> None:
         for _ in range(20):  # somebody else may take the port between asking for it and using it
@@ -104,6 +109,21 @@ class Server:
         return f"{HOST}:{self.port}"
 
 
+def store_at(server: Server, **options: Any) -> StateStore:
+    """A store at a server of one of the two kinds."""
+    options.setdefault("timeout", 1.0)
+    if server.kind == "redis":
+        return RedisStore(f"redis://{server.address}", **options)
+    return EtcdStore(f"http://{server.address}", **options)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Return as soon as it holds: what is waited for happens on a server."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.005)
+
+
 def redis_server(folder: Path, *options: str) -> Server:
     def command(port: int) -> list[str]:
         where = [word.replace("PORT", str(port)) for word in options]
@@ -113,7 +133,7 @@ def redis_server(folder: Path, *options: str) -> Server:
             where += ["--cluster-port", str(_free_port())]
         return ["redis-server", "--bind", HOST, "--save", "", "--appendonly", "no", *where]
 
-    return Server(command, "Ready to accept connections", folder)
+    return Server(command, "Ready to accept connections", folder, "redis")
 
 
 def _free_port() -> int:
@@ -147,7 +167,7 @@ def etcd_server(folder: Path, *options: str, scheme: str = "http") -> Server:
             "--initial-cluster", f"one={peers}", "--unsafe-no-fsync", *options,
         ]  # fmt: skip
 
-    return Server(command, "ready to serve client requests", folder)
+    return Server(command, "ready to serve client requests", folder, "etcd")
 
 
 def trusted_certificate(folder: Path) -> tuple[str, str]:

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from shockproof import CircuitOpenError, ErrorRecoveryService, StateStore
-from shockproof.integrations.etcd import EtcdStore
-from shockproof.integrations.redis import RedisStore
-from tests.integrations.store_servers import PATIENCE, Server, etcd_server, needs_servers, redis_server
+from shockproof import CircuitOpenError, ErrorRecoveryService
+from tests.integrations.store_servers import PATIENCE, Server, needs_servers, store_at, until
 
 pytestmark = [needs_servers, pytest.mark.asyncio]
-
-
-@pytest.fixture(scope="module", params=["redis", "etcd"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("fleet") / "data"
-    with redis_server(folder) if request.param == "redis" else etcd_server(folder) as server:
-        server.kind = request.param
-        yield server
-
-
-def store_at(server: Server) -> StateStore:
-    if server.kind == "redis":
-        return RedisStore(f"redis://{server.address}", timeout=1.0)
-    return EtcdStore(f"http://{server.address}", timeout=1.0)
 
 
 Joins = Callable[[str], Awaitable[ErrorRecoveryService]]
 
 
 @pytest_asyncio.fixture
-async def joins(server: Server, tmp_path: Path) -> AsyncIterator[Joins]:
+async def joins(server_of_its_own: Server, tmp_path: Path) -> AsyncIterator[Joins]:
     joined: list[ErrorRecoveryService] = []
 
     async def join(name: str) -> ErrorRecoveryService:
         recovery = ErrorRecoveryService(
-            tmp_path / name / "state", tmp_path / name / "errors", store=store_at(server), process_name=name
+            tmp_path / name / "state",
+            tmp_path / name / "errors",
+            store=store_at(server_of_its_own),
+            process_name=name,
         )
         recovery.service("venue", shared=True, max_retries=0, circuit_threshold=3, circuit_timeout=3600.0)
         joined.append(recovery)
@@ -51,12 +37,6 @@ async def joins(server: Server, tmp_path: Path) -> AsyncIterator[Joins]:
     yield join
     for recovery in joined:
         await recovery.aclose()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not holds():  # noqa: ASYNC110 - what is waited for happens on the server
-            await asyncio.sleep(0.005)
 
 
 async def fails(recovery: ErrorRecoveryService, times: int) -> None:
@@ -69,10 +49,10 @@ async def fails(recovery: ErrorRecoveryService, times: int) -> None:
 
 
 async def test_a_large_state_goes_through_the_store_to_the_next_machine(
-    server: Server, tmp_path: Path
+    server_of_its_own: Server, tmp_path: Path
 ) -> None:
     """Larger than what etcd takes at a time."""
-    admin = store_at(server)
+    admin = store_at(server_of_its_own)
     await admin.put("owned/account 7", b"an earlier owner: nobody has to wait for it")
     await admin.aclose()
     large = random.Random(1).randbytes(1_600_000).hex()
@@ -80,7 +60,7 @@ async def test_a_large_state_goes_through_the_store_to_the_next_machine(
         bot = ErrorRecoveryService(
             tmp_path / f"machine {number}" / "state",
             tmp_path / f"machine {number}" / "errors",
-            store=store_at(server),
+            store=store_at(server_of_its_own),
             owns="account 7",
             share_state=True,
         )
@@ -94,7 +74,9 @@ async def test_a_large_state_goes_through_the_store_to_the_next_machine(
         await bot.aclose(timeout=PATIENCE)
 
 
-async def test_a_fleet_is_one_through_everything_that_befalls_its_store(server: Server, joins: Joins) -> None:
+async def test_a_fleet_is_one_through_everything_that_befalls_its_store(
+    server_of_its_own: Server, joins: Joins
+) -> None:
     """Paused, killed, back and empty: calls go on at once, and afterwards all know what any has found out."""
     a, b, c = [await joins(name) for name in "abc"]
     bots = [a, b, c]
@@ -113,19 +95,19 @@ async def test_a_fleet_is_one_through_everything_that_befalls_its_store(server: 
     await until(lambda: not any(one.is_circuit_open("venue") for one in bots))
     await until(lambda: all(one.get_health_status()["shared"]["votes"] == {} for one in bots))
 
-    with server.paused():
+    with server_of_its_own.paused():
         await fails(a, 3)
         await until(lambda: state_of(a) == "away")
         assert not b.is_circuit_open("venue")
     await until(lambda: b.get_health_status()["shared"]["votes"] == {"venue": ["a"]})
 
-    server.kill()
+    server_of_its_own.kill()
     await until(lambda: all(state_of(one) == "away" for one in bots))
     await fails(b, 1)  # still suspicious: what was known stays known
     with pytest.raises(CircuitOpenError):
         await b.service("venue").call(fails, b, 1)
     assert not c.is_circuit_open("venue")
-    server.start()  # with nothing in it
+    server_of_its_own.start()  # with nothing in it
     await until(lambda: all(one.is_circuit_open("venue") for one in bots))
     late = await joins("d")
     await until(lambda: late.is_circuit_open("venue"))

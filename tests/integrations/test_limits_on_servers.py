@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from shockproof import ErrorRecoveryService, RateLimitedError, StateStore
-from shockproof.integrations.etcd import EtcdStore
-from shockproof.integrations.redis import RedisStore
+from shockproof import ErrorRecoveryService, RateLimitedError
 from shockproof.policies.fleet_limit import LimitRecord
-from tests.integrations.store_servers import PATIENCE, Server, etcd_server, needs_servers, redis_server
+from tests.integrations.store_servers import PATIENCE, Server, needs_servers, store_at, until
 
 pytestmark = [needs_servers, pytest.mark.asyncio]
 
@@ -22,31 +19,11 @@ HOUR = 3600.0
 """The window: nothing leaves it while the test runs, however slow the machine is."""
 
 
-@pytest.fixture(scope="module", params=["redis", "etcd"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("limits") / "data"
-    with redis_server(folder) if request.param == "redis" else etcd_server(folder) as server:
-        server.kind = request.param
-        yield server
-
-
-def store_at(server: Server) -> StateStore:
-    if server.kind == "redis":
-        return RedisStore(f"redis://{server.address}", timeout=1.0)
-    return EtcdStore(f"http://{server.address}", timeout=1.0)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not holds():  # noqa: ASYNC110 - what is waited for happens on the server
-            await asyncio.sleep(0.005)
-
-
 async def test_one_limit_is_one_through_everything_that_befalls_its_store(
-    server: Server, tmp_path: Path
+    server_of_its_own: Server, tmp_path: Path
 ) -> None:
     """What the venue has counted is the limit in the end, and never more: also when the store has forgotten everything."""
-    store = store_at(server)
+    store = store_at(server_of_its_own)
     await store.put("limits/venue", LimitRecord({}).to_bytes())
     received: list[tuple[float, str]] = []
 
@@ -57,7 +34,10 @@ async def test_one_limit_is_one_through_everything_that_befalls_its_store(
 
     async def join(name: str) -> ErrorRecoveryService:
         bots[name] = recovery = ErrorRecoveryService(
-            tmp_path / name / "state", tmp_path / name / "errors", store=store_at(server), process_name=name
+            tmp_path / name / "state",
+            tmp_path / name / "errors",
+            store=store_at(server_of_its_own),
+            process_name=name,
         )
         recovery.service("venue", shared=True, max_retries=0, rate_limit=f"{LIMIT}/h")
         await recovery.start()
@@ -85,7 +65,7 @@ async def test_one_limit_is_one_through_everything_that_befalls_its_store(
         recovery.service("venue", max_retries=0).call(send, name) for name, recovery in bots.items()
     )), PATIENCE) == [None] * 3  # fmt: skip
     assert {name for _, name in received} == set("abc")
-    with server.paused():
+    with server_of_its_own.paused():
         await try_all()
         assert len(received) <= LIMIT
     await until(lambda: all(limit_of(name)["is_certain"] for name in bots))
@@ -98,9 +78,9 @@ async def test_one_limit_is_one_through_everything_that_befalls_its_store(
     await asyncio.wait_for(all_is_sent(), PATIENCE)
     assert len(received) == LIMIT
 
-    server.kill()
+    server_of_its_own.kill()
     assert await try_all() == 0
-    server.start()  # with nothing in it
+    server_of_its_own.start()  # with nothing in it
     await join("d")
     await until(lambda: limit_of("d")["is_certain"] is True)
     await until(lambda: limit_of("a")["processes"] == len(bots))

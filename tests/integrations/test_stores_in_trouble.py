@@ -6,7 +6,7 @@ import asyncio
 import base64
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from tests.integrations.store_servers import (
     needs_servers,
     redis_server,
     sentinel_server,
+    store_at,
     trusted_certificate,
 )
 
@@ -36,16 +37,6 @@ SECRET = "hunter2/@:"
 SEVERAL_PROCESSES = Path(__file__).parents[2] / "docs/how-to/several-processes.md"
 
 
-@pytest.fixture(scope="module", params=["redis", "etcd"])
-def server_of_its_own(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("own") / "data"
-    with redis_server(folder) if request.param == "redis" else etcd_server(folder) as server:
-        server.kind = request.param
-        yield server
-
-
 Opens = Callable[..., StateStore]
 
 
@@ -55,12 +46,7 @@ async def opens(server_of_its_own: Server) -> AsyncIterator[Opens]:
     stores: list[StateStore] = []
 
     def make(**options: Any) -> StateStore:
-        options.setdefault("timeout", PATIENCE)
-        address = server_of_its_own.address
-        if server_of_its_own.kind == "redis":
-            stores.append(RedisStore(f"redis://{address}", **options))
-        else:
-            stores.append(EtcdStore(f"http://{address}", **options))
+        stores.append(store_at(server_of_its_own, **{"timeout": PATIENCE, **options}))
         return stores[-1]
 
     yield make
