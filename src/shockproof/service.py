@@ -1536,6 +1536,7 @@ _REST: Final = (
     "shockproof.calls.periodic",
     "shockproof.calls.rate_queue",
     "shockproof.policies.fallback",
+    "shockproof.memory.journal.recent_sends",
     "shockproof.memory.journal.operation_table",
     "shockproof.memory.journal.position",
     "shockproof.memory.journal.journal_files",

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from shockproof import NOT_FOUND, ErrorRecoveryService, Handle, LookUp, RateLimitedError, RetryBudget
+from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    ErrorRecoveryService,
+    Handle,
+    LookUp,
+    OutcomeUnknownError,
+    RateLimitedError,
+    RetryBudget,
+)
 from shockproof.memory.journal.name import name_of_sending
 from shockproof.testing import VirtualClock
 
@@ -424,3 +433,101 @@ async def test_orders_of_earlier_lives_count_with_their_last_attempt(
     venue_of(second)
     assert used(second) == 2
     await second.aclose()
+
+
+class Lives:
+    """One program, killed again and again: each life goes on from what was on the disk at the kill."""
+
+    def __init__(self, directory: Path, clock: VirtualClock) -> None:
+        self.directory = directory
+        self.clock = clock
+        self.made: list[ErrorRecoveryService] = []
+
+    async def next(self) -> ErrorRecoveryService:
+        state = self.directory / f"life {len(self.made)}"
+        if self.made:
+            shutil.copytree(self.directory / f"life {len(self.made) - 1}", state)
+        self.made.append(ErrorRecoveryService(state, self.directory / "errors", clock=self.clock))
+        await self.made[-1].restore_state()
+        return self.made[-1]
+
+
+@pytest_asyncio.fixture
+async def lives(clock: VirtualClock, tmp_path: Path) -> AsyncIterator[Lives]:
+    """`await lives.next()`: the next life, which has restored what there was."""
+    lives = Lives(tmp_path, clock)
+    yield lives
+    for service in lives.made:
+        await service.aclose()
+
+
+@pytest.mark.parametrize("kills", [2, 3, 5])
+async def test_each_attempt_counts_once_however_often_the_program_is_killed(
+    lives: Lives, clock: VirtualClock, kills: int
+) -> None:
+    """Also of an order that was certainly not placed, and before its last; what waits for a look-up counts no second time."""
+
+    async def lose(*, order_id: str) -> str:
+        raise ConnectionResetError("where is it?")
+
+    async def no_idea(key: str) -> LookUp[str]:
+        return UNKNOWN
+
+    rates = {"rate_limit": "1000/min"}
+    for life in range(kills):
+        venue = venue_of(await lives.next(), **rates)
+        assert used(lives.made[-1]) == 5 * life
+        with pytest.raises(ConnectionRefusedError):
+            await place(venue.using(max_retries=1, base_delay=1.0, jitter="none"), f"refused {life}", refuse)
+        await place(venue, f"well {life}")
+        once = venue.once(f"lost {life}", confirm=no_idea, key_argument="order_id", settle=0.5)
+        for _ in range(2):
+            with pytest.raises((OutcomeUnknownError, ConnectionResetError)):
+                await once.call(lose)
+        await place(venue, f"well again {life}")
+    venue_of(await lives.next(), **rates)
+    assert used(lives.made[-1]) == 5 * kills
+    await clock.sleep(61.0)
+    assert used(lives.made[-1]) == 0
+
+
+@pytest.mark.parametrize("saves", [True, False])
+@pytest.mark.parametrize("step", [-3_600.0, -20.0])
+async def test_clock_that_is_set_back_between_lives_forgets_no_order(
+    lives: Lives, clock: VirtualClock, step: float, saves: bool
+) -> None:
+    """Those sent after it seem older than the save, and are not."""
+    first = await lives.next()
+    await place(venue_of(first, rate_limit="9/min"), "a")
+    await clock.sleep(1.0)
+    if saves:
+        await first.save_state(force=True)
+    await clock.sleep(1.0)
+    clock.step_wall(step)
+    second = await lives.next()
+    await place(venue_of(second, rate_limit="9/min"), "b")
+    await clock.sleep(1.0)
+    third = await lives.next()
+    venue = venue_of(third, rate_limit="9/min")
+    assert used(third) == 2
+    await place(venue, "c")
+    fourth = await lives.next()
+    venue_of(fourth, rate_limit="9/min")
+    assert used(fourth) == 3
+    await clock.sleep(60.0)
+    assert used(fourth) == 0
+
+
+async def test_many_orders_are_carried_along_and_counted_in_full(lives: Lives, clock: VirtualClock) -> None:
+    """As some hundred moments; each rate counts what it would have counted."""
+    rates: dict[str, Any] = {"rate_limit": ("5000/min", "4000 orders/h"), "weight": 3}
+    venue = venue_of(await lives.next(), **rates)
+    for number in range(1_500):
+        await place(venue, f"{number}")
+        await clock.sleep(0.01)
+    for more in range(3):
+        recovery = await lives.next()
+        venue = venue_of(recovery, **rates)
+        counts = [one["used"] for one in recovery.get_health_status()["services"]["venue"]["rate_limit"]]
+        assert counts == [3 * (1_500 + more), 1_500 + more]
+        await place(venue, f"one more in life {more}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from shockproof.calls.limits_around import time_left_around
 from shockproof.calls.waiting import Waiting
 from shockproof.policies.bulkhead import Places, Waiter
-from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, Weight
+from shockproof.policies.rate_limit import Rate, RollingWindows, Sent, SentEarlier, Weight
 from shockproof.policies.rate_limit_headers import Left, Used, answer_of, read_headers
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import BulkheadFullError, RateLimitedError
@@ -106,8 +106,8 @@ class Limits:
         self._max_wait: float | None = None
         self._earlier: RollingWindows | None = None
         """What an earlier life has sent, until there is a rate limit that it counts in."""
-        self._earlier_sends: list[tuple[float, Weight]] = []
-        """What its journal tells of beside that: when, by the monotonic clock, and what it weighs."""
+        self._earlier_sends: list[SentEarlier] = []
+        """What its journal tells of beside that."""
         self._shared: SharedLimit | None = None
         self.lane: Places | None = None
         """
@@ -303,8 +303,8 @@ class Limits:
             if self._rate is not None:
                 self._count_earlier()
 
-    def count_earlier(self, sends: Iterable[tuple[float, Weight]]) -> None:
-        """As `take_over`, of single attempts: when, by the monotonic clock, and what each weighs."""
+    def count_earlier(self, sends: Iterable[SentEarlier]) -> None:
+        """As `take_over`, of what its journal tells of beside that."""
         with self._lock:
             self._earlier_sends += sends
             if self._rate is not None:
@@ -319,7 +319,7 @@ class Limits:
         if earlier is not None:
             self._rate.windows.restore(now, 0.0, earlier.export(now))
         if sends:
-            self._rate.windows.count(now, [(now - at, weight) for at, weight in sends])
+            self._rate.windows.count(now, sends)
 
     def share(self, shared: SharedLimit) -> None:
         """The rate limit is one with those of other processes, as soon as there is one."""

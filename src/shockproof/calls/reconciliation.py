@@ -265,6 +265,7 @@ class Reconciliation:
         compared: Collection[str] | None = None,
         settle: float | None = None,
         weight: int | Mapping[str, int] | None = None,
+        counts_for: float | None = None,
         details: KeptDetails | None = None,
     ) -> Sending:
         """
@@ -277,6 +278,7 @@ class Reconciliation:
             compared: those of them that have to be the same as before. None: all.
             settle: seconds that the other side may take to show it. None: nothing is sent.
             weight: what each attempt counts in a rate limit. None: there is none.
+            counts_for: seconds of the longest window of that.
             details: what it is journalled with, for whoever looks it up. None: nothing.
         """
         told = None
@@ -292,6 +294,7 @@ class Reconciliation:
             compared=compared,
             settle=settle,
             weight=weight,
+            counts_for=counts_for,
             details=details,
         )
 

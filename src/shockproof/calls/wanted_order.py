@@ -86,13 +86,15 @@ class WantedOrder:
 
     def sending(self, arguments: Mapping[str, object], *, was_sent: bool) -> Sending:
         """A way to tell the journal of it, when it is sent with these *arguments*; *was_sent* by an earlier call, perhaps."""
+        counts_for = self.plan.state.longest_window
         sending = self.reconciliation.sending(
             self.service_name,
             self.key,
             arguments=arguments if self.compares_arguments else None,
             compared=self.compared,
             settle=self.settle,
-            weight=self.plan.weight if self.plan.state.has_rate_limit else None,
+            weight=None if counts_for is None else self.plan.weight,
+            counts_for=counts_for,
             details=self.details,
         )
         sending.is_new = self.is_key_new and not was_sent

@@ -18,10 +18,11 @@ from shockproof.command_line.reading import files_with_progress
 from shockproof.command_line.screen import Screen
 from shockproof.command_line.state import files_set_aside
 from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal.earlier_sends import sends_carried_along
 from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, mark_removed
 from shockproof.memory.journal.journal_files import LOCK_NAME, RESERVE_NAME, Recovered, read_journal
 from shockproof.memory.journal.position import forget_position, position_path
-from shockproof.memory.journal.record import Record, decode_body, size_of
+from shockproof.memory.journal.record import Kind, Record, decode_body, size_of
 from shockproof.memory.journal.segment import SegmentContent, name_of
 from shockproof.views.shown_values import as_text, for_people, without_secrets
 from shockproof.views.words import local_time, size_text
@@ -286,7 +287,20 @@ def _wanted(
         yield record, {**own, **without_secrets(users)}
 
 
+def _in_short(body: dict[str, Any]) -> dict[str, Any]:  # Any: frozen values
+    # There may be hundreds of moments, and a person wants to know how much it is.
+    sends = list(sends_carried_along(body))
+    return {
+        "at": max((one.at for one in sends), default=None),
+        "operation": body.get("service"),
+        "sends": sum(one.times for one in sends),
+        "counts_for": body.get("counts_for"),
+    }
+
+
 def _line(record: Record, body: dict[str, Any]) -> str:  # Any: frozen values
+    if record.kind == Kind.SENT:
+        body = _in_short(body)
     users = {name: for_people(value) for name, value in body.items() if name not in _OWN_NAMES}
     at = body.get("ended") or body.get("at")
     words = [

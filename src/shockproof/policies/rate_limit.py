@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["WEIGHT", "Rate", "RollingWindows", "Sent", "Weight", "parse_rates", "parse_window"]
+__all__ = ["WEIGHT", "Rate", "RollingWindows", "Sent", "SentEarlier", "Weight", "parse_rates", "parse_window"]
 
 _UNITS: Final = {
     **dict.fromkeys(("s", "sec", "second"), 1.0),
@@ -106,6 +106,16 @@ class Sent:
     def __init__(self, at: float, weight: Weight) -> None:
         self.at = at
         self.weight = weight
+
+
+class SentEarlier(NamedTuple):
+    """What an earlier life has sent at one moment."""
+
+    at: float
+    """Monotonic seconds, by the clock of this life."""
+    weight: Weight
+    """Of each."""
+    times: int = 1
 
 
 def _sent_at(sent: Sent) -> float:
@@ -493,16 +503,22 @@ class RollingWindows:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         return windows
 
-    def count(self, now: float, sends: Iterable[tuple[float, Weight]]) -> None:
-        """Count what was sent earlier and is not known here: how many seconds ago, and its weight. Nothing is refused for it."""
+    def count(self, now: float, sends: Iterable[SentEarlier]) -> None:
+        """Count what was sent earlier and is not known here. Nothing is refused for it."""
         with self._lock:
             self._turn_to(now)
-            old = [Sent(self._now - max(0.0, ago), weight) for ago, weight in sends]
+            old = [
+                Sent(min(self._now, one.at), one.weight if one.times == 1 else self._sum_of(one))
+                for one in sends
+            ]
             for window in self._windows:
                 before, window.log, window.own = window.log, deque(), 0
                 for one in sorted((*before, *old), key=_sent_at):
                     window.add(one)
             self._turn_to(now)
+
+    def _sum_of(self, sends: SentEarlier) -> Weight:
+        return {window.rate.name: sends.times * window.part(sends.weight) for window in self._windows}
 
     def restore(self, now: float, elapsed: float, exported: Mapping[str, Any]) -> None:  # Any: JSON
         """

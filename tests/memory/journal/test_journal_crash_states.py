@@ -11,17 +11,18 @@ import errno
 import logging
 import random
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from shockproof.memory.journal import journal_files, segment
+from shockproof.memory.journal import earlier_sends, journal_files, segment
 from shockproof.memory.journal.journal import Journal, Session, _close, _Request, _sync
 from shockproof.memory.journal.journal_files import JournalFiles, Recovered, read_journal
 from shockproof.memory.journal.name import Name
-from shockproof.memory.journal.operation_table import OperationEntry
+from shockproof.memory.journal.operation_table import OperationEntry, OperationTable
 from shockproof.memory.journal.position import position_path
 from shockproof.memory.journal.record import Kind, Record, record_at, size_of
 from tests.memory.disk.crash_histories import Findings, Known, complaints_where_calls_fail, crash_everywhere
@@ -55,6 +56,8 @@ class Fact(NamedTuple):
     acknowledged_sent: float = 0.0
     is_end_issued: bool = False
     is_end_durable: bool = False
+    acknowledged_sends: int = 0
+    issued_sends: int = 0
 
 
 Facts = tuple[tuple[str, Fact], ...]
@@ -83,6 +86,10 @@ class Program:
         for what, name in wishes:
             if what == "step":
                 self.know(name, issued_index=self.facts[name].issued_index + 1)
+            elif what == "send":
+                self.know(name, issued_sends=self.facts.get(name, Fact()).issued_sends + 1)
+            elif what == "give up":
+                self.know(name, is_acknowledged=False)  # and nothing of it need be left, but that it was sent
             elif what == "end":
                 self.know(name, is_end_issued=True)
                 self.ended.add(name)
@@ -97,6 +104,7 @@ class Program:
                 self.know(name, is_acknowledged=True)
             if what == "send":
                 self.know(name, acknowledged_sent=self.clock)
+                self.know(name, acknowledged_sends=self.facts[name].acknowledged_sends + 1)
             if what == "step":
                 self.know(name, acknowledged_index=self.facts[name].issued_index)
         if all(error is None for _, _, error in answers) and any(
@@ -112,13 +120,16 @@ class Program:
         if what == "begin":
             return lambda session: session.require(Kind.BEGIN, body)
         if what == "send":
-            sent = {**body, "sent_at": self.clock}
+            counted = {"service": name, "weight": 1, "counts_for": 600.0}
+            sent = {**body, **counted, "at": self.clock, "sent_at": self.clock}
             return lambda session: session.require(Kind.SEND, sent)
         if what == "step":
             progress = {"index": self.facts[name].issued_index, "more": "x" * 120}
             return lambda session: session.require(Kind.CHECKPOINT, {**body, "progress": progress})
         if what == "end":
             return lambda session: session.tell(Kind.END, {**body, "status": "completed", "result": name})
+        if what == "give up":
+            return lambda session: session.tell(Kind.END, {**body, "status": "abandoned"})
         if what == "interrupt":
             return lambda session: session.tell(Kind.INTERRUPT, {**body, "why": "a test"})
         return _close if what == "close" else _sync
@@ -131,8 +142,8 @@ def first_life(program: Program) -> None:
     program.batch(("end", "B"))
     program.batch(("begin", "D"))
     program.batch(("send", "G"))
-    program.batch(("step", "A"), ("step", "D"))
-    program.batch(("interrupt", "C"))
+    program.batch(("step", "A"), ("step", "D"), ("send", "J"))
+    program.batch(("interrupt", "C"), ("give up", "J"))
     program.batch(("step", "A"))
     program.batch(("end", "D"))
     program.batch(("step", "A"))
@@ -180,7 +191,12 @@ class Operations:
         for entry in recovered.table.pending():
             if entry.name.operation not in known:
                 return f"{entry.name} was never begun"
+        sends: Counter[str] = Counter()
+        for one in recovered.sends:
+            sends[one.service_name] += one.times
         for name, fact in facts:
+            if not fact.acknowledged_sends <= sends[name] <= fact.issued_sends:
+                return f"{name} counts {sends[name]} times, and was sent {fact.acknowledged_sends} times"
             if fact.is_acknowledged:
                 complaint = self.complaint_about(name, fact, recovered.table.get(Name(name, "k")))
                 if complaint is not None:
@@ -359,6 +375,25 @@ def begins_segments_with_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("shockproof.memory.journal.operation_table.OperationTable.snapshot", lambda self: [])
 
 
+def carries_no_sends_along(patch: pytest.MonkeyPatch) -> None:
+    """Compaction forgets what was sent and is not pending any more."""
+    patch.setattr("shockproof.memory.journal.recent_sends.RecentSends.snapshot", lambda self: [])
+
+
+def counts_sends_of_operations_again(patch: pytest.MonkeyPatch) -> None:
+    """What was carried along already, and is pending."""
+
+    def count(self: OperationTable, kind: int, body: dict[str, Any]) -> Any:
+        take_back = counted(self, kind, body)
+        if kind == Kind.OPERATION and self._are_sends_told:
+            sent = earlier_sends.sent_under_a_limit(kind, body)
+            return None if sent is None else self.sends.add(sent)
+        return take_back
+
+    counted = OperationTable._count
+    patch.setattr(OperationTable, "_count", count)
+
+
 def reads_the_oldest_segment(patch: pytest.MonkeyPatch) -> None:
     def oldest_last(found: Any, key: Any = None) -> Any:
         return sorted(found, key=key, reverse=True)
@@ -430,6 +465,8 @@ WRONG_PROTOCOLS: list[Patch] = [
     outcomes_count_as_synced,
     appends_to_what_was_found,
     begins_segments_with_nothing,
+    carries_no_sends_along,
+    counts_sends_of_operations_again,
     reads_the_oldest_segment,
     reads_only_the_beginning,
     writes_segments_in_place,

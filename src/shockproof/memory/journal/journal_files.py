@@ -21,14 +21,13 @@ import errno
 import itertools
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, write_all
-from shockproof.memory.journal.earlier_sends import MOST_SENDS, EarlierSend, sent_under_a_limit
+from shockproof.memory.journal.earlier_sends import EarlierSend
 from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, mark_incomplete, read_incomplete
 from shockproof.memory.journal.operation_table import OperationTable
 from shockproof.memory.journal.position import Position, read_position, write_position
@@ -86,7 +85,7 @@ class Recovered(NamedTuple):
     behind: str | None = None
     """What had been recorded later than all that is there."""
     sends: tuple[EarlierSend, ...] = ()
-    """What was sent under rate limits since its segment was begun, and of each order before that the last; oldest first."""
+    """What was sent under rate limits and may still count there; that of each service in its order."""
     is_elsewhere: bool = False
     """Whether its files are others than those that were written last: a copy, of which the first may still be in use."""
 
@@ -167,12 +166,9 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
         {content.made_as or -content.number: content for content in wanted}.values()
     )  # of two copies one
     last_sequence = 0
-    sends: deque[EarlierSend] = deque(maxlen=MOST_SENDS)
     for content in wanted:
         for record in content.records:
-            sent = sent_under_a_limit(record.kind, table.replay(record.kind, record.body))
-            if sent is not None:
-                sends.append(sent)
+            table.replay(record.kind, record.body)
             last_sequence = max(last_sequence, record.sequence)
     hole = None
     if not segments and RESERVE_NAME in names:
@@ -199,7 +195,7 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
         incomplete,
         hole,
         behind,
-        tuple(sends),
+        tuple(table.sends),
         is_elsewhere,
     )
 
@@ -424,8 +420,8 @@ class JournalFiles:
         self._give_up_segment()
         self._own_again_if_removed()
         self.table.forget_old()
-        bodies = list(self.table.snapshot())
-        needed = HEAD_BYTES + sum(map(size_of, bodies)) + 64
+        sends, operations = list(self.table.sends.snapshot()), list(self.table.snapshot())
+        needed = HEAD_BYTES + sum(map(size_of, itertools.chain(sends, operations))) + 64
         size = max(self._segment_bytes, 2 * needed)
         # A number is never used twice: what a failed try has left behind stays apart.
         self._number += 1
@@ -436,8 +432,9 @@ class JournalFiles:
         try:
             self._seed, self._checksum = seed_of(identity), 0
             records = itertools.chain(
-                ((Kind.OPERATION, body) for body in bodies),
-                [(Kind.COMPLETE, b'{"operations":%d}' % len(bodies))],
+                ((Kind.SENT, body) for body in sends),
+                ((Kind.OPERATION, body) for body in operations),
+                [(Kind.COMPLETE, b'{"operations":%d}' % len(operations))],
             )
             content, written = segment_head(number, identity, self._layer.size(handle)), 0
             # In pieces: there may be a hundred thousand.

@@ -10,7 +10,9 @@ import struct
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, Literal, TypeAlias
 
+from shockproof.memory.journal.earlier_sends import sends_carried_along, sent_under_a_limit
 from shockproof.memory.journal.name import Name
+from shockproof.memory.journal.recent_sends import RecentSends
 from shockproof.memory.journal.record import Kind, decode_body, encode_body, encode_value
 
 __all__ = ["REMEMBERED_COUNT", "REMEMBERED_SECONDS", "Body", "OperationEntry", "OperationTable"]
@@ -57,6 +59,10 @@ class OperationTable:
         self._pending: dict[Name, OperationEntry] = {}
         self._completed: dict[str, bytes] = {}
         """In the order in which they ended, under their packed names: when each one ended, and with what result."""
+        self.sends = RecentSends()
+        """What was sent under rate limits, whatever became of it."""
+        self._are_sends_told = False
+        """Whether the beginning of a segment that is read has told of them all."""
 
     def get(self, name: Name) -> OperationEntry | None:
         """What is known of an operation."""
@@ -84,6 +90,7 @@ class OperationTable:
         Change the table as the record tells. Records of unknown kinds, and what does not fit, change nothing:
         after damage, what a record builds on may be missing.
         """
+        take_back_send = self._count(kind, body)
         operation, key = body.get("operation"), body.get("key")
         if not isinstance(operation, str) or not (key is None or isinstance(key, str)):
             return _nothing
@@ -129,7 +136,30 @@ class OperationTable:
             after = self._ended(known, body)
         else:
             return _nothing
-        return self._put(name, after)
+        take_back_change = self._put(name, after)
+        if take_back_send is None:
+            return take_back_change
+
+        def take_back() -> None:
+            take_back_change()
+            take_back_send()
+
+        return take_back
+
+    def _count(self, kind: int, body: Body) -> Callable[[], None] | None:
+        if kind == Kind.SENT:
+            # Of an older segment, which is read where this one is damaged, they are the same ones.
+            if not self._are_sends_told:
+                self._are_sends_told = True
+                self.sends.clear()
+            for send in sends_carried_along(body):
+                self.sends.add(send)
+        elif kind == Kind.COMPLETE:
+            self._are_sends_told = False
+        elif kind != Kind.OPERATION or not self._are_sends_told:
+            sent = sent_under_a_limit(kind, body)
+            return None if sent is None else self.sends.add(sent)
+        return None
 
     def _ended(self, known: Body | None, body: Body) -> Body | None:
         if body.get("status") != "completed" or body.get("key") is None:
@@ -145,7 +175,7 @@ class OperationTable:
         attempt_at = after.pop("attempt_at", None)
         if attempt_at is not None:
             after["sent_at"] = attempt_at  # until when it might have run is nobody's business any more
-        for gone in ("progress", "interrupted", "details", "counts_from", "effect", "settle"):
+        for gone in ("progress", "interrupted", "details", "counts_from", "effect", "settle", "counts_for"):
             after.pop(gone, None)
         return after
 
@@ -181,13 +211,11 @@ class OperationTable:
         else:
             self._pending.pop(name, None)
 
-    def replay(self, kind: int, body: bytes) -> Body:
-        """`apply` a record as read, and give its body; one that holds no JSON object changes nothing, and is empty."""
+    def replay(self, kind: int, body: bytes) -> None:
+        """`apply` a record as read; one that holds no JSON object changes nothing."""
         decoded = decode_body(body)
-        if decoded is None:
-            return {}
-        self.apply(kind, decoded)
-        return decoded
+        if decoded is not None:
+            self.apply(kind, decoded)
 
     def forget_old(self) -> None:
         """Forget completed operations that nobody will ask for any more; the latest end tells what is old."""

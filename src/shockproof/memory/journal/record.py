@@ -55,7 +55,7 @@ class Kind(IntEnum):
     """What a record tells."""
 
     OPERATION = 1
-    """All that is known of one operation: the beginning of a segment consists of these."""
+    """All that is known of one operation: the beginning of a segment has one for each."""
     COMPLETE = 2
     """Every operation that is known stands before this."""
     BEGIN = 3
@@ -68,6 +68,8 @@ class Kind(IntEnum):
     """Something that is sent once may be under way from now on."""
     SEEN = 8
     """A later life saw that it is pending, and nobody can tell how long ago it was sent: its window counts from here."""
+    SENT = 9
+    """What one service has sent under its rate limits and still counts there. The beginning of a segment has all of these first."""
 
 
 class Record(NamedTuple):

@@ -125,6 +125,7 @@ class Sending:
         compared: Collection[str] | None = None,
         settle: float | None = None,
         weight: int | Mapping[str, int] | None = None,
+        counts_for: float | None = None,
         details: KeptDetails | None = None,
     ) -> None:
         self._details = details
@@ -133,6 +134,8 @@ class Sending:
         """What is under way was journalled with."""
         self._weight = dict(weight) if isinstance(weight, Mapping) else weight
         """What each attempt counts in a rate limit; None: there is none."""
+        self._counts_for = counts_for
+        """Seconds of its longest window."""
         self._settle = settle
         """Seconds that the other side may take to show it; None: whoever only looks it up does not say."""
         self._known_settle = 0.0
@@ -372,7 +375,7 @@ class Sending:
             **self._body(),
             **self._settles(),
             **({} if self._arguments is None else {"arguments": self._arguments}),
-            **({} if self._weight is None else {"weight": self._weight}),
+            **({} if self._weight is None else {"weight": self._weight, "counts_for": self._counts_for}),
             "service": self._service_name,
             "at": now.wall,
             "sent_at": until.wall,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.rate_limit import RollingWindows, Weight
+from shockproof.policies.rate_limit import RollingWindows, SentEarlier, Weight
 from shockproof.policies.saved_circuit import SavedCircuit
 from shockproof.vocabulary.statuses import ServiceStatus
 
@@ -35,6 +35,27 @@ _BUDGET_BELIEVED_FOR: Final = 300.0
 """Seconds: an outage that is longer ago says nothing about the calls of now."""
 
 _log = logging.getLogger("shockproof")
+
+
+class EarlierOrders(Protocol):
+    """Orders of an earlier life that fall together, as `EarlierSend`."""
+
+    @property
+    def service_name(self) -> str: ...
+    @property
+    def at(self) -> float:
+        """Wall time, seconds since 1970 UTC."""
+        ...
+
+    @property
+    def weight(self) -> Weight:
+        """Of each."""
+        ...
+
+    @property
+    def times(self) -> int:
+        """How many."""
+        ...
 
 
 def export_services(registry: Registry, now: float) -> dict[str, dict[str, Any]]:  # Any: JSON
@@ -119,20 +140,39 @@ def restore_sends(registry: Registry, saved: Mapping[str, object], now: float, e
 
 
 def restore_orders(
-    registry: Registry, sends: Iterable[tuple[str, float, Weight]], now: float, wall: float, *, since: float
+    registry: Registry, sends: Iterable[EarlierOrders], now: float, wall: float, *, since: float
 ) -> None:
     """
     Count what the journal tells was sent under rate limits after the wall time *since*, that of the saved state.
 
-    Each is told with its service, its wall time and its weight. What was sent before is counted there. How long ago it was
-    is told by the wall clock, which is at *wall* now: one that was set back meanwhile counts as no time at all.
+    What was sent before is counted there. How long ago it was is told by the wall clock, which is at *wall* now: one that
+    was set back meanwhile counts as no time at all. If it was set back since the save, the order in which the sends of a
+    service stand tells which came later.
     """
-    orders: dict[str, list[tuple[float, Weight]]] = {}
-    for name, at, weight in sends:
+    services: dict[str, list[EarlierOrders]] = {}
+    for one in sends:
+        services.setdefault(one.service_name, []).append(one)
+    for name, ones in services.items():
+        later = (
+            [one for one in ones if one.at > since] if wall >= since else ones[_first_after(since, ones) :]
+        )
+        orders = [SentEarlier(now - max(0.0, wall - one.at), one.weight, one.times) for one in later]
+        if orders:
+            registry.get_or_create(name).count_orders(orders)
+
+
+def _first_after(since: float, sends: Sequence[EarlierOrders]) -> int:
+    """The first that came after a save at *since*, by a clock that was set back later on."""
+    after, at_before = len(sends), -math.inf
+    for index in range(len(sends)):
+        at = sends[index].at
+        # Where the clock was set back, everything from there on comes after the save, and it was the last time that tells.
         if at > since:
-            orders.setdefault(name, []).append((now - max(0.0, wall - at), weight))
-    for name, ones in orders.items():
-        registry.get_or_create(name).count_orders(ones)
+            return min(after, index)
+        if at < at_before:
+            after = index
+        at_before = at
+    return after
 
 
 def _restore_each(saved: object, what: str, restore: Callable[[str, object], None]) -> None:

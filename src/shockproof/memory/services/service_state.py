@@ -16,7 +16,7 @@ from shockproof.memory.services.stream_health import StreamHealth
 from shockproof.memory.services.waiters import wake_all
 from shockproof.policies.adaptive_retry import AdaptiveRetry
 from shockproof.policies.circuit_breaker import Circuit, CircuitState, Ticket
-from shockproof.policies.rate_limit import RollingWindows, Weight
+from shockproof.policies.rate_limit import RollingWindows, SentEarlier
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.policies.trip_rates import NO_RATES
 from shockproof.vocabulary.outcomes import Outcome
@@ -143,8 +143,8 @@ class ServiceState:
         )
         self.earlier_sends: RollingWindows | None = None
         """What an earlier life has sent, as long as there are no limits that it counts in."""
-        self.earlier_orders: tuple[tuple[float, Weight], ...] = ()
-        """What was sent after that by its journal, as long as there are no limits: when (monotonic), and its weight."""
+        self.earlier_orders: tuple[SentEarlier, ...] = ()
+        """What was sent after that by its journal, as long as there are no limits."""
         self.earlier_tokens: float | None = None
         """What an earlier life has left in its retry budget, as long as there is none."""
         self.call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
@@ -282,16 +282,17 @@ class ServiceState:
         if orders:
             self.limits.count_earlier(orders)
 
-    def count_orders(self, orders: Iterable[tuple[float, Weight]]) -> None:
+    def count_orders(self, orders: Iterable[SentEarlier]) -> None:
         """Count what was sent by the journal of an earlier life, as soon as there is a rate limit."""
         with _lock:
             self.earlier_orders = (*self.earlier_orders, *orders)
         self.limits_are_there()
 
     @property
-    def has_rate_limit(self) -> bool:
-        """Whether what is sent counts anywhere."""
-        return self.limits is not None and bool(self.limits.rates)
+    def longest_window(self) -> float | None:
+        """Seconds for which what is sent counts under its rate limit; None: it counts nowhere."""
+        rates = None if self.limits is None else self.limits.rates
+        return max(rate.seconds for rate in rates) if rates else None
 
     def lower_budget(self, tokens: float) -> None:
         """Its retry budget holds no more than *tokens*, which an earlier life has left, also one that it gets later."""
