@@ -29,6 +29,7 @@ from shockproof import (
     Found,
     JournalLockedError,
     JournalUnavailableError,
+    LookUp,
     OperationBusyError,
     OperationCompletedError,
     Outcome,
@@ -2079,3 +2080,32 @@ def test_policy_that_stands_alone_has_no_journal() -> None:
 
     with pytest.raises(ValueError, match="ErrorRecoveryService"):
         Retry().once(confirm=find)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("grace", [None, 1.0])
+async def test_an_order_function_that_forgets_an_await_is_told_and_has_placed_nothing(
+    recovery: ErrorRecoveryService, grace: float | None
+) -> None:
+    """The coroutine that it gives would stand in the journal as an order that was placed, for good."""
+    placed: list[str] = []
+
+    async def submit(client_id: str) -> str:
+        placed.append(client_id)
+        return client_id
+
+    async def forgets(client_id: str) -> object:
+        return submit(client_id)
+
+    async def find(key: str) -> LookUp[str]:
+        return Found(key) if key in placed else NOT_FOUND
+
+    orders = recovery.service("orders", max_retries=0, grace=grace)
+
+    def once() -> Any:  # Any: the key fills their parameter
+        return orders.once("a", confirm=find, key_argument="client_id", settle=0.0)
+
+    with pytest.raises(TypeError, match=r"submit.*which nobody has awaited"):
+        await once().call(forgets)
+    assert await once().call(submit) == "a"
+    assert placed == ["a"]

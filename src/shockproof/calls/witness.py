@@ -123,7 +123,7 @@ def witnessed(
     async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         _raise_if_refused(refusal)
         with in_order(order, now):
-            return await seen_when_cut_off(fn(*args, **kwargs), by().cut_off_from)
+            return _awaited_to_the_end(fn, await seen_when_cut_off(fn(*args, **kwargs), by().cut_off_from))
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         witness = by()
@@ -131,7 +131,9 @@ def witnessed(
         try:
             _raise_if_refused(refusal)
             with in_order(order, now):
-                result = await seen_when_cut_off(fn(*args, **kwargs), witness.cut_off_from)
+                result = _awaited_to_the_end(
+                    fn, await seen_when_cut_off(fn(*args, **kwargs), witness.cut_off_from)
+                )
         except BaseException as error:
             witness.raises(error)
             raise
@@ -158,6 +160,17 @@ def witnessed(
         seen = awaited if has_own_task else in_place
     seen.__name__ = name_of(fn)
     return seen
+
+
+def _awaited_to_the_end(fn: Callable[..., Any], result: Any) -> Any:  # Any: as above
+    """*result*, unless it is what an ``await`` that was forgotten leaves: no order, and journalled as placed for good."""
+    if not inspect.iscoroutine(result):
+        return result
+    result.close()
+    raise TypeError(
+        f"{name_of(fn)} gave the coroutine {result.__qualname__}(...), which nobody has awaited, so that it was never run: "
+        "await it in there"
+    )
 
 
 def _raise_if_refused(refusal: Callable[[], Exception | None]) -> None:
