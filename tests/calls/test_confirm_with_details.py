@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -11,8 +12,17 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from shockproof import NOT_FOUND, ErrorRecoveryService, Found, LookUp, OutcomeUnknownError
+from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    ErrorRecoveryService,
+    Found,
+    LookUp,
+    OutcomeUnknownError,
+    register_type,
+)
 from shockproof.calls.confirm import with_details
+from shockproof.memory.state import registered_types
 from shockproof.memory.state.codec import UnsavableValueError
 from shockproof.testing import VirtualClock
 
@@ -120,6 +130,45 @@ async def test_details_that_cannot_come_back_are_refused_before_anything_is_sent
     for bad in ("EURUSDT", {1: "EURUSDT"}):
         with pytest.raises(TypeError, match="details must be a dict of what the order is looked up by"):
             orders.once(confirm=venue.find, details=bad)  # type: ignore[arg-type]  # on purpose
+
+
+@dataclass
+class _Market:
+    """A class of the program's own, which a later life may not have registered."""
+
+    name: str
+
+
+@pytest.mark.asyncio
+async def test_details_that_a_later_life_cannot_read_prove_nothing(
+    recovery: ErrorRecoveryService, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A confirm that looks in a default place instead would not find the order, and it would be sent again."""
+    monkeypatch.setattr(registered_types, "_by_name", {})
+    register_type(_Market)
+    venue = Venue()
+    once = recovery.service("orders").once(
+        "a", confirm=venue.find, details={"market": _Market("EURUSDT")}, key_argument="order_id", settle=1.0
+    )
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit, "EURUSDT")
+    await recovery.aclose()
+    venue.is_down, venue.asked = False, []
+    registered_types._by_name.clear()
+
+    async def find_in_a_market(key: str, details: Mapping[str, Any]) -> LookUp[str]:
+        return await venue.find(key, {"symbol": details.get("market", "spot")})
+
+    async def find_anywhere(key: str, details: Mapping[str, Any]) -> LookUp[str]:
+        return Found(key)
+
+    reborn = next_life(recovery, clock)
+    reborn.service("orders").once(confirm=find_in_a_market, settle=1.0)
+    assert [one.outcome for one in await reborn.reconcile()] == [UNKNOWN]
+    assert venue.asked == []
+    reborn.service("orders").once(confirm=find_anywhere, settle=1.0)
+    assert [one.outcome for one in await reborn.reconcile()] == [Found("a")]
+    await reborn.aclose()
 
 
 async def of_the_key(key: str) -> LookUp[str]:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,29 @@ async def test_an_order_that_was_pending_on_the_other_machine_is_pending_here(ma
     assert [(one.key, one.outcome) for one in await third.reconcile()] == [("bot-1", Found("bot-1"))]
     await third.restore_state()
     assert await third.reconcile() == [], "what is known here is not pending again"
+
+
+async def test_details_stay_on_the_other_machine_and_a_look_up_that_needs_them_proves_nothing(
+    machines: Machines,
+) -> None:
+    """Asked with an empty dict, a confirm may look in another market; with the key's own details it finds it."""
+    venue = Venue()
+    await venue.leaves_pending("bot-1", on=await machines.start(1))
+
+    async def find_in_its_market(key: str, details: Mapping[str, object]) -> LookUp[str]:
+        return Found(key) if details.get("symbol", "BTC") == "ETH" else NOT_FOUND
+
+    second = await machines.start(2)
+    await second.owned()
+    await second.restore_state()
+    service = second.service("venue")
+    service.once(confirm=find_in_its_market)
+    assert [(one.key, one.outcome) for one in await second.reconcile()] == [("bot-1", UNKNOWN)]
+    once = service.once(
+        "bot-1", confirm=find_in_its_market, details={"symbol": "ETH"}, key_argument="client_id"
+    )
+    assert await once.call(venue.submit) == "bot-1"
+    assert venue.orders == ["bot-1"]
 
 
 async def test_an_order_that_was_pending_on_the_other_machine_is_asked_for_where_the_journal_was_not_told(

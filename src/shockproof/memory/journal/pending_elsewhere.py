@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shockproof.memory.journal.journal import Journal, Session
+from shockproof.memory.journal.lost_details import ELSEWHERE
 from shockproof.memory.journal.name import Name, is_name_of_sendings, service_of_name
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.journal.risk_reducing import NO_JOURNAL
@@ -54,6 +55,7 @@ async def take_over_orders(journal: Journal, orders: list[Name], noticed: Moment
                     "at": noticed.wall,
                     "sent_at": noticed.wall,
                     "counts_from": noticed.as_dict(),
+                    "details": ELSEWHERE,
                 }
                 # As what reduces risk: nothing is begun here, and these are outcomes to come.
                 session.require(Kind.SEND, body, even_without_space=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from shockproof.memory.journal.fingerprint import Fingerprint, differing
 from shockproof.memory.journal.journal import Act, Journal, RecordTooLargeError, Session
 from shockproof.memory.journal.journalled_values import JournalledValues, KeptDetails
+from shockproof.memory.journal.lost_details import ELSEWHERE, LostDetails
 from shockproof.memory.journal.name import name_of_sending, service_of_name
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.record import Kind
@@ -296,7 +297,7 @@ class Sending:
             self._seen(now)
         self._known_arguments = arguments = known.body.get("arguments")
         self._known_settle = max(0.0, _seconds(known.body.get("settle")) or 0.0)
-        self._known_details = self._thawed_details(known.body.get("details"))
+        self._known_details = self._details_of(known)
         return Earlier(
             passed or 0.0,
             is_there=known.body.get("effect") == "done",
@@ -305,15 +306,20 @@ class Sending:
             details=self._known_details,
         )
 
-    def _thawed_details(self, frozen: Any) -> Mapping[str, Any]:  # Any: frozen and thawed values
+    def _details_of(self, known: OperationEntry) -> Mapping[str, Any]:  # Any: the user's own values
         try:
-            details = self._values.thaw(frozen)
+            details = self._values.thaw(known.body.get("details"))
         except (UnknownTypeError, MalformedValueError) as error:
             _log.warning(
                 "the details of %s %r cannot be restored: %s", self._name.operation, self._key, error
             )
-            return {}
-        return details if isinstance(details, dict) else {}
+            why = str(error)
+        else:
+            if details != ELSEWHERE:
+                return details if isinstance(details, dict) else {}
+            why = "they are in the journal of another machine"
+        # Those that it is given with now are of the same order.
+        return LostDetails(why) if self._details is None else {}
 
     def _seen(self, at: Moment) -> None:
         # By itself, so that a disk that takes nothing keeps nobody from looking it up.
