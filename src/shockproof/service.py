@@ -941,7 +941,8 @@ class ErrorRecoveryService:
         A damaged file is set aside, never deleted, and the next best is used. Operations of the journal that
         began and did not end follow the saved ones in ``active_operations``, oldest first, as
         ``{"operation": ..., "key": ..., "status": "pending"}`` with their last checkpoint; without a saved state
-        they make one. Of an operation that was saved in this form and is in the journal, the journal's is given.
+        they make one. Of an operation that was saved in this form and is in the journal, the journal's is given, and nothing if it
+        has come to its end since.
 
         The services that it names are known again, and show in the health and wherever services do, with the status that they
         had as their ``restored_status``: they are OPERATIONAL until they are called. The next save tells only of those that
@@ -960,30 +961,36 @@ class ErrorRecoveryService:
         Raises:
             StateVersionError: the file was written by a newer version of shockproof or of your program, holds a class
                 that is not registered, or one of ``state_migrations`` failed. Nothing was moved.
-            OSError: the journal is there and cannot be read.
+            OSError, JournalUnavailableError: the journal is there and cannot be read.
         """
         require_running_loop()
         await self._have_loaded_the_rest()
-        from shockproof.memory.journal.operation import pending_operation, with_pending
+        from shockproof.memory.journal.operation import pending_operation, saved_but_ended, with_pending
 
         state = (await self._saver.load()).state
-        values = self._journalled_values
-        pending = await self._journal.pending(lambda entry: pending_operation(entry, values))
         of_another = None if self._handover is None else await self._handover.newer_than(state)
         state = state if of_another is None else of_another
+        values = self._journalled_values
+        saved = [] if state is None else state.active_operations
+        pending, ended = await self._journal.look(
+            lambda table: (
+                [pending_operation(entry, values) for entry in table.pending()],
+                saved_but_ended(saved, table),
+            )
+        )
         sends = self._journal.earlier_sends if self._is_first_save_to_come else ()
         if of_another is not None:
             await self._take_over_orders(of_another)
         if state is not None or sends:
             self._restore_services(state, sends, is_from_elsewhere=of_another is not None)
-        if not pending:
+        if not pending and not ended:
             return state
         if state is None:
             # Loaded already, or by the thread that looked for a state.
             from shockproof.vocabulary.models import SystemState
 
             state = SystemState(timestamp=datetime.fromtimestamp(self._clock.time(), UTC))
-        state.active_operations = with_pending(state.active_operations, pending)
+        state.active_operations = with_pending(saved, pending, ended)
         return state
 
     async def _take_over_orders(self, state: SystemState) -> None:

@@ -539,6 +539,26 @@ async def test_health_tells_of_the_journal(recovery: ErrorRecoveryService) -> No
 
 
 @pytest.mark.asyncio
+async def test_operation_that_was_saved_again_as_pending_and_has_ended_since_is_pending_no_more(
+    tmp_path: Path,
+) -> None:
+    """Or a program that saves what it has restored would look for it in each of its lives."""
+    own = {"operation": "of another journal", "key": "k", "status": "pending"}
+    first = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    async with first.operation("rebalance", key="k"):
+        restored = await first.restore_state()
+        assert restored is not None
+        assert [one["key"] for one in restored.active_operations] == ["k"]
+        await first.save_state([own, *restored.active_operations])
+    await first.aclose()
+    second = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    assert await pending(second) == [own]
+    async with second.operation("open", key="1"):
+        assert [one["key"] for one in await pending(second)] == ["k", "1"]
+    await second.aclose()
+
+
+@pytest.mark.asyncio
 async def test_operation_that_was_restored_and_saved_again_is_told_once(tmp_path: Path) -> None:
     """The journal knows it better: its last checkpoint counts. What is the program's own stays."""
     own = [

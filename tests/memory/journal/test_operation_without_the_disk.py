@@ -362,3 +362,29 @@ async def test_block_that_was_entered_and_refused_leaves_no_claim(
                 pass
     with pytest.raises(TypeError, match="risk_reducing"):
         service.operation("flatten", risk_reducing="yes")  # type: ignore[arg-type]  # that is the mistake
+
+
+@pytest.mark.asyncio
+async def test_without_a_thread_for_the_journal_only_what_reduces_risk_runs_and_nothing_stays_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container has its limit of threads: what was refused there must not be pending when there are some again."""
+    service = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    await service.start()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(JournalUnavailableError, match="no thread to write in: can't start new thread"):
+            async with service.operation("open", key="1"):
+                pytest.fail("it does not run")
+        assert await flatten(service) == [0, 1, 2]
+    state = await service.restore_state()
+    assert state is None or state.active_operations == []
+    with pytest.raises(OperationCompletedError):
+        await flatten(service)
+    async with service.operation("open", key="1") as op:
+        assert not op.resumed
+    await service.aclose()

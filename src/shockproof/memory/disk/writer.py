@@ -80,7 +80,11 @@ class DiskThread(Executor):
 
         self._jobs.put(job)
         if not self._alive:
-            self.start()
+            try:
+                self.start()
+            except BaseException:
+                future.cancel()  # or the next one's thread would run it, of which nobody knows any more
+                raise
         return future
 
     def start(self) -> None:

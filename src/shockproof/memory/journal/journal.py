@@ -126,7 +126,7 @@ _Answer = tuple["_Request", object, BaseException | None]
 class _Request:
     """Something to be done in the journal's thread, and who waits for it."""
 
-    __slots__ = ("act", "loop", "needs_open", "until_heard", "waiter")
+    __slots__ = ("act", "is_withdrawn", "loop", "needs_open", "until_heard", "waiter")
 
     def __init__(
         self,
@@ -138,6 +138,8 @@ class _Request:
         self.act = act
         self.needs_open = needs_open
         self.until_heard = until_heard
+        self.is_withdrawn = False
+        """Whoever asked was told that it is not done."""
         self.loop: _Loop | None = None
         self.waiter: asyncio.Future[Any] | Future[Any] | None = None  # Any: as above
 
@@ -337,21 +339,30 @@ class Journal:
         """
         What *of* makes, in the journal's thread, of each operation that has not ended, oldest first.
 
+        Raises: as `look`.
+        """
+        return await self.look(lambda table: [of(entry) for entry in table.pending()])
+
+    async def look(self, at: Callable[[OperationTable], T]) -> T:
+        """
+        What *at* makes of all that is known, in the journal's thread.
+
         A journal that is not owned is only looked at, whoever owns it.
 
         Raises:
             StateVersionError, OSError: it cannot be read.
+            JournalUnavailableError: the system has no thread left for it.
         """
 
-        def look(session: Session) -> list[T]:
+        def act(session: Session) -> T:
             table = session.table
             if not self._files.is_open:
                 recovered = read_journal(self._layer, self.directory)
                 table, self.earlier_sends = recovered.table, recovered.sends
                 self._pending_on_disk = len(table.pending())
-            return [of(entry) for entry in table.pending()]
+            return at(table)
 
-        return await self.ask(look, needs_open=False)
+        return await self.ask(act, needs_open=False)
 
     def _has_to_write(self) -> bool:
         is_to_hear = bool(self._unheard) and self._failure is not None  # else it is another process's journal
@@ -365,8 +376,8 @@ class Journal:
         request = _Request(_sync, needs_open=False)
         waiter: Future[Any] = Future()  # Any: there is no answer
         request.waiter = waiter
-        self._put(request)
         try:
+            self._put(request)
             waiter.result(timeout)
         except TimeoutError:
             return f"the journal in {self.directory} was not saved within {round(timeout, 1):g} s"
@@ -381,9 +392,14 @@ class Journal:
         if self._working.acquire(blocking=False):
             try:
                 self._writer.submit(self._work)
-            except BaseException:
+            except RuntimeError as error:  # the system has no thread left, or the program ends
                 self._working.release()
-                raise
+                if request.waiter is None:
+                    return  # what was told waits for the next request
+                request.is_withdrawn = True
+                raise JournalUnavailableError(
+                    f"the journal in {self.directory} has no thread to write in: {error}. Nothing was done"
+                ) from error
 
     def _work(self) -> None:
         try:
@@ -442,6 +458,8 @@ class Journal:
             batch = [*self._unheard, *batch]
             self._unheard.clear()
         for request in batch:
+            if request.is_withdrawn:
+                continue
             if request.until_heard and not self._files.is_open:
                 self._keep(request)
                 continue

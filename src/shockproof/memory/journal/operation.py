@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -26,9 +26,9 @@ from shockproof.vocabulary.event_loop import require_running_loop
 if TYPE_CHECKING:
     from shockproof.memory.journal.journal import Act, Journal, Session
     from shockproof.memory.journal.journalled_values import FrozenValues, JournalledValues
-    from shockproof.memory.journal.operation_table import OperationEntry
+    from shockproof.memory.journal.operation_table import OperationEntry, OperationTable
 
-__all__ = ["Operation", "pending_operation", "with_pending"]
+__all__ = ["Operation", "pending_operation", "saved_but_ended", "with_pending"]
 
 RESERVED = ("operation", "key", "status")
 """What stands beside the progress in ``active_operations``."""
@@ -485,20 +485,29 @@ def pending_operation(entry: OperationEntry, values: JournalledValues) -> dict[s
 
 
 def with_pending(
-    saved: Iterable[dict[Any, Any]], pending: Sequence[dict[str, Any]]
+    saved: Iterable[dict[Any, Any]],
+    pending: Sequence[dict[str, Any]],
+    ended: Collection[tuple[str, str | None]] = (),
 ) -> list[dict[Any, Any]]:  # Any: the user's own values
-    """``active_operations`` as restored: those that were saved, then those that are pending in the journal."""
+    """``active_operations`` as restored: those that were saved, then those that are *pending* in the journal."""
     # What an earlier restore gave, and the program has saved again, the journal knows better.
-    told = {(one["operation"], one["key"]) for one in pending}
-    return [*(one for one in saved if not _is_in_the_journal(one, told)), *pending]
+    known = {*ended, *((one["operation"], one["key"]) for one in pending)}
+    return [*(one for one in saved if _name_of_pending(one) not in known), *pending]
 
 
-def _is_in_the_journal(
-    operation: Mapping[Any, Any], told: set[tuple[str, str | None]]
-) -> bool:  # Any: the user's own
-    named = operation.get("operation"), operation.get("key", NOT_GIVEN)
-    return (
-        operation.get("status") == "pending"
-        and all(type(one) in (str, NoneType) for one in named)
-        and named in told
-    )
+def saved_but_ended(
+    saved: Iterable[Mapping[Any, Any]], table: OperationTable
+) -> set[tuple[str, str | None]]:  # Any: the user's own values
+    """Which of those that were saved as pending have come to their end by what the journal knows."""
+    named = {_name_of_pending(one) for one in saved} - {None}
+    known = {name: table.get(Name(*name)) for name in named if name is not None}
+    return {name for name, entry in known.items() if entry is not None and entry.is_completed}
+
+
+def _name_of_pending(operation: Mapping[Any, Any]) -> tuple[str, str | None] | None:  # Any: the user's own
+    """The name and key of one that was saved in the form in which the journal's are restored."""
+    name, key = operation.get("operation"), operation.get("key", NOT_GIVEN)
+    # Exactly these: a subclass of str may compare as it likes.
+    if operation.get("status") != "pending" or type(name) is not str or type(key) not in (str, NoneType):
+        return None
+    return name, key
