@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import anyio.to_thread
 import pytest
 
 from shockproof import NOT_FOUND, UNKNOWN, ErrorRecoveryService, Found, LookUp, OutcomeUnknownError
 from shockproof.calls.cut_off import seen_when_cut_off
-from shockproof.calls.who_waits import frames_of
+from shockproof.calls.frames import frames_of
+from shockproof.calls.running_around import in_order
 from shockproof.testing import VirtualClock
 
 
@@ -63,6 +68,66 @@ async def in_a_shield(client: Client, key: str, cut_off: Callable[[], object]) -
     return await asyncio.shield(asyncio.create_task(client.send_in_a_task(key, cut_off)))
 
 
+async def in_anyio(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    return await anyio.to_thread.run_sync(client.send, key, cut_off, asyncio.get_running_loop())
+
+
+async def in_anyio_abandoned(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    send = functools.partial(client.send, key, cut_off, asyncio.get_running_loop())
+    return await anyio.to_thread.run_sync(send, abandon_on_cancel=True)
+
+
+async def in_gather(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    return (await asyncio.gather(in_to_thread(client, key, cut_off)))[0]
+
+
+async def in_a_group(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    async with asyncio.TaskGroup() as group:
+        sending = group.create_task(in_anyio(client, key, cut_off))
+    return sending.result()
+
+
+async def in_a_task(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    return await asyncio.create_task(in_to_thread(client, key, cut_off))
+
+
+async def in_wait_for(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    return await asyncio.wait_for(in_to_thread(client, key, cut_off), 600.0)
+
+
+async def in_wait(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    sending = asyncio.create_task(client.send_in_a_task(key, cut_off))
+    await asyncio.wait({sending})
+    return sending.result()
+
+
+async def behind_an_event(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    sent = asyncio.Event()
+    sending = asyncio.create_task(in_to_thread(client, key, cut_off))
+    sending.add_done_callback(lambda _: sent.set())
+    try:
+        await sent.wait()
+    finally:
+        sending.cancel()
+    return sending.result()
+
+
+async def in_a_handle(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    with TemporaryDirectory() as there:
+        inside = ErrorRecoveryService(there, there).service("broker", max_retries=0)
+        return await inside.call(client.send, key, cut_off, asyncio.get_running_loop())
+
+
+class Awaited:
+    """As the requests of some clients: nothing of Python's own."""
+
+    def __init__(self, coroutine: Awaitable[str]) -> None:
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, str]:
+        return self._coroutine.__await__()
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize("error", [TimeoutError, ConnectionRefusedError])
 @pytest.mark.parametrize(
@@ -73,6 +138,17 @@ async def in_a_shield(client: Client, key: str, cut_off: Callable[[], object]) -
         (in_to_thread, "in its own task"),
         (in_the_executor, "async"),
         (in_a_shield, "async"),
+        (in_anyio, "async"),
+        (in_anyio, "in its own task"),
+        (in_anyio_abandoned, "async"),
+        (in_gather, "async"),
+        (in_a_group, "async"),
+        (in_a_task, "async"),
+        (in_wait_for, "async"),
+        (in_wait, "async"),
+        (behind_an_event, "async"),
+        (in_a_handle, "async"),
+        (in_to_thread, "an object to await"),
     ],
 )
 async def test_order_whose_thread_goes_on_is_not_sent_again_before_that_has_ended(
@@ -97,12 +173,13 @@ async def test_order_whose_thread_goes_on_is_not_sent_again_before_that_has_ende
             task.uncancel()  # as a time limit of its own does
             raise error from None
 
-    def gives_it() -> Awaitable[str]:
-        return submit()
-
+    forms: dict[str, Callable[[], Awaitable[str]]] = {
+        "plain": lambda: submit(),  # noqa: PLW0108  not known to be async
+        "an object to await": lambda: Awaited(submit()),
+    }
     try:
         with pytest.raises(OutcomeUnknownError):
-            await once.call(gives_it if form == "plain" else submit)
+            await once.call(forms.get(form, submit))
         assert [one.outcome for one in await recovery.reconcile()] == [UNKNOWN]
     finally:
         client.let_go()
@@ -110,6 +187,43 @@ async def test_order_whose_thread_goes_on_is_not_sent_again_before_that_has_ende
     while (settled := await recovery.reconcile())[0].outcome is UNKNOWN:  # noqa: ASYNC110  its last step sets no event
         await asyncio.sleep(0)
     assert [one.outcome for one in settled] == [Found("mine")]
+    assert client.booked == ["mine"]
+
+
+@pytest.mark.asyncio
+async def test_call_in_a_thread_without_a_context_is_not_repeated_when_its_order_was_cut_off(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """The thread is known as one that the attempt has waited for."""
+    loop, has_ended = asyncio.get_running_loop(), asyncio.Event()
+    client, http = Client(), recovery.service("http", max_retries=3)
+    once = recovery.service("orders", max_retries=0).once("mine", confirm=client.find, settle=1.0)
+
+    def loses_its_answer(cut_off: Callable[[], object]) -> None:
+        client.send(once.key, cut_off, loop)
+        raise ConnectionResetError
+
+    def in_a_loop_of_its_own(cut_off: Callable[[], object]) -> None:
+        try:
+            asyncio.run(http.call(loses_its_answer, cut_off))
+        finally:
+            loop.call_soon_threadsafe(has_ended.set)
+
+    async def submit() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await loop.run_in_executor(None, in_a_loop_of_its_own, task.cancel)
+        except asyncio.CancelledError:
+            task.uncancel()
+            raise TimeoutError from None
+
+    try:
+        with pytest.raises(OutcomeUnknownError):
+            await once.call(submit)
+    finally:
+        client.let_go()
+    await has_ended.wait()
     assert client.booked == ["mine"]
 
 
@@ -150,6 +264,35 @@ async def test_thread_that_had_not_begun_is_not_waited_for(recovery: ErrorRecove
         finally:
             gate.set()
     assert sent == ["mine"]
+
+
+@pytest.mark.asyncio
+async def test_what_wait_looked_at_goes_on_but_for_what_was_there_before() -> None:
+    """Such as the task that ends with a connection, which an order does not wait for."""
+    loop, gate, told = asyncio.get_running_loop(), threading.Event(), list[int]()
+    connected = asyncio.create_task(asyncio.Event().wait())
+    await asyncio.sleep(0)
+
+    async def attempt(waits: Callable[[], list[asyncio.Future[Any]]]) -> None:
+        with in_order("an order", loop.time):
+            await seen_when_cut_off(asyncio.wait(waits()), lambda going_on: told.append(len(going_on)))
+
+    ways: list[Callable[[], list[asyncio.Future[Any]]]] = [
+        lambda: [connected],
+        lambda: [connected, asyncio.create_task(asyncio.Event().wait())],
+        lambda: [connected, loop.run_in_executor(None, gate.wait, 60)],
+    ]
+    try:
+        for way in ways:
+            task = asyncio.create_task(attempt(way))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    finally:
+        gate.set()
+        connected.cancel()
+    assert told == [0, 1, 1]
 
 
 @pytest.mark.asyncio

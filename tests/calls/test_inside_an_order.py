@@ -93,6 +93,19 @@ def in_a_thread(http: Handle, venue: Venue) -> Callable[..., Any]:
     return submit
 
 
+def in_the_executor(http: Handle, venue: Venue) -> Callable[..., Any]:
+    def send(loop: asyncio.AbstractEventLoop, client_order_id: str) -> Any:
+        # By then somebody waits for this thread, which was given no context.
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(60)
+        return asyncio.run(http.call(venue.book, client_order_id))
+
+    async def submit(client_order_id: str) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, send, loop, client_order_id)
+
+    return submit
+
+
 def given_back(http: Handle, venue: Venue) -> Callable[..., Any]:
     return lambda client_order_id: http.call(venue.submit, client_order_id)
 
@@ -106,6 +119,7 @@ FORMS: dict[str, Callable[[Handle, Venue], Callable[..., Any]]] = {
     "attempts": in_attempts,
     "tasks": in_tasks,
     "thread": in_a_thread,
+    "run_in_executor": in_the_executor,
     "an awaitable of a plain function": given_back,
     "a policy that stands alone": through_two,
 }

@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
@@ -148,16 +149,48 @@ async def test_an_order_of_somebody_else_is_not_refused_by_a_call_that_has_its_t
     assert len(calls) == 3
 
 
-async def test_who_waits_for_the_place_of_an_order_is_not_around_it(recovery: ErrorRecoveryService) -> None:
-    """It waits for the semaphore that bounds both, and is repeated like any other call."""
-    desk, places, calls = Desk(recovery), asyncio.Semaphore(1), list[int]()
-    await places.acquire()
+class Place(asyncio.Semaphore):
+    """One that has been taken."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def let_go(self) -> None:
+        self.release()
+
+    async def wait(self) -> bool:
+        return await self.acquire()
+
+
+class Bell(asyncio.Event):
+    """Rings at each change of anything."""
+
+    def let_go(self) -> None:
+        self.set()
+
+
+class News(asyncio.Queue[str]):
+    """Of whatever has ended."""
+
+    def let_go(self) -> None:
+        self.put_nowait("an order")
+
+    async def wait(self) -> bool:
+        return bool(await self.get())
+
+
+@pytest.mark.parametrize("kind", [Place, Bell, News])
+async def test_who_waits_for_what_the_end_of_an_order_lets_go_on_is_not_around_it(
+    recovery: ErrorRecoveryService, kind: type[Place | Bell | News]
+) -> None:
+    """Others let it go on as well, and it is repeated like any other call."""
+    desk, shared, calls = Desk(recovery), kind(), list[int]()
     order = asyncio.create_task(desk.place())
-    order.add_done_callback(lambda _: places.release())
+    order.add_done_callback(lambda _: shared.let_go())
 
     async def quote() -> None:
         calls.append(len(calls))
-        waiting = asyncio.ensure_future(places.acquire())
+        waiting = asyncio.create_task(shared.wait())
         await desk.is_asked.wait()
         waiting.cancel()
         raise ConnectionResetError
@@ -167,3 +200,28 @@ async def test_who_waits_for_the_place_of_an_order_is_not_around_it(recovery: Er
     desk.answers.set()
     assert await order in desk.booked
     assert len(calls) == 3
+
+
+async def test_what_a_thread_that_waits_for_an_order_has_dropped_is_freed(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Its frame is looked at, and what stood there is not kept by that."""
+    desk, loop, dropped, is_looked_at = Desk(recovery), asyncio.get_running_loop(), asyncio.Event(), Event()
+    refs = list[weakref.ref[Gone]]()
+    desk.answers.set()
+
+    def works() -> None:
+        held = Gone()
+        refs.append(weakref.ref(held))
+        asyncio.run_coroutine_threadsafe(desk.place(), loop).result(60)
+        del held
+        loop.call_soon_threadsafe(dropped.set)
+        assert is_looked_at.wait(60)
+
+    working = asyncio.create_task(asyncio.to_thread(works))
+    try:
+        await dropped.wait()
+        assert refs[0]() is None
+    finally:
+        is_looked_at.set()
+    await working

@@ -1,25 +1,35 @@
 """
-What goes on where a coroutine was cut off: a thread that it has waited for, or what it has protected by ``asyncio.shield``.
+What goes on where an attempt of an order was cut off, or failed beside it, and may send all the same.
 
-Cancelled, it stops waiting for them, and they may send all the same. asyncio says nowhere in public what a future stands
-for. That is read with care in private places: where something is not as expected, nothing is known to go on.
+Cancelled, a coroutine stops waiting for its threads, and for what it has protected by ``asyncio.shield`` or only looked at by
+``asyncio.wait``. What a thread is at is known by the context that it was given, whoever has begun it: it holds the mark of the
+attempt. One by ``run_in_executor`` is given none: it is known where the coroutine awaits it itself.
+
+asyncio says nowhere in public what a future stands for. That is read with care in private places: where something is not as
+expected, nothing is known to go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable, Generator
+import sys
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextvars import Context
 from types import CoroutineType, FrameType, FunctionType
 from typing import Any, Final
 
-from shockproof.calls.who_waits import frames_in
+from shockproof.calls.frames import frames_in, locals_of
+from shockproof.calls.running_around import is_inside_the_attempt_here, leave_to
+from shockproof.calls.strangers import held_by, is_really
+from shockproof.calls.threads_at_work import work_of_other_threads
 
 __all__ = ["GoesOn", "seen_when_cut_off"]
 
 GoesOn = asyncio.Future[Any] | concurrent.futures.Future[Any]  # Any: nobody asks for the result
 
 _LOOK_UPS: Final = ("getaddrinfo", "getnameinfo")
+_WAIT: Final[object] = held_by(held_by(asyncio.tasks, "_wait"), "__code__")
 _THEIRS: Final = (asyncio.futures.__name__, asyncio.tasks.__name__)
 
 
@@ -28,11 +38,17 @@ def seen_when_cut_off(
     tell: Callable[[list[GoesOn]], None],
 ) -> Awaitable[Any]:  # Any: as above
     """
-    The same to be awaited, of which *tell* hears when it ends with an error: what it was cut off from, and goes on.
+    The same to be awaited, of which *tell* hears when it ends with an error: what is still a part of it, and goes on.
 
-    Only what it awaits itself is known, and not what a task that it waits for was cut off from.
+    To be awaited where its attempt is marked.
     """
-    return _Steps(awaitable, tell) if isinstance(awaitable, CoroutineType) else awaitable
+    coroutine = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
+    assert isinstance(coroutine, CoroutineType)  # as every one of Python's own
+    return _Steps(coroutine, tell)
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: as above
+    return await awaitable
 
 
 class _Steps:
@@ -67,6 +83,7 @@ class _Steps:
         try:
             if isinstance(raised[0], asyncio.CancelledError):
                 self._cut_off_from += self._protected
+                self._cut_off_from += _left_by_wait(self._coroutine)
             return self._step(self._coroutine.throw, *raised)
         finally:
             del raised  # its traceback holds this frame: no cycle
@@ -88,13 +105,41 @@ class _Steps:
         except StopIteration:
             raise
         except BaseException:
-            self._tell([one for one in self._cut_off_from if not one.done() and not _asks_for_a_name(one)])
+            self._tell(self._going_on())
             raise
         finally:
             del of  # as above
         found = _behind(awaited)
         self._protected = [] if found and _is_asking_for_a_name(self._coroutine) else found
         return awaited
+
+    def _going_on(self) -> list[GoesOn]:
+        seen = [one for one in self._cut_off_from if not one.done() and not _asks_for_a_name(one)]
+        for one in seen:
+            leave_to(one)
+        threads = [work.end() for work in work_of_other_threads() if is_inside_the_attempt_here(work.context)]
+        return list(dict.fromkeys((*seen, *threads)))
+
+
+def _left_by_wait(coroutine: object) -> Iterator[GoesOn]:
+    for frame in frames_in(coroutine):
+        if frame.f_code is _WAIT:
+            for future in locals_of(frame, "fs")[0] or ():
+                if not is_really(future, asyncio.Task):
+                    yield from _behind(future)
+                # Not one that was there before the attempt, such as that which ends with a connection.
+                elif (context := _context_of(future)) is None or is_inside_the_attempt_here(context):
+                    yield future
+
+
+def _context_of(task: asyncio.Task[Any]) -> Context | None:  # Any: whatever it returns
+    """That it runs in; None: before Python 3.12 nobody knows, while it waits for nothing."""
+    if sys.version_info >= (3, 12):
+        return task.get_context()
+    for callback, context in held_by(held_by(task, "_fut_waiter"), "_callbacks") or ():
+        if held_by(callback, "__self__") is task and is_really(context, Context):
+            return context
+    return None
 
 
 def _asks_for_a_name(going_on: GoesOn) -> bool:

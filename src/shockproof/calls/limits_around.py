@@ -17,8 +17,9 @@ from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
+from shockproof.calls.frames import frames_of, locals_of
 from shockproof.calls.timer import BLOCKS, Block, LimitQueue, limits_exist, queues_here
-from shockproof.calls.who_waits import frames_of, task_that_waits_for
+from shockproof.calls.who_waits import task_that_waits_for
 
 __all__ = [
     "TIMED_WRAPPER_FILE",
@@ -100,23 +101,14 @@ def _limit_of(frame: FrameType) -> Limit | None:
     if code.co_name not in _holders:
         return None
     if any(code is holder for holder in _holders.get(code.co_name, ())):
-        timer, queue, coroutine = _locals_of(frame, "timer", "queue", "coroutine")
+        timer, queue, coroutine = locals_of(frame, "timer", "queue", "coroutine")
         if timer is not None:
             return timer.limit  # type: ignore[no-any-return]  # a Timer
         return None if queue is None else (queue, coroutine)
     if code.co_name == _WRAPPERS_NAME and code.co_filename.startswith(TIMED_WRAPPER_FILE):
-        queue, coroutine = _locals_of(frame, "queue_", "coroutine_")
+        queue, coroutine = locals_of(frame, "queue_", "coroutine_")
         return None if queue is None else (queue, coroutine)
     return None
-
-
-def _locals_of(frame: FrameType, *names: str) -> list[Any]:  # Any: whatever they hold
-    held = frame.f_locals
-    found = [held.get(name) for name in names]
-    if type(held) is dict:
-        # Before 3.13 it is a copy that the frame keeps: of its own failure as well, which would be a cycle.
-        held.clear()
-    return found
 
 
 def _of_blocks(task: asyncio.Task[Any] | None) -> Iterator[Limit]:  # Any: whatever the task returns

@@ -26,7 +26,7 @@ from shockproof.calls.running_around import (
     a_retry_runs,
     begin_retry,
     end_retry,
-    innermost,
+    may_be_inside,
 )
 from shockproof.calls.timer import UNNOTICED, Timer, running_task, start_single_timer
 from shockproof.calls.tracing import AttemptTrace, CallTrace
@@ -774,7 +774,7 @@ class OngoingCall:
             return Decision(None, _halted(halted))
         if pause > delay:
             delay, decision = pause, Decision(pause, "")
-        if innermost() is not None:
+        if may_be_inside():
             if a_retry_runs(but=None if self._mark is None else self._mark[0]):
                 return Decision(None, "a retry around it is already running, and layers do not multiply")
             if plan.is_part_of_an_order(came_at) and not self.persists:

@@ -6,15 +6,20 @@ and is neither hedged nor answered for: only `once` may send again what has the 
 and looks it up first. What is declared to do no harm twice is let through an order.
 
 It is a context variable, so that tasks and threads started inside inherit it; read only where something is about
-to be repeated.
+to be repeated. A thread by ``run_in_executor`` inherits nothing: it is known by who waits for it.
 """
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from typing import Any, Final
+
+from shockproof.calls.threads_at_work import work_of_this_thread
+from shockproof.calls.who_waits import contexts_around
 
 __all__ = [
     "IN_AN_ORDER",
@@ -26,7 +31,9 @@ __all__ = [
     "begin_retry",
     "end_retry",
     "in_order",
-    "innermost",
+    "is_inside_the_attempt_here",
+    "leave_to",
+    "may_be_inside",
     "on_its_own",
     "orders_around",
 ]
@@ -50,10 +57,17 @@ class RunningAround:
 
 
 _innermost: ContextVar[RunningAround | None] = ContextVar("shockproof_running_around", default=None)
+_left_to: Final = weakref.WeakKeyDictionary[object, RunningAround | None]()
+"""The attempts that were cut off from what a thread is at, by its future."""
 
 
-innermost: Final = _innermost.get
-"""What runs around the running code, or has; None: there is nothing to ask about it, which is so for nearly every call."""
+def may_be_inside() -> bool:
+    """Whether there is anything to ask about what runs around the running code: of nearly every call there is not."""
+    return _innermost.get() is not None or _is_in_a_thread()
+
+
+def _is_in_a_thread() -> bool:
+    return threading.get_ident() != threading.main_thread().ident
 
 
 def _running() -> RunningAround | None:
@@ -82,13 +96,8 @@ def orders_around() -> Iterator[object]:
 
 
 def an_order_runs() -> bool:
-    """Whether there is any."""
-    mark = (
-        _innermost.get()
-    )  # asked of every failure and of every stand-in: a generator would cost more than the answer
-    while mark is not None and (mark.ended or mark.order is None):
-        mark = mark.outer
-    return mark is not None
+    """Whether there is any, also around a thread that was given no context."""
+    return _runs(_innermost.get()) or any(map(_runs, _around_this_thread()))
 
 
 def an_order_failed_around(began: float) -> bool:
@@ -98,8 +107,43 @@ def an_order_failed_around(began: float) -> bool:
     The attempt was cut off, or failed: only `once` may send again what has the order's key. What begins later is free, such as
     the calls of a reader whose connection that attempt had opened.
     """
-    mark = _innermost.get()
+    return _failed(_innermost.get(), began) or any(_failed(mark, began) for mark in _around_this_thread())
+
+
+def _runs(mark: RunningAround | None) -> bool:
+    while mark is not None and (mark.ended or mark.order is None):
+        mark = mark.outer
+    return mark is not None
+
+
+def _failed(mark: RunningAround | None, began: float) -> bool:
     while mark is not None and (mark.failed_at is None or mark.failed_at < began):
+        mark = mark.outer
+    return mark is not None
+
+
+def _around_this_thread() -> Iterator[RunningAround | None]:
+    """Around what the running thread was handed, as by ``run_in_executor``, where it was given no context."""
+    if not _is_in_a_thread():  # nobody hands it anything
+        return
+    for work in work_of_this_thread():
+        if work.future is None:
+            continue
+        yield _left_to.get(work.future)
+        for context in contexts_around(work.future):
+            yield context.get(_innermost)
+
+
+def leave_to(thread: object) -> None:
+    """The attempt here is cut off from *thread*, a future of one that goes on with a part of it."""
+    _left_to[thread] = _innermost.get()
+
+
+def is_inside_the_attempt_here(context: Context | None) -> bool:
+    """Whether what runs in *context* has begun in the attempt of an order that the running code is directly in."""
+    here = _innermost.get()
+    mark = None if context is None else context.get(_innermost)
+    while mark is not None and mark is not here:
         mark = mark.outer
     return mark is not None
 

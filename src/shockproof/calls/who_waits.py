@@ -12,15 +12,15 @@ import asyncio
 import concurrent.futures
 import functools
 from collections.abc import Iterator
-from types import FrameType, FunctionType
+from contextvars import Context
+from types import FunctionType
 from typing import Any, Final
 
 from shockproof.calls.strangers import held_by, is_really
-from shockproof.calls.waiting_threads import futures_of_this_thread, futures_of_threads_that_hold
+from shockproof.calls.threads_at_work import work_of_this_thread, work_that_waits_for
 
 __all__ = [
-    "frames_in",
-    "frames_of",
+    "contexts_around",
     "group_of",
     "task_that_waits_for",
     "tasks_told_by",
@@ -29,8 +29,6 @@ __all__ = [
 
 _GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
-_WAITED_AT: Final = (asyncio.Queue, asyncio.Event)
-"""Not at a semaphore: who waits there wants a place, and not what became of the order that leaves it."""
 _DEEPEST: Final = 16
 """How many gathers may stand in each other."""
 
@@ -76,8 +74,8 @@ def tasks_told_by(awaited: object, depth: int = 0) -> Iterator[asyncio.Task[Any]
     The tasks that go on when *awaited*, a future of asyncio's or of a thread's, is done, in whatever way they wait for it.
 
     Those of `task_that_waits_for`, and those that would not pass their own cancellation on: behind `shield`, in
-    ``asyncio.wait`` or ``as_completed``, behind another future, event or queue that somebody's callback sets, and what
-    waits for a thread that waits for it.
+    ``asyncio.wait`` or ``as_completed``, behind another future that somebody's callback sets, and what waits for a thread that
+    waits for it. Not those at an event, a queue or a semaphore that a callback lets go on: they may wait there for anything.
     """
     for callback in _callbacks_of(awaited):
         owner = held_by(callback, "__self__")
@@ -88,14 +86,22 @@ def tasks_told_by(awaited: object, depth: int = 0) -> Iterator[asyncio.Task[Any]
             for behind in _futures_behind(callback, owner):
                 yield from tasks_told_by(behind, depth + 1)
     if _is_of_a_thread(awaited) and depth < _DEEPEST:
-        for behind in futures_of_threads_that_hold(awaited):
-            yield from tasks_told_by(behind, depth + 1)
+        for work in work_that_waits_for(awaited):
+            yield from tasks_told_by(work.future, depth + 1)
 
 
 def tasks_told_by_this_thread() -> Iterator[asyncio.Task[Any]]:  # Any: as above
     """Those that go on when what the running thread does has ended."""
-    for future in futures_of_this_thread():
-        yield from tasks_told_by(future)
+    for work in work_of_this_thread():
+        yield from tasks_told_by(work.future)
+
+
+def contexts_around(future: object) -> Iterator[Context]:
+    """Those of the code that waits for *future*, a thread's, as by ``run_in_executor``, and of that which has asked for it."""
+    for callback in _callbacks_of(future) if _is_of_a_thread(future) else ():
+        for behind in _futures_behind(callback, None):
+            for _, context in held_by(behind, "_callbacks") or ():
+                yield context
 
 
 def _is_of_a_thread(future: object) -> bool:
@@ -125,15 +131,15 @@ def _futures_behind(callback: object, owner: object) -> Iterator[object]:
         end = held_by(one, "_on_completed_fut")
         if is_really(end, asyncio.Future):  # the end of a task group
             yield end
-        # That of as_completed stands in an object of its own from Python 3.13 on.
-        is_of_asyncio = type(one).__module__ == asyncio.tasks.__name__
-        yield from _waiters_of(held_by(one, "_done") or one if is_of_asyncio else one)
+        if held_by(callback, "__module__") == asyncio.tasks.__name__:
+            yield from _waiters_of_as_completed(one)
 
 
-def _waiters_of(one: object) -> Iterator[asyncio.Future[Any]]:  # Any: as above
-    if any(is_really(one, kind) for kind in _WAITED_AT):
-        waiting = held_by(one, "_getters") or held_by(one, "_waiters") or ()
-        yield from (waiter for waiter in tuple(waiting) if is_really(waiter, asyncio.Future))
+def _waiters_of_as_completed(one: object) -> Iterator[asyncio.Future[Any]]:  # Any: whatever it returns
+    # Of a user's own queue nobody knows what it is waited at for; from 3.13 on that of asyncio stands in an object.
+    queue = one if is_really(one, asyncio.Queue) else held_by(one, "_done")
+    if is_really(queue, asyncio.Queue):
+        yield from tuple(held_by(queue, "_getters") or ())
 
 
 def _waits_for(task: asyncio.Task[Any], future: object) -> bool:  # Any: whatever it returns
@@ -153,24 +159,3 @@ def _future_behind(callback: object) -> asyncio.Future[Any] | None:  # Any: what
         waiter = callback.args[0]
         return waiter if is_really(waiter, asyncio.Future) else None
     return None
-
-
-def frames_of(task: asyncio.Task[Any]) -> Iterator[FrameType]:  # Any: whatever it returns
-    """The frames of a task that waits, outermost first."""
-    return frames_in(task.get_coro())
-
-
-def frames_in(running: object) -> Iterator[FrameType]:
-    """The same of a coroutine."""
-    while running is not None:
-        for frame_name, next_name in _WAYS_IN:
-            frame = held_by(running, frame_name)
-            if is_really(frame, FrameType):
-                yield frame
-                running = held_by(running, next_name)
-                break
-        else:
-            return
-
-
-_WAYS_IN: Final = (("cr_frame", "cr_await"), ("ag_frame", "ag_await"), ("gi_frame", "gi_yieldfrom"))

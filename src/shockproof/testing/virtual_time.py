@@ -117,6 +117,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(lambda _: self._release())
         return future
 
+    async def shutdown_default_executor(self, *limit: float | None) -> None:
+        """As ever, but time stands still until its threads have ended: asyncio waits for them up to a *limit* since Python 3.12."""
+        with self.hold_time():
+            await super().shutdown_default_executor(*limit)
+
     def _release(self) -> None:
         self._held -= 1
 
