@@ -56,6 +56,7 @@ class _ProcessPlan(Plan):
 
     __slots__ = ("_name", "_place", "_service_options")
 
+    is_fixed = False
     made: ClassVar[Members[_ProcessPlan]] = Members()
 
     def __init__(
@@ -66,7 +67,6 @@ class _ProcessPlan(Plan):
         place: str,
     ) -> None:
         super().__init__(options)
-        self.is_fixed = False
         self._name, self._service_options, self._place = name, service_options, place
         _ProcessPlan.made.add(self)
 

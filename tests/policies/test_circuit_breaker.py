@@ -9,6 +9,7 @@ import pytest
 
 from shockproof.policies.circuit_breaker import Admission, Circuit, Ticket
 from shockproof.policies.trip_rates import Rates
+from tests.policies.told import Told
 
 CAUSE = "ValueError: no"
 
@@ -412,7 +413,7 @@ def test_transitions_are_told_in_order_and_once() -> None:
     """open, half-open, open, half-open, closed: each with its time."""
     told: list[tuple[str, float]] = []
     circuit = Circuit(threshold=1, timeout=60.0, probes=2)
-    circuit.on_transition = lambda state, now: told.append((state, now))
+    circuit.observer = Told(lambda state, now: told.append((state, now)))
     late = admitted(circuit, 0.0)
     admitted(circuit, 0.0).failed(0.0, CAUSE)
     late.failed(1.0, CAUSE)
@@ -456,7 +457,7 @@ def test_a_probe_that_decides_nothing_is_not_told() -> None:
     told: list[tuple[str, float]] = []
     circuit = opened(probes=2)
     late, first = admitted(circuit, 60.0, lease=1.0), admitted(circuit, 60.0)
-    circuit.on_transition = lambda state, now: told.append((state, now))
+    circuit.observer = Told(lambda state, now: told.append((state, now)))
     late.succeeded(62.0)
     first.succeeded(62.0)
     assert circuit.state(62.0) == "half-open"
@@ -477,7 +478,7 @@ def test_a_reset_is_told_when_it_closes_something() -> None:
     """Whoever reset it knows; whoever watches it learns it here, and hears nothing of a reset that changed nothing."""
     told: list[tuple[str, float]] = []
     circuit = opened(at=5.0)
-    circuit.on_transition = lambda state, now: told.append((state, now))
+    circuit.observer = Told(lambda state, now: told.append((state, now)))
     circuit.reset(7.0)
     circuit.reset(8.0)
     assert told == [("closed", 7.0)]
@@ -488,7 +489,7 @@ def test_a_trip_by_slow_successes_is_told_once_with_its_cause() -> None:
     told: list[tuple[str, float]] = []
     circuit = Circuit(threshold=None, timeout=60.0)
     circuit.watch(Rates(slow_call_after=1.0, slow_call_rate=1.0, min_calls=2))
-    circuit.on_transition = lambda state, now: told.append((state, now))
+    circuit.observer = Told(lambda state, now: told.append((state, now)))
     tickets = [admitted(circuit, 0.0) for _ in range(3)]
     for now, ticket in enumerate(tickets, 2):
         ticket.succeeded(now, 1.5)
@@ -506,7 +507,7 @@ def test_no_lock_is_held_while_a_transition_is_told() -> None:
         other.start()
         other.join()
 
-    circuit.on_transition = told
+    circuit.observer = Told(told)
     admitted(circuit, 0.0).failed(0.0, CAUSE)
     admitted(circuit, 60.0).succeeded(60.0)
     circuit.reset(61.0)

@@ -9,6 +9,7 @@ import pytest
 from shockproof.policies.circuit_breaker import PASS_THROUGH, Circuit, CircuitState
 from shockproof.policies.trip_rates import Rates
 from shockproof.vocabulary.statuses import CircuitMode
+from tests.policies.told import Told
 
 CAUSE = "ValueError: no"
 NEWS = list[tuple[CircuitState, float]]
@@ -24,8 +25,7 @@ def fail(circuit: Circuit, now: float, times: int = 1) -> None:
 def watched(circuit: Circuit) -> tuple[NEWS, list[float]]:
     """What it tells of transitions, and of those that would have been."""
     told, would = NEWS(), list[float]()
-    circuit.on_transition = lambda state, now: told.append((state, now))
-    circuit.on_would_open = would.append
+    circuit.observer = Told(lambda state, now: told.append((state, now)), would.append)
     return told, would
 
 

@@ -8,6 +8,7 @@ from shockproof.policies.circuit_breaker import Circuit
 from shockproof.policies.fleet_circuit import NOTHING_KNOWN, FleetCircuit, FleetRecord, ProbePermit
 from shockproof.policies.saved_circuit import SavedCircuit
 from shockproof.policies.trip_rates import Rates
+from tests.policies.told import Told
 
 OPEN = SavedCircuit(remaining=30.0, openings=2, last_error="ConnectionError: reset")
 
@@ -202,7 +203,7 @@ def test_a_circuit_that_follows_is_open_for_what_the_other_has_left() -> None:
     """Not for longer than its own time; and it says whose error it was."""
     told: list[str] = []
     circuit = Circuit(threshold=3, timeout=60.0)
-    circuit.on_transition = lambda state, now: told.append(state)
+    circuit.observer = Told(lambda state, now: told.append(state))
     assert circuit.follow(OPEN, 100.0)
     assert circuit.is_following
     assert (circuit.open_for(100.0), circuit.last_error, circuit.trips) == (30.0, "ConnectionError: reset", 1)
@@ -239,7 +240,7 @@ def test_a_circuit_that_is_open_stays_so_for_as_long_as_the_fleet(pause: float |
     opened_by(circuit, 100.0)
     if pause is not None:
         circuit.pause(140.0, pause, "busy")
-    circuit.on_transition = lambda state, now: told.append(state)
+    circuit.observer = Told(lambda state, now: told.append(state))
     circuit.follow(OPEN._replace(remaining=9.0), 150.0)
     assert circuit.open_for(150.0) == 10.0
     circuit.follow(OPEN, 150.0)
@@ -302,7 +303,7 @@ def test_a_closing_elsewhere_closes_and_tells_once() -> None:
     circuit = Circuit(threshold=1, timeout=60.0)
     assert not circuit.follow_closing(100.0)
     opened_by(circuit, 100.0)
-    circuit.on_transition = lambda state, now: told.append(state)
+    circuit.observer = Told(lambda state, now: told.append(state))
     assert circuit.follow_closing(110.0)
     assert not circuit.follow_closing(110.0)
     assert (circuit.state(110.0), told) == ("closed", ["closed"])

@@ -14,6 +14,7 @@ from shockproof.policies.circuit_breaker import Circuit, CircuitState
 from shockproof.policies.open_time import OpenTime
 from shockproof.policies.saved_circuit import SavedCircuit
 from shockproof.policies.trip_rates import Rates
+from tests.policies.told import Told
 
 CAUSE = "ValueError: no"
 WEEK = 7 * 86_400.0
@@ -103,7 +104,7 @@ def test_the_time_that_is_left_counts_on_whatever_the_wall_clock_did(elapsed: fl
     """Set back it counts as no time, and far ahead as all of it: never longer than there was left."""
     told: list[tuple[CircuitState, float]] = []
     circuit = Circuit(threshold=1, timeout=60.0)
-    circuit.on_transition = lambda state, now: told.append((state, now))
+    circuit.observer = Told(lambda state, now: told.append((state, now)))
     assert circuit.restore(exported(opened(), 20.0), 5_000.0, elapsed) is True
     assert circuit.open_for(5_000.0) == left
     assert circuit.state(5_000.0) == ("open" if left else "half-open")

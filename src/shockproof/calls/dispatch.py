@@ -17,7 +17,7 @@ from shockproof.calls.left_behind import LeftBehind, how_it_ended
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.order_look_up import answered_by_look_up, found_by_look_up
 from shockproof.calls.orders_inside import order_sent_since, withdraw_orders
-from shockproof.calls.plan import Plan
+from shockproof.calls.plan import OrderPlan
 from shockproof.calls.wanted_order import CallOfOrder, WantedOrder
 from shockproof.calls.witness import witnessed
 from shockproof.memory.journal.sending import Sending
@@ -38,7 +38,7 @@ class Dispatch:
         self._sending = sending
         deadline = wanted.plan.deadline
         self._ends_at = None if deadline is None else wanted.clock.monotonic() + deadline
-        self._plan = Plan(wanted.plan.options).bind(wanted.plan.runtime, wanted.plan.state)
+        self._plan = OrderPlan(wanted.plan.options).bind(wanted.plan.runtime, wanted.plan.state)
         self._left_behind = LeftBehind(wanted, sending, call.function_name)
         self._flight = call.order.flight = Flight(
             self._plan.classifier,
@@ -175,7 +175,7 @@ class Dispatch:
         withdraw_orders(began, clock, but=order)
         self._resends += 1
         if left is not None:
-            self._plan = Plan({**self._wanted.plan.options, "deadline": left}).bind(
+            self._plan = OrderPlan({**self._wanted.plan.options, "deadline": left}).bind(
                 self._plan.runtime, self._plan.state
             )
             self._ask_before_each_attempt()

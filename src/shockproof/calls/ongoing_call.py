@@ -31,6 +31,7 @@ from shockproof.calls.running_around import (
 from shockproof.calls.timer import UNNOTICED, Timer, running_task, start_single_timer
 from shockproof.calls.tracing import AttemptTrace, CallTrace
 from shockproof.calls.turn_to_send import Turn, wait_for_turn
+from shockproof.memory.services.counts_by_type import NOT_COUNTED
 from shockproof.policies.adaptive_retry import AdaptiveRetry, SendRate
 from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
 from shockproof.policies.classification import is_refusal
@@ -593,6 +594,8 @@ class OngoingCall:
         failure.error_type, failure.message = describe(shown)
         failure.redact = plan.runtime.redact
         state.failures += 1
+        if state.failures_by_type is NOT_COUNTED:
+            state.begin_to_count_types()
         state.failures_by_type.add(failure.error_type)
         kind: ErrorKind = "other"
         adaptive = plan.adaptive

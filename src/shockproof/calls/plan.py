@@ -25,6 +25,7 @@ from shockproof.calls.timer import time_limit
 from shockproof.calls.tracing import CallTrace
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.adaptive_retry import AdaptiveRetry
+from shockproof.policies.backoff import Backoff
 from shockproof.policies.bulkhead import Places
 from shockproof.policies.circuit_breaker import Circuit, Entrance, Ticket
 from shockproof.policies.classification import Classifier, Classify, ResultCheck
@@ -37,7 +38,7 @@ from shockproof.vocabulary.errors import CallRejectedError, CircuitOpenError, Ha
 from shockproof.vocabulary.event_loop import require_running_loop
 from shockproof.vocabulary.outcomes import CallEffect
 
-__all__ = ["Plan", "new_refusal"]
+__all__ = ["OrderPlan", "Plan", "new_refusal"]
 
 _NOBODY: Final = object()
 _NO_OPTIONS: Final = dict[str, Any]()  # Any: each option has a type of its own
@@ -99,17 +100,13 @@ class Plan(_WhatEveryCallReads):
     __slots__ = (
         "__weakref__",
         "adaptive",
-        "backoff",
-        "before_attempt",
         "circuit",
         "classifier",
         "deadline",
-        "effect",
         "fallbacks",
         "grace",
         "hedge",
         "is_bound",
-        "is_fixed",
         "is_for_the_executor",
         "is_haltable",
         "judges_results",
@@ -117,16 +114,11 @@ class Plan(_WhatEveryCallReads):
         "limit",
         "memories",
         "options",
-        "own_order",
-        "rank",
         "retry",
         "risk_reducing",
         "runtime",
         "stand_in",
         "timeout",
-        "weight",
-        "whole_began",
-        "whole_trace",
     )
 
     circuit: Circuit | _ByTheLongWay
@@ -134,6 +126,22 @@ class Plan(_WhatEveryCallReads):
     state: ServiceState
     stopwatch: Callable[[], float]
     keeps_real_time: bool
+    is_fixed: bool = True
+    """Whether its service stays the same once it is bound."""
+
+    # What only the plan of an order has, see `OrderPlan`.
+    before_attempt: Callable[[], Awaitable[None]] | None = None
+    """Awaited behind all limits, before each attempt that the executor makes; what it raises ends the call."""
+    own_order: OrderInside | None = None
+    """What its attempts send."""
+    whole_began: float | None = None
+    """
+    When the call began of which this is a part; None: it is all of it.
+
+    What a part leaves unknown is not its end: whoever has the whole looks it up, and ends it.
+    """
+    whole_trace: CallTrace | None = None
+    """The trace of the call of which this is a part, which ends it; None: it is all of it, or nobody traces."""
 
     def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
         self.options = options or _NO_OPTIONS
@@ -147,20 +155,17 @@ class Plan(_WhatEveryCallReads):
         self.limit = min((x for x in (self.timeout, self.deadline) if x is not None), default=None)
         """Seconds the first attempt may take."""
         self.first_limit = None if self.limit is None else time_limit(self.limit)
-        self.effect: CallEffect = options.get("effect", "read")
-        self.weight: Weight = options.get("weight", 1)
+        effect = self.effect
         self.risk_reducing: bool = options.get("risk_reducing", False)
-        self.rank = rank_of(options.get("priority", "normal"), risk_reducing=self.risk_reducing)
-        """How early its turn comes where calls wait; the lower, the earlier."""
         self.is_for_the_executor = bool(self.fallbacks) or self.risk_reducing
         only = self.fallbacks[0] if len(self.fallbacks) == 1 else None
-        is_read = self.effect == "read" and not self.risk_reducing
+        is_read = effect == "read" and not self.risk_reducing
         self.stand_in = only if is_read and only is not None and only.answers_at_once else None
         """The fallback that can answer for an open circuit in passing; None where there is more to ask."""
         """Whether an open circuit is not the last word."""
-        self.is_haltable = self.effect != "read" and not self.risk_reducing
+        self.is_haltable = effect != "read" and not self.risk_reducing
         """Whether the kill switch refuses it."""
-        self.classifier = _classifier(self.effect, options.get("classify"), options.get("retry_if_result"))
+        self.classifier = _classifier(effect, options.get("classify"), options.get("retry_if_result"))
         self.judges_results = self.classifier.looks_at_results
         self.hedge = _hedge_of(options)
         self.is_simple = not (
@@ -169,21 +174,7 @@ class Plan(_WhatEveryCallReads):
         """Whether the healthy path written out in wrap.py and handle.py is all there is to a success."""
         self.known: object = _NOBODY
         """The function last called through it, if that may take the healthy path: looking closer would take longer than all other tests."""
-        self.is_fixed = True
-        """Whether its service stays the same once it is bound."""
         self.adaptive: AdaptiveRetry | None = None
-        self.before_attempt: Callable[[], Awaitable[None]] | None = None
-        """Awaited behind all limits, before each attempt that the executor makes; what it raises ends the call."""
-        self.own_order: OrderInside | None = None
-        """What its attempts send, where it is the plan of an order."""
-        self.whole_began: float | None = None
-        """
-        When the call began of which this is a part; None: it is all of it.
-
-        What a part leaves unknown is not its end: whoever has the whole looks it up, and ends it.
-        """
-        self.whole_trace: CallTrace | None = None
-        """The trace of the call of which this is a part, which ends it; None: it is all of it, or nobody traces."""
         self.state = _UNKNOWN
         self.unbind()
 
@@ -215,7 +206,29 @@ class Plan(_WhatEveryCallReads):
 
     def refresh(self) -> None:
         """Take over the defaults of the recovery service as they are now."""
-        self.backoff, self.retry = self.runtime.rules(self.options)
+        self.retry = self.runtime.rule(self.options)
+
+    @property
+    def backoff(self) -> Backoff:
+        """How long it waits before a retry."""
+        return self.retry.backoff
+
+    @property
+    def effect(self) -> CallEffect:
+        """What its calls do."""
+        effect: CallEffect = self.options.get("effect", "read")
+        return effect
+
+    @property
+    def weight(self) -> Weight:
+        """What one of its calls counts under a rate limit."""
+        weight: Weight = self.options.get("weight", 1)
+        return weight
+
+    @property
+    def rank(self) -> int:
+        """How early its turn comes where calls wait; the lower, the earlier."""
+        return rank_of(self.options.get("priority", "normal"), risk_reducing=self.risk_reducing)
 
     @property
     def layer(self) -> Layer:
@@ -477,3 +490,16 @@ class Plan(_WhatEveryCallReads):
         A thread that is left behind keeps what is *held* until it ends.
         """
         return fn(*args, **kwargs) if is_async(fn) else self.start(fn, args, kwargs, held)
+
+
+class OrderPlan(Plan):
+    """The plan of one order: its attempts ask before they send, and are parts of a call that looks up what came of them."""
+
+    __slots__ = ("before_attempt", "own_order", "whole_began", "whole_trace")
+
+    def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
+        super().__init__(options)
+        self.before_attempt = None
+        self.own_order = None
+        self.whole_began = None
+        self.whole_trace = None

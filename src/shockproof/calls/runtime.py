@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime", "SentOnce"]
 
-Rules = tuple[Backoff, RetryRule]
-_IN_RULES: Final = frozenset(
+_IN_RULE: Final = frozenset(
     (
         "base_delay",
         "max_delay",
@@ -42,7 +41,7 @@ _IN_RULES: Final = frozenset(
         "hedge_after",
     )
 )
-"""The options of a handle that its rules are made of."""
+"""The options of a handle that its rule is made of."""
 
 
 class SentOnce(NamedTuple):
@@ -63,7 +62,7 @@ class Runtime:
         "__weakref__",
         "_lock",
         "_threads",
-        "_usual_rules",
+        "_usual_rule",
         "clock",
         "defaults",
         "listeners",
@@ -109,7 +108,7 @@ class Runtime:
         """Every plan that is bound to it."""
         self.losers = Losers()
         """Hedged requests that were cancelled and have not ended."""
-        self._usual_rules: Rules | None = None
+        self._usual_rule: RetryRule | None = None
         self._threads: dict[str, WorkerThreads] = {}
         self._lock = threading.Lock()
 
@@ -118,16 +117,16 @@ class Runtime:
         """The cheapest clock that durations can be taken with."""
         return time.monotonic if type(self.clock) is SystemClock else self.clock.monotonic
 
-    def rules(self, own: Mapping[str, Any]) -> Rules:  # Any: each option has a type of its own
+    def rule(self, own: Mapping[str, Any]) -> RetryRule:  # Any: each option has a type of its own
         """How a handle with these options of its *own* repeats, and how long it waits; one for all that have none."""
-        if not own.keys().isdisjoint(_IN_RULES):
-            return self._new_rules(own)
+        if not own.keys().isdisjoint(_IN_RULE):
+            return self._new_rule(own)
         with self._lock:
-            if self._usual_rules is None:
-                self._usual_rules = self._new_rules({})
-            return self._usual_rules
+            if self._usual_rule is None:
+                self._usual_rule = self._new_rule({})
+            return self._usual_rule
 
-    def _new_rules(self, own: Mapping[str, Any]) -> Rules:  # Any: as above
+    def _new_rule(self, own: Mapping[str, Any]) -> RetryRule:  # Any: as above
         options = {**self.defaults, **{name: value for name, value in own.items() if value is not None}}
         backoff = Backoff(
             base_delay=options["base_delay"],
@@ -139,18 +138,17 @@ class Runtime:
         )
         # A hedge replaces the retry, unless both are asked for.
         is_replaced = options.get("hedge_after") is not None and own.get("max_retries") is None
-        retry = RetryRule(
+        return RetryRule(
             max_retries=0 if is_replaced else options["max_retries"],
             backoff=backoff,
             retry_on=options.get("retry_on", Exception),
         )
-        return backoff, retry
 
     def change_defaults(self, changes: Mapping[str, Any]) -> None:  # Any: as above
         """Other defaults from now on, for the handles that exist as well."""
         with self._lock:
             self.defaults.update(changes)
-            self._usual_rules = None
+            self._usual_rule = None
         for plan in self.plans.all():
             plan.refresh()
 

@@ -29,6 +29,7 @@ __all__ = [
     "PASS_THROUGH",
     "Admission",
     "Circuit",
+    "CircuitObserver",
     "CircuitState",
     "Entrance",
     "Ticket",
@@ -66,6 +67,18 @@ class Admission(Ticket, Protocol):
 
         What it took it still has: when it ends at last, `released` is called.
         """
+        ...
+
+
+class CircuitObserver(Protocol):
+    """Is told what becomes of a circuit; neither method may raise, and no lock is held."""
+
+    def circuit_moved(self, to: CircuitState, now: float) -> None:
+        """It went to another state."""
+        ...
+
+    def circuit_would_open(self, now: float) -> None:
+        """It would have opened, if it did not only watch."""
         ...
 
 
@@ -142,81 +155,70 @@ class Circuit(_WhatEveryRefusalReads):
     """
 
     __slots__ = (
-        "_calm_from",
-        "_draw",
+        "__dict__",
         "_lane_is_open",
-        "_open_until",
-        "_opened_at",
-        "_openings",
-        "_probing",
-        "_restored_for",
         "_rng",
-        "_round",
         "entrance",
-        "is_following",
         "is_suspected",
         "last_error",
-        "may_probe",
         "mode",
-        "mode_is_by_hand",
-        "mode_reason",
-        "on_transition",
-        "on_would_open",
-        "open_time",
-        "probes",
+        "observer",
         "rates",
-        "shadow_refusals",
-        "shadow_trips",
         "threshold",
         "trips",
     )
+
+    # What only a circuit has that has opened, or that somebody holds or shares: the class's until it is its own. Slots for
+    # these would be half of a circuit, and most never open.
+    probes: int = 1
+    open_time: OpenTime = _ITS_TIMEOUT
+    _opened_at: float = 0.0
+    _open_until: float | None = None
+    """None: as long as `timeout` and `open_time` say by then."""
+    _restored_for: float = math.inf
+    """Seconds that an earlier process had left of its open time."""
+    _openings: int = 0
+    """How often it opened in a row; 0 again when it has stayed closed for long enough."""
+    _calm_from: float = 0.0
+    _draw: float = 0.0
+    _round: HalfOpen | None = None
+    _probing: set[Probe] | None = None
+    mode_reason: str | None = None
+    """What whoever set the mode said."""
+    mode_is_by_hand: bool = False
+    shadow_trips: int = 0
+    """How often it would have opened, since it only watches."""
+    shadow_refusals: int = 0
+    """How many calls it would have refused, since it only watches."""
+    is_following: bool = False
+    """Whether it is open because those of other processes are, and not by its own rules."""
+    may_probe: Callable[[float, float], bool] | None = None
+    """
+    Asked with now and the seconds of its lease whether a probe may begin, where several processes share them; None:
+    that is nobody else's business. Called while the lock is held, and must only look and remember.
+    """
 
     def __init__(
         self, *, threshold: int | None, timeout: float, probes: int = 1, rng: Randomness | None = None
     ) -> None:
         self.threshold = threshold
         self.timeout = timeout
-        self.probes = probes
+        if probes != 1:
+            self.probes = probes
         self.rates = NO_RATES
-        self.open_time = _ITS_TIMEOUT
         self.mode: CircuitMode = "normal"
-        self.mode_reason: str | None = None
-        """What whoever set the mode said."""
-        self.mode_is_by_hand = False
         self.closed: Closed | _PassThrough | None = Closed(self)
         """The admission of everybody while the circuit is closed; None while it is not."""
         self.entrance = Entrance()
         self._lane_is_open = False
         self.last_error: str | None = None
         self.trips = 0
-        self.shadow_trips = 0
-        """How often it would have opened, since it only watches."""
-        self.shadow_refusals = 0
-        """How many calls it would have refused, since it only watches."""
-        self.is_following = False
-        """Whether it is open because those of other processes are, and not by its own rules."""
         self.is_suspected = False
         """Whether another process has opened its circuit to the same service: the next failure here opens this one."""
-        self.may_probe: Callable[[float, float], bool] | None = None
-        """
-        Asked with now and the seconds of its lease whether a probe may begin, where several processes share them; None:
-        that is nobody else's business. Called while the lock is held, and must only look and remember.
-        """
-        self.on_transition: Callable[[CircuitState, float], None] | None = None
-        self.on_would_open: Callable[[float], None] | None = None
+        self.observer: CircuitObserver | None = None
         self._rng = rng
-        self._opened_at = 0.0
-        self._open_until: float | None = None  # None: as long as `timeout` and `open_time` say by then
-        self._restored_for = math.inf
-        """Seconds that an earlier process had left of its open time."""
         self.plain_since: float | None = None
         """When it opened, where it is open for its timeout and nothing else: what most refusals ask for."""
-        self._openings = 0
-        """How often it opened in a row; 0 again when it has stayed closed for long enough."""
-        self._calm_from = 0.0
-        self._draw = 0.0
-        self._round: HalfOpen | None = None
-        self._probing: set[Probe] | None = None  # made by the first round: most circuits never have one
 
     def open_lane(self, *, is_open: bool) -> None:
         """Whether healthy calls may take the short way, past everything that is only asked for in trouble."""
@@ -500,11 +502,12 @@ class Circuit(_WhatEveryRefusalReads):
     # -- outside the lock ----------------------------------------------------------------------------
 
     def _told(self, state: CircuitState, now: float) -> None:
-        if self.mode == "shadow":
-            if state == "open" and self.on_would_open is not None:
-                self.on_would_open(now)
-        elif self.on_transition is not None:
-            self.on_transition(state, now)
+        if self.observer is None:
+            return
+        if self.mode != "shadow":
+            self.observer.circuit_moved(state, now)
+        elif state == "open":
+            self.observer.circuit_would_open(now)
 
     def __repr__(self) -> str:
         mode = "" if self.mode == "normal" else f" {self.mode}"

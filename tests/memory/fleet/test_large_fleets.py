@@ -14,6 +14,7 @@ from shockproof.memory.fleet.fleet import Fleet
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.circuit_breaker import Circuit
 from shockproof.testing import VirtualClock
+from tests.policies.told import Told
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,7 +34,7 @@ class Member:
         self.clock = clock
         self.state = ServiceState("venue", Circuit(threshold=3, timeout=30.0))
         self.fleet = Fleet(store, name=name, clock=clock, rng=random.Random(name), on_loop_end=lambda: None)
-        self.state.circuit.on_transition = self._changed
+        self.state.circuit.observer = Told(self._changed)
         self.fleet.share(self.state, 2)
         self.fleet.ensure()
         self.sent = 0

@@ -8,7 +8,7 @@ from typing import Final
 
 from shockproof.vocabulary.shared_lock import shared_lock
 
-__all__ = ["MOST_TYPES", "OTHER_TYPES", "CountsByType"]
+__all__ = ["MOST_TYPES", "NOT_COUNTED", "OTHER_TYPES", "CountsByType"]
 
 _NOTHING: Final = dict[str, int]()
 """Nobody writes to it: the counts of all that have none."""
@@ -55,3 +55,5 @@ class CountsByType:
 
 
 _lock: Final = shared_lock()
+NOT_COUNTED: Final = CountsByType()
+"""Nobody adds to it: what all services have that have never failed."""

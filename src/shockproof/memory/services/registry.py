@@ -184,8 +184,7 @@ class Registry:
             state.trace_calls(self._tracer)
         state.stood_still = self.stood_still
         state.watcher = self
-        circuit.on_transition = state.circuit_moved
-        circuit.on_would_open = state.circuit_would_open
+        circuit.observer = state
         return state
 
     def circuit_moved(self, state: ServiceState, to: CircuitState, now: float) -> None:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 from weakref import WeakSet
 
-from shockproof.memory.services.counts_by_type import CountsByType
+from shockproof.memory.services.counts_by_type import NOT_COUNTED, CountsByType
 from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.stream_health import StreamHealth
 from shockproof.memory.services.waiters import wake_all
@@ -62,59 +62,78 @@ class ServiceState:
     """
 
     __slots__ = (
+        "__dict__",
         "__weakref__",
-        "_state_told",
-        "_streams",
-        "abandoned_attempts",
-        "abandoned_threads",
-        "adaptive",
-        "call_ages",
         "call_timers",
-        "check_every",
         "circuit",
-        "circuit_quorum",
         "critical",
         "declared_at",
-        "earlier_orders",
-        "earlier_sends",
-        "earlier_tokens",
-        "ended_unknown",
         "entrance",
         "failed_calls",
         "failures",
         "failures_by_type",
         "fallbacks",
-        "faults",
         "halt",
-        "has_writes",
-        "health_check",
-        "hedge_budget",
-        "hedges",
-        "is_only_restored",
         "limits",
         "name",
-        "overdue",
         "prepared",
-        "probe_lease",
-        "refused_by",
         "rejections",
-        "restored_status",
         "retries",
         "retries_by_type",
         "retry_budget",
         "set_by_hand",
-        "shared",
-        "shared_limit",
         "status",
         "stood_still",
         "timeouts",
         "tracer",
-        "transitions",
-        "unknown_calls",
         "waiting",
-        "waiting_for_the_circuit",
         "watcher",
     )
+
+    # What most services never have, or never do: the class's until it is the service's own. Slots for these would be a
+    # sixth of a service, and there may be a hundred thousand.
+    shared: bool = False
+    """Whether its circuit is one with those of the other processes of the fleet."""
+    shared_limit: Any = None  # Any: `SharedLimit` of the fleet, which knows this class
+    """None: nobody shares it."""
+    circuit_quorum: int = 2
+    probe_lease: float | None = None
+    health_check: Callable[[], Any] | None = None  # Any: a value, or something to await
+    check_every: float = 30.0
+    has_writes: bool = False
+    """Whether a handle of it does anything that the kill switch would refuse."""
+    faults: Any = None  # Any: `Faults` of the layer above, which waits; None unless a test put some on
+    call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
+    earlier_sends: RollingWindows | None = None
+    """What an earlier life has sent, as long as there are no limits that it counts in."""
+    earlier_orders: tuple[SentEarlier, ...] = ()
+    """What was sent after that by its journal, as long as there are no limits."""
+    earlier_tokens: float | None = None
+    """What an earlier life has left in its retry budget, as long as there is none."""
+    restored_status: ServiceStatus | None = None
+    """What the state of an earlier life says of it; None: nothing. No verdict of this one, in which it may never be called."""
+    is_only_restored: bool = False
+    """Whether that is all that is known of it: nobody has used its name in this life."""
+    hedge_budget: RetryBudget | None = None
+    """What pays for hedges when there is no `retry_budget`; None as long as nothing is hedged."""
+    adaptive: AdaptiveRetry | None = None
+    """What its adaptive handles share; None as long as there are none."""
+    unknown_calls: int = 0
+    """Calls of which nobody knows what they did."""
+    ended_unknown: bool = False
+    """Whether the last call that failed for good did so because nobody knew what it did."""
+    overdue: int = 0
+    hedges: int = 0
+    refused_by: Mapping[str, int] = _NOTHING
+    """Rejections by policy, without those by the circuit: they are the rest."""
+    transitions: Mapping[tuple[CircuitState, CircuitState], int] = _NOTHING
+    """How often the circuit went from one state to another."""
+    _state_told: CircuitState = "closed"
+    abandoned_attempts: int = 0
+    abandoned_threads: int = 0
+    waiting_for_the_circuit: set[asyncio.Future[None]] | None = None
+    """Feeds that an open circuit keeps from being opened: woken when it closes."""
+    _streams: WeakSet[StreamHealth] | None = None
 
     def __init__(self, name: str, circuit: Circuit, halt: Halt | None = None) -> None:
         self.name = name
@@ -122,80 +141,35 @@ class ServiceState:
         self.entrance = circuit.entrance
         self.halt = halt
         """The kill switch of its recovery service; None where there is none."""
-        self.has_writes = False
-        """Whether a handle of it does anything that the kill switch would refuse."""
         self.watcher: Watcher | None = None
         self.prepared = False
         """Whether a call on the current loop has been seen."""
-        self.shared = False
-        """Whether its circuit is one with those of the other processes of the fleet."""
-        self.shared_limit: Any = (
-            None  # Any: `SharedLimit` of the fleet, which knows this class; None: nobody shares it
-        )
-        self.circuit_quorum = 2
         self.critical = False
-        self.probe_lease: float | None = None
-        self.health_check: Callable[[], Any] | None = None  # Any: a value, or something to await
-        self.check_every = 30.0
         self.limits: Any = None  # Any: `Limits` of the layer above, which waits; None without limits
-        self.faults: Any = (
-            None  # Any: `Faults` of the layer above, which waits; None unless a test put some on
-        )
-        self.earlier_sends: RollingWindows | None = None
-        """What an earlier life has sent, as long as there are no limits that it counts in."""
-        self.earlier_orders: tuple[SentEarlier, ...] = ()
-        """What was sent after that by its journal, as long as there are no limits."""
-        self.earlier_tokens: float | None = None
-        """What an earlier life has left in its retry budget, as long as there is none."""
-        self.call_ages: Any = None  # Any: `CallAges` of the layer above; None where no call may be overdue
         self.tracer: Any = None  # Any: `Tracer` of the layer above; None where nobody traces calls
         self.stood_still: Callable[[float], float] | None = None
         """For how long of the last so many seconds the running loop stood still; None where nobody watches it."""
         self.retry_budget: RetryBudget | None = None
-        self.hedge_budget: RetryBudget | None = None
-        """What pays for hedges when there is no `retry_budget`; None as long as nothing is hedged."""
-        self.adaptive: AdaptiveRetry | None = None
-        """What its adaptive handles share; None as long as there are none."""
         self.status = ServiceStatus.OPERATIONAL
         """The verdict of the last call; `status_at` adds what the circuit says."""
-        self.restored_status: ServiceStatus | None = None
-        """What the state of an earlier life says of it; None: nothing. No verdict of this one, in which it may never be called."""
-        self.is_only_restored = False
-        """Whether that is all that is known of it: nobody has used its name in this life."""
         self.failures = 0
         """Attempts that failed."""
-        self.failures_by_type = CountsByType()
+        self.failures_by_type = NOT_COUNTED
         self.failed_calls = 0
         """Calls that ended with a failed attempt, whatever a fallback made of that."""
-        self.unknown_calls = 0
-        self.ended_unknown = False
-        """Whether the last call that failed for good did so because nobody knew what it did."""
-        """Calls of which nobody knows what they did."""
         self.retries = 0
-        self.retries_by_type = CountsByType()
+        self.retries_by_type = NOT_COUNTED
         self.timeouts = 0
-        self.overdue = 0
         self.fallbacks = 0
-        self.hedges = 0
         self.rejections = 0
-        self.refused_by: Mapping[str, int] = _NOTHING
-        """Rejections by policy, without those by the circuit: they are the rest."""
-        self.transitions: Mapping[tuple[CircuitState, CircuitState], int] = _NOTHING
-        """How often the circuit went from one state to another."""
-        self._state_told: CircuitState = "closed"
         self.call_timers: tuple[CallTimer, ...] = ()
         """Empty as long as nobody wants to know how long calls take."""
-        self.abandoned_attempts = 0
-        self.abandoned_threads = 0
         self.set_by_hand: Mapping[str, object] = _NOTHING
         """The options somebody declared for this name, to tell a second, different value."""
         self.declared_at: Mapping[str, str] = _NOTHING
         """Where each of them was declared, as file:line."""
         self.waiting: set[asyncio.Future[None]] | None = None
         """Retry loops that wait between attempts, on whatever loop: woken when the circuit opens."""
-        self.waiting_for_the_circuit: set[asyncio.Future[None]] | None = None
-        """Feeds that an open circuit keeps from being opened: woken when it closes."""
-        self._streams: WeakSet[StreamHealth] | None = None  # a thousand bytes, and most services have no feed
 
     @property
     def successes(self) -> int:
@@ -376,7 +350,8 @@ class ServiceState:
         """No other attempt follows and no fallback answered; with *is_unknown* nobody knows what it did."""
         self.status = ServiceStatus.UNAVAILABLE
         self.entrance.stirred = True
-        self.ended_unknown = is_unknown
+        if self.ended_unknown is not is_unknown:
+            self.ended_unknown = is_unknown
 
     def found_later(self) -> None:
         """
@@ -387,6 +362,12 @@ class ServiceState:
         if self.ended_unknown and self.status is ServiceStatus.UNAVAILABLE:
             self.status = ServiceStatus.OPERATIONAL
         self.ended_unknown = False
+
+    def begin_to_count_types(self) -> None:
+        """The first attempt failed: from now on it is counted what with."""
+        with _lock:
+            if self.failures_by_type is NOT_COUNTED:
+                self.retries_by_type, self.failures_by_type = CountsByType(), CountsByType()
 
     def circuit_changed(self, to: CircuitState) -> None:
         """Count a change of the circuit's state."""
