@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -510,6 +511,18 @@ async def test_retry_after_is_honoured(recovery: ErrorRecoveryService, script: S
     error.retry_after = 12.0  # type: ignore[attr-defined]  # as HTTP clients' errors have it
     fetch = script(error, "answer")
     assert await recovery.service("api").call(fetch) == "answer"
+    assert fetch.times == [0.0, 12.0]
+
+
+@pytest.mark.parametrize("classify", [None, lambda value, call: None])
+async def test_a_date_to_come_back_at_is_counted_on_the_clock_of_the_service(
+    recovery: ErrorRecoveryService, clock: VirtualClock, script: Script, classify: Any
+) -> None:
+    """A test on virtual time that answers with a date of its own today waits for it, whatever the year is outside."""
+    error = ConnectionError("429")
+    error.headers = {"Retry-After": formatdate(clock.time() + 12, usegmt=True)}  # type: ignore[attr-defined]  # as above
+    fetch = script(error, "answer")
+    assert await recovery.service("api", classify=classify).call(fetch) == "answer"
     assert fetch.times == [0.0, 12.0]
 
 

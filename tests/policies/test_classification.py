@@ -17,6 +17,7 @@ from shockproof import (
     Verdict,
 )
 from shockproof.policies.classification import Classifier, Classify, ResultCheck
+from shockproof.testing import VirtualClock
 from shockproof.vocabulary.outcomes import CallEffect
 
 CALL = CallInfo("market_data", "fetch", 1, "read")
@@ -238,3 +239,34 @@ def test_what_the_error_asks_for_is_in_the_verdict() -> None:
     error = ValueError()
     error.retry_after = 4.0  # type: ignore[attr-defined]  # as HTTP clients' errors have it
     assert classifier().of_error(error, CALL).retry_after == 4.0
+
+
+class BusyError(Exception):
+    """What a client raises that was asked to come again later."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("busy")
+        self.retry_after = seconds
+
+
+@pytest.mark.parametrize(
+    ("group", "wanted"),
+    [
+        (ExceptionGroup("all", [BusyError(4.0), ValueError(), ExceptionGroup("in", [BusyError(9.0)])]), 9.0),
+        (ExceptionGroup("all", [ValueError(), KeyError()]), None),
+        (ExceptionGroup("all", [ValueError(), CircuitOpenError("other", retry_after=60.0)]), None),
+    ],
+)
+def test_the_longest_wait_that_an_error_of_a_group_asks_for_is_in_the_verdict(
+    group: ExceptionGroup[Exception], wanted: float | None
+) -> None:
+    """A task group hides no Retry-After; how long a circuit of ours stays open is none."""
+    assert classifier().of_error(group, CALL).retry_after == wanted
+
+
+def test_a_moment_that_the_other_side_names_is_counted_on_the_clock_of_the_service() -> None:
+    """On virtual time, too: a date of its own today is not one of some other year."""
+    clock = VirtualClock(wall=1_700_000_000.0)
+    error = ValueError("IP banned until 1700000090500")
+    call = CallInfo("market_data", "fetch", 1, "read", clock)
+    assert classifier().of_error(error, call).retry_after == 90.5

@@ -9,8 +9,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from shockproof.policies import retry_after
 from shockproof.policies.retry_after import asked_to_wait
+from shockproof.testing import VirtualClock
+
+NOW = VirtualClock(wall=1_700_000_000.0)
 
 
 class HttpError(Exception):
@@ -42,7 +44,7 @@ class Response:
 )
 def test_what_was_asked_for_is_found(error: Exception, expected: float | None) -> None:
     """An attribute, a header of the error, or a header of its response."""
-    assert asked_to_wait(error) == expected
+    assert asked_to_wait(error, NOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_what_was_asked_for_is_found(error: Exception, expected: float | None) -
 )
 def test_what_cannot_be_understood_is_no_wait(error: Exception) -> None:
     """Nonsense and mocks are not taken for seconds, and raise nothing."""
-    assert asked_to_wait(error) is None
+    assert asked_to_wait(error, NOW) is None
 
 
 def test_a_property_that_raises_is_no_wait() -> None:
@@ -76,21 +78,19 @@ def test_a_property_that_raises_is_no_wait() -> None:
         def retry_after(self) -> float:
             raise ZeroDivisionError
 
-    assert asked_to_wait(BrokenError()) is None
+    assert asked_to_wait(BrokenError(), NOW) is None
 
 
-def test_a_date_is_counted_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_is_counted_from_now() -> None:
     """The date form of the header, RFC 9110 section 10.2.3."""
-    monkeypatch.setattr(retry_after.time, "time", lambda: 1_000_000.0)
-    error = HttpError(headers={"Retry-After": formatdate(1_000_030, usegmt=True)})
-    assert asked_to_wait(error) == 30.0
+    error = HttpError(headers={"Retry-After": formatdate(1_700_000_030, usegmt=True)})
+    assert asked_to_wait(error, NOW) == 30.0
 
 
-def test_a_date_that_has_passed_means_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_that_has_passed_means_now() -> None:
     """A date in the past asks for no wait, not for a negative one."""
-    monkeypatch.setattr(retry_after.time, "time", lambda: 1_000_000.0)
-    error = HttpError(headers={"Retry-After": formatdate(999_000, usegmt=True)})
-    assert asked_to_wait(error) == 0.0
+    error = HttpError(headers={"Retry-After": formatdate(1_699_999_000, usegmt=True)})
+    assert asked_to_wait(error, NOW) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -115,22 +115,22 @@ def test_a_date_that_has_passed_means_now(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_a_rate_limit_of_which_nothing_is_left_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], expected: float | None
+    headers: dict[str, str], expected: float | None
 ) -> None:
     """In seconds from now, or as a moment; the longest of all that is said, and nothing while some is left."""
-    monkeypatch.setattr(retry_after.time, "time", lambda: 1_700_000_000.0)
-    assert asked_to_wait(HttpError(headers=headers)) == expected
-    assert asked_to_wait(HttpError(response=Response(headers))) == expected
+    assert asked_to_wait(HttpError(headers=headers), NOW) == expected
+    assert asked_to_wait(HttpError(response=Response(headers)), NOW) == expected
 
 
-def test_a_ban_in_words_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ban_in_words_is_waited_for() -> None:
     """As Binance puts it, in the text of its error."""
-    monkeypatch.setattr(retry_after.time, "time", lambda: 1_700_000_000.0)
     text = "Way too much request weight used; IP banned until {}. Please use websocket."
-    assert asked_to_wait(ValueError(text.format(1_700_000_090_500))) == 90.5
-    assert asked_to_wait(ValueError(text.format(1_699_000_000_000))) == 0.0
-    assert asked_to_wait(ValueError(text.format("tomorrow"))) is None
-    assert asked_to_wait(text.format(1_700_000_090_500)) is None  # a result that speaks of one is no error
+    assert asked_to_wait(ValueError(text.format(1_700_000_090_500)), NOW) == 90.5
+    assert asked_to_wait(ValueError(text.format(1_699_000_000_000)), NOW) == 0.0
+    assert asked_to_wait(ValueError(text.format("tomorrow")), NOW) is None
+    assert (
+        asked_to_wait(text.format(1_700_000_090_500), NOW) is None
+    )  # a result that speaks of one is no error
 
 
 class BusyError(Exception):
@@ -143,14 +143,13 @@ class BusyError(Exception):
 
 def test_what_the_class_of_an_error_says_is_found() -> None:
     """Although the error itself holds nothing but its text."""
-    assert asked_to_wait(BusyError("busy")) == 7.0
+    assert asked_to_wait(BusyError("busy"), NOW) == 7.0
 
 
-def test_a_ban_in_the_words_of_somebodys_own_error_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ban_in_the_words_of_somebodys_own_error_is_waited_for() -> None:
     """As a client wraps what the venue said."""
-    monkeypatch.setattr(retry_after.time, "time", lambda: 1_700_000_000.0)
 
     class VenueError(Exception):
         """A client's."""
 
-    assert asked_to_wait(VenueError("IP banned until 1700000030000")) == 30.0
+    assert asked_to_wait(VenueError("IP banned until 1700000030000"), NOW) == 30.0

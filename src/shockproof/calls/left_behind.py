@@ -40,7 +40,7 @@ class LeftBehind:
         self._wanted = wanted
         self._sending = sending
         self._loop = asyncio.get_running_loop()
-        self._info = CallInfo(wanted.service_name, function_name, 1, "unsafe")
+        self._info = CallInfo(wanted.service_name, function_name, 1, "unsafe", wanted.clock)
 
     def give_up(self, flight: Flight, why: str) -> Found[Any] | None:  # Any: what the function returned
         """

@@ -71,8 +71,6 @@ _NEUTRAL: Final = Outcome.NEUTRAL
 _UNKNOWN: Final = Outcome.UNKNOWN
 _MEDIUM: Final = ErrorSeverity.MEDIUM
 
-_NOBODY_ASKS: Final = CallInfo("", "", 1, "read")
-
 
 class UnwantedResultError(Exception):
     """Stands for a result that was judged a failure, in the records and inside; no caller ever sees it."""
@@ -239,7 +237,8 @@ class OngoingCall:
 
     def info(self) -> CallInfo:
         """What `classify` is told about the attempt in flight."""
-        return CallInfo(self.plan.state.name, self.function_name, self.number, self.plan.effect)
+        plan = self.plan
+        return CallInfo(plan.state.name, self.function_name, self.number, plan.effect, plan.runtime.clock)
 
     def has_to_give_way(self) -> bool:
         """Whether so many attempts were made without a wait that the event loop must have its turn."""
@@ -646,7 +645,7 @@ class OngoingCall:
             assert failure.error is not None
             try:
                 classifier = self.plan.classifier
-                info = self.info() if classifier.asks_the_user else _NOBODY_ASKS
+                info = self.info() if classifier.asks_the_user else self.plan.runtime.nobody_asks
                 verdict = failure.judged = classifier.of_error(failure.error, info)
             except BaseException:  # the user's code wants to end the program: no verdict
                 failure.ticket.released()

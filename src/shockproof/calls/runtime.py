@@ -22,6 +22,7 @@ from shockproof.policies.backoff import Backoff, Randomness
 from shockproof.policies.rate_limit import RollingWindows
 from shockproof.policies.retry import RetryRule
 from shockproof.vocabulary.clock import Clock, SystemClock
+from shockproof.vocabulary.outcomes import CallInfo
 
 if TYPE_CHECKING:
     from shockproof.calls.reconciliation import Reconciliation
@@ -68,6 +69,7 @@ class Runtime:
         "listeners",
         "losers",
         "max_threads",
+        "nobody_asks",
         "on_first_call",
         "plans",
         "recorder",
@@ -92,6 +94,8 @@ class Runtime:
         sent_once: SentOnce | None = None,
     ) -> None:
         self.clock = clock
+        self.nobody_asks = CallInfo("", "", 1, "read", clock)
+        """Where only the rules judge, which look at no call: to make one for each failure would cost more than the rest."""
         self.rng = rng
         self.registry = registry
         self.recorder = recorder

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -28,6 +27,7 @@ from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
 from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.arguments import seconds
+from shockproof.vocabulary.clock import Clock as OurClock
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
@@ -83,12 +83,12 @@ def _by_status(error: APIError) -> Meaning:
     return meaning_of_status(error.status_code or 0) or Meaning.UNKNOWN
 
 
-def _asked_to_wait(error: object) -> float | None:
-    waits = asked_to_wait(error)
+def _asked_to_wait(error: object, clock: OurClock) -> float | None:
+    waits = asked_to_wait(error, clock)
     if waits is None and isinstance(error, APIError) and error.status_code == 429:
         reset = str(getattr(error.response, "headers", {}).get("X-RateLimit-Reset", ""))
         if reset.isdecimal():
-            return max(0.0, int(reset) - time.time())
+            return max(0.0, int(reset) - clock.time())
     return waits
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from shockproof.integrations.optional import missing
@@ -30,6 +29,7 @@ from shockproof.integrations.protected_client import (
     stand_in,
 )
 from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
@@ -72,12 +72,12 @@ def _by_status(error: BinanceAPIException) -> Meaning:
     return meaning_of_status(error.status_code) or Meaning.UNKNOWN
 
 
-def _asked_to_wait(error: object) -> float | None:
+def _asked_to_wait(error: object, clock: Clock) -> float | None:
     if isinstance(error, BinanceAPIException):
         banned_until = _BANNED_UNTIL.search(str(error.message))
         if banned_until is not None:
-            return max(0.0, int(banned_until[1]) / 1000 - time.time())
-    return asked_to_wait(error)
+            return max(0.0, int(banned_until[1]) / 1000 - clock.time())
+    return asked_to_wait(error, clock)
 
 
 TABLE: Final = OutcomeTable(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable
 from socket import gaierror
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,6 +26,7 @@ from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.protected_client import Does, ProtectedClient, only_closes, stand_in
 from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
@@ -67,11 +67,11 @@ def _by_status(error: Exception) -> Meaning | None:
     return None if status is None else meaning_of_status(int(status[1]))
 
 
-def _asked_to_wait(error: object) -> float | None:
+def _asked_to_wait(error: object, clock: Clock) -> float | None:
     banned_until = _BANNED_UNTIL.search(str(error)) if isinstance(error, ccxt.NetworkError) else None
     if banned_until is not None:
-        return max(0.0, int(banned_until[1]) / 1000 - time.time())
-    return asked_to_wait(error)
+        return max(0.0, int(banned_until[1]) / 1000 - clock.time())
+    return asked_to_wait(error, clock)
 
 
 TABLE: Final = OutcomeTable(
@@ -135,7 +135,7 @@ def classify_for(exchange: Exchange) -> Classify:
         if verdict is None or verdict.retry_after is not None:
             return verdict
         if isinstance(value, (ccxt.DDoSProtection, ccxt.RateLimitExceeded)):
-            return Verdict(verdict.outcome, asked_to_wait(_Answer(exchange)), verdict.effect)
+            return Verdict(verdict.outcome, asked_to_wait(_Answer(exchange), call.clock), verdict.effect)
         return verdict
 
     return classify

@@ -31,6 +31,7 @@ from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.retry_info import asked_by_server
 from shockproof.policies.classification import Classify
 from shockproof.vocabulary.arguments import one_of
+from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Verdict
 
 try:
@@ -63,7 +64,7 @@ def _trailers(error: grpc.aio.AioRpcError) -> list[tuple[str, Any]]:  # Any: str
     return list(error.trailing_metadata() or ())
 
 
-def _asked_to_wait(error: object) -> float | None:
+def _asked_to_wait(error: object, _clock: Clock) -> float | None:
     asked = asked_by_server(_trailers(error)) if isinstance(error, grpc.aio.AioRpcError) else None
     return None if asked is None or asked.is_final else asked.seconds
 

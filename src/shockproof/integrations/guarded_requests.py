@@ -192,6 +192,6 @@ class GuardedRequests(Generic[A]):
             if not isinstance(value, StatusError):
                 return self._table.classify(value, call)
             meaning = self._table.meaning_of(judged)
-            return None if meaning is None else meaning.verdict(asked_to_wait(judged))
+            return None if meaning is None else meaning.verdict(asked_to_wait(judged, call.clock))
 
         return classify

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.outcomes import CallInfo, Effect, Outcome, Verdict
 
 __all__ = ["Advice", "Meaning", "OutcomeTable", "Rule"]
@@ -73,7 +74,9 @@ class OutcomeTable:
 
     __slots__ = ("_asked_to_wait", "_kinds", "rules")
 
-    def __init__(self, *rules: Rule, asked_to_wait: Callable[[object], float | None] = asked_to_wait) -> None:
+    def __init__(
+        self, *rules: Rule, asked_to_wait: Callable[[object, Clock], float | None] = asked_to_wait
+    ) -> None:
         self.rules = rules
         self._kinds = tuple(kind for rule in rules for kind in rule.kinds)
         self._asked_to_wait = asked_to_wait
@@ -94,9 +97,9 @@ class OutcomeTable:
         found = self.rule_for(value)
         return None if found is None else found[1]
 
-    def classify(self, value: object, _call: CallInfo) -> Verdict | None:
+    def classify(self, value: object, call: CallInfo) -> Verdict | None:
         """For ``recovery.service(..., classify=...)``."""
         if not isinstance(value, self._kinds):  # most results: one look, not one for each rule
             return None
         meaning = self.meaning_of(value)
-        return None if meaning is None else meaning.verdict(self._asked_to_wait(value))
+        return None if meaning is None else meaning.verdict(self._asked_to_wait(value, call.clock))

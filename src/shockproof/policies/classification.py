@@ -11,6 +11,7 @@ from typing import Any
 
 from shockproof.policies.retry import leaves
 from shockproof.policies.retry_after import asked_to_wait
+from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import CallRejectedError, OutcomeUnknownError
 from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Outcome, Verdict
 
@@ -42,6 +43,15 @@ def leaves_an_order(error: Exception) -> bool:
 def is_refusal(error: Exception) -> bool:
     """Whether a policy refused, and nothing else went wrong."""
     return all(isinstance(leaf, CallRejectedError) for leaf in leaves(error))
+
+
+def _asked_of_group(group: BaseExceptionGroup, clock: Clock) -> float | None:
+    """What the group itself says, else the longest of what was asked for inside; a refusal of ours speaks of a service inside."""
+    said = asked_to_wait(group, clock)
+    if said is not None:
+        return said
+    waits = [asked_to_wait(leaf, clock) for leaf in leaves(group) if not isinstance(leaf, CallRejectedError)]
+    return max((wait for wait in waits if wait is not None), default=None)
 
 
 class Classifier:
@@ -102,7 +112,7 @@ class Classifier:
             return _NOBODY_KNOWS
         verdict = None if self._classify is None else self._users(error, call)
         if verdict is None:
-            verdict = self._by_rule(error)
+            verdict = self._by_rule(error, call.clock)
         return self._careful(verdict) if self._effect == "unsafe" else verdict
 
     def never_began(self) -> None:
@@ -127,11 +137,11 @@ class Classifier:
         _log.error("classify returned %r instead of a Verdict or None; the rules decide instead", verdict)
         return None
 
-    def _by_rule(self, error: Exception) -> Verdict:
+    def _by_rule(self, error: Exception, clock: Clock) -> Verdict:
         if not isinstance(error, BaseExceptionGroup):
             if isinstance(error, CallRejectedError):
                 return _FAILED if self._effect == "unsafe" else _NEUTRAL
-            retry_after, nothing_happened = asked_to_wait(error), isinstance(error, _NOTHING_HAPPENED)
+            retry_after, nothing_happened = asked_to_wait(error, clock), isinstance(error, _NOTHING_HAPPENED)
             if retry_after is None:  # nearly all of them
                 return _FAILED_BEFORE_IT_LEFT if nothing_happened else _FAILED
             return Verdict(Outcome.FAILURE, retry_after, effect="none" if nothing_happened else "unknown")
@@ -143,5 +153,5 @@ class Classifier:
             proofs = (*_NOTHING_HAPPENED, CallRejectedError)
         nothing_happened = all(isinstance(leaf, proofs) for leaf in leaves(error))
         return Verdict(
-            Outcome.FAILURE, asked_to_wait(error), effect="none" if nothing_happened else "unknown"
+            Outcome.FAILURE, _asked_of_group(error, clock), effect="none" if nothing_happened else "unknown"
         )

@@ -12,11 +12,11 @@ from __future__ import annotations
 import builtins
 import math
 import re
-import time
 from datetime import timedelta
 from typing import Final
 
 from shockproof.policies.rate_limit_headers import Left, read_headers
+from shockproof.vocabulary.clock import Clock
 
 __all__ = ["asked_to_wait"]
 
@@ -26,20 +26,20 @@ _BUILT_IN: Final = frozenset(
 _BAN: Final = r"\bbanned until (\d{13})\b"
 
 
-def asked_to_wait(error: object) -> float | None:
-    """Seconds the other side asked for, or None; whatever cannot be understood is None."""
+def asked_to_wait(error: object, clock: Clock) -> float | None:
+    """Seconds the other side asked for, a moment that it named as *clock* counts; whatever cannot be understood is None."""
     try:
         if type(error) in _BUILT_IN and not error.__dict__:  # it has a text, and nothing else
-            return _ban(error) if "banned" in str(error) else None
+            return _ban(error, clock) if "banned" in str(error) else None
         said = _seconds(getattr(error, "retry_after", None))
         if said is not None:
             return said
-        found = [_ban(error)]
+        found = [_ban(error, clock)]
         for holder in (error, getattr(error, "response", None)):
             headers = getattr(holder, "headers", None)
             # What HTTP clients use is not always a Mapping; a Mock, which has every attribute, has no items.
             if headers is not None and hasattr(type(headers), "__getitem__"):
-                told = read_headers([(str(name), str(headers[name])) for name in headers], time.time())
+                told = read_headers([(str(name), str(headers[name])) for name in headers], clock.time())
                 found.append(told.wait)
                 found += [one.resets_in for one in told.usage if isinstance(one, Left) and one.remaining == 0]
     except Exception:  # noqa: BLE001 - a foreign object's property may raise anything
@@ -55,7 +55,7 @@ def _seconds(value: object) -> float | None:
     return float(value) if math.isfinite(value) and value >= 0 else None
 
 
-def _ban(error: object) -> float | None:
+def _ban(error: object, clock: Clock) -> float | None:
     text = str(error) if isinstance(error, BaseException) else ""
     until = re.search(_BAN, text) if "banned" in text else None
-    return None if until is None else max(0.0, int(until[1]) / 1000 - time.time())
+    return None if until is None else max(0.0, int(until[1]) / 1000 - clock.time())

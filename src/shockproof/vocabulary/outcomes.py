@@ -4,9 +4,11 @@ What became of an attempt. One classification per handle decides for all its pol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Final, Literal
+
+from shockproof.vocabulary.clock import Clock, SystemClock
 
 __all__ = ["Attempt", "CallEffect", "CallInfo", "Effect", "Outcome", "Verdict"]
 
@@ -15,6 +17,8 @@ Effect = Literal["none", "unknown", "done"]
 
 CallEffect = Literal["read", "idempotent", "unsafe"]
 """What a call does: it only reads, may be repeated without harm, or must never be repeated blindly."""
+
+_REAL_TIME: Final[Clock] = SystemClock()
 
 
 class Outcome(Enum):
@@ -68,3 +72,5 @@ class CallInfo:
     attempt: int
     """1 for the first."""
     effect: CallEffect
+    clock: Clock = field(default=_REAL_TIME, compare=False, repr=False)
+    """The service's: what a moment that the other side has named is counted from."""
