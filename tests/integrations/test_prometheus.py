@@ -684,7 +684,7 @@ def test_dashboard_names_each_line_and_uses_what_is_there() -> None:
     board = json.loads(text)
     variables = {one["name"] for one in board["templating"]["list"]}
     used = set(re.findall(r"\$\{?(\w+)", text))
-    assert used <= variables | {"__rate_interval", "__interval", "__all"}
+    assert used <= variables | {"__rate_interval", "__all"}
     for panel in board["panels"]:
         if panel["type"] == "row":
             continue
@@ -702,6 +702,35 @@ def test_dashboard_names_each_line_and_uses_what_is_there() -> None:
             if left is not None and panel["type"] != "stat":
                 told = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
                 assert told == set(left[1].split(", ")) - {"le"}, panel["title"]
+
+
+def test_dashboard_says_all_that_grafanas_schema_requires() -> None:
+    """What a panel leaves out, not every Grafana fills in; an annotation without a target is passed over in silence."""
+    board = json.loads(grafana_dashboard())
+    legend = {"showLegend", "displayMode", "placement", "calcs"}
+    for panel in board["panels"]:
+        if panel["type"] == "row":
+            assert panel.keys() >= {"id", "title", "collapsed", "gridPos", "panels"}
+            continue
+        options, config = panel["options"], panel["fieldConfig"]
+        assert config.keys() == {"defaults", "overrides"}
+        for step in config["defaults"].get("thresholds", {"steps": []})["steps"][:1]:
+            assert step["value"] is None  # minus infinity
+        if panel["type"] == "stat":
+            assert options["reduceOptions"].keys() == {"calcs", "fields", "values"}
+            assert options.keys() >= {"graphMode", "colorMode", "justifyMode", "textMode", "orientation"}
+            assert all(target["instant"] for target in panel["targets"])
+        else:
+            assert options["legend"].keys() == legend
+            assert options["tooltip"].keys() == {"mode", "sort"}
+        if panel["type"] == "state-timeline":
+            assert options.keys() >= {"showValue", "rowHeight", "mergeValues", "alignValue"}
+    for annotation in board["annotations"]["list"]:
+        assert annotation.keys() >= {"name", "datasource", "enable", "iconColor"}
+        assert annotation["target"] == {"refId": "Anno", "expr": annotation["expr"]}
+        assert "$__interval" not in annotation["expr"]  # it may be too short for two scrapes
+    for variable in board["templating"]["list"]:
+        assert variable.keys() >= {"name", "type", "query", "current"}
 
 
 def test_the_loop_monitor_is_what_the_lag_is_read_from_where_there_is_one(tmp_path: Path) -> None:
