@@ -368,6 +368,7 @@ def test_secrets_are_in_no_alert_and_in_no_log(desk: Desk, caplog: pytest.LogCap
     assert summaries["held"].endswith("by hand: password=***")
     logged = "".join(path.read_text("utf-8") for path in desk.recovery.error_log_dir.rglob("*.jsonl"))
     assert "AlertNotSentError" in logged
+    assert "alerts could not be told to recording: AlertNotSentError: no such key ***" in caplog.text
     assert "s3cret" not in logged + caplog.text
     assert "abc123def" not in logged + caplog.text
 

@@ -199,7 +199,7 @@ def test_what_may_not_be_read_hides_nothing_else(
     monkeypatch.setattr(doctor, "files_set_aside", refuse)
     code, found = findings(shockproof, killed)
     assert code == 1
-    assert ("problem", f"{killed / 'state'}: Permission denied") in found["disk"]
+    assert ("problem", f"{killed / 'state'}: Permission denied") in found["state"]
     assert found["halt"] == [("ok", "not halted")]
 
 

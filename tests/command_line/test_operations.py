@@ -296,7 +296,7 @@ def test_the_lock_itself_protects_where_the_owner_cannot_be_seen(
 
 
 def test_damage_is_told_beside_the_list(shockproof: Run, killed: Path) -> None:
-    """What is listed may not be all, and scripts that read stdout are not disturbed."""
+    """What is listed may not be all: exit code 1, and scripts that read stdout are not disturbed."""
     (segment,) = (killed / "state" / "journal").glob("journal-*.wal")
     data = bytearray(segment.read_bytes())
     data[data.index(b'"key":"bars"')] ^= 1
@@ -304,6 +304,7 @@ def test_damage_is_told_beside_the_list(shockproof: Run, killed: Path) -> None:
     listed = shockproof("operations", "list", "--json", "--state-dir", killed / "state")
     assert "the journal is damaged" in listed.err
     assert isinstance(listed.json, list)
+    assert listed.code == 1
 
 
 # ---- when it was sent

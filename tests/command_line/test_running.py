@@ -248,6 +248,16 @@ def test_scripts_read_the_exit_code(
     assert told.out.startswith(f"{health}: 1 service, 0 errors")
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "1 error "), (999, "999 errors "), (1000, "1,000+ errors ")])
+def test_a_count_of_errors_that_the_memory_ends_is_told_as_the_least(
+    shockproof: Run, pages: Pages, count: int, said: str
+) -> None:
+    """The last thousand are in memory: in an outage there were more."""
+    url, answers = pages
+    answers[HEALTH] = told_in({**HEALTHY, "recent_error_count": count})
+    assert f", {said}in the last 5 min" in shockproof("health", "--url", url).out
+
+
 @pytest.mark.parametrize("page", ["", "/", "/health", "/status", "/status.json"])
 def test_the_url_is_that_of_the_server_or_of_a_page(shockproof: Run, pages: Pages, page: str) -> None:
     """People copy what stands in the browser; and it may be mounted somewhere."""

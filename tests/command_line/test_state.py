@@ -244,6 +244,20 @@ def test_pending_operations_make_a_state_where_none_was_saved(shockproof: Run, k
     assert (as_json["file"], len(as_json["active_operations"])) == (None, 3)
 
 
+def test_a_state_beside_a_damaged_journal_is_shown_with_the_exit_code_of_damage(
+    shockproof: Run, killed: Path
+) -> None:
+    """What it shows as pending may not be all: a script has to learn that."""
+    assert shockproof("state", "show", "--state-dir", killed / "state").code == 0
+    (segment,) = (killed / "state" / "journal").glob("journal-*.wal")
+    data = bytearray(segment.read_bytes())
+    data[data.index(b'"key":"bars"')] ^= 1
+    segment.write_bytes(data)
+    shown = shockproof("state", "show", "--state-dir", killed / "state")
+    assert (shown.code, "the journal is damaged" in shown.err) == (1, True)
+    assert "cached_data" in shown.out
+
+
 def test_a_halt_is_said_where_nothing_was_saved(shockproof: Run, tmp_path: Path) -> None:
     """A bot that was halted before its first save is halted; scripts find it beside their document, on stderr."""
     (tmp_path / "halted.json").touch()

@@ -293,7 +293,8 @@ class Alerts:
             try:
                 await desk.handle.call(target.send, message)
             except Exception as error:  # noqa: BLE001 - a target is foreign code; it is due again at the next look
-                _log.warning("alerts could not be told to %s: %s", target.name, type(error).__name__)
+                why = self._recovery._redactor.text(f"{type(error).__name__}: {error}")
+                _log.warning("alerts could not be told to %s: %s", target.name, why)
                 return
             desk.ledger.delivered(message)
 

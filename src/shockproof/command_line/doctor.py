@@ -73,25 +73,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(given: argparse.Namespace, screen: Screen) -> int:
     state_dir, error_log_dir = given.state_dir.absolute(), given.error_log_dir.absolute()
-    looks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _versions,
-        _settings,
-        lambda: _directory("state_dir", state_dir),
-        lambda: _directory("error_log_dir", error_log_dir),
-        lambda: _space(state_dir, error_log_dir),
-        _limits,
-        lambda: _clock(state_dir, error_log_dir),
-        lambda: _error_log(error_log_dir),
-        lambda: _state(state_dir),
-        lambda: _journal(state_dir),
-        lambda: _halt(state_dir),
+    looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("versions", _versions),
+        ("settings", _settings),
+        ("state_dir", lambda: _directory("state_dir", state_dir)),
+        ("error_log_dir", lambda: _directory("error_log_dir", error_log_dir)),
+        ("disk", lambda: _space(state_dir, error_log_dir)),
+        ("limits", _limits),
+        ("clock", lambda: _clock(state_dir, error_log_dir)),
+        ("error log", lambda: _error_log(error_log_dir)),
+        ("state", lambda: _state(state_dir)),
+        ("journal", lambda: _journal(state_dir)),
+        ("halt", lambda: _halt(state_dir)),
     )
     findings: list[Finding] = []
-    for look in looks:
+    for about, look in looks:
         try:
             findings += look()
         except OSError as error:
-            findings.append(Finding("disk", "problem", f"{error.filename or 'the disk'}: {error.strerror}"))
+            findings.append(Finding(about, "problem", f"{error.filename or 'the disk'}: {error.strerror}"))
     if given.json:
         screen.json([finding._asdict() for finding in findings])
     else:

@@ -225,8 +225,8 @@ class Summary:
             [
                 (
                     hour,
-                    *(str(counts[name] or "") for name in _SEVERITIES),
-                    str(counts.total()),
+                    *(f"{counts[name]:,}" if counts[name] else "" for name in _SEVERITIES),
+                    f"{counts.total():,}",
                     "#" * max(1, round(_WIDEST_BAR * counts.total() / most)),
                 )
                 for hour, counts in hours

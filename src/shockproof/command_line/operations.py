@@ -146,7 +146,8 @@ def _list(given: argparse.Namespace, screen: Screen) -> int:
                 f"{forgotten} settled by hand as absent, and so free again: {journal / RESOLUTIONS_NAME}",
                 "dim",
             )
-    return ExitCode.WRONG if given.exit_code and table.pending() else ExitCode.FINE
+    is_wrong = recovered.has_lost_something or (given.exit_code and table.pending())
+    return ExitCode.WRONG if is_wrong else ExitCode.FINE
 
 
 def _saved(state_dir: Path, pending: Iterable[OperationEntry], screen: Screen) -> int:

@@ -144,7 +144,7 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
         else:
             screen.line(said_of_the_halt, "red")
     _warn_of(files, screen)
-    pending = [] if given.day is not None else _pending(given.state_dir / "journal", screen)
+    pending, is_whole = ([], True) if given.day is not None else _pending(given.state_dir / "journal", screen)
     file = files[0] if files and files[0].verdict == "valid" else None
     content: dict[str, Any] = {} if file is None else without_secrets(file.content)  # Any: frozen values
     if pending:
@@ -165,7 +165,7 @@ def _show(given: argparse.Namespace, screen: Screen) -> int:
     else:
         _show_to_people(file, content, screen)
     # Pending operations alone make a state, too; a file that is damaged, or of a newer program, is wrong all the same.
-    return ExitCode.WRONG if file is None and files else ExitCode.FINE
+    return ExitCode.WRONG if (file is None and files) or not is_whole else ExitCode.FINE
 
 
 def _of_day(
@@ -200,21 +200,21 @@ def _mark(state_dir: Path) -> Mark | None:
         )
 
 
-def _pending(journal: Path, screen: Screen) -> list[dict[str, Any]]:  # Any: frozen values
-    """What restore_state() adds from the journal, oldest first, without secrets."""
+def _pending(journal: Path, screen: Screen) -> tuple[list[dict[str, Any]], bool]:  # Any: frozen values
+    """What restore_state() adds from the journal, oldest first, without secrets; and whether nothing is missing."""
     try:
         with files_with_progress(journal) as layer:
             recovered = read_journal(layer, journal)
     except (OSError, ShockproofError) as error:
         screen.warn(f"the journal cannot be read, nor could restore_state(): {error}")
-        return []
+        return [], False
     if recovered.damage is not None:
         screen.warn(f"the journal is damaged: {recovered.damage}; see shockproof journal verify")
     elif recovered.incomplete is not None:
         screen.warn(
             f"something is missing from the journal: {recovered.incomplete}; see shockproof journal verify"
         )
-    return [
+    pending = [
         {
             "operation": entry.name.operation,
             "key": entry.name.key,
@@ -223,6 +223,7 @@ def _pending(journal: Path, screen: Screen) -> list[dict[str, Any]]:  # Any: fro
         }
         for entry in recovered.table.pending()
     ]
+    return pending, not recovered.has_lost_something
 
 
 def _with_pending(saved: Any, pending: list[dict[str, Any]]) -> list[Any]:  # Any: frozen values

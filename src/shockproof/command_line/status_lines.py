@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
 from shockproof.command_line.screen import Screen
-from shockproof.views.words import ago, local_time, not_called_since, printable
+from shockproof.views.words import ago, error_count, local_time, not_called_since, printable
 
 __all__ = ["HEALTH_STYLES", "Counts", "show_errors", "show_head", "show_pending", "show_services"]
 
@@ -29,7 +29,10 @@ def show_head(status: Status, name: str, screen: Screen) -> None:
     known = counts.get("services", len(services))
     errors = status.get("recent_error_count", 0)
     process = "" if pid is None else f"process {pid}, "
-    text = f"{health}: {_several(known, 'service')}, {_several(errors, 'error')} in the last 5 min  ({process}{name})"
+    in_words = (
+        "1 error" if errors == 1 else f"{error_count(errors) if isinstance(errors, int) else errors} errors"
+    )
+    text = f"{health}: {_several(known, 'service')}, {in_words} in the last 5 min  ({process}{name})"
     screen.line(screen.cut(text), HEALTH_STYLES.get(health))
     halt = _dict(status.get("halt"))
     if status.get("halted"):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from shockproof.memory.error_log.capture import CapturedError
+from shockproof.memory.error_log.history import ERRORS_KEPT
 from shockproof.memory.error_log.redaction import Redactor
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.sending import is_sending, sent_at, service_of
@@ -36,7 +37,6 @@ __all__ = ["MOST_SERVICES", "error_by_id", "id_of", "named_by_id", "status_of", 
 
 MOST_SERVICES: Final = 50
 _MOST_ERRORS: Final = 50
-_IN_MEMORY: Final = 1_000
 _MOST_PENDING: Final = 50
 _LONGEST: Final = 500
 """Characters of a text of others: an error, a checkpoint."""
@@ -128,7 +128,7 @@ def _in_portions(
             yield
     errors = hide([_error(error) for error in recovery._history.latest(_MOST_ERRORS)])
     yield
-    over_time = _errors_over_time(recovery._history.latest(_IN_MEMORY), now)
+    over_time = _errors_over_time(recovery._history.latest(ERRORS_KEPT), now)
     yield
     loop, shared = recovery._loop_report(), recovery._shared_report()
     journal = recovery._journal.status()._asdict()
@@ -175,7 +175,7 @@ def named_by_id(recovery: ErrorRecoveryService, wanted: str) -> str | None:
 
 def error_by_id(recovery: ErrorRecoveryService, wanted: str) -> CapturedError | None:
     """The error in memory that the status calls so; None: it is not there any more."""
-    return next((error for error in recovery._history.latest(_IN_MEMORY) if _id_of(error) == wanted), None)
+    return next((error for error in recovery._history.latest(ERRORS_KEPT) if _id_of(error) == wanted), None)
 
 
 def _id_of(error: CapturedError) -> str:
@@ -268,7 +268,7 @@ def _errors_over_time(latest: Sequence[CapturedError], now: float) -> dict[str, 
         place = STEPS - 1 - (newest - int(error.captured_at // STEP))
         if 0 <= place < STEPS:
             rows[error.severity.value][place] += 1
-    is_cut = len(latest) >= _IN_MEMORY
+    is_cut = len(latest) >= ERRORS_KEPT
     covers = min(WINDOW, now - latest[-1].captured_at) if is_cut else WINDOW
     return {"step": STEP, "number": newest, "covers": round(covers, 3), "by_severity": rows}
 

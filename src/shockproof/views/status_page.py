@@ -18,7 +18,15 @@ from shockproof.views.pictures import stacked_bars
 from shockproof.views.status_history import STEP, quantile
 from shockproof.views.status_pictures import band, columns_of_lag, heat, spark
 from shockproof.views.status_window import PictureWindow, window_for
-from shockproof.views.words import ago, clock_time, duration_text, local_time, markup, not_called_since
+from shockproof.views.words import (
+    ago,
+    clock_time,
+    duration_text,
+    error_count,
+    local_time,
+    markup,
+    not_called_since,
+)
 
 __all__ = ["Part", "document", "page", "parts_of"]
 
@@ -267,7 +275,7 @@ def _tiles(status: Mapping[str, Any]) -> Part:  # Any: JSON
     ]  # fmt: skip
     errors, journal, log = status["recent_error_count"], status["journal"], status["error_log"]
     tiles += [
-        ("Errors", f"{errors:,}", "in 5 min", "warn" if errors else ""),
+        ("Errors", error_count(errors), "in 5 min", "warn" if errors else ""),
         ("Pending", f"{journal['pending']:,}", "operation" if journal["pending"] == 1 else "operations", ""),
         ("Error log", log["state"], f"{log['written']:,} written, {log['queued']:,} waiting",
          "" if log["state"] in ("ok", "closed") else "bad"),

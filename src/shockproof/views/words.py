@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+from shockproof.memory.error_log.history import ERRORS_KEPT
+
 __all__ = [
     "ago",
     "clock_time",
     "duration_text",
+    "error_count",
     "local_time",
     "markup",
     "not_called_since",
@@ -66,6 +69,11 @@ def ago(seconds: float) -> str:
         if seconds < limit:
             return f"{max(0, int(seconds // size))} {unit}"
     return f"{int(seconds // 86_400)} days"
+
+
+def error_count(number: int) -> str:
+    """How many errors there were lately: "1,000+" where there may have been more than the memory holds."""
+    return f"{number:,}{'+' if number >= ERRORS_KEPT else ''}"
 
 
 def not_called_since(status: str) -> str:

@@ -9,9 +9,9 @@ from typing import Final
 from shockproof.memory.error_log.capture import CapturedError
 from shockproof.vocabulary.statuses import ErrorSeverity
 
-__all__ = ["ErrorHistory"]
+__all__ = ["ERRORS_KEPT", "ErrorHistory"]
 
-_KEPT: Final = 1_000
+ERRORS_KEPT: Final = 1_000
 _SHOWN: Final = 10
 
 
@@ -20,7 +20,7 @@ class ErrorHistory:
     The last 1,000 errors, oldest first. Any thread may add and ask at any time; nobody waits.
     """
 
-    def __init__(self, *, kept: int = _KEPT) -> None:
+    def __init__(self, *, kept: int = ERRORS_KEPT) -> None:
         self._errors: deque[CapturedError] = deque(maxlen=kept)
         self.add = self._errors.append
         """Remember an error, and forget the oldest if there are too many."""
