@@ -222,12 +222,20 @@ async def test_an_alert_arrives_once_the_server_is_well_again(
     assert recovery.get_health_status()["services"]["alerts.pagerduty"]["failures"] >= 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [(Slack, "/services/T0/B0/s3cret-of-a-channel"), (Webhook, "/in?room=7&key=s3cret-of-a-channel")],
+)
 async def test_the_url_of_a_webhook_is_in_no_log(
-    server: Misbehaving, recovery: ErrorRecoveryService, caplog: pytest.LogCaptureFixture
+    server: Misbehaving,
+    recovery: ErrorRecoveryService,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Slack | Webhook],
+    path: str,
 ) -> None:
     """Even where the other side sends it back, or the token of it alone."""
-    server.answers(404, b"nothing at /services/T0/B0/s3cret-of-a-channel: no s3cret-of-a-channel")
-    async with Alerts(recovery, [Slack(f"{server.url}/services/T0/B0/s3cret-of-a-channel")], every=0.05):
+    server.answers(404, f"nothing at {server.url}{path}: no s3cret-of-a-channel".encode())
+    async with Alerts(recovery, [kind(f"{server.url}{path}")], every=0.05):
         recovery.service("broker")
         recovery.set_circuit_mode("broker", "forced-open")
         await until(lambda: bool(server.requests))

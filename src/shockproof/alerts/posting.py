@@ -13,14 +13,16 @@ from collections.abc import Mapping
 from http.client import HTTPMessage
 from typing import IO, Final
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from shockproof.alerts.target import AlertNotSentError
 
-__all__ = ["check_url", "post"]
+__all__ = ["check_url", "post", "secrets_in"]
 
 _MOST_OF_AN_ANSWER: Final = 300
+_SHORTEST_TOKEN: Final = 16
+"""Characters; what is shorter may be a word, and would be hidden wherever it stands."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -56,6 +58,14 @@ def check_url(argument: str, url: object) -> str:
             f"{argument} must hold no blanks and only ASCII; that of the host {parts.hostname!r} does not"
         )
     return url
+
+
+def secrets_in(url: str) -> tuple[str, ...]:
+    """The URL of a hook, and what in it lets its reader in: its path, the end of that, and the values of its query."""
+    parts = urlsplit(url)
+    ends = (parts.path.rpartition("/")[2], *(value for _, value in parse_qsl(parts.query)))
+    path = (parts.path,) if len(parts.path) >= _SHORTEST_TOKEN else ()
+    return (url, *path, *(end for end in ends if len(end) >= _SHORTEST_TOKEN))
 
 
 def post(url: str, body: object, *, timeout: float, headers: Mapping[str, str]) -> None:

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 from shockproof.alerts.incident import Notice
-from shockproof.alerts.posting import check_url, post
+from shockproof.alerts.posting import check_url, post, secrets_in
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 
 __all__ = ["Slack"]
@@ -17,9 +16,6 @@ __all__ = ["Slack"]
 _SIGNS: Final = {"critical": ":rotating_light:", "error": ":red_circle:", "warning": ":warning:"}
 # What Slack asks to be escaped; so no text of an error can mention a channel or a person.
 _ESCAPED: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-
-_SHORTEST_TOKEN: Final = 16
-"""Characters; the end of a path that is shorter may be a word, and would be hidden wherever it stands."""
 
 
 class Slack:
@@ -41,9 +37,7 @@ class Slack:
         self._url = check_url("url", url)
         self.name = a_name("name", name)
         self.timeout = seconds("timeout", timeout, more_than=0)
-        path = urlsplit(url).path
-        token = path.rpartition("/")[2]
-        self.secrets = (url, path, *([token] if len(token) >= _SHORTEST_TOKEN else []))
+        self.secrets = secrets_in(url)
 
     def send(self, notices: Sequence[Notice]) -> None:
         """Post one message."""

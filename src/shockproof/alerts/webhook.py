@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from shockproof.alerts.incident import Notice
-from shockproof.alerts.posting import check_url, post
+from shockproof.alerts.posting import check_url, post, secrets_in
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 
 __all__ = ["Webhook"]
@@ -42,7 +42,11 @@ class Webhook:
         self.name = a_name("name", name)
         self.timeout = seconds("timeout", timeout, more_than=0)
         values = list(self._headers.values())
-        self.secrets = (url, *values, *(value.partition(" ")[2] for value in values))  # Bearer ..., Basic ...
+        self.secrets = (
+            *secrets_in(url),
+            *values,
+            *(value.partition(" ")[2] for value in values),
+        )  # Bearer ..., Basic ...
 
     def send(self, notices: Sequence[Notice]) -> None:
         """Post one request."""
