@@ -38,7 +38,7 @@ try:
     from redis.asyncio.cluster import ClusterNode
     from redis.asyncio.connection import SSLConnection, parse_url
     from redis.asyncio.retry import Retry
-    from redis.asyncio.sentinel import Sentinel
+    from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
     from redis.backoff import NoBackoff
     from redis.exceptions import NoScriptError, RedisError
 except ImportError as error:
@@ -50,6 +50,9 @@ _Options = dict[str, Any]  # Any: redis-py's own keyword arguments
 
 _NONSENSE: Final = (ValueError, TypeError, IndexError, KeyError, AttributeError)
 """What taking an answer apart raises that is none of ours."""
+
+_SILENCE: Final = 60.0
+"""Seconds without news, after which a watch goes on waiting: without a number it would end where a connection has a time limit."""
 
 # A value is a hash: v its version, d the bytes, s its length of life in milliseconds. Its key is in a sorted set, too,
 # because no list of keys can be had by prefix otherwise; one whose time is over leaves that when it is listed.
@@ -148,7 +151,8 @@ class RedisStore:
         tls_cert, tls_key: files with the certificate and key that the server asks for. Default: none.
         sentinel: the name under which the sentinels know the servers.
         cluster: whether it is a cluster.
-        timeout: seconds one step may take in all, more than 0, connecting included. Default 1.0.
+        timeout: seconds one step may take in all, more than 0, connecting included. Of that a node of a cluster has half, and a
+            sentinel its part, so that one that hangs leaves time for the next. Default 1.0.
 
     Raises:
         TypeError, ValueError: a value that is not allowed. URLs and passwords are never shown.
@@ -257,7 +261,8 @@ class RedisStore:
         """Be told of what changes under *prefix*."""
         async with self._asked() as client:
             if self._is_cluster:
-                await client.redis.initialize()  # or it would not know where the channel is
+                # A subscription is not sent on: a step finds out where the channel is, and who is there no longer.
+                await client.redis.get(f"{self._slot}:last")
             news = client.redis.pubsub()
         try:
             async with self._asked():
@@ -274,7 +279,7 @@ class RedisStore:
     ) -> AsyncIterator[StoreChange]:  # Any: of a cluster or not
         while True:
             try:
-                message = await news.get_message(ignore_subscribe_messages=True, timeout=None)
+                message = await news.get_message(ignore_subscribe_messages=True, timeout=_SILENCE)
                 change = None if message is None else _change(message["data"])
             except (RedisError, OSError, *_NONSENSE) as error:
                 raise self._unavailable(error) from error
@@ -302,6 +307,10 @@ class RedisStore:
             if client is None:
                 client = self._clients[loop] = self._connected()
             async with asyncio.timeout(self._timeout):
+                if self._is_cluster:
+                    await (
+                        client.redis.initialize()
+                    )  # if need be; or a step goes to any node, which may be down
                 yield client
         except StoreConflictError:
             raise
@@ -311,18 +320,22 @@ class RedisStore:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
-        return StoreUnavailableError(f"{self!r}: {type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, MasterNotFoundError):  # it shows every sentinel with all of its options
+            why = f"no sentinel that answers knows a server {self._sentinel!r} that is up"
+        return StoreUnavailableError(f"{self!r}: {why}")
 
     async def _run(
         self, client: _Client, name: str, *words: str | bytes
     ) -> Any:  # Any: what the script gives
-        # The key says in which slot it runs, and is not used.
-        arguments = [f"{self._slot}:last", self._slot, self._channel, *words]
+        # The keys say in which slot it runs. The second one is never there: a cluster that is moving the slot refuses whoever
+        # names several keys of which one is not; half of the values may be with one node by then, and half with the other.
+        arguments = [f"{self._slot}:last", f"{self._slot}:nothing", self._slot, self._channel, *words]
         digest = client.digests.get(name)
         if digest is not None:
             with suppress(NoScriptError):
-                return await _awaited(client.redis.evalsha(digest, 1, *arguments))
-        answer = await _awaited(client.redis.eval(_COMMON + _SCRIPTS[name], 1, *arguments))
+                return await _awaited(client.redis.evalsha(digest, 2, *arguments))
+        answer = await _awaited(client.redis.eval(_COMMON + _SCRIPTS[name], 2, *arguments))
         client.digests[name] = _sha1(_COMMON + _SCRIPTS[name])
         return answer
 
@@ -335,11 +348,16 @@ class RedisStore:
             "retry": Retry(NoBackoff(), 0),
         }
         servers = self._servers
+        # Of several that can be asked, one that hangs leaves time for the next.
+        share = self._timeout / (2 if self._is_cluster else 1 + len(servers))
+        shared: _Options = {**fixed, "socket_timeout": share, "socket_connect_timeout": share}
         options: _Options = {**servers[0], **self._options, **fixed}
         if self._is_cluster:
             nodes = [ClusterNode(server["host"], server.get("port", 6379)) for server in servers]
             for name in ("host", "port", "db"):
                 options.pop(name, None)
+            # Of its slots one is ours: what befalls those of the others is nothing to us.
+            options |= {**shared, "require_full_coverage": False}
             return _Client(redis.asyncio.RedisCluster(startup_nodes=nodes, **options))
         if self._sentinel is None:
             return _Client(redis.asyncio.Redis(**options))
@@ -350,7 +368,7 @@ class RedisStore:
         of_servers: _Options = {**self._options, **fixed, "db": servers[0].get("db", 0)}
         if servers[0].get("ssl"):
             of_servers["ssl"] = True
-        sentinel = Sentinel(addresses, sentinel_kwargs={**their_own, **fixed})  # type: ignore[no-untyped-call]  # redis-py has left this one out
+        sentinel = Sentinel(addresses, sentinel_kwargs={**their_own, **shared})  # type: ignore[no-untyped-call]  # redis-py has left this one out
         return _Client(sentinel.master_for(self._sentinel, **of_servers), sentinel)
 
 
