@@ -1175,6 +1175,9 @@ class ErrorRecoveryService:
         """
         Save by itself: every *every* seconds, and when the service is closed.
 
+        One provider gives the whole: each save replaces all of the one before, so that of two the later one would win. A second
+        one that is tracked before the first was stopped is warned of in the log.
+
         It begins when this life has restored the state of the one before, or has called `save_state`: until then a state that
         an earlier life has left is not overwritten, and the log says so. Where none is there, it begins at once.
 
@@ -1195,6 +1198,14 @@ class ErrorRecoveryService:
         fixed = None if every is None else seconds("every", every, more_than=0)
         by = getattr(provider, "__qualname__", provider)
         name = f"automatic saving no. {next(self._numbers)} by {by!s}"
+
+        if self._final_saves:
+            _log.warning(
+                "%s begins beside %s, and each save replaces the whole state: let one provider give all of it, or stop the "
+                "other one first",
+                name,
+                " and ".join(self._final_saves),
+            )
 
         async def arguments() -> dict[str, Any]:  # Any: the user's own values
             given = provider()

@@ -121,8 +121,10 @@ async def test_a_pipe_in_place_of_the_state_holds_nobody(tmp_path: Path) -> None
             os.close(os.open(tmp_path / "state" / "system_state.json", os.O_RDWR))
 
 
-def test_two_anonymous_providers_are_both_saved_and_stopped_apart(tmp_path: Path) -> None:
-    """Stopping one provider does not stop another that has the same name."""
+def test_two_anonymous_providers_are_warned_of_and_stopped_apart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopping one does not stop another that has the same name; each would overwrite what the other has saved."""
     asked: list[int] = []
 
     def provider(number: int) -> Any:  # Any: what save_state takes
@@ -141,6 +143,7 @@ def test_two_anonymous_providers_are_both_saved_and_stopped_apart(tmp_path: Path
 
     asyncio.run(main())
     assert asked == [2]
+    assert "begins beside automatic saving no. 1" in caplog.text
 
 
 def test_a_hanging_error_log_does_not_lose_the_pending_state_at_exit(tmp_path: Path) -> None:
