@@ -3,7 +3,7 @@ Virtual time: an event loop that never waits for a timer, and the clock it carri
 
 When nothing is ready to run, the loop jumps to its next timer at once, so that an hour of outage
 passes in milliseconds, in the same order every time. Sockets and threads stay real: while one of
-shockproof's threads works on something, time stands still.
+shockproof's threads works on something, or tells a listener, time stands still.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Ts = TypeVarTuple("Ts")
 
 _EPOCH: Final = 1_767_225_600.0  # 2026-01-01 00:00 UTC: far from today, so that a mix-up shows
 _PATIENCE: Final = 5.0
-"""Real seconds a working thread may hold virtual time; a hung one must not stop the test for ever."""
+"""Real seconds a working thread may hold virtual time, once; a hung one must not stop the test for ever."""
 
 
 class VirtualClock:
@@ -88,6 +88,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: VirtualClock | None = None) -> None:
         self.clock = VirtualClock() if clock is None else clock
         self._held = 0
+        self._hung = 0
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
@@ -101,12 +102,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         try:
             yield
         finally:
-            self._held -= 1
+            self._release()
 
     @property
     def is_held(self) -> bool:
-        """Whether something outside the loop is at work."""
-        return self._held > 0
+        """Whether something outside the loop is at work, and has not hung for so long that it is not waited for."""
+        return self._held > self._hung
+
+    def _lose_patience(self) -> None:
+        """What is at work now is not waited for any more."""
+        self._hung = self._held
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
@@ -124,6 +129,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _release(self) -> None:
         self._held -= 1
+        self._hung = min(self._hung, self._held)
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -134,7 +140,10 @@ class _JumpingSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)  # None: nothing is due ever, so only the outside can wake us
-        ready = super().select(_PATIENCE if self._loop.is_held else 0)
+        is_held = self._loop.is_held
+        ready = super().select(_PATIENCE if is_held else 0)
         if not ready:
+            if is_held:
+                self._loop._lose_patience()
             self._loop.clock.advance(timeout)
         return ready

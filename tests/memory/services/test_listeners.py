@@ -25,7 +25,7 @@ from shockproof import (
     RetryScheduled,
 )
 from shockproof.memory.services.listeners import Listeners
-from shockproof.testing import VirtualClock
+from shockproof.testing import VirtualClock, virtual_time
 from shockproof.vocabulary import events
 
 pytestmark = pytest.mark.asyncio
@@ -178,6 +178,44 @@ async def test_a_stuck_listener_holds_back_no_other_kind() -> None:
     await listeners.drain()
 
 
+async def test_virtual_time_stands_still_until_a_plain_listener_was_told(
+    recovery: ErrorRecoveryService, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a test that waits a second for it would be told now and then that it was not called."""
+    monkeypatch.setattr(virtual_time, "_PATIENCE", 60.0)
+    entered, told = threading.Event(), list[float]()
+
+    def slow(event: Event) -> None:
+        entered.wait(60)
+        told.append(clock.monotonic())
+
+    recovery.on_event(slow)
+    began = clock.monotonic()
+    with pytest.raises(ConnectionError):
+        await recovery.retry_with_backoff(fails, max_retries=0)
+    asyncio.get_running_loop().call_later(0, threading.Timer(0.05, entered.set).start)
+    await asyncio.sleep(3600)
+    assert told == [began, began]  # AttemptFailed, CallFailed
+    await asyncio.sleep(1)
+    assert clock.monotonic() - began == 3601
+
+
+async def test_a_plain_listener_that_left_holds_no_virtual_time(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is still at work on."""
+    monkeypatch.setattr(virtual_time, "_PATIENCE", 60.0)
+    listeners, release = Listeners(), threading.Event()
+    stop = listeners.subscribe(lambda event: release.wait(60) and None)
+    try:
+        listeners.publish(event())
+        stop()
+        await asyncio.sleep(3600)
+        assert not release.is_set()
+    finally:
+        release.set()
+
+
 async def test_unsubscribing_stops_it() -> None:
     """Once or twice; the others stay."""
     listeners, told = Listeners(), list[str]()
@@ -321,9 +359,10 @@ async def test_no_event_is_built_when_nobody_listens(
 
 @pytest.mark.parametrize("kind", ["raising", "raising async", "stuck"])
 async def test_a_bad_listener_does_not_touch_the_call(
-    recovery: ErrorRecoveryService, clock: VirtualClock, kind: str
+    recovery: ErrorRecoveryService, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Same result, same waits, same circuit."""
+    """Same result, same waits, same circuit; a test on virtual time goes on as well, in the end."""
+    monkeypatch.setattr(virtual_time, "_PATIENCE", 0.01)
     release = threading.Event()
 
     async def raises_async(event: Event) -> None:

@@ -9,11 +9,13 @@ queue and is told in order: one that cannot follow loses the newest events, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -102,6 +104,33 @@ class Listeners:
             await asyncio.sleep(0.001)
 
 
+class _StoodStill:
+    """
+    The loops with virtual time that wait for a thread.
+
+    They would jump over the time that a listener takes, and a test would never know whether it was told yet.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[asyncio.AbstractEventLoop, AbstractContextManager[object]] = {}
+
+    def hold(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the time of *loop*, which runs here, stand still, if it is virtual."""
+        hold_time: Callable[[], AbstractContextManager[object]] | None = getattr(loop, "hold_time", None)
+        if hold_time is not None and loop not in self._held:
+            self._held[loop] = hold = hold_time()
+            hold.__enter__()
+
+    def release(self) -> None:
+        """From any thread: time goes on."""
+        while self._held:
+            loop, hold = self._held.popitem()
+            with contextlib.suppress(RuntimeError):  # it was closed
+                loop.call_soon_threadsafe(hold.__exit__, None, None, None)
+
+
 class _InThread:
     """A plain listener: its queue, and the thread that works it off and ends when it is idle."""
 
@@ -118,9 +147,11 @@ class _InThread:
         self._wake = threading.Condition(self._lock)
         self._waiting: deque[Event] = deque()
         self._is_telling = False
+        self._stood_still = _StoodStill()
         self._thread: threading.Thread | None = None
 
     def tell(self, event: Event) -> None:
+        loop = asyncio._get_running_loop()  # None outside a loop, where get_running_loop would raise
         with self._lock:
             if self._is_stopped:  # it has left while this event was handed out
                 return
@@ -128,20 +159,23 @@ class _InThread:
                 self.dropped += 1
                 return
             self._waiting.append(event)
-            if self._thread is not None:
+            if self._thread is None:
+                thread = threading.Thread(target=self._work, name="shockproof-listener", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads: the next event tries again
+                    return
+                self._thread = thread
+            else:
                 self._wake.notify()
-                return
-            thread = threading.Thread(target=self._work, name="shockproof-listener", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads: the next event tries again
-                return
-            self._thread = thread
+            if loop is not None:
+                self._stood_still.hold(loop)
 
     def stop(self) -> None:
         with self._lock:
             self._is_stopped = True
             self._waiting.clear()
+            self._stood_still.release()
 
     def is_busy(self) -> bool:
         return self._is_telling or bool(self._waiting)
@@ -150,6 +184,8 @@ class _InThread:
         while True:
             with self._lock:
                 self._is_telling = False
+                if not self._waiting:
+                    self._stood_still.release()
                 if not self._waiting and not self._wake.wait_for(lambda: bool(self._waiting), _IDLE_SECONDS):
                     self._thread = None
                     return
