@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from shockproof.command_line.screen import Screen
+from shockproof.command_line.status_lines import show_services
 from shockproof.command_line.top import Rates
 
 Run = Callable[..., Any]  # the fixture's result
@@ -256,6 +257,23 @@ def test_a_count_of_errors_that_the_memory_ends_is_told_as_the_least(
     url, answers = pages
     answers[HEALTH] = told_in({**HEALTHY, "recent_error_count": count})
     assert f", {said}in the last 5 min" in shockproof("health", "--url", url).out
+
+
+class Narrow(Screen):
+    width = 80
+
+
+def test_a_terminal_has_no_columns_that_are_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    """Eighty of them are enough for the last error then; into a pipe the columns are always the same."""
+    service = {"name": "market_data", "status": "degraded", "circuit": "closed", "retries": 3}
+    status: dict[str, Any] = {"services": [{**service, "last_error": "ConnectionError: reset by peer"}]}
+    show_services(status, Narrow(), rates={})
+    assert capsys.readouterr().out.splitlines() == [
+        "SERVICE      STATUS    CIRCUIT  CALLS/S  FAILED/S  RETRIES  LAST ERROR",
+        "market_data  degraded  closed   0.0      0.0       3        ConnectionError: re…",
+    ]
+    show_services(status, Screen(), rates={})
+    assert "REFUSED  IN FLIGHT  LAST ERROR" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", ["", "/", "/health", "/status", "/status.json"])

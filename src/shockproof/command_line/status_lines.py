@@ -18,6 +18,8 @@ Counts = dict[str, tuple[float, float]]
 HEALTH_STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 _STATUS_STYLES: Final = {"operational": None, "degraded": "yellow", "unavailable": "red"}
 _SHORTEST_NAME: Final = 16
+_SPARSE: Final = ("RETRIES", "REFUSED", "IN FLIGHT")
+"""Columns in which most programs have little or nothing."""
 _SEVERITY_STYLES: Final = {"critical": "red", "high": "red", "medium": "yellow", "low": "dim"}
 
 
@@ -102,6 +104,13 @@ def show_services(
         ]
         rows.append(row)
         styles.append(_STATUS_STYLES.get(row[1]))
+    if screen.width is not None:  # there, what nobody has would push the last error off the edge
+        kept = [
+            place
+            for place, head in enumerate(heads)
+            if head not in _SPARSE or any(row[place] for row in rows)
+        ]
+        heads, rows = [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
     screen.table(heads, rows, styles=styles)
     if isinstance(matching, int) and matching > len(rows):
         screen.line(f"and {matching - len(rows)} more", "dim")
