@@ -10,6 +10,7 @@ from typing import Any
 
 from fleet.bots import store_at
 from shockproof import ErrorRecoveryService
+from shockproof.memory.fleet.marked import marked
 from shockproof.policies.fleet_limit import LimitRecord
 
 ROUNDS = 21
@@ -46,7 +47,7 @@ async def cost(rounds: int = ROUNDS, calls: int = CALLS) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, store_servers.redis_server(Path(folder) / "data") as server:
         store = store_at(f"redis://{server.address}", timeout=5.0)
         await store.put(
-            "limits/shared limit", LimitRecord({}).to_bytes()
+            "limits/shared limit", marked(LimitRecord({}).to_bytes(), await store.era())
         )  # so that it is not taken for a new one
         async with ErrorRecoveryService(
             Path(folder) / "state", Path(folder) / "errors", store=store, max_retries=0

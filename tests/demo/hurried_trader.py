@@ -11,6 +11,7 @@ from shockproof.demo import trader
 from shockproof.demo.account import ACCOUNT
 from shockproof.demo.shared_store import open_store
 from shockproof.memory.fleet import ownership
+from shockproof.memory.fleet.marked import marked
 from shockproof.policies.fleet_limit import LimitRecord
 
 ownership._LENGTH = 3.0  # type: ignore[misc]  # seconds; fifteen, as it is
@@ -26,7 +27,7 @@ async def use(url: str) -> None:
     }
     for key, value in kept.items():
         with contextlib.suppress(StoreConflictError):
-            await store.put(key, value, expect=0)
+            await store.put(key, marked(value, await store.era()), expect=0)
     await store.aclose()
 
 

@@ -131,7 +131,7 @@ def redis_server(folder: Path, *options: str) -> Server:
             where += ["--port", str(port)]
         if "--cluster-enabled" in options:  # else it is 10,000 higher, and there is perhaps none
             where += ["--cluster-port", str(_free_port())]
-        return ["redis-server", "--bind", HOST, "--save", "", "--appendonly", "no", *where]
+        return ["redis-server", "--bind", HOST, "--save", "", *where]
 
     return Server(command, "Ready to accept connections", folder, "redis")
 

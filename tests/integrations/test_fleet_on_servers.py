@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from shockproof import CircuitOpenError, ErrorRecoveryService
+from shockproof.memory.fleet.marked import marked
 from tests.integrations.store_servers import PATIENCE, Server, needs_servers, store_at, until
 
 pytestmark = [needs_servers, pytest.mark.asyncio]
@@ -53,7 +54,9 @@ async def test_a_large_state_goes_through_the_store_to_the_next_machine(
 ) -> None:
     """Larger than what etcd takes at a time."""
     admin = store_at(server_of_its_own)
-    await admin.put("owned/account 7", b"an earlier owner: nobody has to wait for it")
+    await admin.put(
+        "owned/account 7", marked(b"an earlier owner: nobody has to wait for it", await admin.era())
+    )
     await admin.aclose()
     large = random.Random(1).randbytes(1_600_000).hex()
     for number in range(2):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shockproof import ErrorRecoveryService, RateLimitedError
+from shockproof.memory.fleet.marked import marked
 from shockproof.policies.fleet_limit import LimitRecord
 from tests.integrations.store_servers import PATIENCE, Server, needs_servers, store_at, until
 
@@ -24,7 +25,7 @@ async def test_one_limit_is_one_through_everything_that_befalls_its_store(
 ) -> None:
     """What the venue has counted is the limit in the end, and never more: also when the store has forgotten everything."""
     store = store_at(server_of_its_own)
-    await store.put("limits/venue", LimitRecord({}).to_bytes())
+    await store.put("limits/venue", marked(LimitRecord({}).to_bytes(), await store.era()))
     received: list[tuple[float, str]] = []
 
     async def send(name: str) -> None:

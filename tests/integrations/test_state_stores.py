@@ -268,6 +268,14 @@ async def test_a_lease_has_one_holder_and_a_higher_token_each_time(store: StateS
     assert await theirs.renew(), "who gives back what it no longer has takes nothing away"
 
 
+async def test_the_era_of_a_store_that_runs_stays(store: StateStore, opened: Open) -> None:
+    """For everybody, in one line."""
+    era = await store.era()
+    await store.put("a", b"x")
+    assert await opened().era() == era
+    assert "\n" not in era
+
+
 async def test_stores_can_be_used_again_after_they_were_closed(store: StateStore) -> None:
     """Closing gives connections back, and no more."""
     await store.put("a", b"x")

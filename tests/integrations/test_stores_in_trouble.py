@@ -111,6 +111,7 @@ async def test_a_watch_ends_with_an_error_when_the_server_dies_and_all_goes_on_w
     before = await store.put("a", b"x")
     lease = await take_lease(store, "journal", length=600.0)
     assert lease is not None
+    era = await store.era()
     async with asyncio.timeout(PATIENCE), store.watch("") as changes:
         server_of_its_own.kill()
         with pytest.raises(StoreUnavailableError):
@@ -121,12 +122,24 @@ async def test_a_watch_ends_with_an_error_when_the_server_dies_and_all_goes_on_w
     with pytest.raises(StoreUnavailableError):
         await lease.renew()
     server_of_its_own.start()
+    assert (await store.era() != era) is (server_of_its_own.kind == "redis")
     assert await store.get("a") is None
     assert not await lease.renew()
     assert not lease.is_held
     after = await store.put("a", b"y", expect=0)
     if server_of_its_own.kind == "redis":
         assert after > before, "versions and tokens go on although everything is lost"
+
+
+async def test_a_redis_that_writes_each_change_down_is_the_same_after_a_restart(tmp_path: Path) -> None:
+    """It has lost nothing of what it has acknowledged, so that nobody has to wait."""
+    eras = []
+    for number in range(2):
+        with redis_server(tmp_path / str(number), "--appendonly", "yes") as server:
+            store = RedisStore(f"redis://{server.address}", timeout=PATIENCE)
+            eras.append(await store.era())
+            await store.aclose()
+    assert eras[0] == eras[1]
 
 
 async def test_a_full_redis_refuses_and_still_answers(tmp_path: Path) -> None:
@@ -326,6 +339,7 @@ async def test_a_redis_user_with_the_rights_of_the_docs_may_do_all_of_it_and_not
         assert await store.put("a", b"x", guard=lease.guard) > 0
         assert [entry.key for entry in await store.entries("")] == ["a", "lease/journal"]
         assert await store.delete("a")
+        assert await store.era() != ""
         other = RedisStore(
             f"redis://{server.address}", username="desk-7", password=SECRET, prefix="desk-8", timeout=PATIENCE
         )

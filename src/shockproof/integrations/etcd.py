@@ -212,6 +212,10 @@ class EtcdStore:
             for change in changes:
                 yield change
 
+    async def era(self) -> str:
+        """Always the same: etcd keeps what it has acknowledged."""
+        return ""
+
     async def aclose(self) -> None:
         """Give the connections of this loop back. The store can be used again afterwards."""
         client = self._clients.pop(asyncio.get_running_loop(), None)

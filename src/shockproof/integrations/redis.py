@@ -113,6 +113,11 @@ local life = redis.call('HGET', key_of(ARGV[3]), 's')
 if life ~= '' then redis.call('PEXPIRE', key_of(ARGV[3]), life) end
 return 1
 """,
+    # A server that was started again may have read a snapshot of long ago, and a replica that took over knows not all.
+    "era": """
+if string.find(redis.call('INFO', 'persistence'), 'aof_enabled:1', 1, true) then return '' end
+return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+""",
     # from, to
     "entries": """
 local found = {}
@@ -285,6 +290,11 @@ class RedisStore:
                 raise self._unavailable(error) from error
             if change is not None and change.key.startswith(prefix):
                 yield change
+
+    async def era(self) -> str:
+        """That of the server's process; always the same where it writes each change to a file (``appendonly yes``)."""
+        async with self._asked() as client:
+            return _bytes(await self._run(client, "era")).decode()
 
     async def aclose(self) -> None:
         """Give the connections of this loop back. The store can be used again afterwards."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from shockproof import MemoryStore, StoreChange, StoreConflictError, StoreEntry, StoreUnavailableError
 from shockproof.testing import VirtualClock
+from tests.memory.fleet.forgetful_store import Forgetful
 
 T = TypeVar("T")
 TIMEOUT = 1.0
@@ -21,12 +22,17 @@ class Server:
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
-        self.inner = MemoryStore(clock=clock)
+        self.inner = Forgetful(clock)
         self.is_down = False
         self.cut = asyncio.Event()
 
     def restart(self) -> None:
-        self.inner = MemoryStore(clock=self._clock)
+        self.inner = Forgetful(self._clock, self.inner.starts + 1)
+        self.cut_off()
+
+    async def goes_back(self) -> None:
+        """It is started again, and has what it had written down last."""
+        await self.inner.starts_again()
         self.cut_off()
 
     def cut_off(self) -> None:
@@ -86,6 +92,9 @@ class LossyStore:
 
     async def delete(self, key: str, **options: Any) -> bool:
         return await self._do(lambda inner: inner.delete(key, **options))
+
+    async def era(self) -> str:
+        return await self._do(lambda inner: inner.era())
 
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[AsyncIterator[StoreChange]]:

@@ -38,6 +38,7 @@ from shockproof.testing import VirtualClock
 from shockproof.views.status import status_of
 from shockproof.views.status_history import StatusHistory
 from shockproof.views.status_page import parts_of
+from tests.memory.fleet.forgetful_store import Forgetful
 from tests.memory.fleet.weather import Weather
 
 pytestmark = pytest.mark.asyncio
@@ -71,8 +72,8 @@ class Bot:
 
 
 @pytest.fixture
-def inner(clock: VirtualClock) -> MemoryStore:
-    return MemoryStore(clock=clock)
+def inner(clock: VirtualClock) -> Forgetful:
+    return Forgetful(clock)
 
 
 Joins = Callable[[], Awaitable[Bot]]
@@ -211,6 +212,46 @@ async def test_who_waited_for_another_and_left_makes_nobody_begin_sooner(joins: 
     await bots[1].recovery.aclose()
     third = await joins()
     assert (await senders([bots[0], third], 20.0))[-1] == [1]
+
+
+async def test_where_the_store_came_back_as_it_was_long_before_the_next_owner_waits_for_one_that_may_not_know(
+    joins: Joins, inner: Forgetful
+) -> None:
+    """It knows that there was an owner once, and has forgotten the lease that it has renewed since: that is not its end."""
+    bots = await pair(joins)
+    await inner.writes_down()
+    await asyncio.sleep(100.0)
+    for bot in bots:
+        bot.way.turn("away")
+    await asyncio.sleep(0.1)
+    await inner.starts_again()
+    bots[1].way.turn("fair")
+    third = await joins()
+    seen = await senders([*bots, third], 40.0)
+    assert seen[50] == [0]
+    assert len(seen[-1]) == 1
+    assert seen[-1] != [0]
+    await bots[seen[-1][0]].recovery.aclose() if seen[-1] == [1] else await third.recovery.aclose()
+    async with asyncio.timeout(5.0):
+        await (third if seen[-1] == [1] else bots[1]).recovery.owned()
+
+
+async def test_where_the_store_came_back_with_everything_its_owner_goes_on_and_the_next_does_not_wait(
+    joins: Joins, inner: Forgetful
+) -> None:
+    """Who owned it all the time says so, in what the store may have lost of nobody since."""
+    bots = await pair(joins)
+    await asyncio.sleep(1.0)
+    for bot in bots:
+        bot.way.turn("away")
+    await asyncio.sleep(0.1)
+    await inner.starts_again(with_everything=True)
+    for bot in bots:
+        bot.way.turn("fair")
+    assert await senders(bots, 20.0) == [[0]] * 200
+    await bots[0].recovery.aclose()
+    async with asyncio.timeout(5.0):
+        await bots[1].recovery.owned()
 
 
 async def test_the_first_owner_ever_waits_and_later_ones_do_not(joins: Joins, clock: VirtualClock) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shockproof import ErrorRecoveryService, MemoryStore, RetryBudget
+from shockproof.memory.fleet.marked import marked, unmarked
 from shockproof.memory.fleet.shared_budget import SharedBudget
 from shockproof.policies.fleet_budget import BudgetRecord
 from shockproof.testing import VirtualClock
@@ -73,7 +74,9 @@ class Desk:
         self.bots: list[Bot] = []
 
     async def is_full(self) -> Desk:
-        await self.server.inner.put("budgets/venue", BudgetRecord({}, self.capacity).to_bytes())
+        inner = self.server.inner
+        record = BudgetRecord({}, self.capacity).to_bytes()
+        await inner.put("budgets/venue", marked(record, await inner.era()))
         return self
 
     def join(
@@ -150,7 +153,9 @@ async def test_a_process_with_its_own_successes_asks_nobody_and_nothing_grows_be
     assert sum(bot.store.steps for bot in bots) - before <= 3 * 13 * 3
     entry = await desk.server.inner.get("budgets/venue")
     assert entry is not None
-    assert BudgetRecord.from_bytes(entry.value).tokens + desk.in_hand <= 10.0 + 1e-6
+    record = unmarked(entry.value, await desk.server.inner.era())
+    assert record is not None
+    assert BudgetRecord.from_bytes(record).tokens + desk.in_hand <= 10.0 + 1e-6
     await desk.close()
 
 
@@ -246,7 +251,8 @@ async def test_what_is_no_budget_is_told_and_replaced(
     ):
         with pytest.raises(ValueError, match=r"^(TypeError: |-1 is no amount|7 is no lease)"):
             BudgetRecord.from_bytes(wrong)
-    await desk.server.inner.put("budgets/venue", b"nonsense")
+    inner = desk.server.inner
+    await inner.put("budgets/venue", marked(b"nonsense", await inner.era()))
     bot = desk.join()
     await asyncio.sleep(FORGOTTEN_AFTER + 5.0)
     assert "what stands under 'budgets/venue'" in caplog.text
@@ -320,7 +326,22 @@ def test_a_budget_that_nobody_could_know_by_the_same_name_is_refused(tmp_path: P
 EVENTS = st.lists(
     st.tuples(
         st.floats(0.0, 10.0),
-        st.sampled_from(["join", "crash", "close", "restart", "down", "up", "spend", "spend", "earn", "cut"]),
+        st.sampled_from(
+            [
+                "join",
+                "crash",
+                "close",
+                "restart",
+                "writes down",
+                "goes back",
+                "down",
+                "up",
+                "spend",
+                "spend",
+                "earn",
+                "cut",
+            ]
+        ),
         st.integers(0, 5),
     ),
     max_size=15,
@@ -357,6 +378,11 @@ def test_whatever_happens_every_retry_was_paid_for(
                 await bot.shared.aclose()
             elif what == "restart":
                 desk.server.restart()
+                desk.begun += 1
+            elif what == "writes down":
+                await desk.server.inner.writes_down()
+            elif what == "goes back":
+                await desk.server.goes_back()
                 desk.begun += 1
             elif what in {"down", "up"}:
                 desk.server.is_down = what == "down"

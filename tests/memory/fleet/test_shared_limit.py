@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shockproof import ErrorRecoveryService, MemoryStore, RateLimitedError, take_lease
 from shockproof.calls.limits import Limits
+from shockproof.memory.fleet.marked import marked
 from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.policies.fleet_limit import LimitMember, LimitRecord
 from shockproof.policies.rate_limit import Rate, parse_rates
@@ -120,7 +121,8 @@ class Desk:
         self.bots: list[Bot] = []
 
     async def knows_the_past(self) -> Desk:
-        await self.server.inner.put("limits/venue", LimitRecord({}).to_bytes())
+        inner = self.server.inner
+        await inner.put("limits/venue", marked(LimitRecord({}).to_bytes(), await inner.era()))
         return self
 
     def join(self, **weather: float) -> Bot:
@@ -257,6 +259,31 @@ async def test_a_store_that_came_back_empty_gives_nothing_for_a_window(clock: Vi
 
 
 @pytest.mark.asyncio
+async def test_a_store_that_came_back_as_it_was_long_before_gives_nothing_for_a_window(
+    clock: VirtualClock,
+) -> None:
+    """Its shares are those of then, and nobody in it seems to live: those who do may have sent everything since."""
+    desk = await Desk(clock, "60/min").knows_the_past()
+    old, other = desk.join(), desk.join()
+    for bot in (old, other):
+        await bot.send()
+    await desk.server.inner.writes_down()
+    await asyncio.sleep(100.0)
+    for bot in (old, other):
+        bot.start(bot.send_all_the_time([1]))
+    await asyncio.sleep(20.0)
+    await desk.server.goes_back()
+    late = desk.join()
+    late.start(late.send_all_the_time([1]))
+    await asyncio.sleep(60.0)
+    assert desk.venue.by(late.name) == 0
+    await asyncio.sleep(60.0)
+    assert desk.venue.by(late.name) > 0
+    assert desk.venue.windows_above() == []
+    await desk.close()
+
+
+@pytest.mark.asyncio
 async def test_what_a_dead_process_had_is_the_others_when_it_has_left_the_window(clock: VirtualClock) -> None:
     """Not before: what it sent still counts. One that ends in peace gives back at once what it has not used."""
     desk = await Desk(clock, "60/min").knows_the_past()
@@ -342,7 +369,8 @@ async def test_what_was_on_its_way_when_the_store_lost_everything_takes_nothing(
     while await fresh.put("something else", b"") < entry.version - 1:
         pass
     record = LimitRecord({earlier.name: LimitMember(0, {"weight/60": 60})})
-    assert await fresh.put("limits/venue", record.to_bytes()) == entry.version
+    value = marked(record.to_bytes(), await fresh.era())
+    assert await fresh.put("limits/venue", value) == entry.version
     store.held.set()
     await asyncio.sleep(30.0)
     assert len(desk.venue.sent) == sent
@@ -465,7 +493,21 @@ async def test_of_two_limits_the_lower_one_holds_and_health_says_so(
 EVENTS = st.lists(
     st.tuples(
         st.floats(0.0, 20.0),
-        st.sampled_from(["join", "crash", "close", "restart", "down", "up", "burst", "burst", "cut"]),
+        st.sampled_from(
+            [
+                "join",
+                "crash",
+                "close",
+                "restart",
+                "writes down",
+                "goes back",
+                "down",
+                "up",
+                "burst",
+                "burst",
+                "cut",
+            ]
+        ),
         st.integers(0, 5),
     ),
     max_size=12,
@@ -489,7 +531,7 @@ def test_whatever_happens_no_window_is_above_the_limit(
     knows: bool,
     events: list[tuple[float, str, int]],
 ) -> None:
-    """Late and lost answers, crashes, joins, a store that is down or comes back empty: the venue's count decides."""
+    """Late and lost answers, crashes, joins, a store that is down, comes back empty or as it was before: the venue's count decides."""
     clock = VirtualClock()
 
     async def history() -> None:
@@ -511,6 +553,10 @@ def test_whatever_happens_no_window_is_above_the_limit(
                 await bot.close()
             elif what == "restart":
                 desk.server.restart()
+            elif what == "writes down":
+                await desk.server.inner.writes_down()
+            elif what == "goes back":
+                await desk.server.goes_back()
             elif what in {"down", "up"}:
                 desk.server.is_down = what == "down"
             elif what == "cut":

@@ -55,6 +55,10 @@ class Weather:
         await self._pass()
         return await self.inner.delete(key, **options)
 
+    async def era(self) -> str:
+        await self._pass()
+        return await self.inner.era()
+
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[AsyncIterator[StoreChange]]:
         await self._pass()

@@ -337,7 +337,7 @@ class Fleet:
             await self._look()
             self._own_at = 0.0
             if self._ownership is not None:
-                self._ownership.store_error = None
+                self._ownership.is_asked_again(await self._store.era())
             await self._own()
             self._is_there()
             self._was_looked_at.set()

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from shockproof.memory.disk.writer import after_fork
+from shockproof.memory.fleet.marked import marked, unmarked
 from shockproof.memory.services.listeners import Listeners
 from shockproof.memory.services.waiters import wake_all
 from shockproof.memory.stores.lease import Lease, holder_of, take_lease
@@ -64,6 +65,8 @@ class Ownership:
         self._lease: Lease | None = None
         self._begins_at = 0.0
         self._is_remembered = False
+        self._era = ""
+        """That of the store, when it was asked first on this connection."""
         self._since: float | None = None
         self._other: str | None = None
         """Who had it when the store was asked last."""
@@ -153,6 +156,12 @@ class Ownership:
             "token": None if lease is None else lease.token,
         }
 
+    def is_asked_again(self, era: str) -> None:
+        """The store answers, and is in that era."""
+        self.store_error = None
+        if era != self._era:
+            self._era, self._is_remembered = era, False
+
     async def keep(self, store: StateStore) -> float:
         """
         Renew the lease, or take it if nobody has it; seconds after which to do so again.
@@ -190,7 +199,7 @@ class Ownership:
             return min(left, _LENGTH / 3)
         if not self._is_remembered:
             # Not before it may write: whoever comes next must not begin sooner because this one has waited.
-            await store.put(_REMEMBERED + self.name, self._holder.encode())
+            await store.put(_REMEMBERED + self.name, marked(self._holder.encode(), self._era))
             self._is_remembered = True
         self._files.while_owning()
         self._tell_hindrance()
@@ -244,8 +253,8 @@ class Ownership:
 
     async def _take(self, store: StateStore, owned_until: float) -> Lease | None:
         asked_at = self._clock.monotonic()
-        # That there was an owner ever is kept apart from the lease, and never expires: where it is gone, the store has
-        # lost its data, and a lease with it of which its owner does not know yet.
+        # That there was an owner ever is kept apart from the lease, and never expires: where it is gone, or of an earlier era,
+        # the store has lost its data, and a lease with it of which its owner does not know yet.
         remembered = await store.get(_REMEMBERED + self.name)
         lease = await take_lease(
             store,
@@ -257,9 +266,9 @@ class Ownership:
         )
         if lease is None:
             return None
-        self._is_remembered = remembered is not None
+        self._is_remembered = remembered is not None and unmarked(remembered.value, self._era) is not None
         # Who owned it all the time until now is itself the one that might not know.
-        if remembered is None and owned_until <= self._clock.monotonic():
+        if not self._is_remembered and owned_until <= self._clock.monotonic():
             self._begins_at = asked_at + _LENGTH
         return lease
 

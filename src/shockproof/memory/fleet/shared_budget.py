@@ -110,9 +110,7 @@ class SharedBudget(SharedRecord):
         self.budget._share(self.is_short)
         if lease is None or fleet is None:
             return
-        await self._store.put(
-            self._key, fleet.leaving(hand).to_bytes(), expect=fleet.version, guard=lease.guard
-        )
+        await self._put(fleet.leaving(hand), fleet.version, lease)
         await lease.release()
 
     async def _turn(self) -> float:
@@ -144,7 +142,7 @@ class SharedBudget(SharedRecord):
             fleet.putting(plan)
             self._settle(fleet, Settled())
             try:
-                version = await self._store.put(self._key, record.to_bytes(), expect=read, guard=lease.guard)
+                version = await self._put(record, read, lease)
             except StoreConflictError:
                 self._settle(fleet, fleet.refused(plan))
                 await self._clock.sleep(CONFLICT_APART * self._rng.random())

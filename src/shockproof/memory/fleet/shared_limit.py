@@ -142,7 +142,7 @@ class SharedLimit(SharedRecord):
             return
         divided.allow({}, {})
         left = fleet.leaving(self._by_key(divided.demand()[0]))
-        await self._store.put(self._key, left.to_bytes(), expect=fleet.version, guard=lease.guard)
+        await self._put(left, fleet.version, lease)
         if fleet.me not in left.members:
             await lease.release()
 
@@ -169,9 +169,7 @@ class SharedLimit(SharedRecord):
             fleet.putting(plan)
             known = fleet.version
             try:
-                version = await self._store.put(
-                    self._key, plan.record.to_bytes(), expect=known, guard=lease.guard
-                )
+                version = await self._put(plan.record, known, lease)
             except StoreConflictError:
                 await self._clock.sleep(CONFLICT_APART * self._rng.random())
                 await self._look(fleet)

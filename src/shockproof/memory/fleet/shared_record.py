@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Final, Protocol, TypeVar
 
 from shockproof.memory.fleet import background_task
+from shockproof.memory.fleet.marked import marked, unmarked
 from shockproof.memory.stores.lease import Lease, take_lease
 from shockproof.memory.stores.state_store import StateStore, StoreChange
 from shockproof.policies.backoff import Backoff, Randomness
@@ -77,6 +78,8 @@ class SharedRecord(ABC):
         """Members who do nothing any more, and never will: no other life has the same name."""
         self._round_at = 0.0
         self._has_news = True
+        self._era = ""
+        """That of the store, when this process began to watch it."""
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._was_looked_at = asyncio.Event()
@@ -202,6 +205,7 @@ class SharedRecord(ABC):
             try:
                 async with self._store.watch(self._key) as changes:
                     self._has_news = True
+                    self._era = await self._store.era()
                     await self._keep(changes)
             except StoreUnavailableError as error:
                 _log.debug("%s: %s", self.what, error)
@@ -235,8 +239,8 @@ class SharedRecord(ABC):
 
     async def _read(self, parse: Callable[[bytes], R], begin: Callable[[str], R]) -> tuple[R, int]:
         """
-        The record by *parse* and its version; where there is none, or none that can be read, what *begin* makes of the name of
-        a lease that stands for those who are forgotten.
+        The record by *parse* and its version; where there is none, none that can be read, or one of an earlier era of the store,
+        what *begin* makes of the name of a lease that stands for those who are forgotten.
 
         Raises:
             StoreUnavailableError: the store did not answer, or somebody else has begun it in between.
@@ -244,18 +248,39 @@ class SharedRecord(ABC):
         self._has_news = False
         entry = await self._store.get(self._key)
         if entry is not None:
-            try:
-                return parse(entry.value), entry.version
-            except ValueError as error:
-                _log.warning("what stands under %r in %r is none: %s", self._key, self._store, error)
+            value = unmarked(entry.value, self._era)
+            if value is None:  # others may have noticed first
+                self._era = await self._store.era()
+                value = unmarked(entry.value, self._era)
+            if value is None:
+                _log.warning(
+                    "%r was started again and may have lost the last of what it was told: for %s it is taken for a new one",
+                    self._store,
+                    self.what,
+                )
+            else:
+                try:
+                    return parse(value), entry.version
+                except ValueError as error:
+                    _log.warning("what stands under %r in %r is none: %s", self._key, self._store, error)
         earlier = await self._take(_EARLIER)
         record = begin(earlier.name)
         expect = 0 if entry is None else entry.version
         try:
-            version = await self._store.put(self._key, record.to_bytes(), expect=expect, guard=earlier.guard)
+            return record, await self._put(record, expect, earlier)
         except StoreConflictError:
             raise StoreUnavailableError(f"somebody else has begun {self._key!r} at the same moment") from None
-        return record, version
+
+    async def _put(self, record: _Written, expect: int, lease: Lease) -> int:
+        """
+        Put it, in place of the version that is expected, as the holder of the lease; its version.
+
+        Raises:
+            StoreConflictError: there is another version, or the lease is over.
+            StoreUnavailableError: the store did not answer.
+        """
+        value = marked(record.to_bytes(), self._era)
+        return await self._store.put(self._key, value, expect=expect, guard=lease.guard)
 
     # -- its lease ---------------------------------------------------------------------------------------
 

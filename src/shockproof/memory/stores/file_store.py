@@ -178,6 +178,10 @@ class FileStore:
 
         yield changes()
 
+    async def era(self) -> str:
+        """Always the same."""
+        return ""
+
     async def aclose(self) -> None:
         """Nothing to give back: between two steps the file is closed."""
 

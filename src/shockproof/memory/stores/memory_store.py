@@ -123,6 +123,10 @@ class MemoryStore:
             with self._lock:
                 self._watchers.discard(watcher)
 
+    async def era(self) -> str:
+        """Always the same."""
+        return ""
+
     async def aclose(self) -> None:
         """Nothing to give back: the values stay."""
 

@@ -120,6 +120,13 @@ class StateStore(Protocol):
         """
         ...
 
+    async def era(self) -> str:
+        """
+        In which life of the store this is, in one line: in another one than before, the last of what was put may be missing, and
+        older values may be in its place. Always the same where nothing that was acknowledged is lost, but all at once.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Give connections back. The store can be used again afterwards."""
         ...
