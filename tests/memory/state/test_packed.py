@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import marshal
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,7 +98,7 @@ def test_every_copy_is_what_a_first_one_would_be(size: int, saves: list[Any]) ->
 def test_one_change_leaves_all_other_parts_shared() -> None:
     """Also when a key goes, comes or moves: else each of these would be looked through entry by entry."""
     rng = random.Random(1)
-    state = {f"key {number}": {"a": number, "b": [1.5]} for number in range(2_000)}
+    state: dict[str, Any] = {f"key {number}": {"a": number, "b": [1.5]} for number in range(2_000)}
     before = pack(state)
     assert shared(before, pack(state, before)) == 1
 
@@ -140,3 +142,64 @@ def test_copy_that_is_let_go_takes_nothing_from_the_others() -> None:
 
     assert parts == []
     assert content(second) == content(pack(state))
+
+
+def test_value_that_somebody_else_holds_is_still_the_same() -> None:
+    """Who keeps a price of a quote has not changed the quote, though the parts are told apart by a form that shows it."""
+    state: dict[str, Any] = {f"key {number}": [number + 0.5, {"a": number / 3}] for number in range(200)}
+    before = pack(state)
+    sights = [part.sight for part in before.parts]
+
+    held = [value[1]["a"] for value in state.values()]
+    now = pack(state, before)
+    assert [part.sight for part in now.parts] != sights
+    assert shared(before, now) == 1
+
+    held.clear()
+    assert shared(before, pack(state, now)) == 1
+
+
+def test_what_another_thread_changes_between_two_looks_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered as seen is what was copied: else a value that is put back would pass for the copied one."""
+    state = {f"key {number}": [number] for number in range(40)}
+    before = pack(state)
+    state["key 7"][0] = 1_000
+    looks = 0
+
+    def dumps_and_then_another_thread(value: Any, form: int) -> bytes:
+        nonlocal looks
+        found = marshal.dumps(value, form)
+        if form == packed._SIGHT and state["key 7"] in value:
+            looks += 1
+            if looks == 1:
+                state["key 7"][0] = 2_000
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "marshal", SimpleNamespace(dumps=dumps_and_then_another_thread))
+        during = pack(state, before)
+    assert looks == 2
+    assert dict(content(during))["key 7"] == [2_000]
+
+    state["key 7"][0] = 1_000
+    assert dict(content(pack(state, during)))["key 7"] == [1_000]
+
+
+def test_many_changes_at_once_are_plain_although_one_entry_may_not_have_so_many_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are looked at together: that together they are many costs none of the parts around them its sharing."""
+    monkeypatch.setattr(packed, "_MOST_VALUES", 50)
+    monkeypatch.setattr(packed, "_STEP", 60.0)
+    state: dict[str, Any] = {f"key {number}": [float(place) for place in range(10)] for number in range(400)}
+    before = pack(state)
+    for number in range(0, 400, 50):
+        state[f"key {number}"][0] += 1
+    now = pack(state, before)
+
+    assert content(now) == content(pack(state))
+    assert shared(before, now) == 1 - 8 / len(now.parts)
+    state["key 150"][1] = (1, 2)
+    after = pack(state, now)
+    assert content(after) == content(pack(state))
+    assert [part.is_plain for part in after.parts].count(False) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import compress
-from operator import ne
+from operator import is_not, ne
 from typing import Any, Final
 
 from shockproof.memory.disk.pacing import Pace
@@ -19,7 +19,7 @@ __all__ = ["apply_changes", "changes_between"]
 
 _CHANGED: Final = "changed"
 _BETWEEN_PAUSES: Final = 200
-_GAPS_BETWEEN_PAUSES: Final = 50
+_PARTS_BETWEEN_PAUSES: Final = 50
 _LARGEST_SHARE: Final = 1 / 3
 """Of the entries: beyond that a save of the whole costs little more, and leaves less to read."""
 
@@ -56,16 +56,13 @@ def _difference(before: Packed, now: Packed, pace: Pace) -> tuple[list[str], dic
     Setting keeps the place of a key that is there, and puts another one at the end: a key that has moved is removed
     first, and so are all behind the first one that is new.
     """
+    in_place = _changed_in_place(before.parts, now.parts, pace)
+    if in_place is not None:
+        return [], in_place
     removed: list[str] = []
     added: dict[str, Entry] = {}
     gaps = _between_shared(before, now)
     for number, (old, new) in enumerate(gaps):
-        if len(old) == len(new) and all(map(Part.is_made_of, new, old)):
-            for part in new:
-                added.update((key, part.entries[key]) for key in part.changed)
-            if number % _GAPS_BETWEEN_PAUSES == 0:
-                pace.keep()
-            continue
         gone, come = _difference_of(_joined(old), _joined(new), pace)
         if number < len(gaps) - 1 and not come.keys() <= _joined(old).keys() - gone:
             # A key is new, or has moved, and not at the end: all that is behind it is concerned, shared or not.
@@ -74,6 +71,22 @@ def _difference(before: Packed, now: Packed, pace: Pace) -> tuple[list[str], dic
         added |= come
         pace.keep()
     return removed, added
+
+
+def _changed_in_place(before: list[Part], now: list[Part], pace: Pace) -> dict[str, Entry] | None:
+    """The entries to set where both have the same keys in the same parts; None where they have not."""
+    if len(before) != len(now):
+        return None
+    changed: dict[str, Entry] = {}
+    others = compress(zip(before, now, strict=True), map(is_not, before, now))
+    for number, (old, new) in enumerate(others):
+        if list(old.entries) != list(new.entries):
+            return None
+        others_in_it = map(ne, new.entries.values(), old.entries.values())
+        changed.update(compress(new.entries.items(), others_in_it))
+        if number % _PARTS_BETWEEN_PAUSES == 0:
+            pace.keep()
+    return changed
 
 
 def _between_shared(before: Packed, now: Packed) -> list[tuple[list[Part], list[Part]]]:
