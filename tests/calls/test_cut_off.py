@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Generator
@@ -95,6 +96,20 @@ async def in_wait_for(client: Client, key: str, cut_off: Callable[[], object]) -
     return await asyncio.wait_for(in_to_thread(client, key, cut_off), 600.0)
 
 
+async def gathered_from_the_executor(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    loop = asyncio.get_running_loop()
+    return (await asyncio.gather(loop.run_in_executor(None, client.send, key, cut_off, loop)))[0]
+
+
+async def in_wait_for_the_executor(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    loop = asyncio.get_running_loop()
+    return await asyncio.wait_for(loop.run_in_executor(None, client.send, key, cut_off, loop), 600.0)
+
+
+async def in_wait_for_the_executor_below(client: Client, key: str, cut_off: Callable[[], object]) -> str:
+    return await asyncio.wait_for(in_wait_for_the_executor(client, key, cut_off), 500.0)
+
+
 async def in_wait(client: Client, key: str, cut_off: Callable[[], object]) -> str:
     sending = asyncio.create_task(client.send_in_a_task(key, cut_off))
     await asyncio.wait({sending})
@@ -145,6 +160,9 @@ class Awaited:
         (in_a_group, "async"),
         (in_a_task, "async"),
         (in_wait_for, "async"),
+        (gathered_from_the_executor, "async"),
+        (in_wait_for_the_executor, "async"),
+        (in_wait_for_the_executor_below, "async"),
         (in_wait, "async"),
         (behind_an_event, "async"),
         (in_a_handle, "async"),
@@ -209,11 +227,12 @@ async def test_call_in_a_thread_without_a_context_is_not_repeated_when_its_order
         finally:
             loop.call_soon_threadsafe(has_ended.set)
 
-    async def submit() -> None:
+    async def submit() -> str:
         task = asyncio.current_task()
         assert task is not None
         try:
             await loop.run_in_executor(None, in_a_loop_of_its_own, task.cancel)
+            return once.key
         except asyncio.CancelledError:
             task.uncancel()
             raise TimeoutError from None
@@ -295,6 +314,34 @@ async def test_what_wait_looked_at_goes_on_but_for_what_was_there_before() -> No
     assert told == [0, 1, 1]
 
 
+def test_what_wait_for_gave_up_goes_on() -> None:
+    """Its own time limit is no cancellation of the attempt, whatever the function makes of it."""
+    gate, told = threading.Event(), list[int]()
+
+    async def gives_up() -> None:
+        loop, has_begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def works() -> None:
+            loop.call_soon_threadsafe(has_begun.set)
+            assert gate.wait(60)
+
+        working = loop.run_in_executor(None, works)
+        await has_begun.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(working, 0.001)
+        raise ConnectionRefusedError
+
+    async def attempt() -> None:
+        try:
+            await seen_when_cut_off(gives_up(), lambda going_on: told.append(len(going_on)))
+        finally:
+            gate.set()
+
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(attempt())
+    assert told == [1]
+
+
 @pytest.mark.asyncio
 async def test_frames_of_what_is_seen_are_found() -> None:
     """Limits around a call inside of an order are looked for there."""
@@ -339,7 +386,10 @@ async def test_asking_for_the_address_of_a_name_is_nothing_that_goes_on(
     async def awaited(what: Callable[[], Awaitable[None]]) -> None:
         await seen_when_cut_off(what(), lambda going_on: told.append(len(going_on)))
 
-    for what in (connect, connect_in_a_shielded_task):
+    async def connect_in_time() -> None:
+        await asyncio.wait_for(connect(), 600.0)
+
+    for what in (connect, connect_in_a_shielded_task, connect_in_time):
         asked.clear()
         task = loop.create_task(awaited(what))
         await asked.wait()
@@ -347,4 +397,4 @@ async def test_asking_for_the_address_of_a_name_is_nothing_that_goes_on(
         with pytest.raises(asyncio.CancelledError):
             await task
     gate.set()
-    assert told == [0, 0]
+    assert told == [0, 0, 0]

@@ -21,14 +21,19 @@ from typing import Any, Final
 
 from shockproof.calls.frames import frames_in, locals_of
 from shockproof.calls.running_around import is_inside_the_attempt_here, leave_to
-from shockproof.calls.strangers import held_by, is_really
+from shockproof.calls.strangers import enclosed_by, held_by, is_really
 from shockproof.calls.threads_at_work import work_of_other_threads
+from shockproof.calls.who_waits import GATHERING
 
 __all__ = ["GoesOn", "seen_when_cut_off"]
 
 GoesOn = asyncio.Future[Any] | concurrent.futures.Future[Any]  # Any: nobody asks for the result
 
+_DEEPEST: Final = 16
+"""How many tasks may wait for each other."""
 _LOOK_UPS: Final = ("getaddrinfo", "getnameinfo")
+_WAIT_FOR_HAS_TASKS: Final = sys.version_info < (3, 12)
+"""From then on it waits for a coroutine in the running task."""
 _WAIT: Final[object] = held_by(held_by(asyncio.tasks, "_wait"), "__code__")
 _THEIRS: Final = (asyncio.futures.__name__, asyncio.tasks.__name__)
 
@@ -54,7 +59,7 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: as above
 class _Steps:
     """Those of a coroutine, one after the other. Whoever looks for its frames sees through it."""
 
-    __slots__ = ("_coroutine", "_cut_off_from", "_protected", "_tell")
+    __slots__ = ("_coroutine", "_cut_off_from", "_limited", "_protected", "_tell")
 
     def __init__(
         self,
@@ -65,6 +70,8 @@ class _Steps:
         self._tell = tell
         self._protected: list[GoesOn] = []
         """What stands behind that which it awaits now."""
+        self._limited: asyncio.Future[Any] | None = None  # Any: nobody asks for the result
+        """What `wait_for` waits for now."""
         self._cut_off_from: list[GoesOn] = []
 
     def __await__(self) -> Generator[Any, Any, Any]:  # Any: as above
@@ -100,6 +107,8 @@ class _Steps:
         return self._coroutine.cr_await
 
     def _step(self, step: Callable[..., Any], *of: Any) -> Any:  # Any: as above
+        if self._limited is not None and not self._limited.done():  # its time is up, or it is cancelled
+            self._cut_off_from += _behind_all(self._limited)
         try:
             awaited = step(*of)
         except StopIteration:
@@ -109,9 +118,14 @@ class _Steps:
             raise
         finally:
             del of  # as above
-        found = _behind(awaited)
-        self._protected = [] if found and _is_asking_for_a_name(self._coroutine) else found
+        self._note(awaited)
         return awaited
+
+    def _note(self, awaited: object) -> None:
+        found = list(_behind_all(awaited)) if type(awaited) is GATHERING else _behind(awaited)
+        self._protected = [] if found and _is_asking_for_a_name(self._coroutine) else found
+        if _WAIT_FOR_HAS_TASKS:
+            self._limited = _limited_in(self._coroutine)
 
     def _going_on(self) -> list[GoesOn]:
         seen = [one for one in self._cut_off_from if not one.done() and not _asks_for_a_name(one)]
@@ -121,12 +135,43 @@ class _Steps:
         return list(dict.fromkeys((*seen, *threads)))
 
 
+def _gathered(awaited: object) -> Iterator[object]:
+    """What `gather` waits for in its place; anything else alone."""
+    if is_really(awaited, GATHERING):
+        for child in held_by(awaited, "_children") or ():
+            yield from _gathered(child)
+    else:
+        yield awaited
+
+
+def _limited_in(coroutine: object) -> asyncio.Future[Any] | None:  # Any: nobody asks for the result
+    """What `wait_for` waits for in the place of *coroutine*."""
+    innermost: CoroutineType[Any, Any, Any] | _Steps | None = None  # Any: as above
+    while type(coroutine) is CoroutineType or type(coroutine) is _Steps:
+        innermost, coroutine = coroutine, coroutine.cr_await
+    frame = None if innermost is None or not _WAIT_FOR_HAS_TASKS else innermost.cr_frame
+    if frame is None or frame.f_code is not asyncio.wait_for.__code__:
+        return None
+    (limited,) = locals_of(frame, "fut")
+    return limited if is_really(limited, asyncio.Future) else None
+
+
+def _behind_all(future: object, depth: int = 0) -> Iterator[GoesOn]:
+    """What goes on when *future* is cancelled, also behind the tasks that are cancelled with it."""
+    for one in _gathered(future):
+        if not is_really(one, asyncio.Task):
+            yield from _behind(one)
+        elif depth < _DEEPEST and not _is_asking_for_a_name(one.get_coro()):
+            awaited = _limited_in(one.get_coro()) or held_by(one, "_fut_waiter")
+            yield from _behind_all(awaited, depth + 1)
+
+
 def _left_by_wait(coroutine: object) -> Iterator[GoesOn]:
     for frame in frames_in(coroutine):
         if frame.f_code is _WAIT:
             for future in locals_of(frame, "fs")[0] or ():
                 if not is_really(future, asyncio.Task):
-                    yield from _behind(future)
+                    yield from _behind_all(future)
                 # Not one that was there before the attempt, such as that which ends with a connection.
                 elif (context := _context_of(future)) is None or is_inside_the_attempt_here(context):
                     yield future
@@ -159,11 +204,9 @@ def _behind(awaited: object) -> list[GoesOn]:
     found: list[GoesOn] = []
     for callback, _ in getattr(awaited, "_callbacks", None) or ():
         if isinstance(callback, FunctionType) and callback.__module__ in _THEIRS:
-            for cell in callback.__closure__ or ():
-                try:
-                    held = cell.cell_contents
-                except ValueError:  # not bound yet
-                    continue
-                if held is not awaited and isinstance(held, asyncio.Future | concurrent.futures.Future):
-                    found.append(held)
+            found += [
+                held
+                for held in enclosed_by(callback)
+                if held is not awaited and isinstance(held, asyncio.Future | concurrent.futures.Future)
+            ]
     return found

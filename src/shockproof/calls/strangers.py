@@ -7,9 +7,11 @@ nobody who only looks past them, and what they pretend to be is not believed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import FunctionType
 from typing import Any, TypeGuard, TypeVar
 
-__all__ = ["held_by", "is_really"]
+__all__ = ["enclosed_by", "held_by", "is_really"]
 
 T = TypeVar("T")
 
@@ -25,3 +27,14 @@ def held_by(one: object, name: str) -> Any:  # Any: whatever stands there
         return getattr(one, name, None)
     except Exception:  # noqa: BLE001  it is somebody else's
         return None
+
+
+def enclosed_by(callback: object) -> Iterator[object]:
+    """What a function has at hand of the functions around it; nothing where *callback* is none."""
+    if is_really(callback, FunctionType):
+        for cell in callback.__closure__ or ():
+            try:
+                held = cell.cell_contents
+            except ValueError:  # not bound yet
+                continue
+            yield held

@@ -16,10 +16,11 @@ from contextvars import Context
 from types import FunctionType
 from typing import Any, Final
 
-from shockproof.calls.strangers import held_by, is_really
+from shockproof.calls.strangers import enclosed_by, held_by, is_really
 from shockproof.calls.threads_at_work import work_of_this_thread, work_that_waits_for
 
 __all__ = [
+    "GATHERING",
     "contexts_around",
     "group_of",
     "task_that_waits_for",
@@ -27,7 +28,7 @@ __all__ = [
     "tasks_told_by_this_thread",
 ]
 
-_GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
+GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
 _DEEPEST: Final = 16
 """How many gathers may stand in each other."""
@@ -115,14 +116,8 @@ def _callbacks_of(future: object) -> list[object]:
 
 
 def _futures_behind(callback: object, owner: object) -> Iterator[object]:
-    held = [owner]
-    if is_really(callback, FunctionType):
-        for cell in callback.__closure__ or ():
-            try:
-                held.append(cell.cell_contents)
-            except ValueError:  # not bound yet
-                continue
-    elif is_really(callback, functools.partial):
+    held = [owner, *enclosed_by(callback)]
+    if is_really(callback, functools.partial):
         held.extend(callback.args)
     for one in held:
         if is_really(one, asyncio.Future) or _is_of_a_thread(one):
@@ -148,12 +143,8 @@ def _waits_for(task: asyncio.Task[Any], future: object) -> bool:  # Any: whateve
 
 def _future_behind(callback: object) -> asyncio.Future[Any] | None:  # Any: whatever it returns
     if is_really(callback, FunctionType) and callback.__module__ == asyncio.tasks.__name__:  # gather's
-        for cell in callback.__closure__ or ():
-            try:
-                held = cell.cell_contents
-            except ValueError:  # not bound yet
-                continue
-            if is_really(held, _GATHERING):
+        for held in enclosed_by(callback):
+            if is_really(held, GATHERING):
                 return held  # type: ignore[no-any-return]  # a future, of a private class
     elif is_really(callback, functools.partial) and callback.func is _RELEASE:  # wait_for's, before 3.12
         waiter = callback.args[0]
