@@ -1125,8 +1125,8 @@ class ErrorRecoveryService:
         Look up every order that was sent once and whose outcome nobody knows, from this life or an earlier one.
 
         Each by the ``confirm`` that its own key was last given with to `Handle.once` in this life, or by the one of a
-        ``service(name).once(confirm=...)`` that was made since without a key, which is good for every key of the service: make
-        one before. Where there is neither, by that of another order: what it finds is found, and what it does not find stays
+        ``service(name).once(confirm=..., settle=...)`` that was made since, which is good for every key of the service
+        (`Handle.once`): make one before. Where there is neither, by that of another order: what it finds is found, and what it does not find stays
         pending, for it may look in another place. The longer of the settle windows counts, its own and the order's. What is
         found is completed, what is certain not to be there may be sent again, and the rest stays pending. What is
         being sent right now is left alone. The first order of a service in a life does this for its service by itself.

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
+import gc
 import os
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from shockproof import (
     ErrorRecoveryService,
     Found,
     HaltedError,
+    JournalLockedError,
     OperationCompletedError,
     OutcomeUnknownError,
 )
@@ -177,6 +182,80 @@ async def test_confirm_that_becomes_an_orders_own_while_it_is_asked_after_others
     order = reborn.recovery.service("orders").once(confirm=confirm, settle=0.0)
 
     assert await reborn.looked_up() == [UNKNOWN]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("made", ["a partial", "a lambda", "a basket", "with details"])
+async def test_order_that_is_only_made_denies_no_other_order(reborn: Program, made: str) -> None:
+    """It asks for a price first, or is decided against: the other one is there, and would be placed again."""
+    orders, venue = reborn.recovery.service("orders"), reborn.venue
+
+    async def find(symbol: str, key: str) -> Any:
+        return await venue.find(symbol)(key)
+
+    if made == "a partial":
+        orders.once(confirm=functools.partial(find, "GBP"), key_argument="client_order_id", settle=1.0)
+    elif made == "a lambda":
+        orders.once(confirm=lambda key: find("GBP", key), key_argument="client_order_id", settle=1.0)
+    elif made == "a basket":
+        for symbol in ("GBP", "USD"):
+            reborn.once(symbol, None)
+    else:
+        orders.once(confirm=venue.find("GBP"), details={"symbol": "GBP"}, settle=1.0)
+
+    assert await reborn.looked_up() == [UNKNOWN]
+    assert await reborn.places("EUR", "eur") == "eur"
+    assert venue.orders == [("EUR", "eur")]
+
+
+@pytest.mark.asyncio
+async def test_order_in_the_making_takes_no_key_from_the_confirm_that_was_given_for_it(
+    program: Program,
+) -> None:
+    """Only one that is given alone says anew how all are looked up."""
+    await program.leaves_unknown("EUR", "eur")
+    program.once("GBP", None)
+
+    assert await program.looked_up() == [Found("eur")]
+
+
+@pytest.mark.asyncio
+async def test_orders_that_are_certainly_not_there_keep_nothing_of_what_they_were_made_with(
+    program: Program,
+) -> None:
+    """A confirm holds what it closes over: a client, a book, a day's prices."""
+    confirms = weakref.WeakSet[Any]()
+
+    async def refused(symbol: str, *, client_order_id: str) -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody there")
+
+    async def places(key: str | None) -> None:
+        orders = program.recovery.service("orders", max_retries=0, circuit_threshold=None)
+        confirm = program.venue.find("EUR")
+        confirms.add(confirm)
+        once = orders.once(key, confirm=confirm, key_argument="client_order_id", settle=0.0)
+        with pytest.raises(ConnectionRefusedError):
+            await once.call(refused, "EUR")
+
+    for number in range(20):
+        await places(None if number % 2 else f"eur-{number}")
+    gc.collect()
+    assert len(confirms) <= 2, "the last one, and nobody else's"
+
+
+@pytest.mark.asyncio
+async def test_directory_that_this_process_owns_by_another_path_is_named_so(tmp_path: Path) -> None:
+    """Nobody is told to end the process that they look at."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    async with (
+        ErrorRecoveryService(tmp_path / "state", tmp_path / "errors") as first,
+        ErrorRecoveryService(tmp_path / "link", tmp_path / "errors") as second,
+        first.operation("rebalance", key="1"),
+    ):
+        with pytest.raises(JournalLockedError, match="belongs to this process already, by another path"):
+            async with second.operation("rebalance", key="2"):
+                pytest.fail("it does not run")
 
 
 @pytest.mark.asyncio

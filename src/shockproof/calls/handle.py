@@ -411,9 +411,10 @@ class Handle:
             key: its id at the venue, where you make your own. Default: 18 random lower-case letters and digits, made
                 here and now.
             confirm: ``async (key) -> Found(value) | NOT_FOUND | UNKNOWN``; looks it up at the venue. It may say of this order
-                that it is not there, and of other orders only what it finds. Given without a key, to an `Once` that is neither
-                called nor asked for its key, it is good for all orders of the service (`ErrorRecoveryService.reconcile`). An
-                exception counts as UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
+                that it is not there, and of other orders only what it finds. Given alone, or with ``settle``, to an `Once` that is neither
+                called nor asked for its key, it is good for all orders of the service (`ErrorRecoveryService.reconcile`). With
+                ``key_argument`` that may be an order in the making: it is good for those keys that no other was given for, unless another
+                such one is given, or it is a partial or a lambda. With any other argument it is one. An exception counts as UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
                 With a second parameter, ``async (key, details)``, it also gets what the order was journalled with; one that has a
                 default counts only if it is called ``details``.
             details: what the order is journalled with, to look it up by in this life and later ones: ``{"symbol": "AAPL"}``. Copied

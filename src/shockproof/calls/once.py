@@ -4,6 +4,7 @@ An order that is never blindly sent twice: journalled before it is sent, looked 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -39,6 +40,8 @@ class Once(Generic[R]):
     Made by `Handle.once`; one for each order that is wanted. The function gets `key` from you:
     ``await once.call(submit, symbol="AAPL", client_order_id=once.key)``.
     """
+
+    _passes_its_key = False
 
     def __init__(
         self,
@@ -93,11 +96,18 @@ class Once(Generic[R]):
         self._was_sent = False
         """By an earlier call of this object: then a journal may have lost a key that was made for it, too."""
         self._number: int | None = None
-        """As long as nobody has learned the key that was made here, this is no order: it says how all are looked up."""
-        if is_new:
-            self._number = self._ways.for_all(way)
-        else:
+        """As long as it cannot be told from an order in the making, it says how all are looked up."""
+        of_an_order = (details, key_pattern, valid_until, still_wanted)
+        if not is_new:
             self._ways.for_one(key, way)
+        elif any(option is not None for option in of_an_order):
+            self._ways.for_another(way)
+        elif not self._passes_its_key:
+            self._number = self._ways.for_all(way)
+        elif _is_written_for_one(confirm):
+            self._ways.for_another(way)
+        else:
+            self._number = self._ways.perhaps_for_all(way, confirm)
 
     @property
     def key(self) -> str:
@@ -196,6 +206,9 @@ class Once(Generic[R]):
         finally:
             order.ends()
             self._was_sent = self._was_sent or order.was_sent
+            # Of a key of the user's that was not sent now, an earlier life may have left an order.
+            if order.is_nowhere and (wanted.is_key_new or order.was_sent):
+                self._ways.forget(wanted.key, wanted.way)
             for lane in lanes:
                 lane.race.ends(order)
 
@@ -246,6 +259,8 @@ class KeyedOnce(Once[R]):
     left: those are checked when it is called, before anything is journalled. Where they are to be known, leave
     ``key_argument`` out.
     """
+
+    _passes_its_key = True
 
     def __init__(
         self,
@@ -303,6 +318,11 @@ class KeyedOnce(Once[R]):
         check_callable(fn)
         check_takes(fn, "key_argument", (name,))
         return await super().call(fn, *args, **{**kwargs, name: self._wanted.key})
+
+
+def _is_written_for_one(confirm: object) -> bool:
+    """Whether it looks as if it knew where one order is: ``partial(find, "AAPL")``, ``lambda key: find("AAPL", key)``."""
+    return isinstance(confirm, functools.partial) or getattr(confirm, "__name__", "") == "<lambda>"
 
 
 def _checked(details: object) -> Mapping[str, object]:

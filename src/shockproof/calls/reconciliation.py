@@ -457,8 +457,8 @@ class Reconciliation:
             if outcome is NOT_FOUND and not known.may_deny(key, way):
                 _log.warning(
                     "order %r of service %r was not found by the confirm of another order, which proves nothing: it stays "
-                    "pending until its own key is given to once() again, or until service(%r).once(confirm=...), without "
-                    "a key, says how every order of the service is looked up",
+                    "pending until its own key is given to once() again, or until service(%r).once(confirm=..., settle=...) "
+                    "says how every order of the service is looked up",
                     key,
                     service_name,
                     service_name,

@@ -25,6 +25,8 @@ Everything shockproof raises by itself. The user's own errors always pass untouc
 
 from __future__ import annotations
 
+import os
+
 __all__ = [
     "AttemptTimeoutError",
     "BudgetExhaustedError",
@@ -307,6 +309,11 @@ class JournalLockedError(ShockproofError):
             return (
                 f"the journal in {self.directory} belongs to {owner}, which is stopped and may be about to send: "
                 f"kill -KILL {self.pid} ends it, kill -CONT {self.pid} lets it go on"
+            )
+        if self.pid == os.getpid():
+            return (
+                f"the journal in {self.directory} belongs to this process already, by another path, such as a symbolic link: "
+                "use one path for both services, or give one of them a state_dir of its own"
             )
         return (
             f"the journal in {self.directory} belongs to {owner}: end that one, "
