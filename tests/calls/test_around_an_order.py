@@ -59,6 +59,9 @@ class Desk:
             raise ConnectionResetError("the answer is lost")
         return {"id": client_order_id}
 
+    async def blindly(self) -> Booked:
+        return await self.submit("without once")
+
     async def find(self, key: str) -> LookUp[Booked]:
         if not self.is_seen:
             return UNKNOWN
@@ -398,6 +401,81 @@ async def test_hedged_call_whose_order_is_unknown_is_final(
     with pytest.raises((OutcomeUnknownError, CallRejectedError)):
         await around.call(strategy)
     assert (len(desk.booked), elsewhere.booked) == (1, [])
+
+
+async def with_a_fallback(recovery: ErrorRecoveryService, place: Place, elsewhere: Desk) -> Any:
+    return await recovery.service("with a fallback", max_retries=0, fallback=elsewhere.blindly).call(place)
+
+
+async def as_a_fallback(recovery: ErrorRecoveryService, place: Place, elsewhere: Desk) -> Any:
+    async def fails() -> None:
+        raise ConnectionError("no price")
+
+    inner = recovery.service("first of two", max_retries=0, fallback=[place, elsewhere.blindly])
+    return await inner.call(fails)
+
+
+async def in_words_of_its_own(recovery: ErrorRecoveryService, place: Place, elsewhere: Desk) -> Any:
+    async def says() -> Any:
+        try:
+            return await place()
+        except CallRejectedError as error:
+            raise ValueError("not placed") from error
+
+    return await with_a_fallback(recovery, says, elsewhere)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("inner", [with_a_fallback, as_a_fallback, in_words_of_its_own])
+@pytest.mark.parametrize("loses", [True, False])
+async def test_fallback_inside_a_hedged_call_answers_for_no_order_that_gave_way(
+    recovery: ErrorRecoveryService,
+    clock: VirtualClock,
+    inner: Callable[[ErrorRecoveryService, Place, Desk], Awaitable[Any]],
+    *,
+    loses: bool,
+) -> None:
+    """The order of the other request is under way, or unknown: the fallback would place another one."""
+    desk, elsewhere, waits = Desk(recovery, clock, takes=10.0), Desk(recovery, clock), [1.0, 1.0]
+    desk.loses, desk.is_seen = loses, False
+
+    async def place() -> Booked:
+        await clock.sleep(waits.pop(0))
+        return await desk.place()
+
+    around = recovery.service("strategy", hedge_after=0.5, max_retries=0)
+    with pytest.raises((OutcomeUnknownError, CallRejectedError)) if loses else contextlib.nullcontext():
+        await around.call(inner, recovery, place, elsewhere)
+    await clock.sleep(100.0)
+    assert (len(desk.booked), elsewhere.booked, waits) == (1, [], [])
+
+
+@pytest.mark.asyncio
+async def test_fallback_answers_for_no_order_that_a_repetition_around_it_places(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """It was left alone before it was sent, and is refused when its turn comes."""
+    desk, elsewhere, is_first = Desk(recovery, clock, takes=1.0), Desk(recovery, clock), True
+    desk.trading = recovery.service("narrow", max_retries=0, max_concurrent=1, max_queue=5)
+    busy = asyncio.ensure_future(desk.place("bot-0"))
+    await clock.sleep(0.1)
+
+    async def fails() -> None:
+        await clock.sleep(0.5)
+        raise ConnectionError("what stands beside it")
+
+    async def strategy() -> None:
+        nonlocal is_first
+        placing = with_a_fallback(recovery, desk.place, elsewhere)
+        if is_first:
+            is_first = False
+            await asyncio.gather(placing, fails())
+        await placing
+
+    await recovery.service("strategy", max_retries=1).call(strategy)
+    await clock.sleep(100.0)
+    await busy
+    assert (len(desk.booked), elsewhere.booked) == (2, [])
 
 
 @pytest.mark.asyncio

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from shockproof.calls.callables import has_coroutine_code, name_of
+from shockproof.calls.hedge_race import has_given_way
 from shockproof.calls.hedging import Leg, hedged
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, give_back
@@ -465,7 +466,11 @@ async def _stand_in(
                     raise
                 last = error.take() if isinstance(error, NotStartedError) else error
                 _stand_in_failed(plan, fallback, last)
-                if leaves_an_order(last) or order_sent_since(began, plan.runtime.clock) is not None:
+                if (
+                    leaves_an_order(last)
+                    or has_given_way(last)
+                    or order_sent_since(began, plan.runtime.clock) is not None
+                ):
                     break  # the next one would send another order
                 continue
             state.answered_by_fallback()
