@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from shockproof import (
     Found,
     Handle,
     LookUp,
+    OperationBusyError,
+    OperationCompletedError,
     Outcome,
     OutcomeUnknownError,
     attempts_of,
@@ -48,7 +51,10 @@ class Desk:
         self.is_closed = False
         self.is_seen = True
         self.booked: list[str] = []
+        self.recovery = recovery
         self.trading = recovery.service("trading", max_retries=0)
+        self.terms: dict[str, Any] = {}
+        self.under_way: asyncio.Task[Booked] | None = None
 
     async def submit(self, client_order_id: str) -> Booked:
         if self.is_closed:
@@ -68,7 +74,9 @@ class Desk:
         return Found({"id": key}) if key in self.booked else NOT_FOUND
 
     async def place(self, key: str | None = None) -> Booked:
-        once = self.trading.once(key, confirm=self.find, key_argument="client_order_id", settle=5.0)
+        once = self.trading.once(
+            key, confirm=self.find, key_argument="client_order_id", settle=5.0, **self.terms
+        )
         return await once.call(self.submit)
 
 
@@ -476,6 +484,109 @@ async def test_fallback_answers_for_no_order_that_a_repetition_around_it_places(
     await clock.sleep(100.0)
     await busy
     assert (len(desk.booked), elsewhere.booked) == (2, [])
+
+
+async def was_placed_before(desk: Desk) -> None:
+    desk.takes = 0.0
+    await desk.place("bot-1")
+
+
+async def is_another_one(desk: Desk) -> None:
+    desk.takes = 0.0
+
+    async def of_another_size(_qty: int, *, client_order_id: str) -> Booked:
+        return await desk.submit(client_order_id)
+
+    once = desk.trading.once("bot-1", confirm=desk.find, key_argument="client_order_id")
+    await once.call(of_another_size, 7)
+
+
+async def is_under_way(desk: Desk) -> None:
+    desk.under_way = asyncio.create_task(desk.place("bot-1"))
+    await desk.clock.sleep(0.1)
+
+
+async def is_halted(desk: Desk) -> None:
+    await desk.recovery.halt("by hand")
+
+
+async def comes_too_late(desk: Desk) -> None:
+    desk.terms["valid_until"] = datetime.fromtimestamp(desk.clock.time() - 1.0, UTC)
+
+
+async def is_not_wanted(desk: Desk) -> None:
+    desk.terms["still_wanted"] = lambda: False
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("form", ["handle", "with_fallback"])
+@pytest.mark.parametrize(
+    "situation",
+    [was_placed_before, is_another_one, is_under_way, is_halted, comes_too_late, is_not_wanted],
+)
+async def test_fallback_places_no_order_in_the_place_of_one_that_must_not_be_sent(
+    recovery: ErrorRecoveryService,
+    desk: Desk,
+    situation: Callable[[Desk], Awaitable[None]],
+    form: str,
+) -> None:
+    """It is there already, or under way, or nobody wants it: the fallback's order would be one too many."""
+    await situation(desk)
+    elsewhere, booked = Desk(recovery, desk.clock), len(desk.booked)
+
+    async def strategy() -> Booked:
+        return await desk.place("bot-1")
+
+    forms: dict[str, Place] = {
+        "handle": lambda: recovery.service("strategy", max_retries=0, fallback=elsewhere.blindly).call(
+            strategy
+        ),
+        "with_fallback": lambda: recovery.with_fallback(strategy, elsewhere.blindly, max_retries=0),
+    }
+    with pytest.raises((CallRejectedError, OperationCompletedError, OperationBusyError)):
+        await forms[form]()
+    assert (len(desk.booked), elsewhere.booked) == (booked, [])
+    if desk.under_way is not None:
+        await desk.under_way
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_fallback_places_no_order_where_one_with_a_key_of_the_users_is_there(
+    recovery: ErrorRecoveryService, clock: VirtualClock, retries: int
+) -> None:
+    """What comes behind it has failed, also in an attempt that did not come as far as the order again."""
+    desk, elsewhere, is_first = Desk(recovery, clock, takes=1.0), Desk(recovery, clock), True
+
+    async def strategy() -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            await desk.place("bot-1")
+        raise ConnectionError("what comes behind it")
+
+    around = recovery.service("strategy", max_retries=retries, fallback=elsewhere.blindly)
+    with pytest.raises(ConnectionError):
+        await around.call(strategy)
+    assert (desk.booked, elsewhere.booked) == (["bot-1"], [])
+
+
+@pytest.mark.asyncio
+async def test_fallback_answers_for_an_order_that_the_venue_has_refused(
+    recovery: ErrorRecoveryService, clock: VirtualClock, desk: Desk
+) -> None:
+    """That is what it is for; an order that was placed before the call is not inside of it."""
+    desk.takes = 1.0
+    await desk.place("bot-0")
+    await clock.sleep(1.0)
+    desk.is_closed, elsewhere = True, Desk(recovery, clock, takes=1.0)
+
+    async def strategy() -> Booked:
+        return await desk.place("bot-1")
+
+    around = recovery.service("strategy", max_retries=0, fallback=elsewhere.blindly)
+    await around.call(strategy)
+    assert (desk.booked, elsewhere.booked) == (["bot-0"], ["without once"])
 
 
 @pytest.mark.asyncio

@@ -15,16 +15,21 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from shockproof.calls.callables import has_coroutine_code, name_of
-from shockproof.calls.hedge_race import has_given_way
 from shockproof.calls.hedging import Leg, hedged
 from shockproof.calls.history_of_attempts import describe
 from shockproof.calls.limits import Held, give_back
 from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
-from shockproof.calls.orders_inside import ORDERS, began_before, order_sent_since, take_over_orders
+from shockproof.calls.orders_inside import (
+    ORDERS,
+    began_before,
+    order_placed_since,
+    order_sent_since,
+    take_over_orders,
+)
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
-from shockproof.calls.stand_in import StandIn
+from shockproof.calls.stand_in import StandIn, answers_for_itself
 from shockproof.calls.threads import MAY_BE_MARKED, NotStartedError, take_never_began
 from shockproof.calls.timer import Timer, running_task
 from shockproof.calls.tracing import CallTrace
@@ -440,11 +445,15 @@ async def _stand_in(
 ) -> Any:  # Any: what the stand-in returns
     plan, state = call.plan, call.plan.state
     last: Exception | None = None
+    # A value is no order, nor is what was answered before.
+    takes_no_other = answers_for_itself(primary) or order_placed_since(
+        call.came_at, plan.runtime.clock, but=plan.own_order
+    )
     try:
         for fallback in plan.fallbacks:
             if plan.halt_reason is not None or not plan.is_answered_for(call.came_at):
                 break  # a write that was halted is not sent elsewhere, nor is a part of an order
-            if not fallback.fits(primary):
+            if not fallback.fits(primary) or (fallback.fn is not None and takes_no_other):
                 continue
             began = plan.runtime.clock.monotonic()
             try:
@@ -468,7 +477,7 @@ async def _stand_in(
                 _stand_in_failed(plan, fallback, last)
                 if (
                     leaves_an_order(last)
-                    or has_given_way(last)
+                    or answers_for_itself(last)
                     or order_sent_since(began, plan.runtime.clock) is not None
                 ):
                     break  # the next one would send another order

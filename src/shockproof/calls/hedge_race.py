@@ -1,7 +1,7 @@
 """
 Which of the requests of a hedged call may send an order: the first that comes to it.
 
-Two of them would send two orders, with two keys. What is refused for that has not failed: nobody stands in for it.
+Two of them would send two orders, with two keys.
 """
 
 from __future__ import annotations
@@ -12,12 +12,8 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakSet, ref
 
 from shockproof.calls.orders_inside import OrderInside, begin_part_of
-from shockproof.policies.retry import leaves
-from shockproof.vocabulary.errors import CallRejectedError
 
-__all__ = ["HedgeRace", "Lane", "has_given_way", "lanes_around"]
-
-_LONGEST_CHAIN: Final = 16
+__all__ = ["HedgeRace", "Lane", "lanes_around"]
 
 
 class HedgeRace:
@@ -93,18 +89,3 @@ def lanes_around() -> list[Lane]:
         found.append(lane)
         lane = lane.outer
     return found
-
-
-def has_given_way(error: BaseException | None) -> bool:
-    """Whether an order was refused, whatever was made of that, because another one takes its place, and still may."""
-    for _ in range(_LONGEST_CHAIN):
-        if error is None:
-            break
-        for leaf in leaves(error):
-            if isinstance(leaf, CallRejectedError) and (
-                leaf.policy == "repetition"
-                or (leaf.policy == "hedge" and not all(lane.is_free for lane in lanes_around()))
-            ):
-                return True
-        error = error.__cause__ or error.__context__
-    return False

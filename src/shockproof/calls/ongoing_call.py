@@ -15,11 +15,14 @@ from typing import Any, Final
 from shockproof.calls.bad_end import end_badly
 from shockproof.calls.call_ages import CallAges
 from shockproof.calls.faults import Faults
-from shockproof.calls.hedge_race import has_given_way
 from shockproof.calls.history_of_attempts import attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.limits_around import time_left_around
-from shockproof.calls.orders_inside import OrderInside, name_unknown_order, withdraw_orders
+from shockproof.calls.orders_inside import (
+    OrderInside,
+    name_unknown_order,
+    withdraw_orders,
+)
 from shockproof.calls.plan import Plan
 from shockproof.calls.running_around import (
     IN_AN_ORDER,
@@ -537,8 +540,10 @@ class OngoingCall:
             nothing_ran = _nothing_ran(failure)
             if nothing_ran and self._last_error is not None:
                 raise self._ended_while_waiting(self._last_error, f"the next attempt was refused: {error}")
-            self.can_fall_back = nothing_ran and self._may_be_stood_in_for(failure)
-            if self.can_fall_back and self.falls_back:
+            self.can_fall_back = nothing_ran
+            if nothing_ran and self.falls_back:
+                if self.came_at is None:
+                    self.came_at = plan.runtime.clock.monotonic() - failure.duration
                 self._withdraw_orders(failure)
             return None
         if outcome is _SUCCESS:  # the user's classify knows better
@@ -566,7 +571,7 @@ class OngoingCall:
         if plan.runtime.listeners.active:
             self._tell(decision, outcome, failure.duration, at)
         if delay is None:
-            self.can_fall_back = outcome is not _UNKNOWN and self._may_be_stood_in_for(failure)
+            self.can_fall_back = outcome is not _UNKNOWN
             if self.can_fall_back and self.falls_back:
                 self._withdraw_orders(failure)
             self._end(error, decision.reason, outcome)
@@ -578,9 +583,6 @@ class OngoingCall:
         self._previous_delay = delay
         self._last_error = shown
         return delay
-
-    def _may_be_stood_in_for(self, failure: Failure) -> bool:
-        return not (self.falls_back and has_given_way(failure.error))
 
     def _withdraw_orders(self, failure: Failure) -> None:
         withdraw_orders(failure.began, self.plan.runtime.clock, but=self.plan.own_order)

@@ -30,6 +30,7 @@ __all__ = [
     "begin_part_of",
     "begin_thread_for",
     "name_unknown_order",
+    "order_placed_since",
     "order_sent_since",
     "take_over_orders",
     "withdraw_orders",
@@ -124,9 +125,9 @@ class OrderInside:
             self._show()  # whoever did not wait for it yet when it was sent, may do so now
         for orders in self._seen_by:
             group = orders.on_their_way.pop(self, None)
-            if self.is_placed and self._is_key_ours:
-                orders.placed[group is None] = self, group
-            elif not self.is_placed and not self.is_nowhere:
+            if self.is_placed:
+                (orders.placed if self._is_key_ours else orders.known)[group is None] = self, group
+            elif not self.is_nowhere:
                 orders.unknown[group is None] = self, group
         self._seen_by.clear()
 
@@ -171,7 +172,7 @@ Group = asyncio.TaskGroup | None
 class _Orders:
     """Those of one task, and of the tasks that it waits for, at the end of a group at the latest."""
 
-    __slots__ = ("on_their_way", "placed", "unknown")
+    __slots__ = ("known", "on_their_way", "placed", "unknown")
 
     def __init__(self) -> None:
         self.on_their_way: dict[OrderInside, Group] = {}
@@ -179,9 +180,18 @@ class _Orders:
         """The latest of which nobody knows: in a group, and elsewhere."""
         self.placed: dict[bool, tuple[OrderInside, Group]] = {}
         """The latest that is there, of those with a key of ours."""
+        self.known: dict[bool, tuple[OrderInside, Group]] = {}
+        """The same of those with a key of the user's, which a repetition sends no second time."""
 
     def __iter__(self) -> Iterator[OrderInside]:
-        for order, group in (*self.on_their_way.items(), *self.unknown.values(), *self.placed.values()):
+        return self._of(self.unknown, self.placed)
+
+    def those_there(self) -> Iterator[OrderInside]:
+        """Those that are known to be there, whosever key they have."""
+        return (order for order in self._of(self.placed, self.known) if order.is_placed)
+
+    def _of(self, *ended: dict[bool, tuple[OrderInside, Group]]) -> Iterator[OrderInside]:
+        for order, group in (*self.on_their_way.items(), *(one for kind in ended for one in kind.values())):
             # A call in the body of a block does not contain what runs beside it. One around the block does.
             if group is None or getattr(group, "_exiting", True):
                 yield order
@@ -193,7 +203,11 @@ class _Orders:
             if order.came_since(began, clock) and order.was_sent:
                 self.on_their_way.setdefault(order, None)
                 order.is_seen_by(self)
-        for theirs, ours in ((others.unknown, self.unknown), (others.placed, self.placed)):
+        for theirs, ours in (
+            (others.unknown, self.unknown),
+            (others.placed, self.placed),
+            (others.known, self.known),
+        ):
             for order, _ in tuple(theirs.values()):
                 if order.came_since(began, clock):
                     ours[True] = order, None
@@ -217,6 +231,19 @@ def order_sent_since(
     if began is not None:
         for order in _inside_of_what_runs(but):
             if order.was_sent_since(began, clock):
+                return order
+    return None
+
+
+def order_placed_since(
+    began: float | None, clock: Clock, *, but: OrderInside | None = None
+) -> OrderInside | None:
+    """The order, other than *but*, that is there, and was sent inside of what runs here since *began*: nobody sends it elsewhere."""
+    task = None if began is None else _running_task()
+    orders = None if task is None else _seen.get(task)
+    if began is not None and orders is not None:
+        for order in orders.those_there():
+            if order is not but and order.was_sent_since(began, clock):
                 return order
     return None
 

@@ -1,5 +1,5 @@
 """
-An entry of a fallback chain, as the executor reads it.
+An entry of a fallback chain, as the executor reads it, and what none of them answers for.
 """
 
 from __future__ import annotations
@@ -9,8 +9,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from shockproof.calls.callables import check_callable, has_coroutine_code, name_of
+from shockproof.calls.hedge_race import lanes_around
+from shockproof.policies.retry import leaves
+from shockproof.vocabulary.errors import (
+    CallRejectedError,
+    HaltedError,
+    OperationBusyError,
+    OperationCompletedError,
+)
 
-__all__ = ["StandIn", "chain_of"]
+__all__ = ["StandIn", "answers_for_itself", "chain_of"]
 
 
 class StandIn:
@@ -95,3 +103,32 @@ def chain_of(fallback: object) -> tuple[StandIn, ...]:
         return ()
     entries = fallback if isinstance(fallback, list | tuple) else [fallback]
     return tuple(StandIn(entry) for entry in entries)
+
+
+_LONGEST_CHAIN: Final = 16
+_IS_ELSEWHERE: Final = (OperationCompletedError, OperationBusyError)
+_MAY_SAY_SO: Final = (CallRejectedError, *_IS_ELSEWHERE, BaseExceptionGroup)
+_MUST_NOT_BE: Final = {"valid_until", "still_wanted", "repetition"}
+
+
+def answers_for_itself(error: BaseException | None) -> bool:
+    """
+    Whether *error*, or what it was made of, says of an order or an operation that there must be no other one in its place.
+
+    It is there already, is under way, gives way to another one, or must not be sent any more: nobody stands in for that.
+    """
+    for _ in range(_LONGEST_CHAIN):
+        if error is None:
+            return False
+        if isinstance(error, _MAY_SAY_SO) and any(_allows_no_other(leaf) for leaf in leaves(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _allows_no_other(error: BaseException) -> bool:
+    if not isinstance(error, CallRejectedError):
+        return isinstance(error, _IS_ELSEWHERE)
+    if error.policy == "hedge":  # of a race that is over, another request may be repeated
+        return not all(lane.is_free for lane in lanes_around())
+    return isinstance(error, HaltedError) or error.policy in _MUST_NOT_BE
