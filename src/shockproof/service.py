@@ -1345,7 +1345,7 @@ class ErrorRecoveryService:
         await self._error_log.prepare()
         await self._state_writer.run(make_writable, self.state_dir, "state_dir")
         await self._state_writer.run(_import_the_rest)
-        await self._state_writer.run(_import_events_and_feeds)
+        await self._state_writer.run(_import_what_is_long)
         await self._state_writer.run(self._state_files.prepare)
         await self._halt.learn()
         self._start_background()
@@ -1550,6 +1550,7 @@ _REST: Final = (
     "shockproof.memory.state.state_saver",
     "shockproof.memory.services.earlier_life",
     "shockproof.memory.services.health",
+    "shockproof.memory.error_log.error_reading",
     "shockproof.calls.loop_lag",
     "shockproof.calls.periodic",
     "shockproof.calls.rate_queue",
@@ -1609,10 +1610,28 @@ def _import_the_rest(nap: float = _TURN) -> None:
             time.sleep(nap)
 
 
-def _import_events_and_feeds() -> None:
-    # Feeds need events, and those are many classes, made in one go: not beside a loop that trades.
-    with background.imports:
-        import_module("shockproof.calls.stream")
+_LONG: Final = (
+    "shockproof.memory.error_log.json_line",
+    "aiofiles.threadpool",
+    "pickle",
+    "gzip",
+    "shockproof.memory.disk.birth_time",
+    "shockproof.vocabulary.models",
+    "shockproof.memory.state.safe_pickle",
+    "shockproof.calls.stream",
+)
+"""
+What holds the interpreter lock for long when it is loaded, or is other people's: not for a program that has no `start`.
+
+The first error's way to the disk; what the journal asks the system; models, for which states that are restored and errors that are
+read back need pydantic; feeds, and with them the events, which are many classes made in one go.
+"""
+
+
+def _import_what_is_long() -> None:
+    for name in _LONG:
+        with background.imports:
+            import_module(name)
 
 
 _STORE_METHODS = ("get", "entries", "put", "renew", "delete", "watch", "aclose")

@@ -9,7 +9,8 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.confirm import Confirm, DetailedConfirm, with_details
@@ -26,11 +27,17 @@ from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.errors import OutcomeUnknownError
 from shockproof.vocabulary.outcomes import Outcome
 
+if TYPE_CHECKING:
+    from shockproof.memory.journal.journalled_values import KeptDetails
+
 # What stands above is loaded on a loop, where an order is the first thing a program does: how it is placed is not.
 __all__ = ["KeyedOnce", "Once"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_NEVER_REFUSED: Final = frozenset({str, int, float, bool, type(None)})
+"""Of details: nor do they change, so that it is early enough to copy them when the journal is loaded."""
 
 
 class Once(Generic[R]):
@@ -73,7 +80,12 @@ class Once(Generic[R]):
             check_key(key, key_pattern)
         compared = _names_compared(compare_arguments)
         way = Way(detailed, seconds("settle", settle))
-        kept = None if details is None else sent_once.reconciliation().details(_checked(details))
+        kept: Callable[[], KeptDetails] | None = None
+        if details is not None:
+            values = dict(_checked(details))
+            kept = cache(lambda: sent_once.reconciliation().details(values))
+            if not all(type(value) in _NEVER_REFUSED for value in values.values()):
+                kept()
         self._wanted = WantedOrder(
             key=key,
             is_key_new=is_new,

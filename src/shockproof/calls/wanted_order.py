@@ -37,8 +37,8 @@ class WantedOrder:
     freshness: Freshness
     way: Way
     """How it is looked up, here and by whoever settles it later."""
-    details: KeptDetails | None
-    """What it is journalled with; None: nothing."""
+    details: Callable[[], KeptDetails] | None
+    """What it is journalled with, copied when first asked for; None: nothing."""
     compares_arguments: bool
     """Whether it is another order when it is sent with other arguments."""
     compared: tuple[str, ...] | None
@@ -67,7 +67,7 @@ class WantedOrder:
     @property
     def confirm(self) -> Confirm[Any]:  # Any: what it finds is the user's
         """Asks for what was journalled with its own details."""
-        return self.confirm_with({} if self.details is None else self.details.values)
+        return self.confirm_with({} if self.details is None else self.details().values)
 
     def confirm_with(
         self, details: Mapping[str, Any]
@@ -95,7 +95,7 @@ class WantedOrder:
             settle=self.settle,
             weight=None if counts_for is None else self.plan.weight,
             counts_for=counts_for,
-            details=self.details,
+            details=None if self.details is None else self.details(),
         )
         sending.is_new = self.is_key_new and not was_sent
         return sending

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -196,13 +195,21 @@ def lines_of(
         try:
             if file.is_plain and path != packed:
                 source.seek(_packed_bytes(source, packed, layer))
-            unpacked = source if path.suffix != ".gz" else gzip.GzipFile(fileobj=source, mode="rb")
+            unpacked = source if path.suffix != ".gz" else _unpacked(source)
             is_rest = False
             while line := unpacked.readline(_LONGEST_LINE):
                 yield b"" if is_rest else line
                 is_rest = not line.endswith(b"\n")
         except (OSError, EOFError, zlib.error):
             _note(damaged, path)
+
+
+def _unpacked(source: BufferedIOBase) -> BufferedIOBase:
+    # Only where a day was compressed; and in the disk's thread, not where the iterator is made.
+    with background.imports:
+        import gzip
+
+    return gzip.GzipFile(fileobj=source, mode="rb")
 
 
 def _note(damaged: list[Path] | None, path: Path) -> None:
