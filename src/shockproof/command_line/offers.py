@@ -19,7 +19,8 @@ from shockproof.memory.error_log.error_reading import lines_of
 from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.state.daily_states import days_kept
-from shockproof.memory.state.state_files import StateFiles, SurveyedFile
+from shockproof.memory.state.state_files import StateFiles
+from shockproof.memory.state.state_survey import SurveyedFile
 from shockproof.views.state_of_day import states_kept
 from shockproof.vocabulary.errors import ShockproofError
 

@@ -20,7 +20,9 @@ from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation import with_pending
 from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.daily_states import days_kept, states_of_days
-from shockproof.memory.state.state_files import DAMAGED_DIRECTORY, StateFiles, SurveyedFile
+from shockproof.memory.state.damaged_files import DAMAGED_DIRECTORY
+from shockproof.memory.state.state_files import StateFiles
+from shockproof.memory.state.state_survey import SurveyedFile
 from shockproof.views.saved_circuits import circuits_in_words
 from shockproof.views.shown_values import as_text, for_people, without_secrets
 from shockproof.views.state_of_day import state_before, states_kept

@@ -20,7 +20,8 @@ from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.sending import is_sending, sent_at
 from shockproof.memory.services.halt import Mark, read_mark
-from shockproof.memory.state.state_files import StateFiles, SurveyedFile
+from shockproof.memory.state.state_files import StateFiles
+from shockproof.memory.state.state_survey import SurveyedFile
 from shockproof.views.error_counts import SEVERITIES, ErrorCounts, Timeline
 from shockproof.views.pictures import bar, stacked_bars, strip
 from shockproof.views.saved_circuits import circuits_in_words

@@ -10,7 +10,7 @@ from shockproof.views.shown_values import without_secrets
 
 if TYPE_CHECKING:
     from shockproof.memory.journal.operation_table import OperationEntry
-    from shockproof.memory.state.state_files import SurveyedFile
+    from shockproof.memory.state.state_survey import SurveyedFile
 
 __all__ = ["saved_as_pending"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
 from shockproof.memory.state.daily_states import days_kept, prefix_of, states_of_days
-from shockproof.memory.state.state_files import StateFiles, SurveyedFile
+from shockproof.memory.state.state_files import StateFiles
+from shockproof.memory.state.state_survey import SurveyedFile
 
 __all__ = ["state_before", "states_kept"]
 

@@ -20,7 +20,9 @@ from shockproof.memory.state import state_capture, state_changes, state_files
 from shockproof.memory.state.packed import Packed
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import NOTHING_KNOWN, CapturedState, StateSecrets, capture_state
+from shockproof.memory.state.state_file import Head
 from shockproof.memory.state.state_files import StateFiles
+from shockproof.memory.state.stored_states import StoredStates
 from tests.memory.disk.crash_histories import Findings, Known, complaints_where_calls_fail, crash_everywhere
 from tests.memory.disk.simulated_disk import SimulatedDisk, crash_states
 from tests.memory.disk.wrong_disks import (
@@ -266,16 +268,16 @@ def removes_the_old_files_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def numbers_begin_anew_in_each_life(patch: pytest.MonkeyPatch) -> None:
-    nothing = state_files._Head(1, 0, 1, None, None)
+    nothing = Head(1, 0, 1, None, None)
     patch.setattr(StateFiles, "_clear_the_way", lambda self: (nothing, 0))
-    look = StateFiles._look
+    look = StoredStates.look
 
-    def look_and_forget(self: StateFiles) -> Any:
+    def look_and_forget(self: StoredStates) -> Any:
         seen = look(self)
-        self._last_sequence = 0
+        self.last_sequence = 0
         return seen
 
-    patch.setattr(StateFiles, "_look", look_and_forget)
+    patch.setattr(StoredStates, "look", look_and_forget)
 
 
 def restores_the_oldest(patch: pytest.MonkeyPatch) -> None:
@@ -288,13 +290,13 @@ def restores_the_oldest(patch: pytest.MonkeyPatch) -> None:
 
 
 def restores_the_previous_one_first(patch: pytest.MonkeyPatch) -> None:
-    look = StateFiles._look
+    look = StoredStates.look
 
-    def previous_first(self: StateFiles) -> Any:
+    def previous_first(self: StoredStates) -> Any:
         valid, damaged, unreadable = look(self)
         return valid[-1:], damaged, unreadable
 
-    patch.setattr(StateFiles, "_look", previous_first)
+    patch.setattr(StoredStates, "look", previous_first)
 
 
 def answers_before_it_writes(patch: pytest.MonkeyPatch) -> None:
@@ -341,14 +343,14 @@ def test_wrong_protocol_is_caught(mutate: Patch, monkeypatch: pytest.MonkeyPatch
 
 
 def forgets_the_changes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StateFiles, "_with_changes", lambda self, candidate, changes: candidate)
+    patch.setattr(StoredStates, "with_changes", lambda self, candidate, changes: candidate)
 
 
 def removes_the_changes_before_the_whole_is_there(patch: pytest.MonkeyPatch) -> None:
     whole = StateFiles._write_whole
 
     def remove_first(self: StateFiles, *given: Any) -> Any:
-        for _, name in self._changes_names():
+        for _, name in self._stored.changes_names():
             self._layer.unlink(HOME / name)
         return whole(self, *given)
 
@@ -357,10 +359,10 @@ def removes_the_changes_before_the_whole_is_there(patch: pytest.MonkeyPatch) -> 
 
 def takes_changes_of_another_series(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(state_files.os, "urandom", bytes)
-    patch.setattr(StateFiles, "_changes_names", _without_numbers(StateFiles._changes_names))
+    patch.setattr(StoredStates, "changes_names", _without_numbers(StoredStates.changes_names))
 
 
-def _without_numbers(names: Callable[[StateFiles], list[tuple[int, str]]]) -> Callable[..., Any]:
+def _without_numbers(names: Callable[[StoredStates], list[tuple[int, str]]]) -> Callable[..., Any]:
     # What another life left does not count: its numbers are used again.
     return lambda self: [(0, name) for _, name in names(self)]
 

@@ -28,7 +28,8 @@ from shockproof.memory.state import state_files
 from shockproof.memory.state.registered_types import register_type
 from shockproof.memory.state.secrets import Redacted, SecretCipher, SecretNames
 from shockproof.memory.state.state_capture import NOTHING_KNOWN, StateSecrets, capture_state
-from shockproof.memory.state.state_files import FORMAT_VERSION, RestoredState, StateFiles
+from shockproof.memory.state.state_file import FORMAT_VERSION
+from shockproof.memory.state.state_files import RestoredState, StateFiles
 from shockproof.vocabulary.models import SystemState
 from shockproof.vocabulary.statuses import ServiceStatus
 

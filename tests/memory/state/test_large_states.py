@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -546,7 +547,7 @@ def test_sound_file_in_another_form_is_restored_all_the_same(tmp_path: Path) -> 
     del content["checksum"]
     head = json.dumps(content, indent=1)[:-2].encode()
     (tmp_path / JSON).write_bytes(
-        head + b',\n  "checksum": "sha256:%s"\n}\n' % state_files._sha256(head).hexdigest().encode()
+        head + b',\n  "checksum": "sha256:%s"\n}\n' % hashlib.sha256(head).hexdigest().encode()
     )
     assert program.restored() == {**quotes(), "d": Decimal("1.5")}
 

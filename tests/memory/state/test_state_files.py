@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from shockproof.memory.disk import writer
 from shockproof.memory.disk.file_layer import SystemFiles
-from shockproof.memory.state import state_files
+from shockproof.memory.state import state_file
 from shockproof.memory.state.registered_types import register_type
 from shockproof.memory.state.secrets import Redacted, SecretNames
 from shockproof.memory.state.state_capture import CapturedState, StateSecrets, capture_state
@@ -774,7 +774,7 @@ def test_fork_waits_until_what_a_write_takes_is_imported(
         held.append(module)
 
     free: list[bool] = []
-    monkeypatch.setattr(state_files.importlib, "import_module", held_by_this_thread)
+    monkeypatch.setattr(state_file.importlib, "import_module", held_by_this_thread)
     files(tmp_path).write(captured(1))
     files(tmp_path).load()
 
