@@ -283,6 +283,19 @@ async def test_stores_can_be_used_again_after_they_were_closed(store: StateStore
     assert await store.get("a") is not None
 
 
+async def test_who_gives_connections_back_cuts_off_nobody_who_uses_them(store: StateStore) -> None:
+    """A recovery service that ends does so with the store that its program uses, too."""
+    async with asyncio.timeout(PATIENCE), store.watch("told/") as changes:
+        await store.put("a", b"x")
+        steps = [asyncio.create_task(store.put(f"b/{number}", b"x")) for number in range(5)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await store.aclose()
+        assert len(await asyncio.gather(*steps)) == 5
+        version = await store.put("told/1", b"x")
+        assert (await anext(changes)).version == version
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

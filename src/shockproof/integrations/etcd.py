@@ -19,9 +19,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 from shockproof.integrations.optional import missing
+from shockproof.memory.stores.connections import Connections
 from shockproof.memory.stores.state_store import (
     Guard,
     StoreChange,
@@ -104,21 +104,24 @@ class EtcdStore:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._token: str | None = None
         self._first = 0  # the endpoint that answered last
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = WeakKeyDictionary()
+        self._connections = Connections(self._connected, httpx2.AsyncClient.aclose)
 
     async def get(self, key: str) -> StoreEntry | None:
         """What is under *key* now."""
         check_key("key", key)
-        async with self._asked():
-            kept = await self._kept(key)
+        async with self._asked() as client:
+            kept = await self._kept(client, key)
             return None if kept is None else self._entry(kept)
 
     async def entries(self, prefix: str) -> list[StoreEntry]:
         """Everything whose key begins with *prefix*, by key."""
         begin = f"{self._prefix}/{prefix}".encode()
-        async with self._asked():
+        async with self._asked() as client:
             answer = await self._ask(
-                "kv/range", {"key": _base64(begin), "range_end": _base64(_end_of(begin))}, is_read=True
+                client,
+                "kv/range",
+                {"key": _base64(begin), "range_end": _base64(_end_of(begin))},
+                is_read=True,
             )
             return [self._entry(kept) for kept in answer.get("kvs", [])]
 
@@ -135,39 +138,39 @@ class EtcdStore:
         check_key("key", key)
         what: _Json = {"key": self._key(key), "value": _base64(check_value(value))}
         life, expected, guard = check_lifetime(expires_after), check_expected(expect), check_guard(guard)
-        async with self._asked():
+        async with self._asked() as client:
             if life is not None:
-                granted = await self._ask("lease/grant", {"TTL": str(math.ceil(life))})
+                granted = await self._ask(client, "lease/grant", {"TTL": str(math.ceil(life))})
                 what["lease"] = granted["ID"]
             try:
-                answer = await self._change({"request_put": what}, key, expected, guard)
+                answer = await self._change(client, {"request_put": what}, key, expected, guard)
             except StoreConflictError:
                 if life is not None:
                     with suppress(StoreUnavailableError):  # it ends by itself
-                        await self._ask("lease/revoke", {"ID": what["lease"]})
+                        await self._ask(client, "lease/revoke", {"ID": what["lease"]})
                 raise
             return int(answer["header"]["revision"])
 
     async def renew(self, key: str, version: int) -> bool:
         """Begin the time of what was put anew; False: it is gone, or has another version."""
         check_key("key", key)
-        async with self._asked():
-            kept = await self._kept(key)
+        async with self._asked() as client:
+            kept = await self._kept(client, key)
             if kept is None or int(kept["mod_revision"]) != version:
                 return False
             if "lease" not in kept:
                 return True
-            answer = await self._ask("lease/keepalive", {"ID": kept["lease"]})
+            answer = await self._ask(client, "lease/keepalive", {"ID": kept["lease"]})
             return int(answer["result"].get("TTL", 0)) > 0
 
     async def delete(self, key: str, *, expect: int | None = None, guard: Guard | None = None) -> bool:
         """Remove *key*; False: nothing was there."""
         check_key("key", key)
         expected, guard = check_expected(expect), check_guard(guard)
-        async with self._asked():
+        async with self._asked() as client:
             try:
                 answer = await self._change(
-                    {"request_delete_range": {"key": self._key(key)}}, key, expected, guard
+                    client, {"request_delete_range": {"key": self._key(key)}}, key, expected, guard
                 )
             except StoreConflictError as conflict:
                 if conflict.key == key and not conflict.found and (guard is None or guard[0] != key):
@@ -181,16 +184,17 @@ class EtcdStore:
         begin = f"{self._prefix}/{prefix}".encode()
         wanted = {"key": _base64(begin), "range_end": _base64(_end_of(begin))}
         async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(self._connections.used())
             async with self._asked():
                 await self._ask(
-                    "kv/range", {**wanted, "count_only": True}, is_read=True
+                    client, "kv/range", {**wanted, "count_only": True}, is_read=True
                 )  # who answers, and the token
                 answer = await stack.enter_async_context(
-                    self._client().stream(
+                    client.stream(
                         "POST",
                         f"{self._urls[self._first]}/v3/watch",
                         json={"create_request": wanted},
-                        headers=await self._headers(),
+                        headers=await self._headers(client),
                     )
                 )
                 lines = answer.aiter_lines()
@@ -218,9 +222,7 @@ class EtcdStore:
 
     async def aclose(self) -> None:
         """Give the connections of this loop back. The store can be used again afterwards."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        await self._connections.aclose()
 
     def __repr__(self) -> str:
         return f"<EtcdStore {', '.join(self._urls)}, prefix {self._prefix!r}>"
@@ -228,11 +230,11 @@ class EtcdStore:
     # -- inside ------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _asked(self) -> AsyncGenerator[None]:
+    async def _asked(self) -> AsyncGenerator[httpx2.AsyncClient]:
         """One step: within the time, and with its errors made ours."""
         try:
-            async with asyncio.timeout(self._timeout):
-                yield
+            async with self._connections.used() as client, asyncio.timeout(self._timeout):
+                yield client
         except (StoreConflictError, StoreUnavailableError):
             raise
         except TimeoutError:
@@ -245,16 +247,19 @@ class EtcdStore:
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"{self!r}: {type(error).__name__}: {error}")
 
-    async def _kept(self, key: str) -> _Json | None:
-        answer = await self._ask("kv/range", {"key": self._key(key)}, is_read=True)
+    async def _kept(self, client: httpx2.AsyncClient, key: str) -> _Json | None:
+        answer = await self._ask(client, "kv/range", {"key": self._key(key)}, is_read=True)
         found: list[_Json] = answer.get("kvs", [])
         return found[0] if found else None
 
-    async def _change(self, change: _Json, key: str, expected: int | None, guard: Guard | None) -> _Json:
+    async def _change(
+        self, client: httpx2.AsyncClient, change: _Json, key: str, expected: int | None, guard: Guard | None
+    ) -> _Json:
         wanted = [] if expected is None else [(key, expected)]
         if guard is not None:
             wanted.append(guard)
         answer = await self._ask(
+            client,
             "kv/txn",
             {
                 "compare": [self._compared(*one) for one in wanted],
@@ -275,21 +280,29 @@ class EtcdStore:
         # Of a key that is not there the revision is 0.
         return {"key": self._key(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(version)}
 
-    async def _ask(self, path: str, body: _Json, *, is_read: bool = False) -> _Json:
+    async def _ask(
+        self, client: httpx2.AsyncClient, path: str, body: _Json, *, is_read: bool = False
+    ) -> _Json:
         token = self._token
-        answer = await self._post(path, body, await self._headers(), is_read=is_read)
+        answer = await self._post(client, path, body, await self._headers(client), is_read=is_read)
         if not answer.is_success and token is not None and _json_of(answer).get("code") == _UNAUTHENTICATED:
             self._token = None  # it is over; the request was refused, and so nothing was done
-            answer = await self._post(path, body, await self._headers(), is_read=is_read)
+            answer = await self._post(client, path, body, await self._headers(client), is_read=is_read)
         told = _json_of(answer)
         if not answer.is_success:
             raise ValueError(f"answered {answer.status_code}: {told.get('message')}")
         return told
 
     async def _post(
-        self, path: str, body: Mapping[str, object], headers: dict[str, str], *, is_read: bool
+        self,
+        client: httpx2.AsyncClient,
+        path: str,
+        body: Mapping[str, object],
+        headers: dict[str, str],
+        *,
+        is_read: bool,
     ) -> httpx2.Response:
-        client, first = self._client(), self._first
+        first = self._first
         for tried in range(len(self._urls)):
             at = (first + tried) % len(self._urls)
             is_last = tried == len(self._urls) - 1
@@ -306,19 +319,15 @@ class EtcdStore:
                 return answer
         raise AssertionError("there is at least one endpoint")
 
-    def _client(self) -> httpx2.AsyncClient:
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            # A step is over when our own time is; a watch has none.
-            client = self._clients[loop] = httpx2.AsyncClient(verify=self._tls, timeout=None, trust_env=False)
-        return client
+    def _connected(self) -> httpx2.AsyncClient:
+        # A step is over when our own time is; a watch has none.
+        return httpx2.AsyncClient(verify=self._tls, timeout=None, trust_env=False)
 
-    async def _headers(self) -> dict[str, str]:
+    async def _headers(self, client: httpx2.AsyncClient) -> dict[str, str]:
         if self._user is None:
             return {}
         if self._token is None:
-            answer = await self._post("auth/authenticate", self._user, {}, is_read=True)
+            answer = await self._post(client, "auth/authenticate", self._user, {}, is_read=True)
             told = _json_of(answer)
             if not answer.is_success:
                 raise ValueError(f"answered {answer.status_code}: {told.get('message')}")

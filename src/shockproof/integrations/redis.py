@@ -17,9 +17,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 from shockproof.integrations.optional import missing
+from shockproof.memory.stores.connections import Connections
 from shockproof.memory.stores.state_store import (
     Guard,
     StoreChange,
@@ -210,7 +210,7 @@ class RedisStore:
         # The braces keep all keys of this store in one slot of a cluster, which a script must not leave.
         self._slot = "{" + self._prefix + "}"
         self._channel = f"{self._slot}:news:{self._servers[0].get('db', 0)}"
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Client] = WeakKeyDictionary()
+        self._connections = Connections(self._connected, _Client.aclose)
 
     async def get(self, key: str) -> StoreEntry | None:
         """What is under *key* now."""
@@ -264,20 +264,21 @@ class RedisStore:
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncGenerator[AsyncIterator[StoreChange]]:
         """Be told of what changes under *prefix*."""
-        async with self._asked() as client:
-            if self._is_cluster:
-                # A subscription is not sent on: a step finds out where the channel is, and who is there no longer.
-                await client.redis.get(f"{self._slot}:last")
-            news = client.redis.pubsub()
-        try:
+        async with self._connections.used() as client:
             async with self._asked():
-                await news.subscribe(self._channel)
-                while (await news.get_message(timeout=self._timeout)) is None:
-                    pass  # the answer to the subscription: from here on everything is told
-            yield self._changes(news, prefix)
-        finally:
-            with suppress(RedisError, OSError):
-                await news.aclose()
+                if self._is_cluster:
+                    # A subscription is not sent on: a step finds out where the channel is, and who is there no longer.
+                    await client.redis.get(f"{self._slot}:last")
+                news = client.redis.pubsub()
+            try:
+                async with self._asked():
+                    await news.subscribe(self._channel)
+                    while (await news.get_message(timeout=self._timeout)) is None:
+                        pass  # the answer to the subscription: from here on everything is told
+                yield self._changes(news, prefix)
+            finally:
+                with suppress(RedisError, OSError):
+                    await news.aclose()
 
     async def _changes(
         self, news: Any, prefix: str
@@ -298,10 +299,7 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Give the connections of this loop back. The store can be used again afterwards."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            with suppress(RedisError, OSError):
-                await client.aclose()
+        await self._connections.aclose()
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._shown}, prefix {self._prefix!r}>"
@@ -311,16 +309,11 @@ class RedisStore:
     @asynccontextmanager
     async def _asked(self) -> AsyncGenerator[_Client]:
         """One step: within the time, and with its errors made ours."""
-        loop = asyncio.get_running_loop()
         try:
-            client = self._clients.get(loop)
-            if client is None:
-                client = self._clients[loop] = self._connected()
-            async with asyncio.timeout(self._timeout):
+            async with self._connections.used() as client, asyncio.timeout(self._timeout):
                 if self._is_cluster:
-                    await (
-                        client.redis.initialize()
-                    )  # if need be; or a step goes to any node, which may be down
+                    # If need be. Else a step would go to any node, which may be down.
+                    await client.redis.initialize()
                 yield client
         except StoreConflictError:
             raise
@@ -391,9 +384,9 @@ class _Client:
         self._sentinel = sentinel
 
     async def aclose(self) -> None:
-        await self.redis.aclose()
-        for one in [] if self._sentinel is None else self._sentinel.sentinels:
-            await one.aclose()
+        for one in [self.redis, *([] if self._sentinel is None else self._sentinel.sentinels)]:
+            with suppress(RedisError, OSError):
+                await one.aclose()
 
 
 def _server(number: int, url: object) -> _Options:

@@ -128,7 +128,7 @@ class StateStore(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Give connections back. The store can be used again afterwards."""
+        """Give connections back, those in use as soon as they are not. The store can be used again afterwards."""
         ...
 
 
