@@ -152,11 +152,20 @@ async def test_a_full_redis_refuses_and_still_answers(tmp_path: Path) -> None:
         await store.aclose()
 
 
-@pytest.mark.parametrize("manner", ["garbage", "close", "reset", "half", "answer", "500"])
+@pytest.mark.parametrize("manner", ["garbage", "close", "reset", "half", "answer", "500", "nests", "no end"])
 async def test_an_etcd_that_answers_nonsense_is_away(server: Misbehaving, manner: str) -> None:
     """A proxy's page, half an answer, another language: never another error than the one."""
-    server.manner = "answer" if manner == "500" else manner
-    server.status, server.body = (500, b"<html>") if manner == "500" else (200, b'{"kvs": [{"key": 7}]}')
+    answers = {
+        "answer": (200, b'{"kvs": [{"key": 7}]}'),
+        "500": (500, b"<html>"),
+        "nests": (200, b"[" * 100_000),
+        "no end": (
+            200,
+            b'{"kvs": [{"key": "YQ==", "mod_revision": 1e999}], "ID": "7", "header": {"revision": 1e999}}',
+        ),
+    }
+    server.manner = "answer" if manner in answers else manner
+    server.status, server.body = answers.get(manner, (200, b""))
     store = EtcdStore(server.url, timeout=PATIENCE)
     with pytest.raises(StoreUnavailableError, match="EtcdStore"):
         await store.entries("")
@@ -165,7 +174,11 @@ async def test_an_etcd_that_answers_nonsense_is_away(server: Misbehaving, manner
     await store.aclose()
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n", b"*1\r\n:7\r\n", b""])
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n", b"*1\r\n:7\r\n", b"*1\r\n" * 5_000, b""],
+    ids=["another protocol", "something else", "too little", "nests", "nothing"],
+)
 async def test_a_redis_that_answers_nonsense_is_away(answer: bytes) -> None:
     """The same."""
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from shockproof.integrations.optional import missing
 from shockproof.memory.stores.connections import Connections
 from shockproof.memory.stores.state_store import (
+    NONSENSE,
     Guard,
     StoreChange,
     StoreEntry,
@@ -46,8 +47,6 @@ __all__ = ["EtcdStore"]
 
 _Json = dict[str, Any]  # Any: JSON
 
-_NONSENSE: Final = (ValueError, TypeError, IndexError, KeyError, AttributeError)
-"""What taking an answer apart raises that is none of ours."""
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _UNAUTHENTICATED: Final = 16
 """gRPC's number for a token that is not, or no longer, known."""
@@ -211,7 +210,7 @@ class EtcdStore:
                 changes = [self._told(event) for event in result.get("events", [])]
             except StopAsyncIteration:
                 raise StoreUnavailableError(f"{self!r}: it has ended the watch") from None
-            except (httpx2.HTTPError, OSError, *_NONSENSE) as error:
+            except (httpx2.HTTPError, OSError, *NONSENSE) as error:
                 raise self._unavailable(error) from error
             for change in changes:
                 yield change
@@ -241,7 +240,7 @@ class EtcdStore:
             raise StoreUnavailableError(f"{self!r} has not answered within {self._timeout:g} s") from None
         except StopAsyncIteration:
             raise StoreUnavailableError(f"{self!r} has ended the watch") from None
-        except (httpx2.HTTPError, OSError, *_NONSENSE) as error:
+        except (httpx2.HTTPError, OSError, *NONSENSE) as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:

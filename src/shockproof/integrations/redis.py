@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from shockproof.integrations.optional import missing
 from shockproof.memory.stores.connections import Connections
 from shockproof.memory.stores.state_store import (
+    NONSENSE,
     Guard,
     StoreChange,
     StoreEntry,
@@ -48,8 +49,6 @@ __all__ = ["RedisStore"]
 
 _Options = dict[str, Any]  # Any: redis-py's own keyword arguments
 
-_NONSENSE: Final = (ValueError, TypeError, IndexError, KeyError, AttributeError)
-"""What taking an answer apart raises that is none of ours."""
 
 _SILENCE: Final = 60.0
 """Seconds without news, after which a watch goes on waiting: without a number it would end where a connection has a time limit."""
@@ -287,7 +286,7 @@ class RedisStore:
             try:
                 message = await news.get_message(ignore_subscribe_messages=True, timeout=_SILENCE)
                 change = None if message is None else _change(message["data"])
-            except (RedisError, OSError, *_NONSENSE) as error:
+            except (RedisError, OSError, *NONSENSE) as error:
                 raise self._unavailable(error) from error
             if change is not None and change.key.startswith(prefix):
                 yield change
@@ -319,7 +318,7 @@ class RedisStore:
             raise
         except TimeoutError:
             raise StoreUnavailableError(f"{self!r} has not answered within {self._timeout:g} s") from None
-        except (RedisError, OSError, *_NONSENSE) as error:
+        except (RedisError, OSError, *NONSENSE) as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:

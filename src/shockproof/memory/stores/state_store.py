@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from shockproof.vocabulary.arguments import Seconds, seconds, whole_number
 
 __all__ = [
+    "NONSENSE",
     "Guard",
     "StateStore",
     "StoreChange",
@@ -27,6 +28,10 @@ __all__ = [
 
 Guard = tuple[str, int]
 """A key, and the version that it has to have: what `Lease.guard` gives."""
+
+
+NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What taking apart raises that which is no answer of a store."""
 
 
 class StoreEntry(NamedTuple):
