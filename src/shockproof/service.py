@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import random
-import socket
 import sys
 import time
 import warnings
@@ -184,7 +183,7 @@ class ErrorRecoveryService:
         share_state: keep what `save_state` saves in the *store*, too, for whoever owns what *owns* names next: `restore_state` takes
             the newer one of both. It is put there in the background, up to 8 MiB compressed. Default: False.
         process_name: as what this process counts among them; those whose fate is one may have one name. Default: host and
-            process number.
+            process number, and one that is gone from this host counts no longer when another one of it does.
         clock: where time comes from, see `Clock`. Default: the real time.
         rng: the source of jitter, for example ``random.Random(7)``. Default: a fresh one.
 
@@ -287,8 +286,8 @@ class ErrorRecoveryService:
         if redact is not None or encryption_key is not None or state_migrations:
             _ = self._state_files  # checks them
         self._is_first_save_to_come = True
-        who = f"{socket.gethostname()}:{os.getpid()}" if process_name is None else process_name
-        a_name("process_name", who, "bot-1")
+        if process_name is not None:
+            a_name("process_name", process_name, "bot-1")
         self._ownership: Ownership | None = None
         if owns is not None:
             if store is None:
@@ -301,7 +300,7 @@ class ErrorRecoveryService:
 
             ownership = self._ownership = Ownership(
                 a_name("owns", owns, "account 7"),
-                who,
+                process_name,
                 JournalAndHalt(lambda: self._journal if self._has_made("_journal") else None, self._halt),
                 self._clock,
                 self._listeners,
@@ -314,7 +313,7 @@ class ErrorRecoveryService:
 
             self._fleet = Fleet(
                 store,
-                name=who,
+                name=process_name,
                 clock=self._clock,
                 rng=randomness,
                 on_loop_end=self._forget_loop,

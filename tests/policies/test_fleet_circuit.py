@@ -41,6 +41,14 @@ def test_who_votes_again_counts_once() -> None:
     assert again == (FleetRecord(is_open=False, votes=("a",), circuit=OPEN._replace(openings=3)), 3)
 
 
+def test_the_votes_of_those_that_are_gone_count_no_longer_when_another_one_votes() -> None:
+    """One bad machine on which a process is started again and again is one."""
+    fleet = FleetCircuit("host:2", 2)
+    fleet.learned(FleetRecord(votes=("host:1",), circuit=OPEN), 3)
+    vote = fleet.opened(OPEN, by_a_probe=False, gone={"host:1"})
+    assert vote == (FleetRecord(is_open=False, votes=("host:2",), circuit=OPEN), 3)
+
+
 def test_more_votes_than_are_worth_keeping_are_not_kept() -> None:
     """A record stays small, however large the fleet and its quorum."""
     fleet = FleetCircuit("me", 1000)

@@ -12,6 +12,7 @@ Where a record cannot be read or written, everything stays as each process decid
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -115,12 +116,20 @@ class FleetCircuit:
         """Whether somebody else has voted, and it is not open for all."""
         return not self.record.is_open and any(vote != self.name for vote in self.record.votes)
 
-    def opened(self, circuit: SavedCircuit, *, by_a_probe: bool) -> Announcement | None:
-        """The own circuit has opened by its own rules, and is as *circuit*; None: that tells nobody anything new."""
+    def opened(
+        self, circuit: SavedCircuit, *, by_a_probe: bool, gone: Collection[str] = ()
+    ) -> Announcement | None:
+        """
+        The own circuit has opened by its own rules, and is as *circuit*; None: that tells nobody anything new.
+
+        The votes of *gone* count no longer: earlier lives of what calls now, perhaps, and so the same one again.
+        """
         known = self.record
         if known.is_open and not by_a_probe:
             return None
-        votes = known.votes if self.name in known.votes else (*known.votes, self.name)[-_MOST_VOTES:]
+        votes = tuple(vote for vote in known.votes if vote not in gone)
+        if self.name not in votes:
+            votes = (*votes, self.name)[-_MOST_VOTES:]
         is_open = known.is_open or len(votes) >= self.quorum
         return Announcement(FleetRecord(is_open, votes, circuit), self.version)
 

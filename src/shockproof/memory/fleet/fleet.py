@@ -24,6 +24,7 @@ from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.memory.fleet.shared_record import SharedRecord
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.stores.lease import take_lease
+from shockproof.memory.stores.own_name import own_name
 from shockproof.memory.stores.state_store import StateStore, StoreChange, StoreEntry
 from shockproof.policies.backoff import Backoff, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
@@ -59,7 +60,7 @@ class Fleet:
 
     Args:
         store: what they share.
-        name: of this process, in votes and leases.
+        name: of this process, in votes and leases; None: its `own_name`.
         clock: where time comes from; no other process's is ever compared with it.
         rng: what spreads the requests of many.
         ownership: what this process alone may write for, or wants to; None: nothing.
@@ -71,7 +72,7 @@ class Fleet:
         self,
         store: StateStore,
         *,
-        name: str,
+        name: str | None,
         clock: Clock,
         rng: Randomness,
         on_loop_end: Callable[[], None],
@@ -79,7 +80,7 @@ class Fleet:
         state: SharedState | None = None,
     ) -> None:
         self._store = store
-        self.name = name
+        self.name = own_name() if name is None else name
         self._clock = clock
         self._rng = rng
         self._on_loop_end = on_loop_end

@@ -17,6 +17,7 @@ from shockproof.memory.fleet.marked import marked, unmarked
 from shockproof.memory.services.listeners import Listeners
 from shockproof.memory.services.waiters import wake_all
 from shockproof.memory.stores.lease import Lease, holder_of, take_lease
+from shockproof.memory.stores.own_name import own_name
 from shockproof.memory.stores.state_store import StateStore
 from shockproof.vocabulary.clock import Clock
 
@@ -48,19 +49,19 @@ class OwnersFiles(Protocol):
 
 class Ownership:
     """
-    Of *name*, for the process *holder*. `is_held` is asked right before each thing that only the owner may do.
+    Of *name*, for the process *holder*, None: by its `own_name`. `is_held` is asked right before each thing that only the owner may do.
     With it go *files*.
 
     What waits for it is in `waiting`, and woken when it is here.
     """
 
     def __init__(
-        self, name: str, holder: str, files: OwnersFiles, clock: Clock, listeners: Listeners
+        self, name: str, holder: str | None, files: OwnersFiles, clock: Clock, listeners: Listeners
     ) -> None:
         self.name = name
         self._files = files
         self._listeners = listeners
-        self._holder = holder
+        self._holder = own_name() if holder is None else holder
         self._clock = clock
         self._lease: Lease | None = None
         self._begins_at = 0.0

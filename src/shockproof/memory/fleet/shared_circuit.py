@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from shockproof.memory.services.service_state import ServiceState
+from shockproof.memory.stores import own_name
 from shockproof.memory.stores.lease import Lease
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.policies.fleet_circuit import Announcement, FleetCircuit, FleetRecord, ProbePermit
@@ -136,7 +137,8 @@ class SharedCircuit:
         saved = circuit.export(now)
         if saved is None or saved.is_forced_open:
             return None
-        return self._fleet.opened(saved, by_a_probe=untold == "opened by a probe")
+        gone = own_name.gone(self._fleet.record.votes)
+        return self._fleet.opened(saved, by_a_probe=untold == "opened by a probe", gone=gone)
 
     def tell_again(self) -> None:
         """It was not told: the store was away, or somebody else was faster."""

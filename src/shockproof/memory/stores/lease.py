@@ -8,11 +8,10 @@ stops earlier: it may be late in knowing that it has the lease, and never in kno
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from typing import Final
 
+from shockproof.memory.stores.own_name import own_name
 from shockproof.memory.stores.state_store import Guard, StateStore
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
 from shockproof.vocabulary.clock import Clock, SystemClock, as_clock
@@ -135,7 +134,7 @@ async def take_lease(
     """
     a_name("name", name, "journal of account 7")
     count = seconds("length", length, more_than=0)
-    who = f"{socket.gethostname()}:{os.getpid()}" if holder is None else a_name("holder", holder, "bot-1")
+    who = own_name() if holder is None else a_name("holder", holder, "bot-1")
     count_by = as_clock(clock)
     asked_at = _running(count_by)
     value = json.dumps({"holder": who}).encode()
