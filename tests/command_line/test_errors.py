@@ -183,6 +183,21 @@ def test_new_records_come_as_they_are_written(log: Path) -> None:
             following.kill()
 
 
+def test_following_ends_when_nobody_reads_any_more(log: Path) -> None:
+    """``--follow | head`` is over with the last line of head, and not with the next error."""
+    command = [sys.executable, "-m", "shockproof", "errors", "--follow", "--error-log-dir", log]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        try:
+            assert following.stdout.readline()
+            following.stdout.close()
+            assert following.wait(60) == 141
+            assert following.stderr.read() == ""
+        finally:
+            following.kill()
+
+
 def line(message: str, moment: datetime | None = None) -> str:
     fields = {
         "timestamp": (moment or datetime.now().astimezone()).isoformat(),

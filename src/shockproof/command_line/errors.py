@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -140,7 +139,7 @@ def _follow(given: argparse.Namespace, wanted: Wanted, screen: Screen) -> int:
         screen.warn(unread(following.damaged))
     while True:
         screen.flush()
-        time.sleep(_LOOK_EVERY)
+        screen.rest(_LOOK_EVERY)
         _show(following.new_records(), given, screen)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Final, TextIO
 
@@ -69,6 +71,22 @@ class Screen:
     def flush(self) -> None:
         """Let a reader have what was printed so far."""
         self._out.flush()
+
+    def rest(self, seconds: float) -> None:
+        """
+        Let time pass while there is nothing to print.
+
+        Raises:
+            BrokenPipeError: at once where nobody reads any more, which only who writes is told else.
+        """
+        try:
+            reader = select.poll()
+            reader.register(self._out.fileno(), 0)  # errors and hang-ups are always told
+        except (AttributeError, ValueError, OSError):  # this system has none, or it is no file
+            time.sleep(seconds)
+            return
+        if reader.poll(seconds * 1000):
+            raise BrokenPipeError
 
     def fields(self, rows: Iterable[tuple[str, str]]) -> None:
         """Names and values, one below the other."""
