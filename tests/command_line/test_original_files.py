@@ -56,6 +56,7 @@ def contents(place: Path) -> dict[str, bytes]:
         ),
         (("doctor", *STATE, *ERRORS), 0, "1 file of 2026-02-12, 2.4 KiB in all"),
         (("doctor", *STATE, *ERRORS), 0, "system_state.pkl would be restored: saved by the original program"),
+        (("doctor", *STATE, *ERRORS), 0, "1 saved as pending by the original program"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

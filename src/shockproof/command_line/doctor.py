@@ -31,6 +31,7 @@ from shockproof.memory.journal.position import position_path
 from shockproof.memory.services.halt import read_mark
 from shockproof.memory.state.state_files import StateFiles
 from shockproof.settings import resolve
+from shockproof.views.saved_operations import saved_as_pending
 from shockproof.views.state_of_day import states_kept
 from shockproof.views.words import ago, local_time, size_text
 from shockproof.vocabulary.errors import ShockproofError
@@ -337,6 +338,15 @@ def _state(state_dir: Path) -> Iterator[Finding]:
             "ok",
             f"{newest.path.name} would be restored: {saved} {local_time(newest.timestamp)}{age}",
         )
+        # It had no journal, in which they would show.
+        pending = saved_as_pending(files, ()) if newest.sequence is None else ()
+        if pending:
+            yield Finding(
+                "state",
+                "warning",
+                f"{len(pending)} saved as pending by the original program",
+                "restore_state() gives them to the program: shockproof state show active_operations",
+            )
     elif not files:
         yield Finding("state", "ok", "nothing was saved yet")
     aside = files_set_aside(state_dir)
