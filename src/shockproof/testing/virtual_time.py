@@ -23,7 +23,7 @@ Ts = TypeVarTuple("Ts")
 
 _EPOCH: Final = 1_767_225_600.0  # 2026-01-01 00:00 UTC: far from today, so that a mix-up shows
 _PATIENCE: Final = 5.0
-"""Real seconds a working thread may hold virtual time, once; a hung one must not stop the test for ever."""
+"""Real seconds a working thread may hold virtual time; a hung one must not stop the test for ever."""
 
 
 class VirtualClock:
@@ -88,7 +88,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: VirtualClock | None = None) -> None:
         self.clock = VirtualClock() if clock is None else clock
         self._held = 0
-        self._hung = 0
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
@@ -102,16 +101,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         try:
             yield
         finally:
-            self._release()
+            self._held -= 1
 
     @property
     def is_held(self) -> bool:
-        """Whether something outside the loop is at work, and has not hung for so long that it is not waited for."""
-        return self._held > self._hung
-
-    def _lose_patience(self) -> None:
-        """What is at work now is not waited for any more."""
-        self._hung = self._held
+        """Whether something outside the loop is at work."""
+        return self._held > 0
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
@@ -129,7 +124,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _release(self) -> None:
         self._held -= 1
-        self._hung = min(self._hung, self._held)
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -140,10 +134,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)  # None: nothing is due ever, so only the outside can wake us
-        is_held = self._loop.is_held
-        ready = super().select(_PATIENCE if is_held else 0)
+        ready = super().select(_PATIENCE if self._loop.is_held else 0)
         if not ready:
-            if is_held:
-                self._loop._lose_patience()
             self._loop.clock.advance(timeout)
         return ready

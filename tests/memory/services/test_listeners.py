@@ -361,7 +361,7 @@ async def test_no_event_is_built_when_nobody_listens(
 async def test_a_bad_listener_does_not_touch_the_call(
     recovery: ErrorRecoveryService, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Same result, same waits, same circuit; a test on virtual time goes on as well, in the end."""
+    """Same result, same waits, same circuit; a test on virtual time goes on as well."""
     monkeypatch.setattr(virtual_time, "_PATIENCE", 0.01)
     release = threading.Event()
 
