@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from shockproof import ErrorRecoveryService
 from shockproof.settings import CONFIGURABLE, DEFAULTS, check_change, resolve
+from shockproof.testing import VirtualClock
 from shockproof.vocabulary.arguments import NOT_GIVEN
 
 SEVEN = {
@@ -153,7 +155,17 @@ def test_a_bad_variable_does_not_matter_where_an_argument_is_given(
         ({"error_log_dir": b"x"}, TypeError, "error_log_dir must be a directory.*got b'x'"),
         ({"jitter": "fully"}, ValueError, "jitter must be one of .*'full'.*got 'fully'"),
         ({"max_threads": 0}, ValueError, "max_threads must be .*got 0"),
+        ({"state_dir": "a\0b"}, TypeError, "state_dir must be a directory"),
         ({"clock": 5}, TypeError, "clock must have .*got 5"),
+        ({"clock": VirtualClock}, TypeError, r"clock must be an object.*write VirtualClock\(\)"),
+        ({"rng": 5}, TypeError, r"rng must have random\(\), such as random.Random\(7\), got 5"),
+        ({"rng": random.Random}, TypeError, r"rng must have random\(\).*got <class 'random.Random'>"),
+        ({"redact": 5}, TypeError, "redact must be several names .*got 5"),
+        ({"redact": ["pin", 5]}, TypeError, r"redact must be several names .*got \['pin', 5\]"),
+        ({"encryption_key": 5}, TypeError, "encryption_key must be a Fernet key .*got int"),
+        ({"encryption_key": [5]}, TypeError, "encryption_key: key 1 must be a str or bytes, got int"),
+        ({"encryption_key": []}, ValueError, "encryption_key holds no key"),
+        ({"state_migrations": 5}, TypeError, "state_migrations must be a sequence of functions, got 5"),
     ],
 )
 def test_a_bad_argument_is_refused_with_name_value_and_what_is_allowed(

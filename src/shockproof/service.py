@@ -40,7 +40,7 @@ from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.listeners import Listener, Listeners
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.backoff import Jitter, Randomness
+from shockproof.policies.backoff import Jitter, Randomness, checked_randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import (
     ErrorLogOptions,
@@ -246,7 +246,7 @@ class ErrorRecoveryService:
         self._redact = None if redact is None else _names(redact)
         self._redactor = Redactor(DEFAULT_NAMES if self._redact is None else self._redact)
         self._listeners = Listeners()
-        randomness = random.Random() if rng is None else rng  # noqa: S311 - jitter is no secret
+        randomness = random.Random() if rng is None else checked_randomness(rng)  # noqa: S311 - jitter is no secret
         self._state_writer = writer_for(self.state_dir)
         self._halt = Halt(
             self.state_dir,
@@ -1679,14 +1679,23 @@ def _severity(name: str, value: object) -> ErrorSeverity | None:
     raise TypeError(f"{name} must be an ErrorSeverity such as ErrorSeverity.HIGH, or None, got {value!r}")
 
 
-def _names(redact: Iterable[str]) -> tuple[str, ...]:
+def _names(redact: object) -> tuple[str, ...]:
     if isinstance(redact, str):
         raise TypeError(f"redact must be several names, got the string {redact!r}: write ({redact!r},)")
-    return tuple(redact)
+    names = tuple(redact) if isinstance(redact, Iterable) else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise TypeError(f'redact must be several names such as ("api_key", "pin"), got {redact!r}')
+    return names
 
 
 def _keys(encryption_key: str | bytes | Sequence[str | bytes]) -> Sequence[str | bytes]:
-    return (encryption_key,) if isinstance(encryption_key, str | bytes) else encryption_key
+    if isinstance(encryption_key, str | bytes):
+        return (encryption_key,)
+    if not isinstance(encryption_key, Iterable):  # never its value
+        raise TypeError(
+            f"encryption_key must be a Fernet key as str or bytes, or several, got {type(encryption_key).__name__}"
+        )
+    return tuple(encryption_key)
 
 
 def _state_arguments(

@@ -75,7 +75,7 @@ def _positive(name: str, value: object) -> float:
 
 
 def _path(name: str, value: object) -> Path:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
         raise TypeError(
             f'{name} must be a directory, as a string or a Path such as "data/state", got {value!r}'
         )

@@ -24,7 +24,7 @@ from shockproof.calls.runtime import Runtime
 from shockproof.memory.error_log.recorder import NoRecorder
 from shockproof.memory.services.listeners import Listeners
 from shockproof.memory.services.registry import CIRCUIT_OPTIONS, Registry
-from shockproof.policies.backoff import Randomness
+from shockproof.policies.backoff import Randomness, checked_randomness
 from shockproof.policies.circuit_breaker import CircuitState
 from shockproof.settings import DEFAULTS
 from shockproof.vocabulary.arguments import a_name, one_of, out_of
@@ -64,7 +64,7 @@ class _Alone(Handle):
         defaults = {**DEFAULTS, "jitter": "none", **self._defaults}
         threshold: Any = defaults["circuit_threshold"]  # Any: the defaults hold all types
         timeout: Any = defaults["circuit_timeout"]  # Any: as above
-        randomness = random.Random() if rng is None else rng  # noqa: S311 - jitter is no secret
+        randomness = random.Random() if rng is None else checked_randomness(rng)  # noqa: S311 - jitter is no secret
         registry = Registry(
             circuit_threshold=threshold,
             circuit_timeout=timeout,

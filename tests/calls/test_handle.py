@@ -223,6 +223,8 @@ async def test_an_unknown_option_is_refused_with_those_that_exist(
         ({"retry_on": KeyboardInterrupt}, TypeError, "retry_on .*KeyboardInterrupt"),
         ({"retry_on": BaseException}, TypeError, "retry_on .*BaseException"),
         ({"retry_on": ()}, ValueError, "retry_on is empty"),
+        ({"fallback": []}, ValueError, r"fallback=\[\] is a chain of nothing.*write fallback=\[\[\]\]"),
+        ({"fallback": ()}, ValueError, r"fallback=\(\) is a chain of nothing"),
         ({"classify": 5}, TypeError, "classify must be a function, got 5"),
         ({"half_open_probes": 0}, ValueError, "half_open_probes must be .*got 0"),
         ({"probe_lease": 0}, ValueError, "probe_lease must be .*got 0"),

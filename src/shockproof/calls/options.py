@@ -208,6 +208,15 @@ def _window_calls(name: str, value: object) -> int:
 _LARGEST_WINDOW: Final = 1_000_000
 
 
+def _fallback(name: str, value: object) -> object:
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError(
+            f"{name}={value!r} is a chain of nothing; to answer with an empty one write {name}=[{value!r}], and "
+            f"{name}=None for no fallback"
+        )
+    return value
+
+
 def _budget(name: str, value: object) -> RetryBudget:
     if not isinstance(value, RetryBudget):
         raise TypeError(f"{name} must be a RetryBudget such as RetryBudget(capacity=10.0), got {value!r}")
@@ -293,7 +302,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
     "classify": _optional(lambda name, value: _predicate(name, value, "error_or_result", "call")),
     "priority": _choice(*PRIORITIES),
     "weight": _weight,
-    "fallback": lambda name, value: value,
+    "fallback": _fallback,
     "circuit_threshold": _optional(lambda name, value: whole_number(name, value, minimum=1)),
     "circuit_timeout": _positive,
     "circuit_timeout_factor": lambda name, value: at_least(name, value, 1),

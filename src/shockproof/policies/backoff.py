@@ -25,6 +25,7 @@ __all__ = [
     "BackoffOption",
     "Jitter",
     "Randomness",
+    "checked_randomness",
     "parse_backoff",
 ]
 
@@ -49,6 +50,18 @@ class Randomness(Protocol):
     def random(self) -> float:
         """A float in [0, 1)."""
         ...
+
+
+def checked_randomness(rng: Randomness) -> Randomness:
+    """
+    *rng*, which can be drawn from.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if isinstance(rng, type) or not callable(getattr(rng, "random", None)):
+        raise TypeError(f"rng must have random(), such as random.Random(7), got {rng!r}")
+    return rng
 
 
 def parse_backoff(name: str, value: object) -> Shape | tuple[float, ...] | BackoffFunction:

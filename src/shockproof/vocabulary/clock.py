@@ -102,6 +102,8 @@ def as_clock(clock: Clock | Callable[[], float] | None) -> Clock:
     """
     if clock is None:
         return SystemClock()
+    if isinstance(clock, type):
+        raise TypeError(f"clock must be an object, got the class {clock!r}: write {clock.__name__}()")
     if all(callable(getattr(clock, name, None)) for name in ("monotonic", "time", "sleep")):
         return clock  # type: ignore[return-value]  # just checked
     if callable(clock):

@@ -4,7 +4,7 @@ The user's own versions of what is in the state, and the way from an older one t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from shockproof.vocabulary.errors import StateVersionError
@@ -29,6 +29,8 @@ class Schema:
     """
 
     def __init__(self, migrations: Sequence[Migration] = ()) -> None:
+        if not isinstance(migrations, Iterable):
+            raise TypeError(f"state_migrations must be a sequence of functions, got {migrations!r}")
         self._migrations = tuple(migrations)
         for number, migration in enumerate(self._migrations, 1):
             if not callable(migration):

@@ -133,7 +133,7 @@ class SecretCipher:
         if isinstance(keys, str | bytes):
             keys = (keys,)
         if not keys:
-            raise ValueError("no key to encrypt secrets with: give at least one, or None")
+            raise ValueError("encryption_key holds no key: give at least one, or None")
         self._keys = tuple(_checked_key(position, key) for position, key in enumerate(keys, 1))
         # What only some users install has one place, above this layer: an argument of the service switches it on.
         from shockproof.integrations.cryptography import check_installed
@@ -168,7 +168,7 @@ def _checked_key(position: int, key: object) -> bytes:
     if isinstance(key, str):
         key = key.encode("ascii", "replace")
     if not isinstance(key, bytes):
-        raise TypeError(f"key {position} must be a str or bytes, got {type(key).__name__}")
+        raise TypeError(f"encryption_key: key {position} must be a str or bytes, got {type(key).__name__}")
     try:
         length = len(base64.urlsafe_b64decode(key))
     except (binascii.Error, ValueError):
@@ -176,7 +176,7 @@ def _checked_key(position: int, key: object) -> bytes:
     if length != 32:
         # Never the value: it may be a key with a typing error.
         raise ValueError(
-            f"key {position} is no Fernet key (32 bytes in URL-safe base64): "
+            f"encryption_key: key {position} is no Fernet key (32 bytes in URL-safe base64): "
             "make one with cryptography.fernet.Fernet.generate_key()"
         )
     return key
