@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -270,3 +272,49 @@ def test_a_moment_that_the_other_side_names_is_counted_on_the_clock_of_the_servi
     error = ValueError("IP banned until 1700000090500")
     call = CallInfo("market_data", "fetch", 1, "read", clock)
     assert classifier().of_error(error, call).retry_after == 90.5
+
+
+def test_a_verdict_is_made_of_what_stands_for_its_parts() -> None:
+    """The value of an outcome, and a timedelta, as everywhere."""
+    verdict = Verdict("neutral", timedelta(seconds=3), "none")  # type: ignore[arg-type]  # as one without a type checker writes
+    assert verdict == Verdict(Outcome.NEUTRAL, 3.0, "none")
+    assert verdict.outcome is Outcome.NEUTRAL
+    assert type(Verdict(Outcome.FAILURE, 3).retry_after) is float
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "says"),
+    [
+        ({"outcome": "failed"}, ValueError, "outcome must be one of 'success', .*'unknown', got 'failed'"),
+        ({"outcome": None}, ValueError, "outcome must be .*got None"),
+        ({"outcome": Outcome.FAILURE, "retry_after": -1}, ValueError, "retry_after must be seconds .*got -1"),
+        ({"outcome": Outcome.FAILURE, "retry_after": "3"}, TypeError, "retry_after must be .*got '3'"),
+        ({"outcome": Outcome.FAILURE, "retry_after": float("nan")}, ValueError, "retry_after must be .*nan"),
+        (
+            {"outcome": Outcome.FAILURE, "effect": "no"},
+            ValueError,
+            "effect must be one of 'none', .*got 'no'",
+        ),
+    ],
+)
+def test_a_verdict_of_something_else_is_refused_where_it_is_made(
+    parts: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    """Inside of `classify`, whose failure masks nothing: not where the call waits by it."""
+    with pytest.raises(error, match=says):
+        Verdict(**parts)
+
+
+def test_a_predicate_whose_answer_is_neither_true_nor_false_takes_the_result_as_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Such as a comparison of arrays, which refuses to be one truth: that hides no result."""
+
+    class Array:
+        def __bool__(self) -> bool:
+            raise ValueError("the truth value of an array is ambiguous")
+
+    this = classifier(unwanted=lambda result: Array())  # type: ignore[arg-type,return-value]  # the mistake under test
+    with caplog.at_level(logging.ERROR, "shockproof"):
+        assert this.of_result([1, 2], CALL) is None
+    assert "retry_if_result failed" in caplog.text

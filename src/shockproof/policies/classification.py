@@ -85,7 +85,7 @@ class Classifier:
             return None if verdict.outcome is Outcome.SUCCESS else self._careful(verdict)
         if self._unwanted is not None:
             try:
-                unwanted = self._unwanted(result)
+                unwanted = bool(self._unwanted(result))  # of an array it raises, too
             except Exception:  # noqa: BLE001 - a predicate is foreign code; its failure is its own
                 _log.exception("retry_if_result failed; the result is taken as it is")
                 return None

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
+from shockproof.vocabulary.arguments import one_of, seconds
 from shockproof.vocabulary.clock import Clock, SystemClock
 
 __all__ = ["Attempt", "CallEffect", "CallInfo", "Effect", "Outcome", "Verdict"]
@@ -19,6 +20,7 @@ CallEffect = Literal["read", "idempotent", "unsafe"]
 """What a call does: it only reads, may be repeated without harm, or must never be repeated blindly."""
 
 _REAL_TIME: Final[Clock] = SystemClock()
+_EFFECTS: Final = get_args(Effect)
 
 
 class Outcome(Enum):
@@ -32,15 +34,32 @@ class Outcome(Enum):
     """It may or may not have happened at the other side: never repeated blindly."""
 
 
+_OUTCOMES: Final = tuple(outcome.value for outcome in Outcome)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a ``classify`` function says about an error or a result; None leaves it to the rules."""
+    """
+    What a ``classify`` function says about an error or a result; None leaves it to the rules.
+
+    Raises:
+        TypeError, ValueError: *outcome* is none, *retry_after* no seconds, or *effect* no effect.
+    """
 
     outcome: Outcome
+    """What became of it; its value will do, such as ``"neutral"``."""
     retry_after: float | None = None
-    """Seconds the other side asked us to wait, or None."""
+    """Seconds the other side asked us to wait, or None. A timedelta becomes seconds."""
     effect: Effect | None = None
     """For a call with ``effect="unsafe"``: "none" proves that it may be repeated."""
+
+    def __post_init__(self) -> None:
+        if type(self.outcome) is not Outcome:
+            object.__setattr__(self, "outcome", Outcome(one_of("outcome", self.outcome, _OUTCOMES)))
+        if self.retry_after is not None:
+            object.__setattr__(self, "retry_after", seconds("retry_after", self.retry_after))
+        if self.effect is not None:
+            one_of("effect", self.effect, _EFFECTS)
 
 
 @dataclass(frozen=True, slots=True)
