@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -68,9 +69,22 @@ async def test_without_a_redis_the_traders_share_a_file(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     async with start_store(tmp_path) as shared:
         assert shared.url == f"file:{tmp_path / 'shared.db'}"
+        assert shared.what == "a file: there is no redis-server to be started"
         store = open_store(shared.url)
         await store.put("key", b"value")
     assert (tmp_path / "shared.db").exists()
+
+
+@pytest.mark.asyncio
+async def test_a_redis_without_its_client_is_not_started_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a first `./run demo`, which installs no more than the demo cannot do without."""
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    async with start_store(tmp_path) as shared:
+        assert shared.url.startswith("file:")
+        assert "pip install redis" in shared.what
 
 
 @pytest.mark.asyncio

@@ -49,9 +49,12 @@ def open_store(url: str) -> StateStore:
 @asynccontextmanager
 async def start_store(directory: Path) -> AsyncGenerator[SharedStore]:
     """Start one, and end it when the block is left; a file lies in *directory*."""
-    file = SharedStore(f"{_FILE}{directory / 'shared.db'}", "a file: no Redis here to be started")
-    if shutil.which("redis-server") is None or importlib.util.find_spec("redis") is None:
+    file = SharedStore(f"{_FILE}{directory / 'shared.db'}", "a file: there is no redis-server to be started")
+    if shutil.which("redis-server") is None:
         yield file
+        return
+    if importlib.util.find_spec("redis") is None:
+        yield file._replace(what="a file: the client for a Redis is not installed (pip install redis)")
         return
     place = Path(tempfile.mkdtemp(prefix="shockproof-demo-redis-"))  # the path of a socket has to be short
     door = place / "redis.sock"
