@@ -527,7 +527,8 @@ class ErrorRecoveryService:
         """
         handle_options, service_options = check_options(options)
         plan = Plan(handle_options)
-        self._bind(plan, a_name("name", name), service_options, calling_place())
+        place = calling_place() if service_options else ""  # for what another place may declare differently
+        self._bind(plan, a_name("name", name), service_options, place)
         if options:
             warn_of_useless(
                 {**handle_options, **service_options}, {**handle_options, **plan.state.set_by_hand}

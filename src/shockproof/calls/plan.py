@@ -145,7 +145,8 @@ class Plan(_WhatEveryCallReads):
 
     def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
         self.options = options or _NO_OPTIONS
-        refuse_harmful(options)
+        if options:
+            refuse_harmful(options)
         self.fallbacks = chain_of(options.get("fallback"))
         self.memories = tuple(one.last_good for one in self.fallbacks if one.last_good is not None)
         """What has to be told of every answer."""

@@ -169,6 +169,8 @@ class Runtime:
             ValueError: another place has declared a different value for the same name.
         """
         state = self.registry.declare(name, options, place)
+        if not options:
+            return state
         if any(option in LIMIT_OPTIONS and state.set_by_hand[option] is not None for option in options):
             self._limit(state)
         if options.get("max_call_age") is not None and state.call_ages is None:
