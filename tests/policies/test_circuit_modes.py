@@ -286,3 +286,25 @@ def test_a_repr_names_the_mode() -> None:
     assert repr(circuit) == "<Circuit shadow open since 5.000 for 60 s>"
     circuit.admit(65.0)
     assert repr(circuit) == "<Circuit shadow half-open, 1 probing, 0 of 1 succeeded>"
+
+
+# -- between circuits ------------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_one_circuit_is_nothing_to_another() -> None:
+    """They share what those have in common that have never opened, and each has its own from its first outage on."""
+    modes: list[CircuitMode] = ["forced-open", "shadow", "disabled", "normal"]
+    one = Circuit(threshold=1, timeout=60.0, probes=2)
+    for mode in modes:
+        one.set_mode(mode)
+        one.reset(0.0)
+        one.pause(0.0, 5.0, "429")
+        for now in (0.0, 10.0, 70.0, 200.0):
+            ticket = one.admit(now)
+            if ticket is not None:
+                ticket.failed(now, CAUSE)
+    assert one.trips
+    other, fresh = Circuit(threshold=1, timeout=60.0), Circuit(threshold=1, timeout=60.0)
+    assert (other.trips, other.probing, other.mode, other.probes) == (0, 0, "normal", 1)
+    fail(other, 7.0)
+    assert (other.open_for(8.0), other.state(67.0), fresh.trips) == (59.0, "half-open", 0)

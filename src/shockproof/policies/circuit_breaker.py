@@ -131,6 +131,41 @@ class Entrance:
         self.successes = 0
 
 
+class _Outage:
+    """What a circuit remembers of having been open: made when it first opens, which most never do."""
+
+    __slots__ = (
+        "calm_from",
+        "draw",
+        "open_until",
+        "opened_at",
+        "openings",
+        "probing",
+        "restored_for",
+        "round",
+        "trips",
+    )
+
+    def __init__(self) -> None:
+        self.opened_at = 0.0
+        self.open_until: float | None = None
+        """None: as long as `Circuit.timeout` and `Circuit.open_time` say by then."""
+        self.restored_for = math.inf
+        """Seconds that an earlier process had left of its open time."""
+        self.openings = 0
+        """How often it opened in a row; 0 again when it has stayed closed for long enough."""
+        self.calm_from = 0.0
+        self.draw = 0.0
+        self.round: HalfOpen | None = None
+        self.probing: set[Probe] | None = None
+        """Made by the first round."""
+        self.trips = 0
+
+
+_NO_OUTAGE: Final = _Outage()
+"""That of all circuits that have never opened; nobody writes to it: see `Circuit._own_outage`."""
+
+
 class _WhatEveryRefusalReads:
     # A class's slots lie in memory behind those of its base: next to each other, among thousands of circuits.
     __slots__ = ("closed", "plain_since", "timeout")
@@ -157,32 +192,21 @@ class Circuit(_WhatEveryRefusalReads):
     __slots__ = (
         "__dict__",
         "_lane_is_open",
-        "_rng",
+        "_outage",
         "entrance",
         "is_suspected",
         "last_error",
-        "mode",
         "observer",
         "rates",
         "threshold",
-        "trips",
     )
 
-    # What only a circuit has that has opened, or that somebody holds or shares: the class's until it is its own. Slots for
-    # these would be half of a circuit, and most never open.
+    # What hardly any circuit has: the class's until it is its own. Slots for these would be a third of a circuit.
     probes: int = 1
     open_time: OpenTime = _ITS_TIMEOUT
-    _opened_at: float = 0.0
-    _open_until: float | None = None
-    """None: as long as `timeout` and `open_time` say by then."""
-    _restored_for: float = math.inf
-    """Seconds that an earlier process had left of its open time."""
-    _openings: int = 0
-    """How often it opened in a row; 0 again when it has stayed closed for long enough."""
-    _calm_from: float = 0.0
-    _draw: float = 0.0
-    _round: HalfOpen | None = None
-    _probing: set[Probe] | None = None
+    rng: Randomness | None = None
+    """What the jitter of `open_time` draws from; None: it is not spread."""
+    mode: CircuitMode = "normal"
     mode_reason: str | None = None
     """What whoever set the mode said."""
     mode_is_by_hand: bool = False
@@ -206,17 +230,17 @@ class Circuit(_WhatEveryRefusalReads):
         if probes != 1:
             self.probes = probes
         self.rates = NO_RATES
-        self.mode: CircuitMode = "normal"
         self.closed: Closed | _PassThrough | None = Closed(self)
         """The admission of everybody while the circuit is closed; None while it is not."""
         self.entrance = Entrance()
         self._lane_is_open = False
         self.last_error: str | None = None
-        self.trips = 0
         self.is_suspected = False
         """Whether another process has opened its circuit to the same service: the next failure here opens this one."""
         self.observer: CircuitObserver | None = None
-        self._rng = rng
+        if rng is not None:
+            self.rng = rng
+        self._outage = _NO_OUTAGE
         self.plain_since: float | None = None
         """When it opened, where it is open for its timeout and nothing else: what most refusals ask for."""
 
@@ -225,6 +249,11 @@ class Circuit(_WhatEveryRefusalReads):
         with _lock:
             self._lane_is_open = is_open
             self.entrance.lane = self.closed if is_open else None
+
+    @property
+    def trips(self) -> int:
+        """How often it opened."""
+        return self._outage.trips
 
     def admit(self, now: float, *, lease: float | None = None) -> Admission | None:
         """
@@ -239,11 +268,11 @@ class Circuit(_WhatEveryRefusalReads):
         with _lock:
             if self.closed is not None:
                 return self.closed
-            begun = False
-            if self._round is None and self.mode != "forced-open" and now >= self._admits_from():
-                self.plain_since, self._round, begun = None, HalfOpen(self), True
-            if self._round is not None:
-                ticket = self._round.admit(now, self.timeout if lease is None else lease)
+            begun, outage = False, self._own_outage()
+            if outage.round is None and self.mode != "forced-open" and now >= self._admits_from():
+                self.plain_since, outage.round, begun = None, HalfOpen(self), True
+            if outage.round is not None:
+                ticket = outage.round.admit(now, self.timeout if lease is None else lease)
             if ticket is None and self.mode == "shadow":
                 self.shadow_refusals += 1
                 ticket = PASS_THROUGH
@@ -265,7 +294,7 @@ class Circuit(_WhatEveryRefusalReads):
         """The same, but for one that only watches: the state it would have."""
         if self.closed is not None:
             return "closed"
-        if self.mode == "forced-open" or (self._round is None and now < self._admits_from()):
+        if self.mode == "forced-open" or (self._outage.round is None and now < self._admits_from()):
             return "open"
         return "half-open"
 
@@ -283,7 +312,7 @@ class Circuit(_WhatEveryRefusalReads):
             return 0.0
         if self.mode == "forced-open":
             return math.inf
-        return 0.0 if self._round is not None else max(0.0, self._admits_from() - now)
+        return 0.0 if self._outage.round is not None else max(0.0, self._admits_from() - now)
 
     def pause(self, now: float, seconds: float, cause: str) -> None:
         """
@@ -295,11 +324,11 @@ class Circuit(_WhatEveryRefusalReads):
         if not self._has_rules or self.mode in {"disabled", "forced-open"}:
             return
         with _lock:
-            opens = self.closed is not None or self._round is not None
+            opens = self.closed is not None or self._outage.round is not None
             until = max(now + min(seconds, _LONGEST_PAUSE), 0.0 if opens else self._admits_from())
             if opens:
                 self._open(now, cause)
-            self.plain_since, self._open_until = None, until
+            self.plain_since, self._own_outage().open_until = None, until
         if opens:
             self._told("open", now)
 
@@ -314,7 +343,7 @@ class Circuit(_WhatEveryRefusalReads):
         The mode stays: what somebody forced open, only `set_mode` lets go.
         """
         with _lock:
-            self._openings = 0
+            self._forget_openings()
             if self.mode == "forced-open":
                 return False
             was_closed = self.closed is not None
@@ -347,15 +376,16 @@ class Circuit(_WhatEveryRefusalReads):
             if mode == previous:
                 return None
             self.shadow_trips = self.shadow_refusals = 0
-            self._openings = 0
+            self._forget_openings()
             # Those who read without the lock must see neither an open circuit on the way to another
             # mode, nor the rest of an old open time.
             if mode == "forced-open":
                 self.plain_since, self.mode = None, mode
-                self.closed = self.entrance.lane = self._round = self.last_error = None
+                self.closed = self.entrance.lane = self.last_error = None
             else:
                 self._begin_closed(is_counting=mode != "disabled")
-                self.mode, self._round, self.last_error = mode, None, None
+                self.mode, self.last_error = mode, None
+            self._end_round()
         return previous
 
     def watch(self, rates: Rates) -> None:
@@ -377,7 +407,7 @@ class Circuit(_WhatEveryRefusalReads):
         if not self._has_rules:
             return False
         with _lock:
-            is_open = self.closed is None and self._round is None and now < self._admits_from()
+            is_open = self.closed is None and self._outage.round is None and now < self._admits_from()
             if self.mode != "normal":
                 return False
             if is_open:
@@ -403,7 +433,7 @@ class Circuit(_WhatEveryRefusalReads):
     @property
     def probing(self) -> int:
         """How many probes are in flight."""
-        return len(self._probing or ())
+        return len(self._outage.probing or ())
 
     def export(self, now: float) -> SavedCircuit | None:
         """What should outlive the process: that it is open and for how long; None when there is nothing."""
@@ -413,10 +443,11 @@ class Circuit(_WhatEveryRefusalReads):
                 return SavedCircuit(is_forced_open=True, reason=self.mode_reason) if is_kept else None
             if self.closed is not None:
                 return None
+            outage = self._outage
             return SavedCircuit(
-                remaining=0.0 if self._round is not None else max(0.0, self._admits_from() - now),
-                openings=self._openings,
-                is_paused=self._round is None and self._open_until is not None,
+                remaining=0.0 if outage.round is not None else max(0.0, self._admits_from() - now),
+                openings=outage.openings,
+                is_paused=outage.round is None and outage.open_until is not None,
                 last_error=self.last_error,
             )
 
@@ -436,25 +467,42 @@ class Circuit(_WhatEveryRefusalReads):
                 return False
             left = max(0.0, saved.remaining - max(0.0, elapsed))
             self._open(now, saved.last_error)
-            self.trips = 0  # it is the other process's
+            self._own_outage().trips = 0  # it is the other process's
             self._reopen(saved, left, now)
         self._told("open", now)
         return True
 
     # -- inside: the lock is held ------------------------------------------------------------------
 
+    def _own_outage(self) -> _Outage:
+        if self._outage is _NO_OUTAGE:
+            self._outage = _Outage()
+        return self._outage
+
+    def _forget_openings(self) -> None:
+        if self._outage is not _NO_OUTAGE:
+            self._outage.openings = 0
+
+    def _end_round(self) -> None:
+        if self._outage is not _NO_OUTAGE:
+            self._outage.round = None
+
     def _admits_from(self) -> float:
-        if self._open_until is not None:
-            return self._open_until
-        return self._opened_at + min(self._restored_for, self._seconds_open())
+        outage = self._outage
+        if outage.open_until is not None:
+            return outage.open_until
+        return outage.opened_at + min(outage.restored_for, self._seconds_open())
 
     def _seconds_open(self) -> float:
-        return self.open_time.seconds(self.timeout, max(0, self._openings - 1), self._draw)
+        outage = self._outage
+        return self.open_time.seconds(self.timeout, max(0, outage.openings - 1), outage.draw)
 
     def _close(self, now: float) -> None:
-        # A service that fails again before it was well for as long as it was away has not recovered.
-        self._calm_from = now + self._seconds_open()
-        self._round, self.last_error = None, None
+        if self._outage is not _NO_OUTAGE:
+            # A service that fails again before it was well for as long as it was away has not recovered.
+            self._outage.calm_from = now + self._seconds_open()
+        self._end_round()
+        self.last_error = None
         self._begin_closed(is_counting=self.mode != "disabled")
 
     def _begin_closed(self, *, is_counting: bool) -> None:
@@ -463,41 +511,46 @@ class Circuit(_WhatEveryRefusalReads):
         self.entrance.lane = self.closed if self._lane_is_open else None
 
     def _open_by_rule(self, now: float, cause: object) -> None:
-        if self._round is None and now >= self._calm_from:
-            self._openings = 0
-        self._openings += 1
-        self._draw = self._rng.random() if self._rng is not None and self.open_time.jitter else 0.0
+        outage = self._own_outage()
+        if outage.round is None and now >= outage.calm_from:
+            outage.openings = 0
+        outage.openings += 1
+        outage.draw = self.rng.random() if self.rng is not None and self.open_time.jitter else 0.0
         self._open(now, cause)
-        if self.mode == "normal" and self._openings == 1 and not self._draw:
+        if self.mode == "normal" and outage.openings == 1 and not outage.draw:
             self.plain_since = now
 
     def _stay_open(self, seconds: float, now: float) -> None:
+        outage = self._own_outage()
         if now + seconds <= self._admits_from():
             return
-        if self._open_until is None:
-            self._opened_at, self._restored_for, self.plain_since = now, seconds, None
+        if outage.open_until is None:
+            outage.opened_at, outage.restored_for, self.plain_since = now, seconds, None
         else:
-            self._open_until = now + seconds
+            outage.open_until = now + seconds
 
     def _reopen(self, other: SavedCircuit, seconds: float, now: float) -> None:
         """It was opened now, and stays so for the *seconds* that another process had left."""
-        self._openings, self._draw = max(1, other.openings), 0.0
+        outage = self._own_outage()
+        outage.openings, outage.draw = max(1, other.openings), 0.0
         if other.is_paused:
-            self._open_until = now + min(seconds, _LONGEST_PAUSE)
+            outage.open_until = now + min(seconds, _LONGEST_PAUSE)
         else:
-            self._restored_for = seconds
+            outage.restored_for = seconds
 
     def _open(self, now: float, cause: object) -> None:
         # The times first: those who read without the lock would see it half-open for a moment.
-        self._opened_at, self._open_until, self._restored_for = now, None, math.inf
+        outage = self._own_outage()
+        outage.opened_at, outage.open_until, outage.restored_for = now, None, math.inf
         self.plain_since = None
         self.last_error = None if cause is None else str(cause)
-        self.closed, self.entrance.lane, self._round = None, None, None
-        self.is_following = False
+        self.closed, self.entrance.lane, outage.round = None, None, None
+        if self.is_following:
+            self.is_following = False
         if self.mode == "shadow":
             self.shadow_trips += 1
         else:
-            self.trips += 1
+            outage.trips += 1
 
     # -- outside the lock ----------------------------------------------------------------------------
 
@@ -511,15 +564,15 @@ class Circuit(_WhatEveryRefusalReads):
 
     def __repr__(self) -> str:
         mode = "" if self.mode == "normal" else f" {self.mode}"
-        closed, half_open = self.closed, self._round
+        closed, half_open = self.closed, self._outage.round
         if isinstance(closed, Closed):
             return f"<Circuit{mode} closed, {closed.streak} of {self.threshold} failures in a row>"
         if closed is not None or self.mode == "forced-open":
             return f"<Circuit{mode}>"
         if half_open is not None:
             return f"<Circuit{mode} half-open, {half_open!r}>"
-        open_for = self._admits_from() - self._opened_at
-        return f"<Circuit{mode} open since {self._opened_at:.3f} for {open_for:g} s>"
+        opened_at = self._outage.opened_at
+        return f"<Circuit{mode} open since {opened_at:.3f} for {self._admits_from() - opened_at:g} s>"
 
 
 class Closed:
@@ -585,9 +638,10 @@ class HalfOpen:
 
     def admit(self, now: float, lease: float) -> Probe | None:
         # Places are the circuit's: a probe of an earlier period that is still out takes one of them.
-        probing = self.circuit._probing
+        outage = self.circuit._own_outage()
+        probing = outage.probing
         if probing is None:
-            probing = self.circuit._probing = set()
+            probing = outage.probing = set()
         for lost in [probe for probe in tuple(probing) if probe.leased_until <= now]:
             probing.discard(lost)
         if len(probing) >= self.circuit.probes:
@@ -649,7 +703,7 @@ class Probe:
             self._places().discard(self)
 
     def _places(self) -> set[Probe]:
-        return self._round.circuit._probing or set()
+        return self._round.circuit._outage.probing or set()
 
     def _counts(self, now: float, *, is_over: bool) -> bool:
         circuit = self._round.circuit
@@ -657,4 +711,4 @@ class Probe:
         if is_over:  # one that is overdue is in flight, and has its place until it ends
             self._places().discard(self)
         # An expired lease is no verdict, even while nobody has taken the place yet.
-        return held and now < self.leased_until and circuit._round is self._round
+        return held and now < self.leased_until and circuit._outage.round is self._round

@@ -177,7 +177,7 @@ class Registry:
         return stop
 
     def _new(self, name: str) -> ServiceState:
-        circuit = Circuit(threshold=self._threshold, timeout=self._timeout, rng=self._rng)
+        circuit = Circuit(threshold=self._threshold, timeout=self._timeout)
         state = ServiceState(name, circuit, self._halt)
         state.time_calls(self._call_timers)
         if self._tracer is not None:
@@ -225,7 +225,7 @@ class Registry:
                 if name in state.set_by_hand
             }
             if times:
-                state.circuit.open_time = OpenTime(**times)
+                state.circuit.open_time, state.circuit.rng = OpenTime(**times), self._rng
             rates: dict[str, Any] = {  # Any: each has a type of its own
                 name: value for name, value in state.set_by_hand.items() if name in _RATES
             }

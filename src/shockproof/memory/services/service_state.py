@@ -36,6 +36,11 @@ _NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})  # Any: it is empty
 """What most services have of most things; replaced by the first of them."""
 
 
+_Transitions = tuple[CircuitState, Mapping[tuple[CircuitState, CircuitState], int]]
+_NO_TRANSITION: Final[_Transitions] = "closed", _NOTHING
+"""The state that was told last, and how often it went from one to another."""
+
+
 class Watcher(Protocol):
     """Is told what becomes of the circuits of many services."""
 
@@ -64,6 +69,7 @@ class ServiceState:
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_told",
         "call_timers",
         "circuit",
         "critical",
@@ -126,9 +132,6 @@ class ServiceState:
     hedges: int = 0
     refused_by: Mapping[str, int] = _NOTHING
     """Rejections by policy, without those by the circuit: they are the rest."""
-    transitions: Mapping[tuple[CircuitState, CircuitState], int] = _NOTHING
-    """How often the circuit went from one state to another."""
-    _state_told: CircuitState = "closed"
     abandoned_attempts: int = 0
     abandoned_threads: int = 0
     waiting_for_the_circuit: set[asyncio.Future[None]] | None = None
@@ -162,6 +165,7 @@ class ServiceState:
         self.timeouts = 0
         self.fallbacks = 0
         self.rejections = 0
+        self._told: _Transitions = _NO_TRANSITION
         self.call_timers: tuple[CallTimer, ...] = ()
         """Empty as long as nobody wants to know how long calls take."""
         self.set_by_hand: Mapping[str, object] = _NOTHING
@@ -170,6 +174,11 @@ class ServiceState:
         """Where each of them was declared, as file:line."""
         self.waiting: set[asyncio.Future[None]] | None = None
         """Retry loops that wait between attempts, on whatever loop: woken when the circuit opens."""
+
+    @property
+    def transitions(self) -> Mapping[tuple[CircuitState, CircuitState], int]:
+        """How often the circuit went from one state to another."""
+        return self._told[1]
 
     @property
     def successes(self) -> int:
@@ -249,8 +258,11 @@ class ServiceState:
         with _lock:
             if self.limits is None:
                 return
-            earlier, self.earlier_sends = self.earlier_sends, None
-            orders, self.earlier_orders = self.earlier_orders, ()
+            earlier, orders = self.earlier_sends, self.earlier_orders
+            if earlier is not None:
+                self.earlier_sends = None
+            if orders:
+                self.earlier_orders = ()
         if earlier is not None:
             self.limits.take_over(earlier)
         if orders:
@@ -372,10 +384,9 @@ class ServiceState:
     def circuit_changed(self, to: CircuitState) -> None:
         """Count a change of the circuit's state."""
         with _lock:
-            way = (self._state_told, to)
-            if to != self._state_told:
-                self.transitions = {**self.transitions, way: self.transitions.get(way, 0) + 1}
-                self._state_told = to
+            before, transitions = self._told
+            if to != before:
+                self._told = to, {**transitions, (before, to): transitions.get((before, to), 0) + 1}
 
     def circuit_moved(self, to: CircuitState, now: float) -> None:
         """The circuit went to another state."""
