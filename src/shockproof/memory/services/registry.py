@@ -99,7 +99,8 @@ class Registry:
         """The state of *name*, made at first need, for somebody who is going to use it."""
         state = self._services.get(name)
         if state is not None:
-            state.is_only_restored = False
+            if state.is_only_restored:
+                state.is_only_restored = False
             return state
         with self._lock:
             state = self._services.get(name)
@@ -109,7 +110,8 @@ class Registry:
                 if state is None:
                     state = self._new(name)
                 self._services[name] = state
-            state.is_only_restored = False
+            if state.is_only_restored:
+                state.is_only_restored = False
             return state
 
     def restored(self, name: str, status: ServiceStatus) -> None:
