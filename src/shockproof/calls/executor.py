@@ -21,7 +21,6 @@ from shockproof.calls.limits import Held, give_back
 from shockproof.calls.limits_around import holds_timer
 from shockproof.calls.ongoing_call import Failure, OngoingCall, UnwantedResultError, timeout_error
 from shockproof.calls.orders_inside import (
-    ORDERS,
     began_before,
     order_placed_since,
     order_sent_since,
@@ -29,6 +28,7 @@ from shockproof.calls.orders_inside import (
 )
 from shockproof.calls.own_task import run_in_own_task
 from shockproof.calls.plan import Plan
+from shockproof.calls.running_around import ORDERS
 from shockproof.calls.stand_in import StandIn, answers_for_itself
 from shockproof.calls.threads import MAY_BE_MARKED, NotStartedError, take_never_began
 from shockproof.calls.timer import Timer, running_task

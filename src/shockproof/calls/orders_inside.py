@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from shockproof.calls.running_around import orders_around
+from shockproof.calls.running_around import ORDERS, orders_around
 from shockproof.calls.tasks_at_hand import tasks_at_hand
 from shockproof.calls.who_waits import group_of, tasks_told_by, tasks_told_by_this_thread
 from shockproof.vocabulary.clock import Clock, SystemClock
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from shockproof.calls.flight import Flight
 
 __all__ = [
-    "ORDERS",
     "OrderInside",
     "began_before",
     "begin_part_of",
@@ -41,19 +40,6 @@ _SAME_MOMENT: Final = 1e-5
 _LONGEST_CHAIN: Final = 16
 
 _Task = weakref.ref["asyncio.Task[Any]"]  # Any: whatever it returns
-
-
-class _AnyOrders:
-    """Whether this process has wanted to send an order at all."""
-
-    __slots__ = ("exist",)
-
-    def __init__(self) -> None:
-        self.exist = False
-
-
-ORDERS: Final = _AnyOrders()
-"""As long as there was none, no failure is asked what was sent inside of it."""
 
 
 class OrderInside:

@@ -23,6 +23,7 @@ from shockproof.calls.who_waits import contexts_around
 
 __all__ = [
     "IN_AN_ORDER",
+    "ORDERS",
     "RunningAround",
     "a_retry_runs",
     "an_order_failed_around",
@@ -40,6 +41,19 @@ __all__ = [
 
 IN_AN_ORDER: Final = "an order runs around it, which only once() sends again; declare effect='read' or 'idempotent' for what may be repeated"
 """Why a call is not repeated there."""
+
+
+class _AnyOrders:
+    """Whether this process has wanted to send an order at all."""
+
+    __slots__ = ("exist",)
+
+    def __init__(self) -> None:
+        self.exist = False
+
+
+ORDERS: Final = _AnyOrders()
+"""As long as there was none, nobody is asked whether he runs in one, or what was sent inside of him."""
 
 
 class RunningAround:
@@ -63,7 +77,7 @@ _left_to: Final = weakref.WeakKeyDictionary[object, RunningAround | None]()
 
 def may_be_inside() -> bool:
     """Whether there is anything to ask about what runs around the running code: of nearly every call there is not."""
-    return _innermost.get() is not None or _is_in_a_thread()
+    return _innermost.get() is not None or (ORDERS.exist and _is_in_a_thread())
 
 
 def _is_in_a_thread() -> bool:
@@ -97,7 +111,7 @@ def orders_around() -> Iterator[object]:
 
 def an_order_runs() -> bool:
     """Whether there is any, also around a thread that was given no context."""
-    return _runs(_innermost.get()) or any(map(_runs, _around_this_thread()))
+    return ORDERS.exist and (_runs(_innermost.get()) or any(map(_runs, _around_this_thread())))
 
 
 def an_order_failed_around(began: float) -> bool:
@@ -107,7 +121,9 @@ def an_order_failed_around(began: float) -> bool:
     The attempt was cut off, or failed: only `once` may send again what has the order's key. What begins later is free, such as
     the calls of a reader whose connection that attempt had opened.
     """
-    return _failed(_innermost.get(), began) or any(_failed(mark, began) for mark in _around_this_thread())
+    return ORDERS.exist and (
+        _failed(_innermost.get(), began) or any(_failed(mark, began) for mark in _around_this_thread())
+    )
 
 
 def _runs(mark: RunningAround | None) -> bool:
@@ -166,6 +182,7 @@ def end_retry(mark: RunningAround, token: Token[RunningAround | None]) -> None:
 @contextmanager
 def in_order(order: object, now: Callable[[], float]) -> Generator[None]:
     """What runs inside is an attempt of *order*, whose clock says *now*."""
+    ORDERS.exist = True
     mark = RunningAround(_running(), order)
     token = _innermost.set(mark)
     try:
