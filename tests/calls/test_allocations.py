@@ -12,7 +12,7 @@ import pytest
 
 # In a process of its own: what pytest, its threads and its tracing allocate would be counted, too.
 PROGRAM = """
-import asyncio, gc, json, sys, time
+import asyncio, gc, json, sys, time, tracemalloc
 from shockproof import CircuitOpenError, ErrorRecoveryService
 
 blocks = sys.getallocatedblocks
@@ -87,6 +87,12 @@ async def main(directory):
                 await form()
             after = blocks()
         found[name] = [min(counts), max(counts), after - before]
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    handles = [recovery.service(f"one of many {number}") for number in range(10_000)]
+    found["bytes of a service"] = (tracemalloc.get_traced_memory()[0] - before) / len(handles)
+    tracemalloc.stop()
     print(json.dumps(found))
 
 asyncio.run(main(sys.argv[1]))
@@ -145,3 +151,8 @@ def test_a_healthy_call_takes_no_more_pieces_of_memory(
 def test_a_call_leaves_nothing_behind(found: dict[str, Any], form: str) -> None:
     """Neither one that is well nor one that is refused: not a byte per call, without the garbage collector."""
     assert found[form][2] <= 5  # in a thousand: numbers of the counting itself
+
+
+def test_a_service_takes_a_kibibyte(found: dict[str, Any]) -> None:
+    """With its handle, its name and its places in the lists of all; in a process in which another one has opened before."""
+    assert found["bytes of a service"] <= 1_024 + 32  # interpreters differ by a few words

@@ -59,9 +59,8 @@ def failure_of(
     if ORDERS.exist:
         _look_for_orders(plan, failure, error)
     # Here and below what nearly every error passes is asked first, without a call.
-    if isinstance(error, MAY_BE_MARKED) and take_never_began(
-        error
-    ):  # it had no thread all the time, or was refused one
+    if isinstance(error, MAY_BE_MARKED) and take_never_began(error):
+        # It waited for a thread all the time, or was refused one.
         plan.classifier.never_began()
         failure.verdict = Verdict(Outcome.NEUTRAL)
     ended_by_us = False

@@ -205,9 +205,8 @@ class OngoingCall:
         self.came_at: float | None = None
         """When it came, before it waited for anything; None: nothing has failed, and nothing had to be waited for."""
         state = plan.state
-        if (
-            state.limits is not None or plan.adaptive is not None
-        ):  # what `is_waited_for` says, without its call
+        # What `is_waited_for` says, without its call.
+        if state.limits is not None or plan.adaptive is not None:
             self.came_at = plan.runtime.clock.monotonic() - elapsed
         self._failed = 0
         self._attempts: list[_Told] = []
