@@ -312,7 +312,7 @@ class JournalLockedError(ShockproofError):
             )
         if self.pid == os.getpid():
             return (
-                f"the journal in {self.directory} belongs to this process already, by another path, such as a symbolic link: "
+                f"the journal in {self.directory} belongs to this process ({self.pid}) already, by another path, such as a symbolic link: "
                 "use one path for both services, or give one of them a state_dir of its own"
             )
         return (
