@@ -13,7 +13,7 @@ Needs redis-server and etcd (Debian: redis-server, etcd-server). Processes are i
 machine permits that (as root, or where users may have namespaces), else behind proxies on loopback. Times are of one machine's
 monotonic clock, which its processes share. "Knows" is when a process is told of its own open circuit, after the second vote was
 told to its process. It ends with 1 if a call failed because of the store, a window held more than its limit, or an order was
-doubled or lost.
+doubled or lost, or a circuit of the simulation stayed open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import logging
 import sys
 from pathlib import Path
 
-from fleet import bots, cost, network, orders, published_page, trouble, venue
+from fleet import bots, cost, load, network, orders, published_page, trouble, venue
 
 PARTS = ("trouble", "orders", "cost", "load")
 STORES = ("redis", "etcd")
@@ -50,6 +50,12 @@ def main() -> int:
         "--file", action="store_true", help="of orders: share through a file, and not through Redis"
     )
     parser.add_argument("--largest", type=int, default=10_000, help="of load: processes")
+    parser.add_argument(
+        "--living",
+        type=int,
+        default=load.LIVE,
+        help="of load: so many processes share a rate limit of which there is enough, and stand for all",
+    )
     parser.add_argument("--write", action="store_true", help=f"everything, into {published_page.PAGE}")
     for name in ("--bot", "--rate", "--venue", "--keep-venue"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -85,7 +91,7 @@ def main() -> int:
             ", ".join(f"{name} {ratio:.3f}" for name, ratio in found.cost.items()),
         )
     if "load" in parts:
-        for line in published_page.load_lines(found, chosen.largest):
+        for line in published_page.load_lines(found, chosen.largest, chosen.living):
             print(line, flush=True)
     if chosen.write and found.is_as_promised:
         published_page.write(found, chosen.rounds)

@@ -17,7 +17,7 @@ from shockproof.calls.rate_queue import RateQueue
 from shockproof.memory.fleet.fleet import Fleet
 from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.circuit_breaker import Circuit
+from shockproof.policies.circuit_breaker import Circuit, CircuitState
 from shockproof.policies.fleet_limit import LimitMember, LimitRecord, key_of
 from shockproof.policies.rate_limit import Sent, parse_rates
 from shockproof.testing import VirtualClock
@@ -110,6 +110,20 @@ class Outage:
     """Circuits that were closed afterwards."""
 
 
+class Telling:
+    """Tells a fleet what becomes of the circuits of its process."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def circuit_moved(self, state: ServiceState, to: CircuitState, now: float) -> None:
+        del now
+        self._fleet.transitioned(state, to)
+
+    def circuit_would_open(self, state: ServiceState, now: float) -> None:
+        """None of them only watches."""
+
+
 def an_outage(processes: int) -> Outage:
     """A minute of calm, then all fail within a second, then three failed probes and a good one."""
     clock = VirtualClock()
@@ -124,7 +138,7 @@ async def _an_outage(processes: int, clock: VirtualClock) -> Outage:
     for number in range(processes):
         state = ServiceState("venue", Circuit(threshold=3, timeout=30.0))
         fleet = Fleet(store, name=f"p{number}", clock=clock, rng=rng, on_loop_end=lambda: None)
-        state.circuit.on_transition = lambda to, now, fleet=fleet, state=state: fleet.transitioned(state, to)  # type: ignore[misc]  # bound early
+        state.watcher, state.circuit.observer = Telling(fleet), state
         fleet.share(state, 2)
         fleet.ensure()
         states.append(state)
@@ -176,7 +190,7 @@ async def _an_outage(processes: int, clock: VirtualClock) -> Outage:
 
 WINDOW = 10.0
 LIVE = 20
-"""Of more processes in calm only so many live, and stand for all: in calm none of them asks because of another one."""
+"""Of more processes in calm only so many live by default, and stand for all: in calm none of them asks because of another one."""
 MOST_IN_WANT = 100
 """Beyond so many it is not simulated what happens when all want more than there is: each asks because of each."""
 JOINING = 10.0
@@ -206,11 +220,15 @@ class Shared:
         return sum(self.steps.values())
 
 
-def a_limit(processes: int, wanted: float) -> Shared:
-    """Every process calls about once a second; together they want *wanted* of the limit."""
+def a_limit(processes: int, wanted: float, live: int = LIVE) -> Shared:
+    """
+    Every process calls about once a second; together they want *wanted* of the limit.
+
+    Where that is no more than there is, *live* of them do, and the others only have their lines in the record, and their leases.
+    """
     clock = VirtualClock()
     with _read_once():
-        answer: Shared = clock.run(_a_limit(processes, wanted, clock))
+        answer: Shared = clock.run(_a_limit(processes, wanted, live, clock))
     return answer
 
 
@@ -225,11 +243,11 @@ def _read_once() -> Iterator[None]:
         LimitRecord.from_bytes = parse  # type: ignore[method-assign]  # as above
 
 
-async def _a_limit(processes: int, wanted: float, clock: VirtualClock) -> Shared:
+async def _a_limit(processes: int, wanted: float, live: int, clock: VirtualClock) -> Shared:
     store, rng = Counting(clock), random.Random(7)
     limit = max(1, round(processes * WINDOW / wanted))
     rates = parse_rates("rate_limit", f"{limit}/{WINDOW:g}s")
-    living = min(processes, LIVE) if wanted <= 1.0 else processes
+    living = min(processes, live) if wanted <= 1.0 else processes
     members: dict[str, LimitMember] = {}
     for number in range(processes - living):
         lease = await take_lease(store, f"limits/venue/q{number}/{number:016x}", length=1e6, clock=clock)

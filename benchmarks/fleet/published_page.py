@@ -33,8 +33,10 @@ class Found:
 
     @property
     def is_as_promised(self) -> bool:
-        return all(one.is_as_promised for one in self.troubles) and (
-            self.orders is None or self.orders.is_as_promised
+        return (
+            all(one.is_as_promised for one in self.troubles)
+            and (self.orders is None or self.orders.is_as_promised)
+            and all(one.closed == one.processes for one in self.outages)
         )
 
 
@@ -140,7 +142,7 @@ def cost_table(cost: Mapping[str, float]) -> str:
 # -- load ------------------------------------------------------------------------------------------------------------
 
 
-def load_lines(found: Found, largest: int) -> Iterator[str]:
+def load_lines(found: Found, largest: int, live: int) -> Iterator[str]:
     """Simulate, and tell as it goes."""
     for size in SIZES:
         if size <= largest:
@@ -149,7 +151,7 @@ def load_lines(found: Found, largest: int) -> Iterator[str]:
     for size in SIZES:
         for wanted in (0.5, 2.0):
             if size <= largest and (wanted <= 1.0 or size <= load.MOST_IN_WANT):
-                found.limits.append(load.a_limit(size, wanted))
+                found.limits.append(load.a_limit(size, wanted, live))
                 yield f"a rate limit: {found.limits[-1]}"
     if found.troubles:
         yield outages_table(found)
