@@ -148,7 +148,10 @@ def test_step_left_out_of_logging_is_caught(kind: type[SimulatedDisk]) -> None:
 
 
 def appends_to_a_torn_line(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(AppendFile, "_look_at_ending", lambda self: None)
+    async def look(self: AppendFile) -> None:
+        """At nothing."""
+
+    patch.setattr(AppendFile, "_look_at_ending", look)
 
 
 def syncs_the_content_only(patch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +27,9 @@ _BETWEEN_LOOKS: Final = 0.002
 class AppendFile:
     """
     One open file, for the coroutines of a private loop; every system call is made by the disk's thread.
+
+    Reading and writing are aiofiles', with that thread as its executor. What it has not, and what must not be interrupted by
+    another's turn, is a function that the thread runs in one go.
 
     Opened unbuffered with O_APPEND, so that one call appends one batch at the end, wherever other
     processes have moved it. New files are readable by their owner only; missing directories are made.
@@ -59,7 +61,7 @@ class AppendFile:
         if self._file is None:
             await self._open()
         if self._must_look:
-            await loop.run_in_executor(self._disk, self._look_at_ending)
+            await self._look_at_ending()
 
     async def append(self, lines: bytes) -> tuple[int, OSError | None]:
         """
@@ -139,18 +141,21 @@ class AppendFile:
         except OSError:
             return False
 
-    def _look_at_ending(self) -> None:
-        assert self._raw is not None  # only called while it is open
+    async def _look_at_ending(self) -> None:
+        assert self._file is not None  # only called while it is open
+        assert self._raw is not None  # as above
+        file, handle = self._file, self._raw.fileno()
+        loop = asyncio.get_running_loop()
         for look in range(_LOOKS):
             if look:
                 # Another process may be in the middle of an append, of which a part shows already.
-                time.sleep(_BETWEEN_LOOKS)
-            self.size = self._layer.size(self._raw.fileno())
+                await asyncio.sleep(_BETWEEN_LOOKS)
+            self.size = await loop.run_in_executor(self._disk, self._layer.size, handle)
             self._needs_newline = False
             if self.size:
                 try:
-                    self._raw.seek(self.size - 1)
-                    self._needs_newline = self._raw.read(1) != b"\n"
+                    await file.seek(self.size - 1)
+                    self._needs_newline = await file.read(1) != b"\n"
                 except OSError:
                     self._needs_newline = (
                         True  # an empty line hurts nobody, one torn by two records loses both
@@ -160,6 +165,7 @@ class AppendFile:
         self._must_look = False
 
     def _take_back(self, fragment: bytes) -> None:
+        # In one go: what another process appends between the look and the cut would be cut off.
         assert self._raw is not None  # only called while it is open
         size = self._layer.size(self._raw.fileno())
         self._raw.seek(max(size - len(fragment), 0))
