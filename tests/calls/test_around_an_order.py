@@ -16,6 +16,7 @@ from shockproof import (
     NOT_FOUND,
     UNKNOWN,
     AttemptTimeoutError,
+    BulkheadFullError,
     CallRejectedError,
     ErrorRecoveryService,
     Found,
@@ -551,9 +552,12 @@ async def test_fallback_places_no_order_in_the_place_of_one_that_must_not_be_sen
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "error", [ConnectionError("what comes behind it"), BulkheadFullError("prices", "bulkhead")]
+)
 @pytest.mark.parametrize("retries", [0, 1])
 async def test_fallback_places_no_order_where_one_with_a_key_of_the_users_is_there(
-    recovery: ErrorRecoveryService, clock: VirtualClock, retries: int
+    recovery: ErrorRecoveryService, clock: VirtualClock, retries: int, error: Exception
 ) -> None:
     """What comes behind it has failed, also in an attempt that did not come as far as the order again."""
     desk, elsewhere, is_first = Desk(recovery, clock, takes=1.0), Desk(recovery, clock), True
@@ -563,10 +567,10 @@ async def test_fallback_places_no_order_where_one_with_a_key_of_the_users_is_the
         if is_first:
             is_first = False
             await desk.place("bot-1")
-        raise ConnectionError("what comes behind it")
+        raise error
 
     around = recovery.service("strategy", max_retries=retries, fallback=elsewhere.blindly)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(type(error)):
         await around.call(strategy)
     assert (desk.booked, elsewhere.booked) == (["bot-1"], [])
 

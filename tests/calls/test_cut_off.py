@@ -128,7 +128,7 @@ async def behind_an_event(client: Client, key: str, cut_off: Callable[[], object
 
 
 async def in_a_handle(client: Client, key: str, cut_off: Callable[[], object]) -> str:
-    with TemporaryDirectory() as there:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as there:
         inside = ErrorRecoveryService(there, there).service("broker", max_retries=0)
         return await inside.call(client.send, key, cut_off, asyncio.get_running_loop())
 

@@ -445,8 +445,8 @@ async def _stand_in(
     plan, state = call.plan, call.plan.state
     last: Exception | None = None
     # A value is no order, nor is what was answered before.
-    takes_no_other = answers_for_itself(primary) or order_placed_since(
-        call.came_at, plan.runtime.clock, but=plan.own_order
+    takes_no_other = answers_for_itself(primary) or (
+        ORDERS.exist and order_placed_since(call.came_at, plan.runtime.clock, but=plan.own_order) is not None
     )
     try:
         for fallback in plan.fallbacks:

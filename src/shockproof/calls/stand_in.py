@@ -117,12 +117,12 @@ def answers_for_itself(error: BaseException | None) -> bool:
 
     It is there already, is under way, gives way to another one, or must not be sent any more: nobody stands in for that.
     """
-    for _ in range(_LONGEST_CHAIN):
-        if error is None:
-            return False
+    left = _LONGEST_CHAIN
+    while error is not None and left:
         if isinstance(error, _MAY_SAY_SO) and any(_allows_no_other(leaf) for leaf in leaves(error)):
             return True
         error = error.__cause__ or error.__context__
+        left -= 1
     return False
 
 
