@@ -4,7 +4,7 @@ and how load on the store grows with their number.
 
     ./run sh python benchmarks/fleet.py                      # everything: some twelve minutes
     ./run sh python benchmarks/fleet.py trouble --only redis # one store: killed, stopped, emptied, cut off in the middle
-    ./run sh python benchmarks/fleet.py orders               # the owner of an account killed in the middle of its orders
+    ./run sh python benchmarks/fleet.py orders               # the owner of an account killed, and the store in trouble, in the middle of its orders
     ./run sh python benchmarks/fleet.py cost                 # a call with sharing on, to one with sharing off
     ./run sh python benchmarks/fleet.py load --largest 1000  # the load on the store, on virtual time
     ./run bench fleet                                        # everything, into docs/explanation/fleet.md
@@ -37,10 +37,16 @@ def main() -> int:
     parser.add_argument("part", nargs="*", help=f"some of {', '.join(PARTS)}; none: all")
     parser.add_argument("--only", choices=STORES, help="of trouble: this store")
     parser.add_argument("--rounds", type=int, default=50, help="of trouble: outages until all know")
-    parser.add_argument("--intents", type=int, default=400, help="of orders")
-    parser.add_argument("--kills", type=int, default=12, help="of orders: owners that die")
+    parser.add_argument("--intents", type=int, default=1_000, help="of orders")
+    parser.add_argument("--kills", type=int, default=8, help="of orders: owners that die")
     parser.add_argument(
-        "--stops", type=int, default=4, help="of orders: owners that are stopped for longer than their lease"
+        "--troubles",
+        type=int,
+        default=4,
+        help="of orders: how often the store stands still, or comes back empty",
+    )
+    parser.add_argument(
+        "--stops", type=int, default=2, help="of orders: owners that are stopped for longer than their lease"
     )
     parser.add_argument("--seed", type=int, default=1, help="of orders")
     parser.add_argument(
@@ -81,7 +87,9 @@ def main() -> int:
             found.troubles.append(asyncio.run(trouble.measure(kind, chosen.rounds)))
             print(trouble.printed(found.troubles[-1]), flush=True)
     if "orders" in parts:
-        task = orders.Task(chosen.intents, chosen.kills, chosen.stops, chosen.seed, chosen.lease)
+        task = orders.Task(
+            chosen.intents, chosen.kills, chosen.stops, chosen.seed, chosen.lease, chosen.troubles
+        )
         found.orders = orders.measure(task, in_a_file=chosen.file)
         print(orders.printed(found.orders), flush=True)
     if "cost" in parts:

@@ -1,6 +1,7 @@
 """
 Orders of one account that eight processes could send: the one that owns the account is killed or stopped in the middle of
-them, another one takes over, looks up what is unknown, and goes on. The demo's venue counts.
+them, another one takes over, looks up what is unknown, and goes on; or the store that says who it is stands still, or comes
+back empty. The demo's venue counts.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from orders import AT_ONCE, IMPORTED, PROCESSES, SETTLE, Ccxt, keep_venue
 
@@ -37,6 +39,12 @@ from shockproof import (
 
 FLEET = 8
 ACCOUNT = "account 7"
+LEASE = 15.0
+"""Seconds of the owner's lease."""
+STORE_STANDS = 2.0
+"""How many times as long the store stands still: no owner of before may send any more."""
+STORE_AWAY = 0.3
+"""How many times as long the store is away before it comes back empty: whoever owned the account still does."""
 STOPPED = 40.0
 """Seconds for which an owner is stopped at the most: twice as long as it takes until another one owns the account."""
 PATIENCE = 120.0
@@ -68,6 +76,8 @@ class Task:
     seed: int
     lease: float | None = None
     """Seconds of the owner's lease; None: as it is."""
+    troubles: int = 0
+    """How often something befalls the store: it stands still, or comes back empty, by turns."""
 
 
 @dataclass
@@ -77,6 +87,10 @@ class Outcome:
     task: Task
     kills: int = 0
     stops: int = 0
+    stood: int = 0
+    """How often the store stood still."""
+    emptied: int = 0
+    """How often it was killed and came back empty."""
     faults: int = 0
     owners: int = 0
     """How often a process became the owner."""
@@ -89,6 +103,8 @@ class Outcome:
     pending: int = 0
     hand_overs: list[float] = field(default_factory=list)
     """Seconds from a death until another process was the owner."""
+    gaps: list[float] = field(default_factory=list)
+    """Seconds from when the store was there again until orders went on."""
     seconds: float = 0.0
 
     @property
@@ -106,6 +122,10 @@ def printed(outcome: Outcome) -> str:
         f"  doubled {outcome.doubled}, lost {outcome.lost}, wrong words {outcome.wrong}, left pending {outcome.pending}",
         *(f"  lost, and said of it: {why}" for why in outcome.why),
         f"  until another one was the owner: median {statistics.median(took):.1f} s, at most {took[-1]:.1f} s",
+        (
+            f"  the store stood still {outcome.stood} times and came back empty {outcome.emptied} times; until orders went on: "
+            f"at most {max(outcome.gaps, default=0.0):.1f} s"
+        ),
     ]
     return "\n".join(lines)
 
@@ -299,17 +319,19 @@ class Fleet:
 
 
 def measure(task: Task, *, in_a_file: bool) -> Outcome:
-    """With a Redis of its own, or a file."""
+    """With a Redis of its own, or a file, which nothing befalls."""
     PROCESSES.set_forkserver_preload(PRELOADED)
     if in_a_file:
-        return _run(task, None)
+        return _run(replace(task, troubles=0), None)
     from tests.integrations import store_servers
 
     with tempfile.TemporaryDirectory() as folder, store_servers.redis_server(Path(folder) / "data") as server:
-        return _run(task, f"redis://{server.address}")
+        return _run(task, server)
 
 
-def _run(task: Task, store: str | None) -> Outcome:
+def _run(
+    task: Task, server: Any
+) -> Outcome:  # Any: a server of the tests, which the benchmarks' checks do not see
     begun, outcome = time.monotonic(), Outcome(task)
     wire, end = PROCESSES.Pipe()
     venue = PROCESSES.Process(target=keep_venue, args=(task.seed, end), daemon=True)
@@ -317,11 +339,12 @@ def _run(task: Task, store: str | None) -> Outcome:
     end.close()
     url = wire.recv()
     with tempfile.TemporaryDirectory() as place:
-        fleet = Fleet(task, url, store or f"{place}/shared.db", Path(place))
+        store = f"{place}/shared.db" if server is None else f"redis://{server.address}"
+        fleet = Fleet(task, url, store, Path(place))
         try:
             for _ in range(FLEET):
                 fleet.start_one()
-            _kill_and_stop(task, fleet, outcome)
+            _kill_and_stop(task, fleet, server, outcome)
         finally:
             fleet.end()
     wire.send("end")
@@ -332,9 +355,10 @@ def _run(task: Task, store: str | None) -> Outcome:
     return outcome
 
 
-def _kill_and_stop(task: Task, fleet: Fleet, outcome: Outcome) -> None:
+def _kill_and_stop(task: Task, fleet: Fleet, server: Any, outcome: Outcome) -> None:  # Any: as above
     rng = random.Random(task.seed)
-    deaths = ["kill"] * task.kills + ["stop"] * task.stops
+    troubles = [("stands", "is emptied")[number % 2] for number in range(task.troubles)]
+    deaths = ["kill"] * task.kills + ["stop"] * task.stops + troubles
     rng.shuffle(deaths)
     owner = fleet.next_owner()
     while True:
@@ -355,6 +379,11 @@ def _kill_and_stop(task: Task, fleet: Fleet, outcome: Outcome) -> None:
             continue
         time.sleep(moment)
         death = deaths.pop()
+        if death in troubles:
+            owner = _trouble(task, fleet, server, owner, death, outcome)
+            if owner.is_dead:
+                return
+            continue
         died = time.monotonic()
         if death == "kill":
             owner.is_dead = True
@@ -391,6 +420,42 @@ def _stop(fleet: Fleet, owner: Member, rng: random.Random) -> Member:
     finally:
         os.kill(owner.process.pid, signal.SIGCONT)
     return fleet.next_owner() if other is None else other
+
+
+def _trouble(
+    task: Task,
+    fleet: Fleet,
+    server: Any,  # Any: as above
+    owner: Member,
+    what: str,
+    outcome: Outcome,
+) -> Member:
+    """Something befalls the store, and orders go on behind that; whose they are."""
+    lease = LEASE if task.lease is None else task.lease
+    if what == "stands":
+        outcome.stood += 1
+        with server.paused():
+            owner = _listen_for(fleet, STORE_STANDS * lease, owner)
+    else:
+        outcome.emptied += 1
+        server.kill()
+        owner = _listen_for(fleet, STORE_AWAY * lease, owner)
+        server.start()
+    over, known = time.monotonic(), len(fleet.told)
+    while len(fleet.told) == known and not owner.is_dead:
+        if time.monotonic() - over > PATIENCE:
+            raise RuntimeError(f"no order went on within {PATIENCE:g} s of the store")
+        owner = _listen_for(fleet, 0.05, owner)
+    outcome.gaps.append(time.monotonic() - over)
+    return owner
+
+
+def _listen_for(fleet: Fleet, seconds: float, owner: Member) -> Member:
+    """Who owned the account last, or is through."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not owner.is_dead:
+        owner = fleet.listen(until) or owner
+    return owner
 
 
 def _count(outcome: Outcome, fleet: Fleet, booked: Counter[str]) -> None:
