@@ -23,6 +23,7 @@ from shockproof import (
     RetryBudget,
 )
 from shockproof.memory.journal.name import name_of_sending
+from shockproof.memory.journal.sending import Sending
 from shockproof.testing import VirtualClock
 
 pytestmark = pytest.mark.asyncio
@@ -516,6 +517,25 @@ async def test_clock_that_is_set_back_between_lives_forgets_no_order(
     assert used(fourth) == 3
     await clock.sleep(60.0)
     assert used(fourth) == 0
+
+
+async def test_attempt_that_is_journalled_anew_counts_once(
+    lives: Lives, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk took its time, and the attempt would have begun too late for what it had taken down."""
+    about_to_send, told = Sending.about_to_send, list[bool]()
+
+    async def slowly(self: Sending, *, is_told_again: bool = False, **how: Any) -> Any:
+        until = await about_to_send(self, is_told_again=is_told_again, **how)
+        told.append(is_told_again)
+        await clock.sleep(0.0 if is_told_again else 10.0)
+        return until
+
+    monkeypatch.setattr(Sending, "about_to_send", slowly)
+    await place(venue_of(await lives.next(), timeout=5.0), "a")
+    assert told == [False, True]
+    venue_of(await lives.next())
+    assert used(lives.made[-1]) == 1
 
 
 async def test_many_orders_are_carried_along_and_counted_in_full(lives: Lives, clock: VirtualClock) -> None:

@@ -253,7 +253,9 @@ async def test_directory_that_this_process_owns_by_another_path_is_named_so(tmp_
         ErrorRecoveryService(tmp_path / "link", tmp_path / "errors") as second,
         first.operation("rebalance", key="1"),
     ):
-        with pytest.raises(JournalLockedError, match=r"belongs to this process \(\d+\) already, by another path"):
+        with pytest.raises(
+            JournalLockedError, match=r"belongs to this process \(\d+\) already, by another path"
+        ):
             async with second.operation("rebalance", key="2"):
                 pytest.fail("it does not run")
 

@@ -139,14 +139,16 @@ class LeaveToSend:
     async def _journalled(self) -> None:
         """Have it on the disk until when the attempt that begins right behind this may be under way."""
         flight, clock = self._flight, self._wanted.clock
-        spare = _SPARE
+        spare, is_told_again = _SPARE, False
         while True:
             asked_at = moment_of(clock)
             longest = self._longest_attempt() if flight.can_be_ended else None
             until = await self._sending.about_to_send(
                 at_most_for=None if longest is None else longest + spare,
                 even_without_space=self._plan.risk_reducing,
+                is_told_again=is_told_again,
             )
+            is_told_again = True
             self._require_wanted()  # the disk may have taken its time, and so may the user's predicate
             longest = self._longest_attempt()
             if until is None or longest is None:

@@ -150,6 +150,103 @@ def test_backup_whose_lock_got_the_number_of_the_removed_one_is_warned_of(
     assert "is a copy, or was put back from one" in caplog.text
 
 
+def copy_over(backup: Path, state: Path) -> None:
+    """As ``cp -a backup/. state/``: into the files that are there, which stay the same ones."""
+    for path in backup.rglob("*"):
+        if path.is_file():
+            (state / path.relative_to(backup)).write_bytes(path.read_bytes())
+
+
+class BirthsOfPositions(SystemFiles):
+    """As on a file system that tells when a file was made: each position is made anew, and the lock never."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        self.born: dict[int, int] = {}
+
+    def create(self, path: Path) -> int:
+        handle = super().create(path)
+        BirthsOfPositions.made += 1
+        self.born[path.stat().st_ino] = BirthsOfPositions.made
+        return handle
+
+    def born_at(self, path: Path) -> int | None:
+        return self.born.get(path.stat().st_ino, 7) if path.exists() else None
+
+
+@pytest.mark.parametrize("removes", [True, False], ids=["newer segments removed", "newer segments left"])
+def test_backup_that_was_put_over_the_original_is_told_from_it(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, removes: bool
+) -> None:
+    """The lock is the same file, and what tells the position is not the one that it was written to."""
+    files = BirthsOfPositions()
+    live(home, "A", layer=files)
+    shutil.copytree(home.parent, tmp_path / "backup")
+    live(home, "B", layer=files)
+    assert caplog.text == ""
+    if removes:
+        segment_of(home).unlink()
+    copy_over(tmp_path / "backup", home.parent)
+
+    found = live(home, "", layer=files)
+    assert found.is_elsewhere
+    assert found.has_lost_something == removes
+    if removes:
+        assert "an older copy was put over it" in str(found.behind)
+        assert read_journal(files, home).incomplete == found.behind
+    else:
+        assert "is a copy, or was put back from one" in caplog.text
+    caplog.clear()
+    assert live(home, "C", layer=files).behind is None
+    assert caplog.text == ""
+
+
+def test_backup_put_over_the_original_is_warned_of_where_no_births_are_told(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Numbers alone prove nothing: some file systems give out others each time."""
+
+    class Numbers(SystemFiles):
+        position = 1
+
+        def stamp(self, path: Path, *, follow_links: bool = True) -> FileStamp:
+            number = self.position if "position" in path.name else 7
+            return super().stamp(path, follow_links=follow_links)._replace(number=number)
+
+        def born_at(self, path: Path) -> int | None:
+            return None
+
+    files = Numbers()
+    live(home, "A", layer=files)
+    assert caplog.text == ""
+    files.position = 2
+    found = live(home, "", layer=files)
+    assert found.is_elsewhere
+    assert not found.has_lost_something
+    assert "is a copy, or was put back from one" in caplog.text
+
+
+def test_position_that_is_replaced_while_it_is_read_is_no_copy(home: Path) -> None:
+    """Its owner tells the next one at that moment."""
+    live(home, "A")
+
+    class Replaced(SystemFiles):
+        left = 3
+
+        def read(self, path: Path, limit: int) -> bytes:
+            if path == position_path(home) and self.left:
+                self.left -= 1
+                write_position(LAYER, home, Position(1, 1))
+            return super().read(path, limit)
+
+    files = Replaced()
+    position = read_position(files, home)
+    assert position is not None
+    assert files.left == 0
+    assert not position.is_copied
+
+
 def test_file_system_that_tells_no_birth_is_asked_for_the_number_alone(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,5 +312,5 @@ def test_what_a_crash_left_of_a_position_is_in_nobodys_way(home: Path) -> None:
     path = position_path(home)
     path.with_name(f".{path.name}.tmp").write_bytes(b"half")
     write_position(LAYER, home, Position(7, 70))
-    assert read_position(LAYER, home) == (7, 70, None, None)
+    assert read_position(LAYER, home) == Position(7, 70)
     assert sorted(one.name for one in home.parent.iterdir()) == ["journal", "journal_position.json"]

@@ -181,7 +181,11 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
     if position is not None:
         if hole is None and not any(content.damage for content in wanted):  # else that is told
             behind = _missing_since(position, last_sequence, is_there=bool(segments))
-        is_elsewhere = position.is_of_another(_position_at(layer, directory, 0, 0))
+        here = _position_at(layer, directory, 0, 0)
+        is_elsewhere = position.is_of_another(here) or position.is_copied
+        # A segment that is newer was not exchanged together with it, and holds everything.
+        if behind is None and position.was_put_over(here) and last_number <= position.segment:
+            behind = "an older copy was put over it, and what was recorded since is not in it"
         # What comes next is ahead of it again.
         last_number, last_sequence = (
             max(last_number, position.segment),

@@ -332,9 +332,13 @@ class Sending:
         except (UnknownTypeError, MalformedValueError):
             return None
 
-    async def about_to_send(self, *, at_most_for: float | None, even_without_space: bool) -> Moment | None:
+    async def about_to_send(
+        self, *, at_most_for: float | None, even_without_space: bool, is_told_again: bool = False
+    ) -> Moment | None:
         """
         Have it durable that it may be under way from now on, for *at_most_for* seconds; None: nobody knows.
+
+        An attempt of which that *is_told_again*, since it would have begun too late, counts once in a rate limit.
 
         Returns the moment that the journal was told: later lives count from it, whatever time the disk took. Whoever
         would be under way for longer has to tell the journal again before it is sent.
@@ -349,6 +353,8 @@ class Sending:
                 self._claim_fresh(session)
             now = self._now()
             body = {**self._sent(now, at_most_for), **self._detailed()}
+            if is_told_again:
+                body.pop("weight", None)
             session.require(Kind.SEND, body, even_without_space=even_without_space)
             self._remember_which(session)
             return None if at_most_for is None else now.later(at_most_for)
