@@ -2109,3 +2109,47 @@ async def test_an_order_function_that_forgets_an_await_is_told_and_has_placed_no
         await once().call(forgets)
     assert await once().call(submit) == "a"
     assert placed == ["a"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "[0-9a-z]{18}",
+        "[0-9A-Z]{1,20}",
+        "[A-Za-z0-9]{1,16}",
+        "[a-z][a-z0-9]{7}",
+        "[A-Z]{9}",
+        "[a-z]{1,12}",
+        "[1-9][0-9]{0,17}",
+        "[0-9]{12}",
+        "[0-9a-f]{32}",
+        "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+        r"\w{1,10}",
+    ],
+)
+def test_a_key_that_is_made_here_is_one_that_the_venue_takes(
+    recovery: ErrorRecoveryService, pattern: str
+) -> None:
+    """And another one each time."""
+
+    async def find(key: str) -> LookUp[str]:
+        return NOT_FOUND
+
+    orders = recovery.service("orders")
+    keys = [orders.once(confirm=find, key_pattern=pattern).key for _ in range(200)]
+    assert all(re.fullmatch(pattern, key) for key in keys)
+    assert len(set(keys)) == 200
+
+
+@pytest.mark.parametrize("pattern", ["[a-z]{1,8}", "[0-9]{1,11}", "x-BROKER[a-z]{8}"])
+def test_a_pattern_for_which_no_key_can_be_made_is_refused_with_the_way_out(
+    recovery: ErrorRecoveryService, pattern: str
+) -> None:
+    """Every time, and not by chance: too short a key would soon be another order's."""
+
+    async def find(key: str) -> LookUp[str]:
+        return NOT_FOUND
+
+    for _ in range(20):
+        with pytest.raises(ValueError, match="give it a key of your own"):
+            recovery.service("orders").once(confirm=find, key_pattern=pattern)

@@ -423,7 +423,8 @@ class Handle:
                 then do not know the other arguments. Default: it is not passed, and you give ``once.key`` to the function;
                 a call that cannot have it is refused, or warned about (`Once.call`).
             key_pattern: a regular expression that the whole key must match: the alphabet and the length that the venue
-                allows, ``r"[0-9A-Za-z_-]{1,36}"`` for example; ``KEY_PATTERN`` of Binance's and Alpaca's adapters. Default: not checked.
+                allows, ``r"[0-9A-Za-z_-]{1,36}"`` for example; ``KEY_PATTERN`` of Binance's and Alpaca's adapters. A key that is made here
+                is made so: at least 8 letters and digits, 9 letters or 12 digits, or a UUID. Default: not checked.
             settle: seconds that the venue may take to show an order that was sent. Journalled with it: whoever looks it up in a
                 later life waits for as long at least. Default: 30.0.
             valid_until: checked before every attempt, as ``still_wanted`` is; afterwards it is not sent any more. A naive time is local time.

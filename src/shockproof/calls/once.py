@@ -75,9 +75,12 @@ class Once(Generic[R]):
             )
         detailed = with_details(confirm)
         is_new = key is None
-        key = make_key() if key is None else a_name("key", key, "bot-1")
-        if key_pattern is not None:
-            check_key(key, key_pattern)
+        if key is None:
+            key = make_key(key_pattern)
+        else:
+            key = a_name("key", key, "bot-1")
+            if key_pattern is not None:
+                check_key(key, key_pattern)
         compared = _names_compared(compare_arguments)
         way = Way(detailed, seconds("settle", settle))
         kept: Callable[[], KeptDetails] | None = None
