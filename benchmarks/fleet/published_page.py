@@ -75,11 +75,16 @@ def troubles_table(outcomes: list[Outcome]) -> str:
             lambda one: f"{1000 * one.p50:.0f} ms, {1000 * one.p99:.0f} ms",
         )
     ]
+    rows.append(row("a call in calm, p50, p99", lambda one: trouble.in_us(one.call_in_calm)))
     for number, first in enumerate(outcomes[0].troubles):
         rows += [
             row(
                 f"{first.name}, {first.ended - first.begun:.0f} s: sent meanwhile",
                 lambda one, number=number: f"{one.sent_during(one.troubles[number]):,}",  # type: ignore[misc]  # bound early
+            ),
+            row(
+                "a call meanwhile, p50, p99",
+                lambda one, number=number: trouble.in_us(one.troubles[number].call),  # type: ignore[misc]  # as above
             ),
             row(
                 "afterwards, until all have the store again",

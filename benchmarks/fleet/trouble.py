@@ -47,6 +47,8 @@ class Trouble:
     """Seconds behind its end, until every process had the store again."""
     sends: float
     """Seconds behind its end, until every process might send of its share again."""
+    call: tuple[float, float]
+    """Seconds of a call meanwhile: p50 and p99, the medians of all processes."""
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Outcome:
     knew: Sequence[float] = ()
     """Seconds until another process knew, shortest first."""
     calm: tuple[float, float] = (0.0, 1.0)
+    call_in_calm: tuple[float, float] = (0.0, 0.0)
+    """As that of a trouble."""
     troubles: list[Trouble] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     """Calls of all processes by their end."""
@@ -106,6 +110,11 @@ class Outcome:
         return not self.failed and not self.windows_above and self.ledger.slowest <= MARGIN
 
 
+def in_us(call: tuple[float, float]) -> str:
+    """Its p50 and p99, to be read."""
+    return f"{1e6 * call[0]:.0f} us, {1e6 * call[1]:.0f} us"
+
+
 def printed(outcome: Outcome) -> str:
     ledger = outcome.ledger
     lines = [
@@ -113,7 +122,7 @@ def printed(outcome: Outcome) -> str:
         f"  until another process knows: p50 {1000 * outcome.p50:.1f} ms, p99 {1000 * outcome.p99:.1f} ms ({len(outcome.knew)} times)",
         *(
             f"  {one.name}: {outcome.sent_during(one)} sent in these {one.ended - one.begun:.0f} s; "
-            f"all have the store {one.back:.2f} s after it, all may send {one.sends:.1f} s after it"
+            f"all have the store {one.back:.2f} s after it, all may send {one.sends:.1f} s after it; a call {in_us(one.call)}"
             for one in outcome.troubles
         ),
         (
@@ -124,6 +133,7 @@ def printed(outcome: Outcome) -> str:
             f"  the venue: {len(ledger.requests)} requests, at most {ledger.most_in(WINDOW)} of {LIMIT} in {WINDOW:g} s, "
             f"windows above: {outcome.windows_above}; {100 * outcome.used_in_calm:.0f} % used in calm"
         ),
+        f"  a call in calm, p50, p99: {in_us(outcome.call_in_calm)}",
         f"  a request was on its way for at most {1000 * ledger.slowest:.0f} ms, {1000 * MARGIN:.0f} are allowed for",
         *(f"  {name}: {1e6 * cost:.0f} us of the server's processor" for name, cost in outcome.steps.items()),
     ]
@@ -201,12 +211,18 @@ async def _troubles(fleet: list[Process], server: Any, ways: Network, outcome: O
         for process in which:
             await process.until(key, wanted)
 
-    async def over(name: str, begun: float, ended: float) -> None:
+    async def calls() -> tuple[float, float]:
+        """What they took since the last time."""
+        took = [one for process in fleet if (one := (await process.ask("took"))["took"]) is not None]
+        return statistics.median(one[0] for one in took), statistics.median(one[1] for one in took)
+
+    async def over(name: str, begun: float, ended: float, call: tuple[float, float]) -> None:
         await all_are("store", "reachable")
         back = time.monotonic() - ended
         await all_are("may_send", True)
-        outcome.troubles.append(Trouble(name, begun, ended, back, time.monotonic() - ended))
+        outcome.troubles.append(Trouble(name, begun, ended, back, time.monotonic() - ended, call))
         await asyncio.sleep(WINDOW)
+        await calls()
 
     async def one_opens(process: Process) -> None:
         """By its own rules, and then closes again: it has something to tell, and so notices that the store is away."""
@@ -220,22 +236,26 @@ async def _troubles(fleet: list[Process], server: Any, ways: Network, outcome: O
     for process in fleet:
         await process.ask("send")
     await asyncio.sleep(WINDOW)
+    await calls()
     begun = time.monotonic()
     await asyncio.sleep(CALM)
     outcome.calm = begun, time.monotonic()
+    outcome.call_in_calm = await calls()
 
     begun = time.monotonic()
     with server.paused():
         await one_opens(fleet[0])
         await asyncio.sleep(max(0.0, begun + PAUSE - time.monotonic()))
-    await over("paused (SIGSTOP)", begun, time.monotonic())
+        call = await calls()
+    await over("paused (SIGSTOP)", begun, time.monotonic(), call)
 
     begun = time.monotonic()
     server.kill()
     await all_are("store", "away")
     await asyncio.sleep(max(0.0, begun + AWAY - time.monotonic()))
+    call = await calls()
     server.start()
-    await over("killed, restarted empty", begun, time.monotonic())
+    await over("killed, restarted empty", begun, time.monotonic(), call)
 
     begun = time.monotonic()
     cut_off = fleet[: PROCESSES // 2]
@@ -244,9 +264,10 @@ async def _troubles(fleet: list[Process], server: Any, ways: Network, outcome: O
     await one_opens(fleet[0])
     await all_are("store", "away", cut_off)
     await asyncio.sleep(max(0.0, begun + CUT - time.monotonic()))
+    call = await calls()
     for process in cut_off:
         ways.mend(process.number)
-    await over("half of them cut off", begun, time.monotonic())
+    await over("half of them cut off", begun, time.monotonic(), call)
 
 
 # -- what a step costs the server ------------------------------------------------------------------------------------
