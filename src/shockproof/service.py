@@ -1568,6 +1568,7 @@ _REST: Final = (
     "shockproof.memory.journal.operation",
     "shockproof.memory.journal.sending",
     "shockproof.vocabulary.look_up",
+    "shockproof.calls.confirm",
     "shockproof.calls.reconciliation",
     "shockproof.calls.key_in_call",
     "shockproof.calls.wanted_order",
@@ -1583,6 +1584,7 @@ What most programs do not use in their first seconds, or never, and then would l
 
 What is imported by another one stands before it: between two of them the loop has its turn.
 """
+_NAMES_OF_THE_REST: Final = frozenset(_REST)
 _TURN: Final = 0.00005
 """Seconds: who lets go of the interpreter for a file only has it back before anybody wakes up; see `Pace`."""
 
@@ -1594,7 +1596,7 @@ _asked_in: int | None = None
 
 
 def _is_the_rest_loaded() -> bool:
-    return all(name in sys.modules for name in _REST)
+    return sys.modules.keys() >= _NAMES_OF_THE_REST
 
 
 def _load_the_rest(writer: Writer) -> None:

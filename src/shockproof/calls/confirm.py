@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
+from shockproof.calls.signatures import signature_of
 from shockproof.vocabulary.look_up import LookUp
 
 __all__ = ["Confirm", "DetailedConfirm", "asked_of", "with_details"]
@@ -31,7 +32,7 @@ def with_details(confirm: Confirm[R] | DetailedConfirm[R]) -> DetailedConfirm[R]
     if not callable(confirm):
         raise TypeError(f"confirm must be an async function of the key, got {confirm!r}")
     try:
-        signature = inspect.signature(confirm)
+        signature = signature_of(confirm)
     except (TypeError, ValueError):  # of some that are written in C
         return _with_the_key_alone(cast("Confirm[R]", confirm))
     places = [one for one in signature.parameters.values() if one.kind in _POSITIONAL]

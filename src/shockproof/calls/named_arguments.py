@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from shockproof.calls.callables import name_of
+from shockproof.calls.signatures import signature_of
 from shockproof.vocabulary.arguments import out_of
 
 __all__ = ["check_takes", "named_arguments"]
@@ -54,7 +55,7 @@ def check_takes(fn: Callable[..., Any], argument: str, names: Collection[str]) -
     Raises:
         TypeError: it does not.
     """
-    signature = _signature(fn)
+    signature = _signature(fn) if names else None
     parameters = () if signature is None else signature.parameters.values()
     if signature is None or any(one.kind is one.VAR_KEYWORD for one in parameters):
         return
@@ -67,6 +68,6 @@ def check_takes(fn: Callable[..., Any], argument: str, names: Collection[str]) -
 
 def _signature(fn: Callable[..., Any]) -> inspect.Signature | None:  # Any: as above
     try:
-        return inspect.signature(fn)
+        return signature_of(fn)
     except (TypeError, ValueError):
         return None  # some built-ins have none

@@ -9,6 +9,7 @@ for that task. A call looks there when an attempt of its own has failed, and nev
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from collections.abc import Iterator
 from contextvars import Context, ContextVar
@@ -310,7 +311,8 @@ def _tasks_around() -> dict[asyncio.Task[Any], Group]:  # Any: whatever they ret
     inside: list[tuple[asyncio.Task[Any], Group]] = [] if here is None else [(here, None)]  # Any: as above
     if thread is not None:
         inside.extend((task, None) for task in tasks_told_by(thread))
-    inside.extend((task, None) for task in tasks_told_by_this_thread())
+    if threading.get_ident() != threading.main_thread().ident:  # which nobody hands anything
+        inside.extend((task, None) for task in tasks_told_by_this_thread())
     inside.extend((task, None) for _, whole in _running_parts() if (task := whole()) is not None)
     while inside:
         task, group = inside.pop()

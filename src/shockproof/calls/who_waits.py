@@ -13,7 +13,7 @@ import concurrent.futures
 import functools
 from collections.abc import Iterator
 from contextvars import Context
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, Final
 
 from shockproof.calls.strangers import enclosed_by, held_by, is_really
@@ -29,6 +29,15 @@ __all__ = [
 ]
 
 GATHERING: Final[type[Any]] = getattr(asyncio.tasks, "_GatheringFuture", type(None))  # Any: private
+_OF_GATHER: Final = next(
+    (
+        code
+        for code in asyncio.gather.__code__.co_consts
+        if isinstance(code, CodeType) and "outer" in code.co_freevars
+    ),
+    None,
+)
+"""Of the callback by which `gather` learns of each end."""
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
 _DEEPEST: Final = 16
 """How many gathers may stand in each other."""
@@ -116,6 +125,12 @@ def _callbacks_of(future: object) -> list[object]:
 
 
 def _futures_behind(callback: object, owner: object) -> Iterator[object]:
+    if _OF_GATHER is not None and is_really(callback, FunctionType) and callback.__code__ is _OF_GATHER:
+        cells = callback.__closure__ or ()
+        yield cells[
+            _OF_GATHER.co_freevars.index("outer")
+        ].cell_contents  # most wait so, and few hold anything else
+        return
     held = [owner, *enclosed_by(callback)]
     if is_really(callback, functools.partial):
         held.extend(callback.args)
