@@ -343,6 +343,43 @@ async def test_what_is_saved_under_a_new_lease_is_older_than_what_another_owner_
     assert await cached(third) == {"save": 4}
 
 
+async def test_a_put_that_is_refused_while_somebody_restores_does_not_hide_what_was_restored(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began before, and knows less: what is saved from then on goes on from what was restored."""
+    first = await machines.start(1)
+    await first.owned()
+    await first.save_state(cached_data={"save": 1})
+    await machines.is_stored(first)
+    await machines.dies(first)
+    second = await machines.start(2)
+    await second.owned()
+    assert await cached(second) == {"save": 1}
+    await second.save_state(cached_data={"save": 2})
+    await second.aclose()
+
+    way, restored = machines.ways[0], list[object]()
+    put = way.put
+
+    async def slowly(key: str, value: bytes, **options: Any) -> int:
+        if key == KEY and not restored:
+            restored.append(await cached(first))
+        return await put(key, value, **options)
+
+    monkeypatch.setattr(way, "put", slowly)
+    way.turn("fair")
+    await first.owned()
+    await first.save_state(cached_data={"save": "late"})
+    while not restored:
+        await asyncio.sleep(0.1)
+    assert restored == [{"save": 2}]
+    await first.save_state(cached_data={"save": 3})
+    await first.aclose()
+    third = await machines.start(3)
+    await third.owned()
+    assert await cached(third) == {"save": 3}
+
+
 async def test_a_former_owner_that_wakes_up_in_the_middle_of_a_put_overwrites_nothing(
     machines: Machines,
 ) -> None:

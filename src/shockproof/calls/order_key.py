@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import random
+import re
 import string
 from typing import Final
 

@@ -294,9 +294,10 @@ class SharedState:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
+        may_have_changed = False
         while (pending := self._pending) is not None and (lease := self._ownership.lease) is not None:
             head, version = self._head, self._seen
-            if version is None or self._unseen is not None:
+            if version is None or self._unseen is not None or may_have_changed:
                 found = await self._read_head()
                 head, version = (None, 0) if found is None else found[:2]
             verdict = follows(pending.save, head, was_seen=version == self._seen, own=self._own)
@@ -312,7 +313,8 @@ class SharedState:
             if verdict == "yes":
                 whole = pending._replace(data=await self._complete(pending.data))
                 if not await self._put(whole, head, version, lease):
-                    self._seen = None  # somebody has put another one, or the lease is over
+                    # Somebody has put another one, which may have been restored here meanwhile, or the lease is over.
+                    may_have_changed = True
                     if not await lease.renew():
                         return
                     continue
