@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from shockproof import ErrorRecoveryService, StateVersionError
+from shockproof import ErrorRecoveryService, StateNotSavedError, StateVersionError
+from shockproof.memory.state.state_files import StateFiles
 from shockproof.testing import VirtualClock
 
 pytestmark = pytest.mark.asyncio
@@ -112,3 +114,34 @@ async def test_after_a_refusal_that_was_mended_saving_goes_on(life: Life) -> Non
     assert state is not None
     assert state.cached_data == {"position": 9}
     await third.aclose()
+
+
+async def test_a_directory_that_cannot_be_looked_into_at_first_is_asked_again_before_it_is_replaced(
+    life: Life, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that comes late has the state of the earlier life."""
+
+    def refuse(_: StateFiles) -> bool:
+        raise PermissionError(errno.EACCES, "not yet")
+
+    async with life() as second:
+        second.track_state(lambda: {"cached_data": {}}, every=1.0)
+        with monkeypatch.context() as mount:
+            mount.setattr(StateFiles, "hold_a_state", refuse)
+            await clock.sleep(5)
+            with pytest.raises(StateNotSavedError, match=r"cannot be seen.*not yet"):
+                await second.aclose()
+        await clock.sleep(5)
+    assert await _position(life) == 100
+
+
+async def test_a_save_by_hand_that_came_to_nothing_says_nothing_of_the_earlier_state(
+    life: Life, clock: VirtualClock
+) -> None:
+    """Only one that is kept, or written, takes its place."""
+    async with life() as second:
+        second.track_state(lambda: {"cached_data": {}}, every=1.0)
+        with pytest.raises(StateNotSavedError, match="which could not be restored"):
+            await second.save_state(cached_data={"feeds": object()})
+        await clock.sleep(5)
+    assert await _position(life) == 100

@@ -873,3 +873,53 @@ async def test_order_that_nobody_waits_for_is_inside_an_attempt_with_a_task_of_i
         await recovery.service("strategy", **options).call(strategy)
     assert len(desk.booked) == 1
     await asyncio.gather(*started)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("place", ["except", "finally"])
+async def test_fallback_of_a_call_that_comes_while_an_orders_end_is_handled_answers(
+    recovery: ErrorRecoveryService, place: str
+) -> None:
+    """Python writes what is being handled behind each error that is raised there: it is none of the call's."""
+
+    async def down() -> float:
+        raise ConnectionRefusedError("nobody listens")
+
+    async def stand_in() -> float:
+        return 101.5
+
+    quotes = recovery.service("quotes", max_retries=0, fallback=stand_in)
+    asked: list[float] = []
+
+    async def asks() -> None:
+        try:
+            raise OperationCompletedError("trading.once", "a", None)
+        except OperationCompletedError:
+            if place == "finally":
+                raise
+            asked.append(await quotes.call(down))
+        finally:
+            if place == "finally":
+                asked.append(await quotes.call(down))
+
+    with contextlib.suppress(OperationCompletedError):
+        await asks()
+    assert asked == [101.5]
+
+
+@pytest.mark.asyncio
+async def test_fallback_of_a_read_answers_whatever_became_of_an_order_that_it_has_waited_for(
+    recovery: ErrorRecoveryService, desk: Desk
+) -> None:
+    """Who declares that nothing is sent, knows better."""
+    desk.takes = 0.0
+
+    async def position() -> float:
+        await asyncio.wait([asyncio.ensure_future(desk.place("a"))])
+        raise ConnectionRefusedError("nobody listens")
+
+    async def stand_in() -> float:
+        return 1.0
+
+    reads = recovery.service("positions", max_retries=0, effect="read", fallback=stand_in)
+    assert await reads.call(position) == 1.0

@@ -185,7 +185,7 @@ async def test_confirm_that_becomes_an_orders_own_while_it_is_asked_after_others
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("made", ["a partial", "a lambda", "a basket", "with details"])
+@pytest.mark.parametrize("made", ["a partial", "a partial alone", "a lambda", "a basket", "with details"])
 async def test_order_that_is_only_made_denies_no_other_order(reborn: Program, made: str) -> None:
     """It asks for a price first, or is decided against: the other one is there, and would be placed again."""
     orders, venue = reborn.recovery.service("orders"), reborn.venue
@@ -195,6 +195,8 @@ async def test_order_that_is_only_made_denies_no_other_order(reborn: Program, ma
 
     if made == "a partial":
         orders.once(confirm=functools.partial(find, "GBP"), key_argument="client_order_id", settle=1.0)
+    elif made == "a partial alone":
+        orders.once(confirm=functools.partial(find, "GBP"), settle=1.0)
     elif made == "a lambda":
         orders.once(confirm=lambda key: find("GBP", key), key_argument="client_order_id", settle=1.0)
     elif made == "a basket":

@@ -9,6 +9,7 @@ A healthy call does not come here at all; its first failure does.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -444,9 +445,15 @@ async def _stand_in(
 ) -> Any:  # Any: what the stand-in returns
     plan, state = call.plan, call.plan.state
     last: Exception | None = None
+    # What is being handled around the call has nothing to do with it, and stands behind each error that is raised here.
+    around = sys.exception()
     # A value is no order, nor is what was answered before.
-    takes_no_other = answers_for_itself(primary) or (
-        ORDERS.exist and order_placed_since(call.came_at, plan.runtime.clock, but=plan.own_order) is not None
+    takes_no_other = plan.options.get("effect") not in ("read", "idempotent") and (
+        answers_for_itself(primary, around)
+        or (
+            ORDERS.exist
+            and order_placed_since(call.came_at, plan.runtime.clock, but=plan.own_order) is not None
+        )
     )
     try:
         for fallback in plan.fallbacks:
@@ -476,7 +483,7 @@ async def _stand_in(
                 _stand_in_failed(plan, fallback, last)
                 if (
                     leaves_an_order(last)
-                    or answers_for_itself(last)
+                    or answers_for_itself(last, around)
                     or order_sent_since(began, plan.runtime.clock) is not None
                 ):
                     break  # the next one would send another order

@@ -414,7 +414,7 @@ class Handle:
                 that it is not there, and of other orders only what it finds. Given alone, or with ``settle``, to an `Once` that is neither
                 called nor asked for its key, it is good for all orders of the service (`ErrorRecoveryService.reconcile`). With
                 ``key_argument`` that may be an order in the making: it is good for those keys that no other was given for, unless another
-                such one is given, or it is a partial or a lambda. With any other argument it is one. An exception counts as UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
+                such one is given. With any other argument it is one, and with a partial or a lambda. An exception counts as UNKNOWN. Guard it with a handle of another service, so that an open circuit does not close its eyes.
                 With a second parameter, ``async (key, details)``, it also gets what the order was journalled with; one that has a
                 default counts only if it is called ``details``.
             details: what the order is journalled with, to look it up by in this life and later ones: ``{"symbol": "AAPL"}``. Copied

@@ -115,12 +115,10 @@ class Once(Generic[R]):
         of_an_order = (details, key_pattern, valid_until, still_wanted)
         if not is_new:
             self._ways.for_one(key, way)
-        elif any(option is not None for option in of_an_order):
+        elif any(option is not None for option in of_an_order) or _is_written_for_one(confirm):
             self._ways.for_another(way)
         elif not self._passes_its_key:
             self._number = self._ways.for_all(way)
-        elif _is_written_for_one(confirm):
-            self._ways.for_another(way)
         else:
             self._number = self._ways.perhaps_for_all(way, confirm)
 

@@ -111,14 +111,14 @@ _MAY_SAY_SO: Final = (CallRejectedError, *_IS_ELSEWHERE, BaseExceptionGroup)
 _MUST_NOT_BE: Final = {"valid_until", "still_wanted", "repetition"}
 
 
-def answers_for_itself(error: BaseException | None) -> bool:
+def answers_for_itself(error: BaseException | None, around: BaseException | None) -> bool:
     """
-    Whether *error*, or what it was made of, says of an order or an operation that there must be no other one in its place.
+    Whether *error*, or what it was made of since *around* was raised, says of an order or an operation that there must be no other one in its place.
 
     It is there already, is under way, gives way to another one, or must not be sent any more: nobody stands in for that.
     """
     left = _LONGEST_CHAIN
-    while error is not None and left:
+    while error is not None and error is not around and left:
         if isinstance(error, _MAY_SAY_SO) and any(_allows_no_other(leaf) for leaf in leaves(error)):
             return True
         error = error.__cause__ or error.__context__

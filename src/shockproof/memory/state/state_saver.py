@@ -150,7 +150,6 @@ class StateSaver:
             raise StateVersionError(
                 f"the state was not saved, for it would replace one that could not be restored. {self._refused}"
             )
-        self._may_replace = True
         ticket = next(self._tickets)
         at = self._clock.time()
         captured = await capture_state(sections, secrets=self._files.secrets, timestamp=at, known=self._known)
@@ -162,6 +161,7 @@ class StateSaver:
                 SecretNotSavedWarning,
                 stacklevel=3,
             )
+        self._may_replace = True
         with self._lock:
             if ticket > self._saved_ticket and (self._pending is None or self._pending.ticket < ticket):
                 self._let_go(self._pending)
@@ -248,8 +248,11 @@ class StateSaver:
     async def _is_anything_there(self) -> bool:
         try:
             found: bool = await wait_on_this_loop(self._submit(self._files.hold_a_state))
-        except OSError:
-            return False  # the write will say what is wrong
+        except OSError as error:
+            raise StateNotSavedError(
+                f"the state was not saved by itself in {self._files.directory}, for what an earlier life has left there cannot be "
+                f"seen: {error}. It is asked again the next time: make the directory readable, or use another state_dir"
+            ) from error
         return found
 
     # ---- waiting
