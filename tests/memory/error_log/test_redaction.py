@@ -31,6 +31,14 @@ MESSAGES = {
     "json in json": f'body="{{\\"apiSecret\\": \\"{SECRET}\\", \\"symbol\\": \\"X\\"}}"',
     "header lines": f"Authorization: Bearer {SECRET}\nCookie: sid={SECRET}; theme=dark\nHost: x",
     "digest": f'Authorization: Digest username="bob", response="{SECRET}"\nHost: x',
+    "digest, single quotes": f"Authorization: Digest username='bob', response='{SECRET}'",
+    "behind a header, quoted": f"Authorization: Bearer abc.def.ghi api_key='{SECRET}'",
+    "behind a header, escaped": f'{{"m": "Authorization: Bearer abc api_key=\\"{SECRET}\\""}}',
+    "behind a cookie, quoted": f"Cookie: sid='{SECRET}'; b=\"{SECRET}\"",
+    "header, quoted credentials": f"Authorization: Bearer '{SECRET}' or authorization: Optional('{SECRET}')",
+    "scheme under another name": f"access_token=Bearer {SECRET} or X-MBX-APIKEY: Bearer '{SECRET}'",
+    "scheme alone, quoted": f"refused: Bearer '{SECRET}'",
+    "source lines": f"api_key=f'{SECRET}', password: str = '{SECRET}', token: str | None = \"{SECRET}\"",
     "bearer alone": f"sent Bearer {SECRET} to the venue",
     "keyword arguments": f"Client(api_key={SECRET}, secret='{SECRET}', password={SECRET})",
     "environment": f"os.environ['BINANCE_SECRET_KEY'] = '{SECRET}'",
@@ -88,6 +96,13 @@ def test_a_secret_in_a_real_message_is_gone(message: str) -> None:
 def test_a_message_without_secrets_stays_as_it_is(message: str) -> None:
     """Words alone are no secrets, and neither are counts, None and empty values."""
     assert Redactor().text(message) == message
+
+
+def test_a_header_in_quotes_ends_with_them() -> None:
+    """A quote opens a value only behind what a value begins behind; else it closes what the header stands in."""
+    text = Redactor().text('curl -H "Authorization: Bearer abc.def" -H "Accept: json"')
+
+    assert text == 'curl -H "Authorization: ***" -H "Accept: json"'
 
 
 def test_what_stands_around_a_secret_can_still_be_read() -> None:
@@ -205,6 +220,9 @@ def test_no_names_switch_everything_off() -> None:
         "api ",
         "://",
         "bearer ",
+        "bearer '",
+        "token: bearer '",
+        "cookie: a='",
         "authorization: a",
         "-----BEGIN PRIVATE KEY-----",
         'secret="a\\\n',

@@ -55,7 +55,7 @@ _COUNTED: Final = r"(?i:tokens\Z|token[_\- ]?(?:count|limit|budget|usage))"
 
 _ELSEWHERE: Final = r"""
     (?P<user>://[^/\s:@"']{0,256}:)(?P<password>[^/\s@"']{1,512})(?=@)
-    | (?P<scheme>\b(?:bearer|basic)\s{1,4})(?P<credentials>[A-Za-z0-9._~+/=\-]{8,})
+    | (?P<scheme>\b(?:bearer|basic)\s{1,4}\\{0,4}["']?)(?P<credentials>[A-Za-z0-9._~+/=\-]{8,})
     | (?P<header>\bheader\ value:?\s{1,4}b?(?P<mark>\\{0,4}["']))(?:(?!(?P=mark))(?s:.))*+
     | (?P<begin>-----BEGIN\ [A-Z0-9 ]{0,40}PRIVATE\ KEY-----)(?s:.*?)(?P<end>-----END|\Z)
 """
@@ -71,14 +71,19 @@ _VALUE: Final = r"""
       | (?P<separator>\]?\\{0,4}["']?\]?\s{0,4}(?:=>|:=|[=:](?!=)|%3d|%3a)\s{0,4})
     )
     (?:
-        (?P<open>[bru]{0,2})(?P<quote>["'])(?P<plain>(?:[^\\"']|\\(?s:.)|(?!(?P=quote))["'])*+)(?:(?P=quote)|\\?\Z)
+        (?P<open>[bfru]{0,2})(?P<quote>["'])(?P<plain>(?:[^\\"']|\\(?s:.)|(?!(?P=quote))["'])*+)(?:(?P=quote)|\\?\Z)
       | (?P<escaped>\\{1,4}["'])(?P<inner>(?s:.*?))(?:(?P=escaped)|\Z)
       | (?P<opening>[\[({])
       | (?P<bare>(?:[^\s&,;"'<>{}\\%]|%(?!26))++)
     )
 """
-# A header's value has blanks, commas and equal signs of its own: everything up to the line's end.
-_HEADER: Final = r"""(?:[^\r\n"'{}\\]|(?<==)"[^"\r\n]*+"?)++"""
+# Quoted and whole, as far as it stands on one line; where nothing closes it, all of that line.
+_QUOTED: Final = r"""(?P<around>\\{0,4}["'])(?:(?!(?P=around))[^\r\n])*+(?P=around)?"""
+# A header's value has blanks, commas and equal signs of its own: everything up to the line's end. A quote behind one of those
+# opens a value in it, or one of what follows it; behind anything else it closes the text in which the header stands.
+_HEADER: Final = rf"""(?:[^\r\n"'{{}}\\]|(?<=[=:,;(\[\s]){_QUOTED})++"""
+# What stands between a name and its secret, and is none itself: "token: Bearer abc", "password: str = 'abc'".
+_LEADING: Final = rf"""(?i:(?:bearer|basic)[ \t]{{1,4}}|(?:str|bytes)(?:[ ]\|[ ]None)?[ ]=[ ](?=["']))(?:{_QUOTED}|[^\s&,;"'<>{{}}\\]++)"""
 _HEADER_WORDS: Final = ("authorization", "cookie")
 
 
@@ -302,6 +307,9 @@ class Redactor:
             end = start + len(text[start:end].rstrip(")]"))  # those of a call or a list around it
             if opening is not None:  # Secret('...'), Token(value="...")
                 end = max(end, _closing(text, opening.start()))
+            led = _compiled(_LEADING).match(text, start)
+            if led is not None:
+                end = max(end, led.end())
         value = text[start:end]
         nothing = found.end("rest"), found.end("rest")
         if not value or _compiled(_HARMLESS).match(value):
@@ -312,7 +320,7 @@ class Redactor:
         if group == "bare" and found["separator"] is not None and name.lower().startswith(_HEADER_WORDS):
             header = _compiled(_HEADER).match(text, start)
             if header is not None:
-                end = header.end()
+                end = max(end, header.end())
         return start, end
 
 
