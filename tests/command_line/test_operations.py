@@ -62,6 +62,27 @@ def test_a_script_learns_from_the_exit_code_whether_anything_is_pending(
     assert nothing.out.startswith("0 pending in ")
 
 
+@pytest.mark.asyncio
+async def test_what_has_ended_since_it_was_saved_as_pending_is_over(shockproof: Run, tmp_path: Path) -> None:
+    """The journal knows better than the state; what it does not know stands in the list in the same form."""
+    look = ("operations", "list", "--state-dir", tmp_path)
+    async with ErrorRecoveryService(tmp_path, tmp_path / "errors") as recovery:
+        for key in ("a", "b"):
+            async with recovery.operation("import", key=key):
+                pass
+        saved = [{"operation": "import", "key": key, "status": "pending", "index": 3} for key in "ab"]
+        await recovery.save_state(saved, force=True)
+    assert (await _in_thread(shockproof, *look, "--exit-code")).code == 0
+    assert (await _in_thread(shockproof, *look, "--json")).json == []
+
+    async with ErrorRecoveryService(tmp_path, tmp_path / "errors") as recovery:
+        await recovery.save_state([*saved, {**saved[0], "key": "c"}], force=True)
+    assert (await _in_thread(shockproof, *look, "--exit-code")).code == 1
+    (one,) = (await _in_thread(shockproof, *look, "--json")).json
+    assert one.items() >= {"key": "c", "operation": "import", "kind": "saved", "status": "pending"}.items()
+    assert one["progress"] == {"index": 3}
+
+
 def test_json_holds_all_that_is_known(shockproof: Run, killed: Path) -> None:
     """Completed ones are there only when asked for; values keep the form in which they stand in the journal."""
     place = ("--state-dir", killed / "state")

@@ -54,6 +54,8 @@ def contents(place: Path) -> dict[str, bytes]:
             0,
             "1 more saved as pending, and not in the journal: shockproof state show",
         ),
+        (("operations", "list", "--exit-code", *STATE), 1, "1 more saved as pending"),
+        (("operations", "list", "--json", *STATE), 0, '"kind": "saved"'),
         (("doctor", *STATE, *ERRORS), 0, "1 file of 2026-02-12, 2.4 KiB in all"),
         (("doctor", *STATE, *ERRORS), 0, "system_state.pkl would be restored: saved by the original program"),
         (("doctor", *STATE, *ERRORS), 0, "1 saved as pending by the original program"),

@@ -137,6 +137,22 @@ def test_where_nothing_is_there_is_no_report(shockproof: Run, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_state_directory_that_is_not_there_has_nothing_pending_nowhere(
+    shockproof: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was named is mistyped, and refused; without a name the page and stderr say what is not known."""
+    monkeypatch.chdir(tmp_path)
+    errors = ("--error-log-dir", ORIGINAL / "original-errors", "--output", "-")
+    refused = shockproof("report", *errors, "--state-dir", "nowhere")
+    assert (refused.code, refused.out) == (3, "")
+    assert refused.err == "shockproof report: nowhere is not there: name the program's with --state-dir DIR\n"
+    made = shockproof("report", *errors)
+    said = "there is no state directory data/state: nothing is known of what is saved and pending"
+    assert (made.code, made.err) == (0, f"shockproof: {said}\n")
+    assert f'<p class="notice" role="alert">{said}</p>' in made.out
+    assert "<dt>pending operations</dt><dd>unknown</dd>" in made.out
+
+
 def test_a_day_that_cannot_be_read_is_no_day_without_errors(shockproof: Run, tmp_path: Path) -> None:
     """The page, stderr and the exit code say which file is missing in it."""
     (original,) = (ORIGINAL / "original-errors").glob("*.jsonl")

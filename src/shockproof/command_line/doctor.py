@@ -339,7 +339,7 @@ def _state(state_dir: Path) -> Iterator[Finding]:
             f"{newest.path.name} would be restored: {saved} {local_time(newest.timestamp)}{age}",
         )
         # It had no journal, in which they would show.
-        pending = saved_as_pending(files, ()) if newest.sequence is None else ()
+        pending = saved_as_pending(files, None) if newest.sequence is None else ()
         if pending:
             yield Finding(
                 "state",

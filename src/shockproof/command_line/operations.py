@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ from shockproof.memory.disk.file_layer import SYSTEM_FILES, write_all
 from shockproof.memory.journal.journal import Journal, Session
 from shockproof.memory.journal.journal_files import Recovered, read_journal
 from shockproof.memory.journal.name import Name
-from shockproof.memory.journal.operation_table import OperationEntry
+from shockproof.memory.journal.operation_table import OperationEntry, OperationTable
 from shockproof.memory.journal.record import Kind, decode_body
 from shockproof.memory.journal.sending import is_sending, sent_at, service_of, under_way_until
 from shockproof.memory.state.codec import freeze
@@ -57,7 +56,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         description="What began and did not end, the oldest first. Changes nothing, also while the program runs.",
     )
     shown.add_argument("--all", action="store_true", help="also what ended, as far as it is remembered")
-    shown.add_argument("--exit-code", action="store_true", help="exit code 1 if anything is pending")
+    shown.add_argument(
+        "--exit-code", action="store_true", help="exit code 1 if anything is pending, in the saved state, too"
+    )
     add_state_dir(shown)
     add_json(shown)
     shown.set_defaults(run=_list)
@@ -125,8 +126,9 @@ def _list(given: argparse.Namespace, screen: Screen) -> int:
     recovered = _read(journal, screen)
     table = recovered.table
     entries = [*table.completed(), *table.pending()] if given.all else list(table.pending())
+    saved = _saved(given.state_dir, table, screen)
     if given.json:
-        screen.json([_described(entry) for entry in entries])
+        screen.json([*map(_described, entries), *map(_described_as_saved, saved or ())])
     else:
         now = time.time()
         screen.table(
@@ -136,9 +138,9 @@ def _list(given: argparse.Namespace, screen: Screen) -> int:
         )
         pending = len(table.pending())
         screen.line(f"{pending} pending in {journal}; its owner: {owner_of(journal)}", "dim")
-        if saved := _saved(given.state_dir, table.pending(), screen):
+        if saved:
             screen.line(
-                f"{saved} more saved as pending, and not in the journal: shockproof state show active_operations",
+                f"{len(saved)} more saved as pending, and not in the journal: shockproof state show active_operations",
                 "yellow",
             )
         if given.all and (forgotten := _settled_as_absent(journal)):
@@ -146,19 +148,22 @@ def _list(given: argparse.Namespace, screen: Screen) -> int:
                 f"{forgotten} settled by hand as absent, and so free again: {journal / RESOLUTIONS_NAME}",
                 "dim",
             )
-    is_wrong = recovered.has_lost_something or (given.exit_code and table.pending())
+    is_pending = bool(table.pending() or saved)
+    is_wrong = recovered.has_lost_something or saved is None or (given.exit_code and is_pending)
     return ExitCode.WRONG if is_wrong else ExitCode.FINE
 
 
-def _saved(state_dir: Path, pending: Iterable[OperationEntry], screen: Screen) -> int:
-    """How many the state alone has: those of the original program, say, which had no journal."""
+def _saved(
+    state_dir: Path, table: OperationTable, screen: Screen
+) -> list[dict[str, Any]] | None:  # Any: frozen values
+    """What the state alone has: that of the original program, say, which had no journal. None: it cannot be read."""
     try:
         with files_with_progress(state_dir) as layer:
             files = StateFiles(state_dir, layer=layer).survey()
     except (OSError, ShockproofError) as error:
         screen.warn(f"the saved state cannot be read: {error}")
-        return 0
-    return len(saved_as_pending(files, pending))
+        return None
+    return saved_as_pending(files, table)
 
 
 def _row(entry: OperationEntry, now: float) -> tuple[str, ...]:
@@ -262,6 +267,14 @@ def _described(entry: OperationEntry) -> dict[str, object]:
         "ended": _iso(body.get("ended")),
         **{name: _secretless(body, name) for name in _USERS_VALUES if name in body},
     }
+
+
+def _described_as_saved(saved: dict[str, Any]) -> dict[str, object]:  # Any: frozen values
+    """One that only the state has, in the same form: what else is saved of it stands as its progress."""
+    rest = {name: value for name, value in saved.items() if name not in {"operation", "key", "status"}}
+    unknown = dict.fromkeys(("service", "begun", "at", "sent_at", "in_flight_until", "ended"))
+    name = {"key": saved.get("key"), "operation": saved.get("operation"), "kind": "saved"}
+    return {**name, **unknown, "status": "pending", "progress": rest}
 
 
 def _story(recovered: Recovered, name: Name) -> list[dict[str, Any]]:  # Any: numbers and texts

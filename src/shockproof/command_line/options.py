@@ -21,6 +21,7 @@ __all__ = [
     "existing",
     "journal_dir",
     "moment",
+    "named_state_dir",
     "require_owner",
 ]
 
@@ -69,6 +70,17 @@ def existing(directory: Path, option: str) -> Path:
         what = "no directory" if directory.exists() else "not there"
         raise CommandError(f"{directory} is {what}: name the program's with {option} DIR", ExitCode.NOT_THERE)
     return directory
+
+
+def named_state_dir(given: argparse.Namespace) -> Path:
+    """
+    The state directory that was given, which need not be there only where nobody named it.
+
+    Raises:
+        CommandError: it was named, and is not there: mistyped, it would look like one in which nothing is pending.
+    """
+    directory: Path = given.state_dir
+    return directory if directory == Path(_STATE_DIR) else existing(directory, "--state-dir")
 
 
 def journal_dir(state_dir: Path) -> Path:

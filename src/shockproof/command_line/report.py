@@ -11,7 +11,14 @@ from typing import Final
 
 from shockproof.command_line.error_log import ended, reading_of
 from shockproof.command_line.offers import days_of_errors, moments, offer, services
-from shockproof.command_line.options import add_error_log_dir, add_state_dir, day, existing, moment
+from shockproof.command_line.options import (
+    add_error_log_dir,
+    add_state_dir,
+    day,
+    existing,
+    moment,
+    named_state_dir,
+)
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.progress import progress
 from shockproof.command_line.reading import with_progress
@@ -63,7 +70,8 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
         if given.since is not None or given.until is not None:
             raise CommandError("--day says from when and until when: leave --since and --until out")
         given.since, given.until = given.day
-    if not given.state_dir.is_dir():
+    has_state_dir = named_state_dir(given).is_dir()
+    if not has_state_dir:
         existing(given.error_log_dir, "--error-log-dir")  # one of them has to be there
     if given.since is not None and given.until is not None and given.since >= given.until:
         raise CommandError(
@@ -76,6 +84,10 @@ def _run(given: argparse.Namespace, screen: Screen) -> int:
         code = ExitCode.WRONG
     if not given.error_log_dir.is_dir():  # a wrong name, or nothing was logged yet
         said.insert(0, f"there is no error log in {given.error_log_dir}")
+    if not has_state_dir:
+        said.insert(
+            0, f"there is no state directory {given.state_dir}: nothing is known of what is saved and pending"
+        )
     on_disk = replace(on_disk, complaints=(*said, *on_disk.complaints))
     page = report(
         counts,

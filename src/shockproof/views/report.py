@@ -17,7 +17,7 @@ from typing import Any, Final
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.error_log.redaction import Redactor
 from shockproof.memory.journal.journal_files import read_journal
-from shockproof.memory.journal.operation_table import OperationEntry
+from shockproof.memory.journal.operation_table import OperationEntry, OperationTable
 from shockproof.memory.journal.sending import is_sending, sent_at
 from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.state_files import StateFiles
@@ -46,9 +46,12 @@ class OnDisk:
 
     state_files: tuple[SurveyedFile, ...] = ()
     pending: tuple[OperationEntry, ...] = ()
+    saved_as_pending: tuple[dict[str, Any], ...] = ()  # Any: frozen values
+    """What the state has as pending, and the journal does not know."""
     mark: Mark | None = None
     complaints: tuple[str, ...] = field(default=())
     """What is damaged, or could not be read."""
+    is_there: bool = True
 
 
 def look_at(state_dir: Path, *, now: float, until: datetime | None = None) -> OnDisk:
@@ -59,7 +62,7 @@ def look_at(state_dir: Path, *, now: float, until: datetime | None = None) -> On
     """
     complaints: list[str] = []
     files: tuple[SurveyedFile, ...] = ()
-    pending: tuple[OperationEntry, ...] = ()
+    table: OperationTable | None = None
     mark: Mark | None = None
     try:
         files = StateFiles(state_dir).survey()
@@ -73,7 +76,7 @@ def look_at(state_dir: Path, *, now: float, until: datetime | None = None) -> On
         complaints.append(f"{state_dir}: {error.strerror}")
     try:
         recovered = read_journal(SystemFiles(), state_dir / "journal")
-        pending = tuple(recovered.table.pending())
+        table = recovered.table
         if recovered.damage is not None:
             complaints.append(f"the journal is damaged: {recovered.damage}")
         elif recovered.incomplete is not None:
@@ -82,7 +85,10 @@ def look_at(state_dir: Path, *, now: float, until: datetime | None = None) -> On
         pass  # told above
     except (OSError, ShockproofError) as error:
         complaints.append(f"the journal cannot be read: {error}")
-    return OnDisk(files, pending, mark, tuple(complaints))
+    pending = () if table is None else tuple(table.pending())
+    return OnDisk(
+        files, pending, tuple(saved_as_pending(files, table)), mark, tuple(complaints), state_dir.is_dir()
+    )
 
 
 def report(
@@ -153,7 +159,7 @@ def _head(
         ("errors", f"{counts.total:,}"),
         ("high and critical", f"{serious:,}"),
         ("services with errors", f"{len(counts.by_service):,}"),
-        ("pending operations", f"{len(on_disk.pending) + len(_saved(on_disk)):,}"),
+        ("pending operations", _how_many_pending(on_disk)),
     ]
     tiles = "".join(f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd></div>" for name, value in shown)
     notices = (
@@ -166,6 +172,12 @@ def _head(
         + f'<dl class="tiles">{tiles}</dl>\n'
         + "".join(f"<p>{markup(line)}</p>" for line in words)
     )
+
+
+def _how_many_pending(on_disk: OnDisk) -> str:
+    if not on_disk.is_there:
+        return "unknown"
+    return f"{len(on_disk.pending) + len(on_disk.saved_as_pending):,}"
 
 
 def _summary(rows: Sequence[tuple[str, str]]) -> str:
@@ -280,15 +292,11 @@ def _services(on_disk: OnDisk, until: datetime | None) -> str:
     return _section("Saved state", "".join(parts))
 
 
-def _saved(on_disk: OnDisk) -> list[dict[str, Any]]:  # Any: frozen values
-    return saved_as_pending(on_disk.state_files, on_disk.pending)
-
-
 def _pending(on_disk: OnDisk, now: datetime) -> str:
     parts = []
     if on_disk.pending:
         parts.append(_in_the_journal(on_disk, now))
-    if saved := _saved(on_disk):
+    if saved := on_disk.saved_as_pending:
         rows = [(markup(as_text(for_people(one))),) for one in saved[:_MOST_OPERATIONS]]
         parts.append(_table(("in the saved state, and not in the journal",), rows, text=0))
     return _section("Pending operations", "".join(parts)) if parts else ""
