@@ -265,14 +265,32 @@ class Narrow(Screen):
 
 def test_a_terminal_has_no_columns_that_are_empty(capsys: pytest.CaptureFixture[str]) -> None:
     """Eighty of them are enough for the last error then; into a pipe the columns are always the same."""
-    service = {"name": "market_data", "status": "degraded", "circuit": "closed", "retries": 3}
+    service = {"name": "market", "status": "degraded", "circuit": "closed", "retries": 3}
     status: dict[str, Any] = {"services": [{**service, "last_error": "ConnectionError: reset by peer"}]}
     show_services(status, Narrow(), rates={})
     assert capsys.readouterr().out.splitlines() == [
-        "SERVICE      STATUS    CIRCUIT  CALLS/S  FAILED/S  RETRIES  LAST ERROR",
-        "market_data  degraded  closed   0.0      0.0       3        ConnectionError: re…",
+        "SERVICE  STATUS    CIRCUIT  CALLS/S  FAILED/S  RETRIES  LAST ERROR",
+        "market   degraded  closed   0.0      0.0       3        ConnectionError: reset …",
     ]
     show_services(status, Screen(), rates={})
+    assert "REFUSED  IN FLIGHT  LAST ERROR" in capsys.readouterr().out
+
+
+def test_on_a_narrow_terminal_the_last_error_goes_before_what_tells_less(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Filled columns are left out, too, but only as many as it takes."""
+    venue = {"name": "market_data", "status": "unavailable", "circuit": "open", "retry_after": 57.0}
+    numbers = {"retries": 12, "rejections": 3, "in_flight": 2, "max_concurrent": 8}
+    status: dict[str, Any] = {
+        "services": [{**venue, **numbers, "last_error": "ConnectionError: reset by peer"}]
+    }
+    show_services(status, Narrow(), rates={})
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[-1] == "LAST ERROR"
+    assert "ConnectionError: reset" in row
+    status = {"services": [{"name": "venue", "status": "operational", "circuit": "closed", **numbers}]}
+    show_services(status, Narrow(), rates={})
     assert "REFUSED  IN FLIGHT  LAST ERROR" in capsys.readouterr().out
 
 

@@ -108,13 +108,42 @@ def test_pictures_are_drawn_to_scale_and_say_what_they_show() -> None:
 
 
 def test_a_screen_reader_finds_headings_and_table_heads() -> None:
-    """Every section has its heading, every column its head."""
+    """Every section has its heading, every column its head, every table a name, and every row what it is about."""
     page = page_of(10)
     assert page.count("<section>") == page.count("<h2>")
-    assert page.count("<table>") == page.count("<thead>")
+    assert "<table>" not in page
+    assert page.count("<table aria-label=") == page.count("<thead>")
+    assert page.count("<tr>") == page.count("<thead><tr>") + page.count('<tr><th scope="row"') + page.count(
+        '<tr><td class="number">'  # of what was said most often: which one it is comes third
+    )
+    assert page.count('<th scope="row" class="text">') == page.count('<tr><td class="number">')
     assert 'lang="en"' in page
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
+
+
+def test_words_in_colour_can_be_read_in_light_and_in_dark() -> None:
+    """Four and a half to one on the page and on its cards, as WCAG's level AA asks of text of that size."""
+    light, dark = re.findall(r":root \{([^}]*)\}", page_of(1))
+    for colours in (light, light + dark):
+        of = dict(re.findall(r"--(\w+): #(\w+);", colours))
+        for name in ("text", "dim", "good", "middling", "bad"):
+            assert contrast(of[name], of["page"]) >= 4.5, name
+            assert contrast(of[name], of["card"]) >= 4.5, name
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    shares = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path: Path) -> None:
@@ -150,7 +179,7 @@ def test_only_messages_and_values_are_broken_where_there_is_no_space() -> None:
     breaking = [rule.split("{")[0].split("\n")[-1].strip() for rule in style.split("}") if "anywhere" in rule]
     assert breaking == [".text", "summary"]
     said = page[page.index("Said most often") :].split("</section>")[0]
-    assert re.findall(r'<td class="(\w+)"|<td()>', said)[:4] == [
+    assert re.findall(r'<t[dh](?: scope="row")? class="(\w+)"|<td()>', said)[4:8] == [
         ("number", ""),
         ("", ""),
         ("text", ""),

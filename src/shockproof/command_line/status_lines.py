@@ -19,7 +19,9 @@ HEALTH_STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "
 _STATUS_STYLES: Final = {"operational": None, "degraded": "yellow", "unavailable": "red"}
 _SHORTEST_NAME: Final = 16
 _SPARSE: Final = ("RETRIES", "REFUSED", "IN FLIGHT")
-"""Columns in which most programs have little or nothing."""
+"""Columns in which most programs have little or nothing, what tells least first."""
+_LEAST_FOR_ERROR: Final = 24
+"""Characters of the last error for which a terminal leaves such columns out."""
 _SEVERITY_STYLES: Final = {"critical": "red", "high": "red", "medium": "yellow", "low": "dim"}
 
 
@@ -104,16 +106,23 @@ def show_services(
         ]
         rows.append(row)
         styles.append(_STATUS_STYLES.get(row[1]))
-    if screen.width is not None:  # there, what nobody has would push the last error off the edge
-        kept = [
-            place
-            for place, head in enumerate(heads)
-            if head not in _SPARSE or any(row[place] for row in rows)
-        ]
-        heads, rows = [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    if screen.width is not None:
+        heads, rows = _fitting(heads, rows, screen.width)
     screen.table(heads, rows, styles=styles)
     if isinstance(matching, int) and matching > len(rows):
         screen.line(f"and {matching - len(rows)} more", "dim")
+
+
+def _fitting(heads: list[str], rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
+    """Without the columns that would push the last error off the edge: those that nobody has, then as many as it takes."""
+    columns = [[head, *(row[place] for row in rows)] for place, head in enumerate(heads)]
+    kept = [column for column in columns if column[0] not in _SPARSE or any(column[1:])]
+    wanted = min(_LEAST_FOR_ERROR, max(map(len, columns[-1])))
+    for sparse in _SPARSE:
+        if sum(max(map(len, column)) + 2 for column in kept[:-1]) + wanted > width:
+            kept = [column for column in kept if column[0] != sparse]
+    head, *fitting = map(list, zip(*kept, strict=True))
+    return head, fitting
 
 
 def show_errors(status: Status, screen: Screen, most: int) -> None:

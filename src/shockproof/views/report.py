@@ -184,7 +184,8 @@ def _summary(rows: Sequence[tuple[str, str]]) -> str:
     if not rows:
         return ""
     return _section(
-        "Summary", _table(("figure", "value"), [(markup(name), markup(value)) for name, value in rows])
+        "Summary",
+        _table("Summary", ("figure", "value"), [(markup(name), markup(value)) for name, value in rows]),
     )
 
 
@@ -220,7 +221,7 @@ def _over_time(counts: ErrorCounts, since: datetime | None, until: datetime | No
         "Errors over time",
         f'<p class="legend">{legend}</p>{picture}{axis}'
         f'<p class="small">Each bar is {step}; the highest is {most:,}.</p>'
-        + _table(("service", "when", "errors"), rows, wide=1, numbers=(2,)),
+        + _table("Errors over time by service", ("service", "when", "errors"), rows, wide=1, numbers=(2,)),
     )
 
 
@@ -229,6 +230,7 @@ def _about(counts: ErrorCounts) -> str:
         return ""
     tables = [
         _table(
+            f"Errors by {what}",
             (what, "", "errors"),
             [(markup(name), bar(count, counter.most_common(1)[0][1]), f"{count:,}") for name, count in top],
             wide=1,
@@ -255,7 +257,14 @@ def _repeated(counts: ErrorCounts) -> str:
         return ""
     return _section(
         "Said most often",
-        _table(("times", "service", "error, but for its numbers", "last"), rows, numbers=(0,), text=2),
+        _table(
+            "Said most often",
+            ("times", "service", "error, but for its numbers", "last"),
+            rows,
+            numbers=(0,),
+            text=2,
+            named_by=2,
+        ),
     )
 
 
@@ -282,12 +291,12 @@ def _services(on_disk: OnDisk, until: datetime | None) -> str:
             "<code>--state-dir</code> names; with <code>keep_daily_states</code> the program keeps that of each day.</p>"
         )
     if rows:
-        parts.append(_table(("service", "status", "open circuit"), rows))
+        parts.append(_table("Saved services", ("service", "status", "open circuit"), rows))
     for name, section in content.items():
         if name in {"timestamp", "service_statuses", "circuit_breakers"} or not section:
             continue
         parts.append(
-            f"<details><summary>{markup(name)} ({_size(section)})</summary>{_values(section)}</details>"
+            f"<details><summary>{markup(name)} ({_size(section)})</summary>{_values(name, section)}</details>"
         )
     return _section("Saved state", "".join(parts))
 
@@ -298,7 +307,8 @@ def _pending(on_disk: OnDisk, now: datetime) -> str:
         parts.append(_in_the_journal(on_disk, now))
     if saved := on_disk.saved_as_pending:
         rows = [(markup(as_text(for_people(one))),) for one in saved[:_MOST_OPERATIONS]]
-        parts.append(_table(("in the saved state, and not in the journal",), rows, text=0))
+        what = "in the saved state, and not in the journal"
+        parts.append(_table(f"Pending {what}", (what,), rows, text=0, named_by=None))
     return _section("Pending operations", "".join(parts)) if parts else ""
 
 
@@ -313,7 +323,7 @@ def _in_the_journal(on_disk: OnDisk, now: datetime) -> str:
         for entry in on_disk.pending[:_MOST_OPERATIONS]
     ]
     return (
-        _table(("key", "operation", "begun", "stopped by"), rows, text=3)
+        _table("Pending in the journal", ("key", "operation", "begun", "stopped by"), rows, text=3)
         + "<p><code>shockproof operations</code> shows and settles them.</p>"
     )
 
@@ -350,16 +360,18 @@ def _section(title: str, body: str) -> str:
 
 
 def _table(
+    name: str,
     heads: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
     wide: int | None = None,
     numbers: Sequence[int] = (),
     text: int | None = None,
+    named_by: int | None = 0,
 ) -> str:
     """
-    Cells are markup already; *wide* is the column that takes the room, *numbers* those of numbers, and *text* the only one
-    that is broken where there is no space.
+    Cells are markup already; *wide* is the column that takes the room, *numbers* those of numbers, *text* the only one
+    that is broken where there is no space, and *named_by* the one that says which row it is. The *name* is for who hears it.
     """
 
     def of(column: int) -> str:
@@ -367,20 +379,28 @@ def _table(
         return f' class="{kinds[column]}"' if column in kinds else ""
 
     head = "".join(f'<th scope="col"{of(column)}>{markup(name)}</th>' for column, name in enumerate(heads))
+    kinds = [
+        ('th scope="row"', "th") if column == named_by else ("td", "td") for column, _ in enumerate(heads)
+    ]
     body = "".join(
-        "<tr>" + "".join(f"<td{of(column)}>{cell}</td>" for column, cell in enumerate(row)) + "</tr>"
+        "<tr>"
+        + "".join(
+            f"<{begin}{of(column)}>{cell}</{end}>"
+            for column, (cell, (begin, end)) in enumerate(zip(row, kinds, strict=True))
+        )
+        + "</tr>"
         for row in rows
     )
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="table"><table aria-label="{markup(name)}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _values(section: object) -> str:
+def _values(section_name: str, section: object) -> str:
     if isinstance(section, Mapping):
         rows = [(markup(str(name)), markup(as_text(value))) for name, value in section.items()]
-        return _table(("name", "value"), rows[:_MOST_OPERATIONS], text=1)
+        return _table(section_name, ("name", "value"), rows[:_MOST_OPERATIONS], text=1)
     if isinstance(section, list):
         rows_of_one = [(markup(as_text(value)),) for value in section[:_MOST_OPERATIONS]]
-        return _table(("value",), rows_of_one, text=0)
+        return _table(section_name, ("value",), rows_of_one, text=0, named_by=None)
     return f"<p>{markup(as_text(section))}</p>"
 
 
@@ -421,10 +441,11 @@ def _step_text(step: int) -> str:
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --text: #1c2024; --dim: #5f6772; --page: #fbfbfc; --card: #fff; --line: #dfe3e8;
-  --low: #7d8794; --medium: #c98a00; --high: #d1495b; --critical: #8c1c3a; --accent: #2f6fb2; --good: #1c7c4a; }
+  --low: #7d8794; --medium: #c98a00; --high: #d1495b; --critical: #8c1c3a; --accent: #2f6fb2;
+  --good: #1c7c4a; --middling: #8a5f00; --bad: #c03a4d; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e9ed; --dim: #9aa4b0; --page: #14171b; --card: #1c2025;
   --line: #333a43; --low: #8a94a1; --medium: #e0a93a; --high: #f0717f; --critical: #ff4d7d; --accent: #6fa8dc;
-  --good: #5cc48d; } }
+  --good: #5cc48d; --middling: #e0a93a; --bad: #f0717f; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--page); color: var(--text);
   font: 1rem/1.5 system-ui, sans-serif; }
@@ -446,12 +467,12 @@ rect.critical { fill: var(--critical); }
 i.low { background: var(--low); } i.medium { background: var(--medium); } i.high { background: var(--high); }
 i.critical { background: var(--critical); }
 .table { overflow-x: auto; } .table + .table { margin-top: 1rem; } table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
-th { color: var(--dim); font-weight: 500; text-align: left; }
+th { font-weight: inherit; text-align: left; } thead th { color: var(--dim); font-weight: 500; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: middle;
   overflow-wrap: break-word; }
 .text { min-width: 12rem; overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .wide { width: 50%; }
-.good { color: var(--good); } .bad { color: var(--high); } .middling { color: var(--medium); }
+.good { color: var(--good); } .bad { color: var(--bad); } .middling { color: var(--middling); }
 details { padding: .35rem .5rem; border-left: .2rem solid var(--line); margin: .25rem 0; }
 details.high { border-color: var(--high); } details.critical { border-color: var(--critical); }
 details.medium { border-color: var(--medium); } summary { cursor: pointer; overflow-wrap: anywhere; }
