@@ -231,6 +231,15 @@ OVERLAPS = """
 """
 
 
+EMPTIED = """
+() => {
+  const list = document.getElementById("pending"), before = getComputedStyle(list).display;
+  list.replaceChildren("\\n\\n");
+  return [before, getComputedStyle(list).display];
+}
+"""
+
+
 HOLES = """
 () => [...document.querySelectorAll(".right-column > section")].flatMap(section => {
   const last = section.lastElementChild, empty = section.getBoundingClientRect().bottom - last.getBoundingClientRect().bottom;
@@ -339,9 +348,13 @@ def test_a_screen_reader_hears_names_tables_and_what_the_pictures_show(stage: St
                 'searchbox "Filter"',
             ):
                 assert words in heard, f"{words}\n{heard}"
-            # Each cell of a row belongs to its header.
-            cells = await page.locator("#rows tr").first.get_by_role("cell").count()
-            assert cells == await page.get_by_role("columnheader").count()
+            # Each cell of a row belongs to its header, and its service is what the row is called.
+            row = page.locator("#rows tr").first
+            await expect(row.get_by_role("rowheader")).to_contain_text("news.sentiment")
+            cells = await row.get_by_role("cell").count()
+            assert 1 + cells == await page.get_by_role("columnheader").count()
+            # Where a list has nothing to scroll through the keyboard does not stop.
+            assert await page.evaluate(EMPTIED) == ["block", "none"]
 
     stage.run(main())
 

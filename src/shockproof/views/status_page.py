@@ -347,9 +347,11 @@ def _row(service: Mapping[str, Any], window: PictureWindow, *, can_change: bool)
     if can_change:
         cells.append((_ACTIONS, "actions", _actions(service)))
     cells.append((_NOTE, "why", "<br>".join(map(markup, more))))
-    row = "".join(
-        f'<td role="cell" class="{css}" data-label="{markup(label)}">{content}</td>'
-        for label, css, content in cells
+    of_the_row, *others = (
+        (f'class="{css}" data-label="{markup(label)}"', content) for label, css, content in cells
+    )
+    row = f'<th role="rowheader" scope="row" {of_the_row[0]}>{of_the_row[1]}</th>' + "".join(
+        f'<td role="cell" {attributes}>{content}</td>' for attributes, content in others
     )
     return Part(
         f"s-{service['id']}", f'<tr role="row" id="s-{service["id"]}" class="is-{kind}">{row}</tr>', "rows"
