@@ -435,6 +435,21 @@ def test_a_file_that_is_no_socket_is_told(shockproof: Run, tmp_path: Path) -> No
     assert "is no socket" in told.err
 
 
+def test_where_nobody_may_look_nothing_is_said_to_be_there(
+    shockproof: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory of another user there may be a socket or none."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")  # root, as which the tests may run, is refused nothing
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    told = shockproof("health", "--state-dir", tmp_path)
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "no permission to reach" in told.err
+    assert "belongs" not in told.err
+
+
 @pytest.mark.parametrize(
     "url", ["http://user:hunter2@bot/", "http://bot:port/?token=hunter2", "http://h@bot?hunter2"]
 )

@@ -147,7 +147,11 @@ class Running:
         except socket.gaierror as error:
             raise CommandError(f"{self.name}: {error.strerror}", ExitCode.NOT_THERE) from None
         except PermissionError:
-            raise CommandError(f"{self.name} belongs to another user: run this as that one") from None
+            # Which of both it is cannot be seen without the permission to look.
+            raise CommandError(
+                f"no permission to reach {self.name}: it, or a directory on the way to it, is another user's; run this as "
+                "that one"
+            ) from None
         except OSError as error:
             raise CommandError(f"{self.name}: {error.strerror or str(error)}") from None
         except http.client.HTTPException as error:
