@@ -358,21 +358,20 @@ async def test_a_put_that_is_refused_while_somebody_restores_does_not_hide_what_
     await second.save_state(cached_data={"save": 2})
     await second.aclose()
 
-    way, restored = machines.ways[0], list[object]()
+    way, restored = machines.ways[0], asyncio.Event()
     put = way.put
 
     async def slowly(key: str, value: bytes, **options: Any) -> int:
-        if key == KEY and not restored:
-            restored.append(await cached(first))
+        if key == KEY and not restored.is_set():
+            assert await cached(first) == {"save": 2}
+            restored.set()
         return await put(key, value, **options)
 
     monkeypatch.setattr(way, "put", slowly)
     way.turn("fair")
     await first.owned()
     await first.save_state(cached_data={"save": "late"})
-    while not restored:
-        await asyncio.sleep(0.1)
-    assert restored == [{"save": 2}]
+    await restored.wait()
     await first.save_state(cached_data={"save": 3})
     await first.aclose()
     third = await machines.start(3)
