@@ -80,7 +80,9 @@ if TYPE_CHECKING:
     from shockproof.memory.journal.journal import Journal
     from shockproof.memory.journal.journal_status import JournalStatus
     from shockproof.memory.journal.journalled_values import JournalledValues
+    from shockproof.memory.journal.name import Name
     from shockproof.memory.journal.operation import Operation
+    from shockproof.memory.journal.pending_in_state import PendingInState
     from shockproof.memory.state.schema import Migration, Schema
     from shockproof.memory.state.state_capture import StateSecrets
     from shockproof.memory.state.state_files import StateFiles
@@ -286,6 +288,9 @@ class ErrorRecoveryService:
         if redact is not None or encryption_key is not None or state_migrations:
             _ = self._state_files  # checks them
         self._is_first_save_to_come = True
+        self._pending_in_state: PendingInState | None = None
+        """What the state that was restored or saved last names as pending, beside the journal."""
+        self._restored_from_journal: set[Name] = set()
         if process_name is not None:
             a_name("process_name", process_name, "bot-1")
         self._ownership: Ownership | None = None
@@ -929,6 +934,8 @@ class ErrorRecoveryService:
         try:
             saved = await self._saver.save(state, force=force, automatic=automatic)
             self._is_first_save_to_come = self._is_first_save_to_come and not saved
+            if saved:
+                self._look_for_pending_in(given["active_operations"])
             return saved
         finally:
             if self._saver.pending:  # skipped, refused by the disk, or cancelled meanwhile
@@ -965,6 +972,7 @@ class ErrorRecoveryService:
         """
         require_running_loop()
         await self._have_loaded_the_rest()
+        from shockproof.memory.journal.name import Name
         from shockproof.memory.journal.operation import pending_operation, saved_but_ended, with_pending
 
         state = (await self._saver.load()).state
@@ -978,6 +986,10 @@ class ErrorRecoveryService:
                 saved_but_ended(saved, table),
             )
         )
+        self._restored_from_journal = {
+            Name(name, key) for name, key in (*ended, *((one["operation"], one["key"]) for one in pending))
+        }
+        self._look_for_pending_in(saved)
         sends = self._journal.earlier_sends if self._is_first_save_to_come else ()
         if of_another is not None:
             await self._take_over_orders(of_another)
@@ -992,6 +1004,16 @@ class ErrorRecoveryService:
             state = SystemState(timestamp=datetime.fromtimestamp(self._clock.time(), UTC))
         state.active_operations = with_pending(saved, pending, ended)
         return state
+
+    def _look_for_pending_in(
+        self, active_operations: list[dict[str, Any]]
+    ) -> None:  # Any: the user's own values
+        from shockproof.memory.journal.pending_in_state import pending_in_state
+
+        self._pending_in_state = pending_in_state(
+            active_operations,
+            lambda name: name in self._restored_from_journal or self._journal.known(name) is not None,
+        )
 
     async def _take_over_orders(self, state: SystemState) -> None:
         from shockproof.memory.journal.moments import moment_of
@@ -1568,6 +1590,7 @@ _REST: Final = (
     "shockproof.memory.journal.operation",
     "shockproof.memory.journal.sending",
     "shockproof.vocabulary.look_up",
+    "shockproof.memory.journal.pending_in_state",
     "shockproof.calls.confirm",
     "shockproof.calls.reconciliation",
     "shockproof.calls.key_in_call",

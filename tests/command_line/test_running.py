@@ -317,6 +317,7 @@ def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothin
             "journal": {"state": "failing", "last_error": "no space", "incomplete": "it was removed"},
             "errors": [{"error_message": "\x1b]0;x\x07"}, "not one"],
             "pending": [{"key": "\x1b[31m"}, 7],
+            "pending_in_state": {"first": [{"operation": "\x1b[31m"}, 7]},
         }
     )
     told = shockproof("top", "--once", "--every", "0.1", "--url", url)
@@ -374,7 +375,7 @@ def test_numbers_that_are_none_are_shown_as_nothing_or_as_they_are(
     service = '{"name": "venue", "status": ODD, "circuit": "open", "retry_after": ODD, "successes": ODD, "failures": ODD}'
     body = (
         f'{{"overall_health": "healthy", "services": [{service}], "recent_error_count": ODD, "counts": ODD, "pid": ODD,'
-        ' "errors": [{"at": ODD}], "pending": [{"since": ODD}], "halt": ODD, "error_log": {"dropped": ODD}}'
+        ' "errors": [{"at": ODD}], "pending": [{"since": ODD}], "pending_in_state": {"first": ODD}, "halt": ODD, "error_log": {"dropped": ODD}}'
     )
     answers["/status.json"] = (200, body.replace("ODD", odd).encode())
     for command in (("health",), ("top", "--every", "0.1")):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from shockproof import ErrorRecoveryService
+from shockproof import ErrorRecoveryService, SecretNotSavedWarning
 from shockproof.testing import VirtualClock
 from shockproof.views.status import id_of, named_by_id, status_of, status_on_loop
 from shockproof.views.status_history import StatusHistory
@@ -100,6 +101,46 @@ async def test_a_secret_is_hidden_from_the_moment_it_is_known(recovery: ErrorRec
     assert "hunter2" in json.dumps(status_of(recovery))
     recovery.register_secret("hunter2hunter2")
     assert "hunter2" not in json.dumps(status_of(recovery))
+
+
+async def test_what_the_original_program_left_pending_shows_until_it_is_saved_no_more(
+    tmp_path: Path, clock: VirtualClock
+) -> None:
+    """Its state is the program's own from the restore on; what the journal knows is not told a second time."""
+    (tmp_path / "state").mkdir()
+    left = {"operation": "fetch_data", "symbol": "AAPL", "api_key": "s3cret", "status": "pending"}
+    (tmp_path / "state" / "system_state.json").write_text(
+        json.dumps(
+            {
+                "timestamp": "2026-02-12T11:55:00",
+                "service_statuses": {},
+                "active_operations": [left, {"operation": "done", "status": "completed"}],
+                "cached_data": {},
+                "configuration": {},
+            }
+        )
+    )
+    async with ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", clock=clock) as recovery:
+        assert status_of(recovery)["pending_in_state"] == {"count": 0, "first": []}
+        state = await recovery.restore_state()
+        assert state is not None
+        told = status_of(recovery)["pending_in_state"]
+        assert told["count"] == 1
+        (shown,) = told["first"]
+        assert (shown["operation"], shown["key"], shown["kind"]) == ("fetch_data", None, "saved")
+        assert "AAPL" in shown["progress"]
+        assert "s3cret" not in json.dumps(told)
+
+        async with recovery.operation("rebalance", key="1"):
+            restored = await recovery.restore_state()
+            assert restored is not None
+            with pytest.warns(SecretNotSavedWarning) as warned:
+                await recovery.save_state(restored.active_operations, force=True)
+            assert warned[0].filename == __file__
+            assert [one["key"] for one in status_of(recovery)["pending"]] == ["1"]
+            assert status_of(recovery)["pending_in_state"]["count"] == 1
+        await recovery.save_state([], force=True)
+        assert status_of(recovery)["pending_in_state"] == {"count": 0, "first": []}
 
 
 async def test_pending_operations_tell_since_when_and_how_far(

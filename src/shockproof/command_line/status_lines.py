@@ -144,7 +144,9 @@ def show_errors(status: Status, screen: Screen, most: int) -> None:
 
 def show_pending(status: Status, screen: Screen, most: int) -> None:
     """What began and has not ended, oldest first, where it tells it."""
-    pending = [one for one in _list(status.get("pending")) if isinstance(one, dict)]
+    in_state = status.get("pending_in_state")
+    of_the_state = _list(in_state.get("first")) if isinstance(in_state, dict) else []
+    pending = [one for one in (*_list(status.get("pending")), *of_the_state) if isinstance(one, dict)]
     if not pending:
         return
     screen.line()

@@ -31,6 +31,7 @@ from shockproof.views.status_history import BOUNDS, STEP, STEPS, WINDOW, StatusH
 from shockproof.vocabulary.statuses import ErrorSeverity, ServiceStatus
 
 if TYPE_CHECKING:
+    from shockproof.memory.journal.pending_in_state import PendingInState
     from shockproof.service import ErrorRecoveryService
 
 __all__ = ["MOST_SERVICES", "error_by_id", "id_of", "named_by_id", "status_of", "status_on_loop"]
@@ -150,6 +151,7 @@ def _in_portions(
         "errors": errors,
         "errors_over_time": over_time,
         "pending": hide([_pending(entry) for entry in recovery._journal.pending_now()[:_MOST_PENDING]]),
+        "pending_in_state": hide(_in_state(recovery._pending_in_state)),
         "history": None
         if history is None
         else {**_recorded(history, now), "happenings": hide(_happenings(history))},
@@ -285,6 +287,28 @@ def _pending(entry: OperationEntry) -> dict[str, Any]:  # Any: JSON
         "begun": entry.times_begun,
         "stopped_by": _short(as_text(without_secrets(body.get("interrupted") or ""))),
         "progress": "" if is_order else _progress(body.get("progress")),
+    }
+
+
+def _in_state(pending: PendingInState | None) -> dict[str, Any]:  # Any: JSON
+    """What the state has as pending and the journal does not know, in the form of `_pending`."""
+    count, first = (0, ()) if pending is None else pending
+    return {
+        "count": count,
+        "first": [
+            {
+                "operation": _short(as_text(for_people(without_secrets(one.get("operation", "?"))))),
+                "key": None
+                if one.get("key") is None
+                else _short(as_text(for_people(without_secrets(one["key"])))),
+                "kind": "saved",
+                "since": None,
+                "begun": 1,
+                "stopped_by": "",
+                "progress": _progress({name: one[name] for name in one if name not in {"operation", "key"}}),
+            }
+            for one in first[:_MOST_PENDING]
+        ],
     }
 
 

@@ -274,9 +274,10 @@ def _tiles(status: Mapping[str, Any]) -> Part:  # Any: JSON
          "" if worst is None or worst < 0.02 else "bad" if worst >= 0.1 else "warn"),
     ]  # fmt: skip
     errors, journal, log = status["recent_error_count"], status["journal"], status["error_log"]
+    pending = journal["pending"] + status["pending_in_state"]["count"]
     tiles += [
         ("Errors", error_count(errors), "in 5 min", "warn" if errors else ""),
-        ("Pending", f"{journal['pending']:,}", "operation" if journal["pending"] == 1 else "operations", ""),
+        ("Pending", f"{pending:,}", "operation" if pending == 1 else "operations", ""),
         ("Error log", log["state"], f"{log['written']:,} written, {log['queued']:,} waiting",
          "" if log["state"] in ("ok", "closed") else "bad"),
         ("Journal", journal["state"], _saved(status["saved_at"], status["at"]),
@@ -566,8 +567,10 @@ def _pending(status: Mapping[str, Any]) -> Iterator[Part]:  # Any: JSON
         said = f"the oldest {len(pending)} of {journal['pending']:,}"
     else:
         said = f"{len(pending):,}" if pending else "none"
+    if count := status["pending_in_state"]["count"]:
+        said = f"{'' if said == 'none' else f'{said}, and '}{count:,} more of the saved state, which the journal does not know"
     yield _note("pending", said)
-    for name, one in _numbered("p", pending):
+    for name, one in _numbered("p", [*pending, *status["pending_in_state"]["first"]]):
         since = "" if one["since"] is None else _time(one["since"])
         times = f", begun {one['begun']} times" if one["begun"] > 1 else ""
         told = " ".join(

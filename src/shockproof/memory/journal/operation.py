@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shockproof.memory.journal.journalled_values import FrozenValues, JournalledValues
     from shockproof.memory.journal.operation_table import OperationEntry, OperationTable
 
-__all__ = ["Operation", "pending_operation", "saved_but_ended", "with_pending"]
+__all__ = ["Operation", "name_of_pending", "pending_operation", "saved_but_ended", "with_pending"]
 
 RESERVED = ("operation", "key", "status")
 """What stands beside the progress in ``active_operations``."""
@@ -492,19 +492,19 @@ def with_pending(
     """``active_operations`` as restored: those that were saved, then those that are *pending* in the journal."""
     # What an earlier restore gave, and the program has saved again, the journal knows better.
     known = {*ended, *((one["operation"], one["key"]) for one in pending)}
-    return [*(one for one in saved if _name_of_pending(one) not in known), *pending]
+    return [*(one for one in saved if name_of_pending(one) not in known), *pending]
 
 
 def saved_but_ended(
     saved: Iterable[Mapping[Any, Any]], table: OperationTable
 ) -> set[tuple[str, str | None]]:  # Any: the user's own values
     """Which of those that were saved as pending have come to their end by what the journal knows."""
-    named = {_name_of_pending(one) for one in saved} - {None}
+    named = {name_of_pending(one) for one in saved} - {None}
     known = {name: table.get(Name(*name)) for name in named if name is not None}
     return {name for name, entry in known.items() if entry is not None and entry.is_completed}
 
 
-def _name_of_pending(operation: Mapping[Any, Any]) -> tuple[str, str | None] | None:  # Any: the user's own
+def name_of_pending(operation: Mapping[Any, Any]) -> tuple[str, str | None] | None:  # Any: the user's own
     """The name and key of one that was saved in the form in which the journal's are restored."""
     name, key = operation.get("operation"), operation.get("key", NOT_GIVEN)
     # Exactly these: a subclass of str may compare as it likes.

@@ -159,7 +159,7 @@ class StateSaver:
                 f"secrets were left out of the saved state, for there is no key to encrypt them with: "
                 f"{', '.join(captured.left_out)}; configure a key, or redact=() to save them as they are",
                 SecretNotSavedWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         self._may_replace = True
         with self._lock:
