@@ -37,8 +37,8 @@ def main() -> int:
     parser.add_argument("part", nargs="*", help=f"some of {', '.join(PARTS)}; none: all")
     parser.add_argument("--only", choices=STORES, help="of trouble: this store")
     parser.add_argument("--rounds", type=int, default=50, help="of trouble: outages until all know")
-    parser.add_argument("--intents", type=int, default=1_000, help="of orders")
-    parser.add_argument("--kills", type=int, default=8, help="of orders: owners that die")
+    parser.add_argument("--intents", type=int, default=3_000, help="of orders")
+    parser.add_argument("--kills", type=int, default=6, help="of orders: owners that die")
     parser.add_argument(
         "--troubles",
         type=int,

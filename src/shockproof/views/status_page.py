@@ -568,7 +568,8 @@ def _pending(status: Mapping[str, Any]) -> Iterator[Part]:  # Any: JSON
     else:
         said = f"{len(pending):,}" if pending else "none"
     if count := status["pending_in_state"]["count"]:
-        said = f"{'' if said == 'none' else f'{said}, and '}{count:,} more of the saved state, which the journal does not know"
+        before = "" if said == "none" else f"{said}, and "
+        said = f"{before}{count:,} of the saved state, which the journal does not know"
     yield _note("pending", said)
     for name, one in _numbered("p", [*pending, *status["pending_in_state"]["first"]]):
         since = "" if one["since"] is None else _time(one["since"])
