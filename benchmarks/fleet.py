@@ -36,17 +36,17 @@ def main() -> int:
     )
     parser.add_argument("part", nargs="*", help=f"some of {', '.join(PARTS)}; none: all")
     parser.add_argument("--only", choices=STORES, help="of trouble: this store")
-    parser.add_argument("--rounds", type=int, default=50, help="of trouble: outages until all know")
-    parser.add_argument("--intents", type=int, default=3_000, help="of orders")
-    parser.add_argument("--kills", type=int, default=6, help="of orders: owners that die")
+    parser.add_argument("--rounds", type=int, default=15, help="of trouble: outages until all know")
+    parser.add_argument("--intents", type=int, default=1_500, help="of orders")
+    parser.add_argument("--kills", type=int, default=4, help="of orders: owners that die")
     parser.add_argument(
         "--troubles",
         type=int,
-        default=4,
+        default=2,
         help="of orders: how often the store stands still, or comes back empty",
     )
     parser.add_argument(
-        "--stops", type=int, default=2, help="of orders: owners that are stopped for longer than their lease"
+        "--stops", type=int, default=1, help="of orders: owners that are stopped for longer than their lease"
     )
     parser.add_argument("--seed", type=int, default=1, help="of orders")
     parser.add_argument(

@@ -207,8 +207,8 @@ async def compare(directory: Path, rounds: int, *, writes: bool) -> None:
         shown = [
             (
                 thing,
-                f"{statistics.median(row[0] / row[3] for row in rows):.2g}",
-                f"{statistics.median(row[1] / row[3] for row in rows):.2g}",
+                two_digits(statistics.median(row[0] / row[3] for row in rows)),
+                two_digits(statistics.median(row[1] / row[3] for row in rows)),
                 f"{statistics.median(row[2] for row in rows) * 1000:.1f}" if row_has_a_loop(thing) else "-",
             )
             for thing, rows in found.items()
@@ -218,6 +218,11 @@ async def compare(directory: Path, rounds: int, *, writes: bool) -> None:
             method=f"{rounds} rounds, medians; {unit}.",
             cannot_tell=CANNOT_TELL,
         )
+
+
+def two_digits(number: float) -> str:
+    """To be read: 0.58, 6.2, 37, 920."""
+    return f"{float(f'{number:.2g}'):.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def row_has_a_loop(thing: str) -> bool:
