@@ -325,7 +325,9 @@ def measure(task: Task, *, in_a_file: bool) -> Outcome:
         return _run(replace(task, troubles=0), None)
     from tests.integrations import store_servers
 
-    store_servers.HOST = "127.0.0.1"  # where the others were measured before, it may be in a network of its own
+    store_servers.HOST = (
+        "127.0.0.1"  # where the others were measured before, it may be in a network of its own
+    )
     with tempfile.TemporaryDirectory() as folder, store_servers.redis_server(Path(folder) / "data") as server:
         return _run(task, server)
 
