@@ -536,6 +536,23 @@ def test_services_have_the_room_that_errors_and_pending_operations_leave(
 
 
 @pytest.mark.usefixtures("terminal")
+def test_what_the_restored_state_has_as_pending_stands_below_what_the_journal_has(
+    shockproof: Run, pages: Pages
+) -> None:
+    """So what the original program left shows here, too; the picture is no longer than the terminal for it."""
+    url, answers = pages
+    left = {"operation": "fetch_data", "key": None, "kind": "saved", "progress": '{"symbol": "AAPL"}'}
+    status = {**HEALTHY, "services": many_services(30), "pending": [{"operation": "rebalance", "key": "1"}]}
+    answers["/status.json"] = (200, {**status, "pending_in_state": {"count": 1, "first": [left]}})
+    picture = shockproof("top", "--url", url).out
+    rows = [line.split() for line in picture.splitlines()]
+    journal, state = (next(row for row in rows if name in row) for name in ("rebalance", "fetch_data"))
+    assert rows.index(journal) < rows.index(state)
+    assert "saved" in state
+    assert picture.count("\n") <= 23
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("command", ["health", "top"])
 def test_a_long_name_leaves_what_is_said_of_the_services_on_the_screen(
     shockproof: Run, pages: Pages, command: str
