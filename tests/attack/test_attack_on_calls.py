@@ -1,10 +1,8 @@
 """Hostile errors, callables, tasks and threads against the calls."""
 
 import asyncio
-import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -13,6 +11,7 @@ import pytest
 
 from shockproof import AttemptTimeoutError, ErrorRecoveryService, Event
 from shockproof.calls import timer
+from tests.forked_child import ForkedChild
 
 
 @pytest.fixture
@@ -176,17 +175,6 @@ async def test_time_limits_of_many_values_leave_nothing_behind(recovery: ErrorRe
     assert not any(0.001 <= seconds < 0.00101 for seconds in timer._limits)
 
 
-def _in_a_fork(action: Callable[[], Coroutine[Any, Any, object]]) -> int | None:  # Any: a coroutine's own
-    child = multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(action()))
-    child.start()
-    child.join(10.0)
-    if child.is_alive():
-        child.kill()
-        child.join()
-        return None
-    return child.exitcode
-
-
 def test_a_forked_child_runs_plain_functions(recovery: ErrorRecoveryService) -> None:
     """The parent's idle threads are not in the child: it starts its own."""
     market = recovery.service("market")
@@ -195,7 +183,7 @@ def test_a_forked_child_runs_plain_functions(recovery: ErrorRecoveryService) -> 
         assert await market.call(plain) == 2
 
     asyncio.run(calls())
-    assert _in_a_fork(calls) == 0
+    ForkedChild(lambda: asyncio.run(calls())).answer()
 
 
 def test_a_forked_child_saves_while_a_write_of_the_parent_is_in_flight(
@@ -206,7 +194,7 @@ def test_a_forked_child_saves_while_a_write_of_the_parent_is_in_flight(
 
     def hold() -> None:
         entered.set()
-        leave.wait(20.0)
+        leave.wait()
 
     async def child_saves() -> None:
         assert await recovery.save_state(cached_data={"of": "child"}, force=True)
@@ -217,11 +205,11 @@ def test_a_forked_child_saves_while_a_write_of_the_parent_is_in_flight(
     recovery._state_writer.submit(hold)
     parent = threading.Thread(target=lambda: asyncio.run(parent_saves()))
     parent.start()
-    assert entered.wait(10.0)
+    assert entered.wait(60.0)
     while not recovery._saver.pending:
         time.sleep(0)
     try:
-        assert _in_a_fork(child_saves) == 0
+        ForkedChild(lambda: asyncio.run(child_saves())).answer()
     finally:
         leave.set()
         parent.join()

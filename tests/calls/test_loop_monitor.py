@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from shockproof import AdaptiveConcurrency, ErrorRecoveryService, Event, Handle,
 from shockproof.calls import loop_monitor
 from shockproof.calls.stall_watcher import StallWatcher, Watched
 from shockproof.testing import VirtualClock, VirtualTimeLoop
+from tests.forked_child import ForkedChild
 
 TICK = 0.05
 PATIENCE = 60.0
@@ -416,19 +416,12 @@ def test_a_forked_child_watches_its_own_loop_and_counts_anew(tmp_path: Path) -> 
     assert asyncio.run(calls())["loops"] == 1
     counted = loop_of(recovery)["lag"]["count"]
     assert counted > 0
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            begun = loop_of(recovery)["lag"]["count"]
-            answer = {"begun": begun, **asyncio.run(calls())}
-            os.write(writing, json.dumps(answer).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        told = json.loads(pipe.read())
-    os.waitpid(child, 0)
+
+    def in_the_child() -> dict[str, Any]:
+        begun = loop_of(recovery)["lag"]["count"]
+        return {"begun": begun, **asyncio.run(calls())}
+
+    told = ForkedChild(in_the_child).answer()
     assert (told["begun"], told["loops"]) == (0, 1)
     assert told["lag"]["count"] > 0
     assert loop_of(recovery)["lag"]["count"] == counted

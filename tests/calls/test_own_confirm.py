@@ -26,6 +26,7 @@ from shockproof import (
     OutcomeUnknownError,
 )
 from shockproof.testing import VirtualClock
+from tests.forked_child import ForkedChild
 
 Confirm = Callable[[str], Awaitable[Any]]
 
@@ -334,11 +335,9 @@ def test_forked_child_knows_nothing_of_what_its_parent_had_looked_at(tmp_path: P
     sendings = recovery._sendings
     assert sendings.are_settled("orders")
     assert recovery._halt.is_known
-    child = os.fork()
-    if child == 0:
-        os._exit(1 if sendings.are_settled("orders") or recovery._halt.is_known else 0)
+    child = ForkedChild(lambda: [sendings.are_settled("orders"), recovery._halt.is_known])
 
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert child.answer() == [False, False]
     asyncio.run(recovery.aclose())
 
 

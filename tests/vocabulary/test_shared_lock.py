@@ -44,7 +44,7 @@ def test_a_forked_child_finds_it_free_although_a_thread_of_the_parent_held_it() 
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         timeout=60,
     )
-    assert done.stdout.split() == ["7"]
+    assert (done.stdout.split(), done.stderr) == (["7"], "")

@@ -22,6 +22,7 @@ import os
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -162,6 +163,8 @@ def in_the_child(work: Callable[[], None]) -> int:
     if not child:
         try:
             work()
+        except BaseException:  # noqa: BLE001 - it goes no further than this process
+            traceback.print_exc()
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +21,13 @@ from shockproof import (
     RateLimitedError,
     RetryBudget,
     StateStore,
+    StoreUnavailableError,
 )
+from shockproof.memory.disk import fork_barrier
+from shockproof.memory.disk.fork_barrier import ForkBarrier
 from shockproof.policies.fleet_budget import BudgetRecord
 from shockproof.policies.fleet_limit import LimitRecord
+from tests.forked_child import ForkedChild
 
 PATIENCE = 60.0
 LIMIT = 40
@@ -107,21 +113,15 @@ def test_a_forked_child_uses_nothing_of_what_its_parent_has_and_both_keep_to_the
 
     sent, paid = asyncio.run(before())
     assert (sent, paid) == (5, 1)
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            budget = recovery.service("venue").plan.state.retry_budget
-            assert budget is not None
-            in_hand = budget.tokens
-            os.write(write, json.dumps([in_hand, *asyncio.run(after())]).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
+
+    def in_the_child() -> tuple[float, int, int]:
+        budget = recovery.service("venue").plan.state.retry_budget
+        assert budget is not None
+        return budget.tokens, *asyncio.run(after())
+
+    child = ForkedChild(in_the_child)
     own_sent, own_paid = asyncio.run(after())
-    with os.fdopen(read, "rb") as told:
-        in_hand, child_sent, child_paid = json.loads(told.read())
-    os.waitpid(child, 0)
+    in_hand, child_sent, child_paid = child.answer()
     assert in_hand == 0.0
     assert (own_sent, child_sent) == (10, 10)
     rest = asyncio.run(sends_what_is_there(recovery))
@@ -138,6 +138,93 @@ def test_a_forked_child_uses_nothing_of_what_its_parent_has_and_both_keep_to_the
         )
 
     assert asyncio.run(members()) == (2, 2), "two processes, two lives"
+
+
+def test_a_fork_waits_for_the_end_of_a_step_of_the_file_store(tmp_path: Path) -> None:
+    """Or the child would find the file locked for ever, by a thread that it does not have."""
+    program = """
+        import asyncio, os, sys, threading
+        from shockproof import FileStore
+        store = FileStore(sys.argv[1], timeout=60)
+        asyncio.run(store.put("key", b"value"))
+        begun, goes_on = threading.Event(), threading.Event()
+
+        def step(database):
+            begun.set()
+            assert goes_on.wait(60)
+
+        store._writer.submit(store._step, step)
+        assert begun.wait(60)
+        os.register_at_fork(before=goes_on.set)  # called before the library's own
+        child = os.fork()
+        if child == 0:
+            print(asyncio.run(store.get("key")).value, flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        """
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program), str(tmp_path / "shared.db")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "b'value'\n", "")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_was_forked_in_the_middle_of_a_step_that_hangs_is_told_so_and_its_parent_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that hangs does not hold a fork up for ever; the child does not wait for what never comes."""
+    monkeypatch.setattr(fork_barrier, "_PATIENCE", 0.0)
+    store = FileStore(tmp_path / "shared.db", timeout=PATIENCE)
+    asyncio.run(store.put("key", b"value"))
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def step(_database: object) -> bool:
+        begun.set()
+        return goes_on.wait(PATIENCE)
+
+    def in_the_child() -> str:
+        with pytest.raises(StoreUnavailableError) as refused:
+            asyncio.run(store.get("key"))
+        return str(refused.value)
+
+    hangs = store._writer.submit(store._step, step)
+    assert begun.wait(PATIENCE)
+    child = ForkedChild(in_the_child)
+    goes_on.set()
+
+    assert "this process was forked while" in child.answer()
+    assert hangs.result(PATIENCE)
+    assert asyncio.run(store.get("key")) is not None
+
+
+def test_nobody_enters_what_a_fork_waits_for() -> None:
+    """Else many threads that take turns would keep it waiting."""
+    barrier, happened = ForkBarrier(), list[str]()
+
+    def forks() -> None:
+        barrier._before()
+        happened.append("forked")
+        barrier._in_the_parent()
+
+    def enters() -> None:
+        with barrier:
+            happened.append("entered")
+
+    with ThreadPoolExecutor(2) as threads:
+        with barrier:
+            fork = threads.submit(forks)
+            while not barrier._forks:
+                time.sleep(0)
+            entrance = threads.submit(enters)
+            while len(barrier._changed._waiters) < 2 and not happened:  # type: ignore[attr-defined]  # those who wait
+                time.sleep(0)
+        fork.result(PATIENCE)
+        entrance.result(PATIENCE)
+    assert happened == ["forked", "entered"]
 
 
 def test_loops_in_several_threads_are_one_process_and_go_on_when_the_first_loop_has_ended(

@@ -2,7 +2,7 @@
 A store in one file, for the processes of one machine.
 
 SQLite does the work: it locks, and a crash leaves a change whole or not done. Each step opens the file, in the
-disk's thread, so that there is nothing to carry over a fork, and nothing left open.
+disk's thread, and a fork waits for its end, so that there is nothing to carry over a fork, and nothing left open.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from shockproof.memory.disk.fork_barrier import ForkBarrier
 from shockproof.memory.disk.writer import writer_for
 from shockproof.memory.stores.state_store import (
     Guard,
@@ -46,6 +47,9 @@ _TABLES: Final = (
     ),
     f"PRAGMA user_version = {_FORMAT_VERSION}",
 )
+# SQLite counts in the memory of a process which of its threads has which file locked. A child that was forked in the
+# middle of a step waits for ever for a thread that it does not have.
+_steps: Final = ForkBarrier()
 # One machine's processes read the same monotonic clock. It begins anew when the machine does, and whoever put
 # something before that is gone: what seems to come from the future is over, too.
 _IS_ALIVE: Final = "(seconds IS NULL OR (? >= begun AND ? < begun + seconds))"
@@ -196,6 +200,15 @@ class FileStore:
             raise StoreUnavailableError(f"{self!r} has not answered within {self._timeout:g} s") from None
 
     def _step(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        if _steps.is_cut:
+            raise StoreUnavailableError(
+                f"{self!r}: this process was forked while its parent had waited for the disk for long, in the middle of a step: "
+                "start it anew, or fork it before the store is used"
+            )
+        with _steps:
+            return self._whole_step(step)
+
+    def _whole_step(self, step: Callable[[sqlite3.Connection], T]) -> T:
         import sqlite3  # here, in the disk's thread: it takes milliseconds
 
         try:
