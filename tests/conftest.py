@@ -154,7 +154,7 @@ def _no_thread_is_left() -> Iterator[None]:
     yield
     for thread in threading.enumerate():
         if thread not in before and not thread.daemon:
-            thread.join(1.0)  # one that is on its way out may finish
+            thread.join(60.0)  # one that is on its way out may finish, on a machine that stands still, too
             assert not thread.is_alive(), f"the test left the thread {thread.name!r} running"
 
 

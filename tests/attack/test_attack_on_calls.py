@@ -123,7 +123,7 @@ async def test_a_task_factory_may_use_the_service_while_a_listener_is_told(
     ) -> asyncio.Task[Any]:  # Any: asyncio's
         thread = threading.Thread(target=recovery.on_event, args=(lambda event: None,), daemon=True)
         thread.start()
-        thread.join(2.0)
+        thread.join(30.0)
         stuck.append(thread.is_alive())
         return asyncio.Task(coro, loop=loop, **options)
 

@@ -365,7 +365,7 @@ async def test_a_block_may_be_left_by_the_collector_while_another_is_being_left(
     places._entered = Collecting(places._entered)
     leaving = threading.Thread(target=lambda: asyncio.run(comes_and_goes()), daemon=True)
     leaving.start()
-    await asyncio.to_thread(leaving.join, 10.0)
+    await asyncio.to_thread(leaving.join, 60.0)
     assert not leaving.is_alive(), "it waits for itself"
     async with places, places:
         pass

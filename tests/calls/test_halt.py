@@ -296,10 +296,10 @@ async def test_write_that_waits_for_a_thread_is_refused_when_it_has_one(tmp_path
 
     def blocks() -> None:
         began.set()
-        ends.wait(10)
+        ends.wait(60)
 
     first = asyncio.ensure_future(venue.call(blocks))
-    await asyncio.to_thread(began.wait, 10)
+    await asyncio.to_thread(began.wait, 60)
     second = asyncio.ensure_future(venue.call(sent.append, 1))
     await asyncio.sleep(0)
     _ = recovery.halt("enough")
@@ -540,7 +540,7 @@ async def test_hanging_disk_refuses_the_first_write_within_its_deadline(
     read = SystemFiles.read
 
     def hangs(self: SystemFiles, path: Path, limit: int) -> bytes:
-        answers.wait(10)
+        answers.wait(60)
         return read(self, path, limit)
 
     monkeypatch.setattr(SystemFiles, "read", hangs)
@@ -564,13 +564,13 @@ async def test_decision_beats_what_the_disk_says_later(
     def slow(self: SystemFiles, path: Path, limit: int) -> bytes:
         content = read(self, path, limit)
         asked.set()
-        answers.wait(10)
+        answers.wait(60)
         return content
 
     monkeypatch.setattr(SystemFiles, "read", slow)
     recovery = ErrorRecoveryService(tmp_path, tmp_path)
     call = asyncio.ensure_future(recovery.service("venue", effect="unsafe").call(answer))
-    await asyncio.to_thread(asked.wait, 10)
+    await asyncio.to_thread(asked.wait, 60)
     durable = recovery.resume()
     answers.set()
     assert await call == "answer"
@@ -590,7 +590,7 @@ async def test_cancelled_first_write_leaves_the_question_to_others(
     read = SystemFiles.read
 
     def slow(self: SystemFiles, path: Path, limit: int) -> bytes:
-        answers.wait(10)
+        answers.wait(60)
         return read(self, path, limit)
 
     monkeypatch.setattr(SystemFiles, "read", slow)
@@ -647,7 +647,7 @@ def test_halt_from_another_thread_stops_the_loops_of_all(tmp_path: Path) -> None
     async def trade() -> None:
         await venue.call(answer)
         assert venue.plan.entrance.lane is not None
-        running.wait(10)
+        running.wait(60)
         try:
             while True:
                 await venue.call(answer)
@@ -657,10 +657,10 @@ def test_halt_from_another_thread_stops_the_loops_of_all(tmp_path: Path) -> None
     traders = [threading.Thread(target=lambda: asyncio.run(trade())) for _ in range(2)]
     for trader in traders:
         trader.start()
-    running.wait(10)
+    running.wait(60)
     _ = recovery.halt("enough")
     for trader in traders:
-        trader.join(10)
+        trader.join(60)
     assert refused == ["enough", "enough"]
 
 

@@ -860,7 +860,7 @@ async def test_close_does_not_wait_for_a_disk_that_hangs(
 ) -> None:
     """It does not say that it hangs; after a second the close is sent, and that is on record."""
     gate = threading.Event()
-    monkeypatch.setattr(SystemFiles, "fsync", lambda self, handle: gate.wait(10))
+    monkeypatch.setattr(SystemFiles, "fsync", lambda self, handle: gate.wait(60))
     monkeypatch.setattr(patience_with_the_journal, "PATIENCE", 0.01)
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
 
@@ -1745,7 +1745,7 @@ async def test_order_does_not_wait_longer_than_its_deadline_for_a_disk_that_hang
         sent.clear()
     gate = threading.Event()
     real = getattr(SystemFiles, hangs)
-    monkeypatch.setattr(SystemFiles, hangs, lambda self, handle: (gate.wait(10), real(self, handle)))
+    monkeypatch.setattr(SystemFiles, hangs, lambda self, handle: (gate.wait(60), real(self, handle)))
 
     with pytest.raises(JournalUnavailableError, match="deadline"):
         await order("second", deadline=0.05)
@@ -1767,7 +1767,7 @@ async def test_order_that_waited_for_a_thread_all_its_time_was_not_sent(tmp_path
 
     handle = recovery.service("orders", max_retries=0)
     threads = handle.plan.runtime.max_threads
-    busy = [asyncio.ensure_future(handle.call(gate.wait, 10)) for _ in range(threads)]
+    busy = [asyncio.ensure_future(handle.call(gate.wait, 60)) for _ in range(threads)]
     await asyncio.sleep(0)
     once = handle.using(timeout=0.05).once("mine", confirm=find)
 
@@ -1789,11 +1789,11 @@ async def test_reconcile_knows_nothing_while_a_thread_that_was_left_behind_may_s
 
     def submit() -> None:
         begun.set()
-        gate.wait(10)
+        gate.wait(60)
 
     once = recovery.service("orders").once("mine", confirm=Venue(clock).find, settle=10.0)
     task = asyncio.ensure_future(once.call(submit))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     task.cancel()
     await asyncio.wait({task})
     clock.advance(100.0)

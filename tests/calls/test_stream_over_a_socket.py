@@ -25,6 +25,7 @@ class Venue:
         self.sent = 0
         self.connections = 0
         self.open_now = 0
+        self.all_are_closed = asyncio.Event()
         self.url = ""
 
     async def handle(self, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
@@ -33,6 +34,7 @@ class Venue:
         ws = web.WebSocketResponse(compress=False)
         await ws.prepare(request)
         self.open_now += 1
+        self.all_are_closed.clear()
         try:
             for _ in range(3):
                 await ws.send_str(str(self.sent))
@@ -48,6 +50,8 @@ class Venue:
                 await ws.receive()
         finally:
             self.open_now -= 1
+            if not self.open_now:
+                self.all_are_closed.set()
         return ws
 
     @asynccontextmanager
@@ -93,11 +97,8 @@ async def test_a_feed_over_a_websocket_comes_back_each_time(tmp_path: Path, grac
                     gaps.append(ticks.gap.error_type)
                 if tick == 11:
                     break
-        for _ in range(100):  # the server hears of the last close by the network
-            if not venue.open_now:
-                break
-            await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(lambda: None))})
-        assert venue.open_now == 0
+        # The server hears of the last close by the network.
+        await asyncio.wait_for(venue.all_are_closed.wait(), 60.0)
     assert received == list(range(12))
     # aiohttp ends the iteration when the connection is reset, and when it is closed.
     assert gaps == ["StreamEndedError", "StreamSilentError", "StreamEndedError"]

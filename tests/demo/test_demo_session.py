@@ -267,7 +267,7 @@ async def test_an_orderly_end_in_the_middle_leaves_book_and_ledger_in_agreement(
 async def test_a_trader_whose_supervisor_is_gone_ends_by_itself(tmp_path: Path) -> None:
     """Its standard input closes, and it takes that for the order to stop."""
     view = Watching()
-    session = Session(Options(seconds=30.0, faults="none"), tmp_path, view)
+    session = Session(Options(seconds=600.0, faults="none"), tmp_path, view)
     view.moment = lambda board: sum(board.orders().values()) >= 2
 
     def leave() -> None:
@@ -277,4 +277,4 @@ async def test_a_trader_whose_supervisor_is_gone_ends_by_itself(tmp_path: Path) 
         stdin.close()
 
     view.then = leave
-    assert_agrees(await asyncio.wait_for(session.run(), 25))
+    assert_agrees(await asyncio.wait_for(session.run(), 100))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import ipaddress
 import shutil
@@ -10,10 +11,10 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pytest
 from cryptography import x509
@@ -21,9 +22,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from shockproof import StateStore
+from shockproof import StateStore, StoreUnavailableError
 from shockproof.integrations.etcd import EtcdStore
 from shockproof.integrations.redis import RedisStore
+
+T = TypeVar("T")
 
 HOST = "127.0.0.1"
 PATIENCE = 60.0
@@ -122,6 +125,14 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not holds():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.005)
+
+
+async def answered(step: Callable[[], Awaitable[T]]) -> T:
+    """What a store says that has little time for each step: on a machine that stands still perhaps the second time only."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(StoreUnavailableError):
+                return await step()
 
 
 def redis_server(folder: Path, *options: str) -> Server:

@@ -114,7 +114,7 @@ async def test_a_redirect_to_where_nobody_is_proves_nothing_about_the_order_befo
     """A bare client follows it; a protected one does not, and the order is sent once by both."""
     server.answers(303, b"", Location=f"{nobody}/orders/1")
     assert meaning_of(await error_of(server.url)) is Meaning.UNKNOWN
-    async with connected(server.url, timeout=5.0) as client:
+    async with connected(server.url, timeout=60.0) as client:
         venue = shockproof.integrations.binance.protect(client, recovery)
         with pytest.raises(BinanceAPIException) as caught:
             await venue.create_order(**ORDER)

@@ -377,7 +377,7 @@ def test_place_may_come_back_while_another_is_being_granted() -> None:
     places.join(second, NORMAL)
     granting = threading.Thread(target=lambda: woken.extend(places.give_back()), daemon=True)
     granting.start()
-    granting.join(10.0)
+    granting.join(60.0)
 
     assert not granting.is_alive(), "it waits for itself"
     assert sorted(map(repr, woken)) == ["first", "second"]

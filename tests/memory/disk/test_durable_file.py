@@ -195,11 +195,11 @@ def test_directory_locked_by_another_writer_is_refused_in_the_end(tmp_path: Path
     def hold() -> None:
         with SystemFiles().locked(tmp_path):
             entered.set()
-            leave.wait(10)
+            leave.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    entered.wait(10)
+    assert entered.wait(60)
     try:
         with (
             pytest.raises(BlockingIOError, match="another writer"),

@@ -55,7 +55,7 @@ class WatchedDisk(SystemFiles):
 
     def sync_data(self, handle: int) -> None:
         self.at_the_gate.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         self.refuse("sync_data")
         self.syncs += 1
         super().sync_data(handle)
@@ -111,7 +111,7 @@ async def test_requests_made_while_the_disk_works_share_its_next_turn(bench: Ben
     bench.disk.gate.clear()
     bench.disk.at_the_gate.clear()
     slow = asyncio.ensure_future(bench.journal.ask(begin("slow")))
-    await asyncio.to_thread(bench.disk.at_the_gate.wait, 10)
+    await asyncio.to_thread(bench.disk.at_the_gate.wait, 60)
     before = bench.disk.syncs
     others = [asyncio.ensure_future(bench.journal.ask(begin(f"{n}"))) for n in range(500)]
     await asyncio.sleep(0)
@@ -130,7 +130,7 @@ async def test_an_outcome_becomes_durable_by_itself(bench: Bench) -> None:
 
     bench.journal.tell(end("A"))
 
-    assert await asyncio.to_thread(bench.disk.synced.wait, 10)
+    assert await asyncio.to_thread(bench.disk.synced.wait, 60)
     assert bench.on_disk()[Name("A", "k")]["status"] == "completed"
     await bench.journal.aclose()
 
@@ -313,7 +313,7 @@ async def test_what_arrives_while_a_journal_is_closed_is_written_behind_what_is_
     journal = bench.journal
     await journal.ask(begin("A"))
     gate = threading.Event()
-    writer_for(journal.directory).submit(gate.wait, 10)  # all that follows is one turn
+    writer_for(journal.directory).submit(gate.wait, 60)  # all that follows is one turn
     closing = asyncio.ensure_future(journal.aclose())
     await asyncio.sleep(0)
     journal.tell(
@@ -425,7 +425,7 @@ def test_loops_one_after_the_other_share_a_journal(bench: Bench) -> None:
         bench.disk.gate.clear()
         bench.disk.at_the_gate.clear()
         task = asyncio.ensure_future(bench.journal.ask(begin("left")))
-        await asyncio.to_thread(bench.disk.at_the_gate.wait, 10)
+        await asyncio.to_thread(bench.disk.at_the_gate.wait, 60)
         task.cancel()
 
     asyncio.run(_ask(bench, "A"))

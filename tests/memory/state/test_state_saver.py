@@ -257,7 +257,7 @@ def test_saves_during_a_write_become_one_more_write(tmp_path: Path) -> None:
         def meanwhile() -> None:
             bench.files.meanwhile = lambda: None
             asyncio.run_coroutine_threadsafe(add(), loop)
-            assert arrived.wait(10)
+            assert arrived.wait(60)
 
         bench.files.meanwhile = meanwhile
         with ThreadPoolExecutor(1) as pool:
