@@ -18,6 +18,7 @@ from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.sending import (
     Earlier,
+    NotFreshError,
     Sending,
     name_of_sending,
     sent_at,
@@ -198,6 +199,60 @@ async def test_journal_that_is_used_again_is_not_given_up_for_an_earlier_close(d
     assert desk.journal.status().state == "open"
     await desk.journal.aclose()
     assert desk.journal.status().state == "closed"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("asks", ["in memory", "on the disk"])
+async def test_an_order_of_an_earlier_life_stays_when_it_is_asked_for_before_the_journal_hears_that_nothing_was_sent(
+    desk: Desk, asks: str
+) -> None:
+    """What was not sent is the new attempt. Given up, the old one would be sent again after a crash."""
+    earlier = await desk.sent()
+    earlier.ended_late("OSError", moment_of(desk.clock))
+    await desk.journal.flush()
+    held, sending = threading.Event(), desk.sending()
+    with pytest.raises(NotFreshError):
+        await sending.about_to_send(at_most_for=1.0, even_without_space=False)
+
+    def hold(session: Session) -> None:
+        assert held.wait(60)
+
+    desk.journal.tell(hold)
+    if asks == "in memory":
+        sending.is_not_there()
+        assert sending.claim_at_once(is_under_way=nobody) == Earlier(0.0, is_there=False)
+    else:
+        claiming = asyncio.ensure_future(sending.claim(is_under_way=nobody))
+        await asyncio.sleep(0)
+        sending.is_not_there()
+        claiming.cancel()
+    held.set()
+
+    assert (await desk.known() or {})["status"] == "pending"
+    sending.release()
+    await desk.journal.aclose()
+
+
+@pytest.mark.asyncio
+async def test_what_is_asked_for_and_given_up_before_the_disk_hears_of_it_is_free_again(desk: Desk) -> None:
+    """It is in the journal behind that moment, and nothing was sent: nobody would ever settle it."""
+    held, sending = threading.Event(), desk.sending()
+    assert await desk.known() is None
+
+    def hold(session: Session) -> None:
+        assert held.wait(60)
+
+    desk.journal.tell(hold)
+    asking = asyncio.ensure_future(sending.about_to_send(at_most_for=1.0, even_without_space=False))
+    await asyncio.sleep(0)
+    assert not sending.is_claimed
+    sending.is_not_there()
+    held.set()
+    await asking
+
+    assert await desk.known() is None
+    sending.release()
+    await desk.journal.aclose()
 
 
 @pytest.mark.asyncio

@@ -158,6 +158,8 @@ class Sending:
         """How often it had been sent, by anybody, when it was last sent from here."""
         self.is_claimed = False
         """Whether the journal was asked, and nobody else of this process may send it until `release`."""
+        self._is_from_here = False
+        """Whether all that the journal knows of it was told from here; for its thread."""
         self.was_about_to_send = False
         """Whether `about_to_send` was called, whatever came of it."""
         self.is_new = False
@@ -371,7 +373,7 @@ class Sending:
             known = session.table.get(self._name)
             if known is None:
                 session.tell(Kind.SEND, {**body, **self._detailed()})
-                self.is_claimed = True
+                self.is_claimed = self._is_from_here = True
             elif not known.is_completed:
                 # What was asked for may have been recorded by now, and be taken back if the disk refuses: not this.
                 session.tell(Kind.INTERRUPT, {**body, **self._detailed(), "why": None})
@@ -406,7 +408,7 @@ class Sending:
         known = session.table.get(self._name)
         if known is not None or self._may_be_lost or session.claims.take(self._name, self) is not None:
             raise NotFreshError
-        self.is_claimed = True
+        self.is_claimed = self._is_from_here = True
 
     def outcome_unknown(self, why: str, at: Moment, *, is_over: bool, is_there: bool = False) -> None:
         """
@@ -494,12 +496,13 @@ class Sending:
 
     def is_not_there(self) -> None:
         """It is certain that it was not sent, or did not arrive; never waits. The key may be used again."""
-        if self.is_claimed:
+        was_claimed = self.is_claimed
+        if was_claimed:
             self._told = _Told("not there")
 
         def act(session: Session) -> None:
-            # Not what an earlier life left, if nobody has asked for it.
-            if self.is_claimed and session.table.get(self._name) is not None:
+            # Not what an earlier life left, if nobody had asked for it, whoever asks until this is heard.
+            if (was_claimed or self._is_from_here) and session.table.get(self._name) is not None:
                 self._abandon(session)
 
         self._tell(act)
