@@ -1,26 +1,35 @@
 """
 Ways to the store that can be cut in the middle: a network namespace for each process where the machine permits it, else a
-proxy on loopback for each. Cut means silence: nothing comes through, and nobody is told.
+proxy on loopback for each. Cut means silence: nothing comes through, and nobody is told. A venue that processes call over TCP has
+a way of its own to each, which stays.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 IN_A_NAMESPACE = "SHOCKPROOF_FLEET_NAMESPACE"
-HUB = "10.77.0.1"
 LOOPBACK = "127.0.0.1"
+NEW_NETWORK = 0x40000000
+"""CLONE_NEWNET of Linux."""
+PATIENCE = 60.0
+"""Seconds: a process is connected within milliseconds."""
+
+T = TypeVar("T")
 
 
 class Network(Protocol):
-    """Between the processes and the one server."""
+    """Between the processes and one server."""
 
     name: str
     host: str
@@ -55,8 +64,15 @@ def enter_a_namespace() -> None:
     os.execvp(words[0], words)  # noqa: S606 - no shell is wanted
 
 
-def network() -> Network:
-    return Namespaces() if os.environ.get(IN_A_NAMESPACE) else Proxies()
+def network(*, is_second: bool = False) -> Network:
+    """*is_second*: beside another one, to another server."""
+    return Namespaces(int(is_second)) if os.environ.get(IN_A_NAMESPACE) else Proxies()
+
+
+def enter_one_of_its_own() -> None:
+    """Called by a process that was forked here, before it has threads: leave our network, if `Namespaces` are used."""
+    if os.environ.get(IN_A_NAMESPACE) and ctypes.CDLL(None, use_errno=True).unshare(NEW_NETWORK):
+        raise OSError(ctypes.get_errno(), "no network namespace for this process")
 
 
 class Namespaces:
@@ -64,35 +80,37 @@ class Namespaces:
 
     name = "network namespaces"
 
-    def __init__(self) -> None:
-        self.host = HUB
+    def __init__(self, number: int = 0) -> None:
+        self._net = f"10.{77 + number}"
+        self._ends = f"hub{number}-", f"bot{number}-"
+        self.host = f"{self._net}.0.1"
         self.before = ["unshare", "-n"]
         _ip("link", "set", "lo", "up")
         with contextlib.suppress(subprocess.CalledProcessError):  # it is there already
-            _ip("addr", "add", f"{HUB}/32", "dev", "lo")
+            _ip("addr", "add", f"{self.host}/32", "dev", "lo")
 
     async def connect(self, number: int, pid: int, port: int) -> str:
         # Until its command has run, the process is still where we are.
         while Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink():
             await asyncio.sleep(0.005)
-        here, there = f"hub{number}", f"bot{number}"
+        here, there = (f"{end}{number}" for end in self._ends)
         _ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", str(pid))
-        _ip("addr", "add", f"10.77.{number + 1}.1/30", "dev", here)
+        _ip("addr", "add", f"{self._net}.{number + 1}.1/30", "dev", here)
         _ip("link", "set", here, "up")
         for words in (
             ("link", "set", "lo", "up"),
-            ("addr", "add", f"10.77.{number + 1}.2/30", "dev", there),
+            ("addr", "add", f"{self._net}.{number + 1}.2/30", "dev", there),
             ("link", "set", there, "up"),
-            ("route", "add", f"{HUB}/32", "via", f"10.77.{number + 1}.1"),
+            ("route", "add", f"{self.host}/32", "via", f"{self._net}.{number + 1}.1"),
         ):
             _run("nsenter", "-t", str(pid), "-n", "ip", *words)
-        return f"{HUB}:{port}"
+        return f"{self.host}:{port}"
 
     def cut(self, number: int) -> None:
-        _ip("link", "set", f"hub{number}", "down")
+        _ip("link", "set", f"{self._ends[0]}{number}", "down")
 
     def mend(self, number: int) -> None:
-        _ip("link", "set", f"hub{number}", "up")
+        _ip("link", "set", f"{self._ends[0]}{number}", "up")
 
     async def aclose(self) -> None:
         pass  # the cables go with the processes, and the rest with this one
@@ -163,3 +181,28 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_o
         pass
     finally:
         writer.close()
+
+
+class OnAThread:
+    """A loop for networks, for a program that has none itself."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, what: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(PATIENCE)
+
+    def do(self, what: Callable[[int], None], number: int) -> None:
+        """Cut or mend the way of a process."""
+
+        async def done() -> None:
+            what(number)
+
+        self.run(done())
+
+    def end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+        self._loop.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from published import SECTIONS, table
 
-from fleet import load, orders, trouble
+from fleet import load, orders, trouble, venue
 from fleet.load import Outage, Shared
 from fleet.trouble import HUNDRED, LARGE, LARGE_BYTES, ONE, PUT, RENEW, TAKEN, Outcome
 
@@ -32,12 +32,16 @@ class Found:
     limits: list[Shared] = field(default_factory=list[Shared])
 
     @property
-    def is_as_promised(self) -> bool:
-        return (
-            all(one.is_as_promised for one in self.troubles)
-            and (self.orders is None or self.orders.is_as_promised)
-            and all(one.closed == one.processes for one in self.outages)
-        )
+    def complaints(self) -> list[str]:
+        """What is not as promised."""
+        told = [what for one in self.troubles for what in one.complaints]
+        told += [] if self.orders is None else self.orders.complaints
+        told += [
+            f"load: of {one.processes} circuits {one.processes - one.closed} stayed open"
+            for one in self.outages
+            if one.closed != one.processes
+        ]
+        return told
 
 
 def write(found: Found, rounds: int) -> None:
@@ -100,8 +104,8 @@ def troubles_table(outcomes: list[Outcome]) -> str:
         row("of them failed because of the store", lambda one: one.failed),
         row("requests that the venue counted", lambda one: f"{len(one.ledger.requests):,}"),
         row(
-            f"most in any {trouble.WINDOW:g} s, of {trouble.LIMIT}",
-            lambda one: one.ledger.most_in(trouble.WINDOW),
+            f"most in any {venue.WINDOW:g} s, of {venue.LIMIT}",
+            lambda one: one.ledger.most_in(venue.WINDOW),
         ),
         row("windows above the limit", lambda one: one.windows_above),
         row("of the limit, used in calm", lambda one: f"{100 * one.used_in_calm:.0f} %"),
@@ -121,7 +125,7 @@ def orders_table(outcome: orders.Outcome) -> str:
     return table(
         ["one account", f"{orders.FLEET} processes"],
         [
-            ("orders", f"{outcome.task.intents:,}"),
+            ("orders", f"{outcome.orders:,}"),
             ("of them met a fault of the venue", outcome.faults),
             ("owners killed in the middle (SIGKILL)", outcome.kills),
             ("owners stopped for longer than their lease, and woken (SIGSTOP)", outcome.stops),
@@ -132,10 +136,18 @@ def orders_table(outcome: orders.Outcome) -> str:
             ("the store stood still for longer than the lease, in the middle (SIGSTOP)", outcome.stood),
             ("it was killed in the middle, and came back empty", outcome.emptied),
             ("from then until orders went on, at most", f"{max(outcome.gaps, default=0.0):.1f} s"),
+            (
+                "half of the processes cut off from the store, the owner among them, until another one had sent orders",
+                outcome.cuts,
+            ),
+            ("orders meanwhile", f"{outcome.sent_in_cuts:,}"),
             ("doubled", outcome.doubled),
             ("lost", outcome.lost),
             ("of which somebody said what the venue's ledger does not", outcome.wrong),
             ("left pending", outcome.pending),
+            ("requests to place an order that the venue counted", f"{len(outcome.requests):,}"),
+            (f"most in any {venue.WINDOW:g} s, of {orders.LIMIT}", outcome.most_in_a_window),
+            ("windows above the limit", outcome.windows_above),
         ],
     )
 

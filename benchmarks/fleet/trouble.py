@@ -16,15 +16,10 @@ from typing import Any
 
 from fleet.bots import Process, store_at
 from fleet.network import Network, network
-from fleet.venue import Ledger, VenueProcess
+from fleet.venue import LIMIT, MARGIN, RATE, WINDOW, Ledger, VenueProcess
 from shockproof import StateStore, take_lease
 
 PROCESSES = 8
-LIMIT, WINDOW = 200, 5.0
-"""What the venue allows: so many requests of all processes together in any so many seconds."""
-MARGIN = 0.5
-"""Seconds that a request may be on its way: the processes are told of a window that is so much longer."""
-RATE = f"{LIMIT}/{WINDOW + MARGIN:g}s"
 CALM = 3 * (WINDOW + MARGIN)
 PAUSE = 25.0
 """Seconds for which the store is stopped: longer than a share lasts without it."""
@@ -106,8 +101,20 @@ class Outcome:
         return self.ledger.between(trouble.begun, trouble.ended)
 
     @property
-    def is_as_promised(self) -> bool:
-        return not self.failed and not self.windows_above and self.ledger.slowest <= MARGIN
+    def complaints(self) -> list[str]:
+        """What is not as promised. That the store was in trouble is certain: all processes have said so, or it would have gone on for ever."""
+        told = []
+        if self.failed:
+            told.append(f"{self.failed} calls failed because of the store")
+        if self.windows_above:
+            told.append(f"{self.windows_above} windows of {WINDOW:g} s held more than {LIMIT} requests")
+        if self.ledger.slowest > MARGIN:
+            told.append(
+                f"a request was on its way for {self.ledger.slowest:.2f} s, and {MARGIN:g} are allowed for"
+            )
+        if not all(self.sent_during(one) for one in self.troubles):
+            told.append("nothing was sent in one of the troubles")
+        return [f"{self.name}: {what}" for what in told]
 
 
 def in_us(call: tuple[float, float]) -> str:

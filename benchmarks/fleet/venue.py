@@ -13,6 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+LIMIT, WINDOW = 200, 5.0
+"""What the venue allows: so many requests of all processes together in any so many seconds."""
+MARGIN = 0.5
+"""Seconds that a request may be on its way: the processes are told of a window that is so much longer."""
+RATE = f"{LIMIT}/{WINDOW + MARGIN:g}s"
+
 
 async def keep(socket: str) -> None:
     """Serve until standard input ends, then print the ledger."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -32,3 +33,26 @@ def test_of_eight_processes_one_sends_and_whoever_follows_it_doubles_no_order() 
     told = re.search(r"(\d+) owners killed and 0 stopped, (\d+) owners in all", ran.stdout)
     assert told is not None, ran.stdout
     assert (int(told[1]), int(told[2]) > 1) == (1, True)
+
+
+def test_a_run_in_which_something_of_what_it_promises_did_not_happen_is_not_as_promised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However well its orders went: nothing has befallen them."""
+    monkeypatch.syspath_prepend(FLEET.parent)
+    orders = importlib.import_module("fleet.orders")
+    task = orders.Task(intents=40, kills=2, stops=1, seed=1, troubles=2, cuts=1)
+    missed = orders.Outcome(task, kills=1, stood=1)
+    assert [
+        line.partition(" were ")[0].partition(" befell ")[0].partition(" separated ")[0]
+        for line in missed.complaints
+    ] == [
+        "orders: only 1 of 2 owners",
+        "orders: only 0 of 1 owners",
+        "orders: only 1 of 2 troubles",
+        "orders: only 0 of 1 cuts",
+    ]
+    hit = orders.Outcome(task, kills=2, stops=1, stood=1, emptied=1, cuts=1)
+    assert hit.complaints == []
+    hit.requests = [0.01 * number for number in range(orders.LIMIT + 1)]
+    assert hit.complaints == [f"orders: windows of 5 s with more than {orders.LIMIT} of them: 1"]
