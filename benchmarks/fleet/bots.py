@@ -39,7 +39,11 @@ async def live(name: str, rate: str, venue: str) -> None:
     url = (await reader.readline()).decode().strip()
     with tempfile.TemporaryDirectory() as folder:
         recovery = ErrorRecoveryService(
-            Path(folder) / "state", Path(folder) / "errors", store=store_at(url), process_name=name
+            Path(folder) / "state",
+            Path(folder) / "errors",
+            store=store_at(url),
+            process_name=name,
+            machine_name=name,
         )
         await Bot(name, recovery, rate, venue).run(reader)
 

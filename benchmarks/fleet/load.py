@@ -137,7 +137,8 @@ async def _an_outage(processes: int, clock: VirtualClock) -> Outage:
     fleets: list[Fleet] = []
     for number in range(processes):
         state = ServiceState("venue", Circuit(threshold=3, timeout=30.0))
-        fleet = Fleet(store, name=f"p{number}", clock=clock, rng=rng, on_loop_end=lambda: None)
+        name = f"p{number}"
+        fleet = Fleet(store, name=name, machine=name, clock=clock, rng=rng, on_loop_end=lambda: None)
         state.watcher, state.circuit.observer = Telling(fleet), state
         fleet.share(state, 2)
         fleet.ensure()

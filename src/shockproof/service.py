@@ -184,8 +184,10 @@ class ErrorRecoveryService:
             Default: nothing.
         share_state: keep what `save_state` saves in the *store*, too, for whoever owns what *owns* names next: `restore_state` takes
             the newer one of both. It is put there in the background, up to 8 MiB compressed. Default: False.
-        process_name: as what this process counts among them; those whose fate is one may have one name. Default: host and
+        process_name: as what this process counts among them. Default: host and
             process number, and one that is gone from this host counts no longer when another one of it does.
+        machine_name: as what the machine counts on which it runs, for ``circuit_quorum``; machines whose fate is one, such as those
+            behind one line, may have one name. Default: the host's name, which in a container is its own.
         clock: where time comes from, see `Clock`. Default: the real time.
         rng: the source of jitter, for example ``random.Random(7)``. Default: a fresh one.
 
@@ -218,6 +220,7 @@ class ErrorRecoveryService:
         owns: str | None = None,
         share_state: bool = False,
         process_name: str | None = None,
+        machine_name: str | None = None,
         clock: Clock | Callable[[], float] | None = None,
         rng: Randomness | None = None,
     ) -> None:
@@ -293,6 +296,8 @@ class ErrorRecoveryService:
         self._restored_from_journal: set[Name] = set()
         if process_name is not None:
             a_name("process_name", process_name, "bot-1")
+        if machine_name is not None:
+            a_name("machine_name", machine_name, "host-1")
         self._ownership: Ownership | None = None
         if owns is not None:
             if store is None:
@@ -319,6 +324,7 @@ class ErrorRecoveryService:
             self._fleet = Fleet(
                 store,
                 name=process_name,
+                machine=machine_name,
                 clock=self._clock,
                 rng=randomness,
                 on_loop_end=self._forget_loop,

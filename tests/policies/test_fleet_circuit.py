@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from shockproof.policies.circuit_breaker import Circuit
-from shockproof.policies.fleet_circuit import NOTHING_KNOWN, FleetCircuit, FleetRecord, ProbePermit
+from shockproof.policies.fleet_circuit import NOTHING_KNOWN, FleetCircuit, FleetRecord, ProbePermit, Vote
 from shockproof.policies.saved_circuit import SavedCircuit
 from shockproof.policies.trip_rates import Rates
 from tests.policies.told import Told
@@ -13,55 +15,128 @@ from tests.policies.told import Told
 OPEN = SavedCircuit(remaining=30.0, openings=2, last_error="ConnectionError: reset")
 
 
+def by(*processes: str) -> tuple[Vote, ...]:
+    """Their votes; ``b@one`` runs on the machine ``one``, and where no machine is named, each on one of its own."""
+    return tuple(
+        Vote(name, machine or name) for name, _, machine in (one.partition("@") for one in processes)
+    )
+
+
+def of(process: str, quorum: int) -> FleetCircuit:
+    """What that process knows."""
+    return FleetCircuit(*by(process), quorum)
+
+
 def test_the_first_vote_opens_nobody_elses_and_the_quorum_all() -> None:
     """One may be wrong; so many are not."""
-    first, second = FleetCircuit("a", 2), FleetCircuit("b", 2)
+    first, second = of("a", 2), of("b", 2)
     vote = first.opened(OPEN, by_a_probe=False)
     assert vote is not None
-    assert vote == (FleetRecord(is_open=False, votes=("a",), circuit=OPEN), 0)
+    assert vote == (FleetRecord(is_open=False, votes=by("a"), circuit=OPEN), 0)
     first.announced(vote, 7)
     assert not first.is_suspected, "that it voted itself is no news to it"
     assert second.learned(vote.record, 7) == "nothing"
     assert second.is_suspected
     quorum = second.opened(OPEN, by_a_probe=False)
     assert quorum is not None
-    assert quorum == (FleetRecord(is_open=True, votes=("a", "b"), circuit=OPEN), 7)
+    assert quorum == (FleetRecord(is_open=True, votes=by("a", "b"), circuit=OPEN), 7)
     second.announced(quorum, 8)
     assert (second.record.is_open, second.version) == (True, 8)
     assert not second.is_suspected
     assert first.learned(quorum.record, 8) == "open"
 
 
+def test_a_machine_opens_its_own_and_only_another_machine_those_of_all() -> None:
+    """However many processes a bad one has; and the others suspect it."""
+    first, second, third = (of(f"{name}@bad", 2) for name in "abc")
+    elsewhere = of("d@good", 2)
+    record, version = NOTHING_KNOWN, 0
+    for voter in (first, second):
+        voter.learned(record, version)
+        vote = voter.opened(OPEN, by_a_probe=False)
+        assert vote is not None
+        record, version = vote.record, version + 1
+        voter.announced(vote, version)
+    assert not record.is_open
+    assert (third.learned(record, version), third.open_for) == ("open", "machine")
+    assert third.opened(OPEN, by_a_probe=False) is None, "it is open already"
+    assert (elsewhere.learned(record, version), elsewhere.open_for) == ("nothing", "nobody")
+    assert (elsewhere.is_suspected, third.is_suspected) == (True, False)
+    both = elsewhere.opened(OPEN, by_a_probe=False)
+    assert both is not None
+    assert both.record.is_open
+    assert third.learned(both.record, 3) == "open"
+
+
+def test_who_is_well_again_closes_for_its_machine_and_leaves_the_others_votes() -> None:
+    """Nobody there needs a probe of his own, and nobody elsewhere has closed by it."""
+    record = FleetRecord(votes=by("a@bad", "b@bad", "d@good"), circuit=OPEN)
+    prober, follower, elsewhere = of("a@bad", 2), of("c@bad", 2), of("e@good", 3)
+    for one in (prober, follower, elsewhere):
+        one.learned(record._replace(votes=record.votes[:2]), 4)
+        one.learned(record, 5)
+    news = prober.closed()
+    assert news == (FleetRecord(votes=by("d@good"), circuit=OPEN), 5)
+    assert follower.learned(news.record, 6) == "close"
+    assert elsewhere.learned(news.record, 6) == "nothing"
+    assert elsewhere.is_suspected
+
+
+def test_a_probe_that_fails_keeps_a_machine_open_whoever_has_gone_meanwhile() -> None:
+    """Those that follow would wait for nobody's probe."""
+    prober, follower = of("b@bad", 2), of("c@bad", 2)
+    record = FleetRecord(votes=by("a@bad", "b@bad"), circuit=OPEN)
+    for one in (prober, follower):
+        one.learned(record, 5)
+    news = prober.opened(OPEN, by_a_probe=True, gone={"a@bad", "a"})
+    assert news is not None
+    assert follower.learned(news.record, 6) == "open"
+
+
+def test_processes_of_one_name_are_one_vote_on_however_many_machines() -> None:
+    """Who gives one name says that their fate is one."""
+    fleet = of("desk@one", 2)
+    fleet.learned(FleetRecord(votes=by("desk@two"), circuit=OPEN), 3)
+    assert fleet.opened(OPEN, by_a_probe=False) == (FleetRecord(votes=by("desk@two"), circuit=OPEN), 3)
+
+
+def test_votes_without_machines_each_count_as_one() -> None:
+    """Of a program of before: it is read, and what it does not know it leaves out."""
+    value = FleetRecord(votes=by("a@one", "b@one"), circuit=OPEN).to_bytes()
+    earlier = {name: field for name, field in json.loads(value).items() if name != "machines"}
+    assert FleetRecord.from_bytes(json.dumps(earlier).encode()).votes == by("a", "b")
+
+
 def test_who_votes_again_counts_once() -> None:
     """A process that fails on and on is one process."""
-    fleet = FleetCircuit("a", 2)
-    fleet.learned(FleetRecord(votes=("a",), circuit=OPEN), 3)
+    fleet = of("a", 2)
+    fleet.learned(FleetRecord(votes=by("a"), circuit=OPEN), 3)
     again = fleet.opened(OPEN._replace(openings=3), by_a_probe=True)
     assert again is not None
-    assert again == (FleetRecord(is_open=False, votes=("a",), circuit=OPEN._replace(openings=3)), 3)
+    assert again == (FleetRecord(is_open=False, votes=by("a"), circuit=OPEN._replace(openings=3)), 3)
 
 
 def test_the_votes_of_those_that_are_gone_count_no_longer_when_another_one_votes() -> None:
     """One bad machine on which a process is started again and again is one."""
-    fleet = FleetCircuit("host:2", 2)
-    fleet.learned(FleetRecord(votes=("host:1",), circuit=OPEN), 3)
+    fleet = of("host:2", 2)
+    fleet.learned(FleetRecord(votes=by("host:1"), circuit=OPEN), 3)
     vote = fleet.opened(OPEN, by_a_probe=False, gone={"host:1"})
-    assert vote == (FleetRecord(is_open=False, votes=("host:2",), circuit=OPEN), 3)
+    assert vote == (FleetRecord(is_open=False, votes=by("host:2"), circuit=OPEN), 3)
 
 
 def test_more_votes_than_are_worth_keeping_are_not_kept() -> None:
     """A record stays small, however large the fleet and its quorum."""
-    fleet = FleetCircuit("me", 1000)
-    fleet.learned(FleetRecord(votes=tuple(map(str, range(64))), circuit=OPEN), 3)
+    fleet = of("me", 1000)
+    fleet.learned(FleetRecord(votes=by(*map(str, range(64))), circuit=OPEN), 3)
     vote = fleet.opened(OPEN, by_a_probe=False)
     assert vote is not None
-    assert (len(vote.record.votes), vote.record.votes[0], vote.record.votes[-1]) == (64, "1", "me")
+    assert (len(vote.record.votes), *vote.record.votes[::63]) == (64, *by("1", "me"))
 
 
 def test_where_it_is_open_for_all_only_a_probe_has_news() -> None:
     """Ten thousand that open at the same moment write nothing; who asked for all tells all."""
-    fleet = FleetCircuit("a", 2)
-    assert fleet.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 5) == "open"
+    fleet = of("a", 2)
+    assert fleet.learned(FleetRecord(is_open=True, votes=by("b", "c"), circuit=OPEN), 5) == "open"
     assert fleet.opened(OPEN, by_a_probe=False) is None
     news = fleet.opened(OPEN, by_a_probe=True)
     assert news is not None
@@ -70,8 +145,8 @@ def test_where_it_is_open_for_all_only_a_probe_has_news() -> None:
 
 def test_a_record_that_is_known_already_changes_nothing() -> None:
     """Everything may be told twice: what was decided since stands."""
-    fleet = FleetCircuit("a", 2)
-    record = FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN)
+    fleet = of("a", 2)
+    record = FleetRecord(is_open=True, votes=by("b", "c"), circuit=OPEN)
     assert [fleet.learned(record, 5), fleet.learned(record, 5), fleet.learned(record, 6)] == [
         "open",
         "nothing",
@@ -81,12 +156,12 @@ def test_a_record_that_is_known_already_changes_nothing() -> None:
 
 def test_what_the_store_has_forgotten_closes_nothing_and_frees_from_suspicion() -> None:
     """Its time was over, or it has lost its data: nobody has decided anything."""
-    fleet = FleetCircuit("a", 2)
-    fleet.learned(FleetRecord(votes=("b",), circuit=OPEN), 5)
+    fleet = of("a", 2)
+    fleet.learned(FleetRecord(votes=by("b"), circuit=OPEN), 5)
     assert fleet.is_suspected
     assert fleet.learned(None, 0) == "nothing"
     assert not fleet.is_suspected
-    fleet.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 6)
+    fleet.learned(FleetRecord(is_open=True, votes=by("b", "c"), circuit=OPEN), 6)
     assert fleet.learned(None, 0) == "nothing"
     vote = fleet.opened(OPEN, by_a_probe=False)
     assert vote is not None
@@ -95,21 +170,21 @@ def test_what_the_store_has_forgotten_closes_nothing_and_frees_from_suspicion() 
 
 def test_a_success_closes_for_all_what_was_open_for_all() -> None:
     """And only that: a circuit that one has opened for itself is its own affair."""
-    fleet, other = FleetCircuit("a", 2), FleetCircuit("b", 2)
+    fleet, other = of("a", 2), of("b", 2)
     for one in (fleet, other):
-        one.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 5)
+        one.learned(FleetRecord(is_open=True, votes=by("b", "c"), circuit=OPEN), 5)
     news = fleet.closed()
     assert news == (NOTHING_KNOWN, 5)
     assert other.learned(NOTHING_KNOWN, 6) == "close"
-    other.learned(FleetRecord(votes=("b",), circuit=OPEN), 7)
+    other.learned(FleetRecord(votes=by("b"), circuit=OPEN), 7)
     assert other.learned(NOTHING_KNOWN, 8) == "nothing"
 
 
 def test_a_success_closes_for_all_also_when_the_store_has_forgotten_that_it_was_open() -> None:
     """A probe may come so late: those who opened with the fleet close with it, and nobody is opened by what is forgotten."""
-    fleet, other = FleetCircuit("a", 2), FleetCircuit("b", 2)
+    fleet, other = of("a", 2), of("b", 2)
     for one in (fleet, other):
-        one.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 5)
+        one.learned(FleetRecord(is_open=True, votes=by("b", "c"), circuit=OPEN), 5)
         one.learned(None, 0)
     news = fleet.closed()
     assert news == (NOTHING_KNOWN, 0)
@@ -118,7 +193,7 @@ def test_a_success_closes_for_all_also_when_the_store_has_forgotten_that_it_was_
     assert other.learned(None, 0) == "nothing"
     assert fleet.closed() is None
     assert other.closed() is None
-    fleet.learned(FleetRecord(is_open=True, votes=("b", "c"), circuit=OPEN), 10)
+    fleet.learned(FleetRecord(is_open=True, votes=by("b", "c"), circuit=OPEN), 10)
     fleet.learned(None, 0)
     failed = fleet.opened(OPEN, by_a_probe=True)
     assert failed is not None
@@ -127,24 +202,24 @@ def test_a_success_closes_for_all_also_when_the_store_has_forgotten_that_it_was_
 
 def test_who_is_well_again_takes_its_own_vote_back_and_nobody_elses() -> None:
     """The others' evidence stays."""
-    fleet = FleetCircuit("a", 3)
+    fleet = of("a", 3)
     assert fleet.closed() is None
-    fleet.learned(FleetRecord(votes=("b",), circuit=OPEN), 5)
+    fleet.learned(FleetRecord(votes=by("b"), circuit=OPEN), 5)
     assert fleet.closed() is None
-    fleet.learned(FleetRecord(votes=("a", "b"), circuit=OPEN), 6)
-    assert fleet.closed() == (FleetRecord(votes=("b",), circuit=OPEN), 6)
+    fleet.learned(FleetRecord(votes=by("a", "b"), circuit=OPEN), 6)
+    assert fleet.closed() == (FleetRecord(votes=by("b"), circuit=OPEN), 6)
 
 
 def test_votes_that_follow_a_closing_at_once_do_not_close() -> None:
     """Who missed the closing and sees new votes waits for its own probe."""
-    fleet = FleetCircuit("a", 3)
-    fleet.learned(FleetRecord(is_open=True, votes=("b", "c", "d"), circuit=OPEN), 5)
-    assert fleet.learned(FleetRecord(votes=("b",), circuit=OPEN), 7) == "nothing"
+    fleet = of("a", 3)
+    fleet.learned(FleetRecord(is_open=True, votes=by("b", "c", "d"), circuit=OPEN), 5)
+    assert fleet.learned(FleetRecord(votes=by("b"), circuit=OPEN), 7) == "nothing"
 
 
 def test_a_record_comes_back_from_its_bytes_and_lives_longer_than_the_circuit() -> None:
     """Long texts are cut: they are repeated to everybody."""
-    record = FleetRecord(is_open=True, votes=("a", "b"), circuit=OPEN)
+    record = FleetRecord(is_open=True, votes=by("a@one", "b"), circuit=OPEN)
     assert FleetRecord.from_bytes(record.to_bytes()) == record
     assert record.life == 120.0
     long = record._replace(circuit=OPEN._replace(last_error="x" * 10_000))
@@ -156,7 +231,9 @@ def test_a_record_comes_back_from_its_bytes_and_lives_longer_than_the_circuit() 
     "value",
     [b"", b"\xff", b"7", b"[]", b"{}", b"[" * 100_000, b'{"is_open": true, "votes": ["a"]}',
      b'{"is_open": true, "votes": [7], "circuit": {}}', b'{"is_open": true, "votes": "a", "circuit": {}}',
-     b'{"is_open": true, "votes": [], "circuit": {"remaining": -1}}'],
+     b'{"is_open": true, "votes": [], "circuit": {"remaining": -1}}',
+     b'{"is_open": true, "votes": ["a"], "machines": [], "circuit": {}}',
+     b'{"is_open": true, "votes": ["a"], "machines": [7], "circuit": {}}'],
 )  # fmt: skip
 def test_what_is_no_record_is_refused(value: bytes) -> None:
     """Whoever wrote it, it opens nothing."""

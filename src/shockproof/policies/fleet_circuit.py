@@ -2,9 +2,10 @@
 What the processes that call one service agree on about its circuit.
 
 Each decides by its own rules, for itself and at once. Who opens its circuit gives a vote. One vote is a suspicion: it
-opens nobody's circuit, but where it is known the next failure does, in place of the usual number. As many votes as the quorum
-open all. Then the fleet has one probe, whose verdict is everybody's. So a process whose own network is bad
-keeps nobody from calling, and an outage that all see is one after a few failures of the fleet.
+opens nobody's circuit, but where it is known the next failure does, in place of the usual number. Votes from as many machines
+as the quorum open all; as many votes from one machine open those of that machine. Then there is one probe, whose verdict is
+that of all who were opened. So a process whose own network is bad keeps nobody from calling, a bad machine keeps no other
+machine from it, and an outage that all see is one after a few failures of the fleet.
 
 Where a record cannot be read or written, everything stays as each process decides by itself.
 """
@@ -18,7 +19,7 @@ from typing import Final, Literal, NamedTuple
 
 from shockproof.policies.saved_circuit import SavedCircuit
 
-__all__ = ["Announcement", "FleetCircuit", "FleetRecord", "ProbePermit"]
+__all__ = ["Announcement", "FleetCircuit", "FleetRecord", "OpenFor", "ProbePermit", "Vote"]
 
 _MOST_VOTES: Final = 64
 """More are not kept: they tell nothing new, and a record has to stay small."""
@@ -27,12 +28,20 @@ _REMEMBERED_FOR: Final = 60.0
 """Seconds that the store keeps a record for longer than the circuit is open."""
 
 
+class Vote(NamedTuple):
+    """One process, as it counts."""
+
+    name: str
+    machine: str
+    """On which it runs: what all processes there have in common may be what is bad."""
+
+
 class FleetRecord(NamedTuple):
     """What stands in the store about one service."""
 
     is_open: bool = False
     """Whether it is open for all."""
-    votes: tuple[str, ...] = ()
+    votes: tuple[Vote, ...] = ()
     """Who has opened its circuit by its own rules since."""
     circuit: SavedCircuit = SavedCircuit()
     """That of the last one who voted."""
@@ -46,31 +55,47 @@ class FleetRecord(NamedTuple):
         """As JSON; `from_bytes` reads it."""
         last_error = self.circuit.last_error
         circuit = self.circuit._replace(last_error=None if last_error is None else last_error[:_LONGEST_TEXT])
-        fields = {"is_open": self.is_open, "votes": self.votes, "circuit": circuit.to_dict()}
+        fields = {
+            "is_open": self.is_open,
+            "votes": [vote.name for vote in self.votes],
+            "machines": [vote.machine for vote in self.votes],
+            "circuit": circuit.to_dict(),
+        }
         return json.dumps(fields).encode()
 
     @classmethod
     def from_bytes(cls, value: bytes) -> FleetRecord:
         """
-        What `to_bytes` gave; names it does not know are passed over.
+        What `to_bytes` gave; names it does not know are passed over. Where it names no machines, each vote counts as that of
+        another one.
 
         Raises:
             ValueError: it is something else.
         """
         try:
             fields = json.loads(value)
-            votes = fields["votes"]
-            if not isinstance(votes, list) or not all(isinstance(vote, str) for vote in votes):
-                raise ValueError(f"its votes are {votes!r}")
-            return cls(fields["is_open"] is True, tuple(votes), SavedCircuit.from_dict(fields["circuit"]))
+            names = _texts("votes", fields["votes"])
+            machines = _texts("machines", fields.get("machines", names))
+            votes = tuple(map(Vote, names, machines))
+            if len(names) != len(machines):
+                raise ValueError(f"{len(names)} votes are of {len(machines)} machines")
+            return cls(fields["is_open"] is True, votes, SavedCircuit.from_dict(fields["circuit"]))
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _texts(what: str, value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"its {what} are {value!r}")
+    return value
 
 
 NOTHING_KNOWN: Final = FleetRecord()
 """Nobody has voted: what is put when the circuit has closed for all."""
 
 Verdict = Literal["open", "close", "nothing"]
+OpenFor = Literal["all", "machine", "nobody"]
+"""Whose circuits a record opens, as one process sees it: those of all, or of its own machine, or none."""
 
 
 class Announcement(NamedTuple):
@@ -86,15 +111,15 @@ class FleetCircuit:
     """
     One process's view of the record, and what it has to tell: told what happened, it answers what to do.
 
-    *name* is what it votes as; *quorum* is how many votes open it for all.
+    *me* is its vote; *quorum* is how many machines open it for all, and how many processes of one machine for that.
     """
 
-    name: str
+    me: Vote
     quorum: int
     record: FleetRecord = NOTHING_KNOWN
     version: int = 0
-    _was_open: bool = False
-    """Whether it was open for all by the last record that there was, even if the store keeps that no longer."""
+    _was_open_for: OpenFor = "nobody"
+    """By the last record that there was, even if the store keeps that no longer."""
 
     def learned(self, record: FleetRecord | None, version: int) -> Verdict:
         """
@@ -102,19 +127,31 @@ class FleetCircuit:
 
         A record that is known already changes nothing: it may be told again at any time.
         """
-        was_open, is_new = self._was_open, version != self.version
+        was_open_for, is_new = self._was_open_for, version != self.version
         self.record, self.version = NOTHING_KNOWN if record is None else record, version
         if record is None or not is_new:
             return "nothing"  # what the store has forgotten nobody has decided
-        self._was_open = record.is_open
-        if record.is_open:
+        self._was_open_for = self.open_for
+        if self._was_open_for != "nobody":
             return "open"
-        return "close" if was_open and not record.votes else "nothing"
+        # Votes that follow a closing at once do not close: who missed that waits for its own probe.
+        votes = record.votes if was_open_for == "all" else self._of_my_machine(record.votes)
+        return "close" if was_open_for != "nobody" and not votes else "nothing"
+
+    @property
+    def open_for(self) -> OpenFor:
+        """Whose circuits the record opens, that of this process among them."""
+        if self.record.is_open:
+            return "all"
+        return "machine" if len(self._of_my_machine(self.record.votes)) >= self.quorum else "nobody"
+
+    def _of_my_machine(self, votes: tuple[Vote, ...]) -> tuple[Vote, ...]:
+        return tuple(vote for vote in votes if vote.machine == self.me.machine)
 
     @property
     def is_suspected(self) -> bool:
-        """Whether somebody else has voted, and it is not open for all."""
-        return not self.record.is_open and any(vote != self.name for vote in self.record.votes)
+        """Whether somebody else has voted, and it is open for nobody."""
+        return self.open_for == "nobody" and any(vote.name != self.me.name for vote in self.record.votes)
 
     def opened(
         self, circuit: SavedCircuit, *, by_a_probe: bool, gone: Collection[str] = ()
@@ -124,29 +161,34 @@ class FleetCircuit:
 
         The votes of *gone* count no longer: earlier lives of what calls now, perhaps, and so the same one again.
         """
-        known = self.record
-        if known.is_open and not by_a_probe:
+        known, open_for = self.record, self.open_for
+        if open_for != "nobody" and not by_a_probe:
             return None
-        votes = tuple(vote for vote in known.votes if vote not in gone)
-        if self.name not in votes:
-            votes = (*votes, self.name)[-_MOST_VOTES:]
-        is_open = known.is_open or len(votes) >= self.quorum
+        votes = known.votes
+        if open_for != "machine":  # else it is these votes that keep it open
+            votes = tuple(vote for vote in votes if vote.name not in gone)
+        if all(vote.name != self.me.name for vote in votes):
+            votes = (*votes, self.me)[-_MOST_VOTES:]
+        is_open = known.is_open or len({vote.machine for vote in votes}) >= self.quorum
         return Announcement(FleetRecord(is_open, votes, circuit), self.version)
 
     def closed(self) -> Announcement | None:
         """The own circuit has closed, by a probe or by hand; None: nobody else's depends on it."""
-        known = self.record
-        if self._was_open:
+        known, was_open_for = self.record, self._was_open_for
+        if was_open_for == "all":
             return Announcement(NOTHING_KNOWN, self.version)
-        if self.name not in known.votes:
-            return None
-        votes = tuple(vote for vote in known.votes if vote != self.name)
+        if was_open_for == "machine":
+            votes = tuple(vote for vote in known.votes if vote.machine != self.me.machine)
+        else:
+            votes = tuple(vote for vote in known.votes if vote.name != self.me.name)
+            if votes == known.votes:
+                return None
         return Announcement(known._replace(votes=votes), self.version)
 
     def announced(self, announcement: Announcement, version: int) -> None:
         """The store has taken it."""
         self.record, self.version = announcement.record, version
-        self._was_open = announcement.record.is_open
+        self._was_open_for = self.open_for
 
 
 @dataclass(slots=True)

@@ -75,8 +75,8 @@ async def joins(clock: VirtualClock, store: Weather, tmp_path: Path) -> AsyncIte
     async def join(**options: Any) -> Bot:
         name = f"bot-{len(bots)}"
         recovery = ErrorRecoveryService(
-            tmp_path / name / "state", tmp_path / name / "errors", store=store, process_name=name, clock=clock,
-            rng=random.Random(name),
+            tmp_path / name / "state", tmp_path / name / "errors", store=store, process_name=name,
+            machine_name=options.pop("machine", f"machine of {name}"), clock=clock, rng=random.Random(name),
         )  # fmt: skip
         bots.append(Bot(recovery, **options))
         await recovery.start()
@@ -142,6 +142,29 @@ async def test_a_quorum_opens_all_at_once_and_tells_them_why(joins: Joins) -> No
         await bots[4].venue.call(bots[4].call)
     assert refused.value.last_error == "ConnectionError: reset"
     assert refused.value.retry_after == pytest.approx(30.0)
+
+
+async def test_a_bad_machine_opens_its_own_circuits_and_no_other_machines(joins: Joins) -> None:
+    """Its way to the venue is bad, however many processes it has. One probe there is for all of them, as in the whole fleet."""
+    bad, good = [await joins(machine="bad") for _ in range(4)], await fleet_of(joins, 2)
+    for bot in bad[:2]:
+        await bot.opens()
+    await settled()
+    assert [await bot.call() for bot in bad] == [REFUSED] * 4
+    assert [bot.sent for bot in bad] == [3, 3, 0, 0]
+    for _ in range(3):
+        assert [await bot.call() for bot in good] == ["fine"] * 2
+    told = [bot.recovery.get_health_status()["shared"] for bot in (bad[3], good[0])]
+    assert [(one["open_for_all"], one["open_for_machine"]) for one in told] == [([], ["venue"]), ([], [])]
+    assert told[1]["votes"] == {"venue": ["bot-0", "bot-1"]}
+    assert told[1]["voting_machines"] == {"venue": ["bad"]}
+    for bot in bad:
+        bot.is_down = False
+    await asyncio.sleep(31.0)
+    assert "fine" in [await bot.call() for bot in bad], "one of them has the lease"
+    await settled()
+    assert [bot.circuit for bot in bad] == ["closed"] * 4
+    assert good[0].recovery.get_health_status()["shared"]["votes"] == {}
 
 
 async def test_a_quorum_of_one_follows_the_first(joins: Joins) -> None:

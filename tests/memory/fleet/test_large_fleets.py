@@ -33,7 +33,8 @@ class Member:
     def __init__(self, name: str, store: MemoryStore, clock: VirtualClock) -> None:
         self.clock = clock
         self.state = ServiceState("venue", Circuit(threshold=3, timeout=30.0))
-        self.fleet = Fleet(store, name=name, clock=clock, rng=random.Random(name), on_loop_end=lambda: None)
+        rng = random.Random(name)
+        self.fleet = Fleet(store, name=name, machine=name, clock=clock, rng=rng, on_loop_end=lambda: None)
         self.state.circuit.observer = Told(self._changed)
         self.fleet.share(self.state, 2)
         self.fleet.ensure()

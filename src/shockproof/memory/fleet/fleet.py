@@ -24,11 +24,11 @@ from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.memory.fleet.shared_record import SharedRecord
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.stores.lease import take_lease
-from shockproof.memory.stores.own_name import own_name
+from shockproof.memory.stores.own_name import own_machine, own_name
 from shockproof.memory.stores.state_store import StateStore, StoreChange, StoreEntry
 from shockproof.policies.backoff import Backoff, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
-from shockproof.policies.fleet_circuit import FleetRecord
+from shockproof.policies.fleet_circuit import FleetRecord, Vote
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
@@ -61,6 +61,7 @@ class Fleet:
     Args:
         store: what they share.
         name: of this process, in votes and leases; None: its `own_name`.
+        machine: on which it runs, in votes; None: by `own_machine`.
         clock: where time comes from; no other process's is ever compared with it.
         rng: what spreads the requests of many.
         ownership: what this process alone may write for, or wants to; None: nothing.
@@ -73,6 +74,7 @@ class Fleet:
         store: StateStore,
         *,
         name: str | None,
+        machine: str | None,
         clock: Clock,
         rng: Randomness,
         on_loop_end: Callable[[], None],
@@ -81,6 +83,7 @@ class Fleet:
     ) -> None:
         self._store = store
         self.name = own_name() if name is None else name
+        self._machine = own_machine() if machine is None else machine
         self._clock = clock
         self._rng = rng
         self._on_loop_end = on_loop_end
@@ -139,7 +142,9 @@ class Fleet:
             state.limits.share(limit)
         if state.name in self._circuits:
             return
-        shared = self._circuits[state.name] = SharedCircuit(state, self.name, quorum, self._wake)
+        shared = self._circuits[state.name] = SharedCircuit(
+            state, Vote(self.name, self._machine), quorum, self._wake
+        )
         shared.reach(is_reachable=self._state == "reachable")
         if self._state == "reachable":
             self._learned(shared, self._known.get(state.name))
@@ -189,17 +194,23 @@ class Fleet:
     @property
     def health(self) -> dict[str, Any]:  # Any: JSON
         """Whether the store answers, since when, why not; and what the fleet has opened."""
+        circuits = list(self._circuits.items())
         return {
             "state": self._state,
             "since": None if self._since is None else datetime.fromtimestamp(self._since, UTC).isoformat(),
             "last_error": self._last_error,
-            "open_for_all": [name for name, one in list(self._circuits.items()) if one.is_open_for_all],
+            "machine": self._machine,
+            "open_for_all": [name for name, one in circuits if one.open_for == "all"],
+            "open_for_machine": [name for name, one in circuits if one.open_for == "machine"],
             "owns": None if self._ownership is None else self._ownership.health,
             "saved_state": None if self.state is None else self.state.health,
             "limits": {name: one.health for name, one in list(self._limits.items()) if one.is_used},
             "budgets": {name: one.health for name, one in list(self._budgets.items())},
             "trouble": self._trouble,
-            "votes": {name: sorted(one.votes) for name, one in list(self._circuits.items()) if one.votes},
+            "votes": {name: sorted(vote.name for vote in one.votes) for name, one in circuits if one.votes},
+            "voting_machines": {
+                name: sorted({vote.machine for vote in one.votes}) for name, one in circuits if one.votes
+            },
         }
 
     @property

@@ -12,7 +12,14 @@ from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.stores import own_name
 from shockproof.memory.stores.lease import Lease
 from shockproof.policies.circuit_breaker import CircuitState
-from shockproof.policies.fleet_circuit import Announcement, FleetCircuit, FleetRecord, ProbePermit
+from shockproof.policies.fleet_circuit import (
+    Announcement,
+    FleetCircuit,
+    FleetRecord,
+    OpenFor,
+    ProbePermit,
+    Vote,
+)
 
 __all__ = ["SharedCircuit"]
 
@@ -26,12 +33,12 @@ class SharedCircuit:
     *wake* is called, perhaps while the circuit's lock is held, when there is something for the background task.
     """
 
-    def __init__(self, state: ServiceState, name: str, quorum: int, wake: Callable[[], None]) -> None:
+    def __init__(self, state: ServiceState, me: Vote, quorum: int, wake: Callable[[], None]) -> None:
         self.state = state
         self.lease: Lease | None = None
         """The fleet's lease for probing, if this process has it."""
         self.permit = ProbePermit()
-        self._fleet = FleetCircuit(name, quorum)
+        self._fleet = FleetCircuit(me, quorum)
         self._wake = wake
         self._lock = threading.Lock()
         self._untold: Untold | None = None
@@ -137,7 +144,7 @@ class SharedCircuit:
         saved = circuit.export(now)
         if saved is None or saved.is_forced_open:
             return None
-        gone = own_name.gone(self._fleet.record.votes)
+        gone = own_name.gone(vote.name for vote in self._fleet.record.votes)
         return self._fleet.opened(saved, by_a_probe=untold == "opened by a probe", gone=gone)
 
     def tell_again(self) -> None:
@@ -155,12 +162,12 @@ class SharedCircuit:
             self.state.circuit.is_suspected = self._fleet.is_suspected
 
     @property
-    def is_open_for_all(self) -> bool:
-        """Whether the fleet has opened it, as far as is known."""
-        return self._fleet.record.is_open
+    def open_for(self) -> OpenFor:
+        """Whether the fleet has opened it, or this machine's part of it, as far as is known."""
+        return self._fleet.open_for
 
     @property
-    def votes(self) -> tuple[str, ...]:
+    def votes(self) -> tuple[Vote, ...]:
         """Who has opened its circuit by its own rules, as far as is known."""
         return self._fleet.record.votes
 

@@ -1,5 +1,5 @@
 """
-What a process is called where nobody has named it: its machine and its number. Of one on this machine that tells whether it is gone.
+What a process and its machine are called where nobody has named them. Of one on this machine its name tells whether it is gone.
 """
 
 from __future__ import annotations
@@ -8,19 +8,24 @@ import os
 import socket
 from collections.abc import Iterable
 
-__all__ = ["gone", "own_name"]
+__all__ = ["gone", "own_machine", "own_name"]
+
+
+def own_machine() -> str:
+    """That on which this process runs; a container is one of its own."""
+    return socket.gethostname()
 
 
 def own_name() -> str:
-    """That of this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """That of this process: its machine and its number."""
+    return f"{own_machine()}:{os.getpid()}"
 
 
 def gone(names: Iterable[str]) -> frozenset[str]:
     """Those of *names* that `own_name` has given on this machine to a process that is there no longer, as far as can be told."""
     if os.name != "posix":  # elsewhere asking for a process ends it
         return frozenset()
-    here = socket.gethostname()
+    here = own_machine()
     return frozenset(
         name
         for name in names
