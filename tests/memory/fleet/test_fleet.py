@@ -347,6 +347,59 @@ async def test_calls_go_on_while_the_store_is_away_and_what_was_found_is_told_wh
     assert "each process decides by itself" in caplog.text
 
 
+async def test_a_store_that_is_full_is_told_of_once_and_its_end_once(
+    joins: Joins, store: Weather, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers whoever reads. So an outage is over when something was put again, however often somebody has tried until then."""
+    caplog.set_level("INFO")
+    bots = await fleet_of(joins, 3)
+    store.turn("full")
+    for _ in range(10):
+        await bots[0].opens()
+        await asyncio.sleep(31.0)
+        bots[0].is_down = False
+        assert await bots[0].call() == "fine", "each has its own probes"
+        assert await bots[1].call() == "fine"
+        told = bots[0].recovery.get_health_status()["shared"]
+        assert (told["state"], told["last_error"]) == ("away", "it is full")
+        assert told["trouble"] == "the store is away, each process decides by itself: it is full"
+        await asyncio.sleep(60.0)
+    await bots[0].opens()
+    store.turn("fair")
+    await asyncio.sleep(10.0)
+    assert bots[0].recovery.get_health_status()["shared"]["state"] == "reachable"
+    bots[1].is_down = True
+    assert await bots[1].call() == "failed"
+    await settled()
+    assert await bots[2].call() == REFUSED, "what was found out meanwhile was told"
+    assert [
+        one.message.split(",")[0].split(":")[0]
+        for one in caplog.records
+        if "store of the fleet" in one.message
+    ] == [
+        "the store of the fleet is away",
+        "the store of the fleet is back",
+    ]
+
+
+async def test_a_store_that_takes_nothing_for_a_rate_limit_is_away(
+    joins: Joins, store: Weather, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Although nobody's circuit has anything to tell: whatever could not be put, it is told once, for all that is shared."""
+    bots = await fleet_of(joins, 2, rate_limit="100/s")
+    await asyncio.sleep(60.0)
+    assert await bots[0].call() == "fine"
+    store.turn("full")
+    for _ in range(100):
+        await asyncio.gather(*(bots[0].call() for _ in range(20)))
+        await asyncio.sleep(1.0)
+    told = bots[0].recovery.get_health_status()["shared"]
+    assert (told["state"], told["last_error"]) == ("away", "it is full")
+    assert sum("is away" in one.message for one in caplog.records) == len(
+        [bot for bot in bots if bot.recovery.get_health_status()["shared"]["state"] == "away"]
+    )
+
+
 async def test_a_process_that_cannot_reach_the_store_at_its_start_starts_all_the_same(
     joins: Joins, store: Weather
 ) -> None:
@@ -372,7 +425,9 @@ async def test_what_stands_in_the_store_and_is_no_circuit_is_passed_over(
         await store.put("circuits/venue", nonsense)
         await settled()
         assert [await bot.call() for bot in bots] == ["fine"] * 3
-    assert "is no circuit" in caplog.text
+    await asyncio.sleep(600.0)
+    told = [one for one in caplog.records if "is no circuit" in one.message]
+    assert len(told) == 4 * 3, "once for each process, however often it looks"
     for bot in bots[:2]:
         await bot.opens()
     await settled()

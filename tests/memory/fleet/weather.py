@@ -11,7 +11,7 @@ from shockproof import MemoryStore, StoreChange, StoreEntry, StoreUnavailableErr
 
 
 class Weather:
-    """One process's way to a store: it can be away, hang, or be broken; what is asked is counted."""
+    """One process's way to a store: it can be away, hang, be full, or be broken; what is asked is counted."""
 
     def __init__(self, inner: MemoryStore) -> None:
         self.inner = inner
@@ -21,7 +21,7 @@ class Weather:
 
     def turn(self, kind: str) -> None:
         self.kind = kind
-        if kind != "fair":
+        if kind not in {"fair", "full"}:
             for task in self._watching:
                 task.get_loop().call_soon(task.cancel)
 
@@ -45,6 +45,8 @@ class Weather:
 
     async def put(self, key: str, value: bytes, **options: Any) -> int:
         await self._pass()
+        if self.kind == "full":
+            raise StoreUnavailableError("it is full")
         return await self.inner.put(key, value, **options)
 
     async def renew(self, key: str, version: int) -> bool:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Fleet"]
 
 _CIRCUITS: Final = "circuits/"
+_TRIAL: Final = "trial"
+"""What is put to find out whether anything can be: a store that is full still answers whoever reads and renews."""
+_TRIAL_LASTS: Final = 60.0
+"""Seconds that it stays there."""
 _LOOK_EVERY: Final = 10.0
 """Seconds between two looks at all records: a network may drop a connection without a word."""
 _CONFLICT_APART: Final = 0.002
@@ -107,6 +111,12 @@ class Fleet:
         self._state: Literal["unused", "reachable", "away"] = "unused"
         self._since: float | None = None
         self._last_error: str | None = None
+        self._is_doubted = False
+        """Whether something could not be put in the store since that was found out last."""
+        self._passed_over: dict[str, int] = {}
+        """By service, the version of what is no record, as last told in the log."""
+        if state is not None:
+            state.on_failure = self._doubt
         after_fork(self._in_the_child)
 
     def _in_the_child(self) -> None:
@@ -137,6 +147,7 @@ class Fleet:
             limit = self._limits[state.name] = SharedLimit(
                 self._store, state.name, self.name, clock=self._clock, rng=self._rng
             )
+            limit.on_failure = self._doubt
         state.shared_limit = limit
         if state.limits is not None:
             state.limits.share(limit)
@@ -167,9 +178,10 @@ class Fleet:
                 f"service {state.name!r}: retry_budget={budget!r} is that of another recovery service: each needs one of its own"
             )
         else:
-            self._budgets[name] = SharedBudget(
+            mine = self._budgets[name] = SharedBudget(
                 self._store, budget, name, self.name, clock=self._clock, rng=self._rng
             )
+            mine.on_failure = self._doubt
         self._payers[state.name] = name
 
     def forget(self, name: str) -> None:
@@ -324,7 +336,8 @@ class Fleet:
                 except StoreUnavailableError as error:
                     self._is_away(str(error))
                 except Exception as error:  # noqa: BLE001 - nothing may end the task: whatever it is, it is told and tried again
-                    _log.exception("sharing with other processes failed; it is tried again")
+                    if self._state != "away":
+                        _log.exception("sharing with other processes failed; it is tried again")
                     self._is_away(f"{type(error).__name__}: {error}")
                 self._was_looked_at.set()
                 failures = 0 if self._clock.monotonic() - began > _LOOK_EVERY else failures + 1
@@ -351,6 +364,9 @@ class Fleet:
             if self._ownership is not None:
                 self._ownership.is_asked_again(await self._store.era())
             await self._own()
+            self._is_doubted = False
+            if self._state == "away":
+                await self._try_to_put()
             self._is_there()
             self._was_looked_at.set()
             listening = asyncio.create_task(self._listen(changes), name="shockproof fleet listens")
@@ -387,6 +403,9 @@ class Fleet:
             if listening.done():
                 await listening
                 raise StoreUnavailableError(f"{self._store!r} has ended the watch")
+            if self._is_doubted:
+                self._is_doubted = False
+                await self._try_to_put()
             due = min(look_at, await self._own())
             for shared in list(self._circuits.values()):
                 await self._tell(shared)
@@ -398,6 +417,14 @@ class Fleet:
                 look_at = self._clock.monotonic() + self._spread(_LOOK_EVERY)
                 continue
             await background_task.rest(self._clock, max(due - now, _LEAST_WAIT), self._woken)
+
+    def _doubt(self) -> None:
+        """Something could not be put: whether anything can be is found out once for all, and told once."""
+        self._is_doubted = True
+        self._wake()
+
+    async def _try_to_put(self) -> None:
+        await self._store.put(_TRIAL, b"", expires_after=_TRIAL_LASTS)
 
     async def _own(self) -> float:
         """Keep what is owned, or try to; when it is time to do so again."""
@@ -474,7 +501,12 @@ class Fleet:
             try:
                 record = FleetRecord.from_bytes(entry.value)
             except ValueError as error:
-                _log.warning("what stands under %r in %r is no circuit: %s", entry.key, self._store, error)
+                name = shared.state.name
+                if self._passed_over.get(name) != entry.version:
+                    self._passed_over[name] = entry.version
+                    _log.warning(
+                        "what stands under %r in %r is no circuit: %s", entry.key, self._store, error
+                    )
         shared.learned(record, 0 if entry is None else entry.version, self._clock.monotonic())
 
     def _spread(self, seconds: float) -> float:

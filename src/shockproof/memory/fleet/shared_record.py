@@ -85,6 +85,12 @@ class SharedRecord(ABC):
         self._was_looked_at = asyncio.Event()
         self._is_woken = False
         self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called when the store has not done what it was asked for."""
+        self._told: str | None = None
+        """What failed, as last told in the log, since it last did not."""
+        self._passed_over: int | None = None
+        """The version of what is no record of now, as last told in the log."""
         self.mismatch: str | None = None
         """In what another process was told something else about it than this one; None: in nothing."""
 
@@ -209,8 +215,11 @@ class SharedRecord(ABC):
                     await self._keep(changes)
             except StoreUnavailableError as error:
                 _log.debug("%s: %s", self.what, error)
-            except Exception:  # noqa: BLE001 - nothing may end the task: whatever it is, it is told and tried again
-                _log.exception("%s: sharing it failed; it is tried again", self.what)
+                self.on_failure()
+            except Exception as error:  # noqa: BLE001 - nothing may end the task: whatever it is, it is told and tried again
+                if self._told != (told := f"{type(error).__name__}: {error}"):
+                    self._told = told
+                    _log.exception("%s: sharing it failed; it is tried again", self.what)
             self._was_looked_at.set()
             failures = 0 if self._clock.monotonic() - began > ROUND else failures + 1
             await self._clock.sleep(self._backoff.delay(failures, 0.0))
@@ -223,6 +232,7 @@ class SharedRecord(ABC):
                 self._woken.clear()
                 self._is_woken = False
                 due = await self._turn()
+                self._told = None
                 self._was_looked_at.set()
                 await self._clock.sleep(_APART)  # what comes together is looked at together
                 await background_task.rest(self._clock, max(due - self._clock.monotonic(), 0.0), self._woken)
@@ -252,17 +262,19 @@ class SharedRecord(ABC):
             if value is None:  # others may have noticed first
                 self._era = await self._store.era()
                 value = unmarked(entry.value, self._era)
-            if value is None:
+            is_told, self._passed_over = self._passed_over == entry.version, entry.version
+            if value is not None:
+                try:
+                    return parse(value), entry.version
+                except ValueError as error:
+                    if not is_told:
+                        _log.warning("what stands under %r in %r is none: %s", self._key, self._store, error)
+            elif not is_told:
                 _log.warning(
                     "%r was started again and may have lost the last of what it was told: for %s it is taken for a new one",
                     self._store,
                     self.what,
                 )
-            else:
-                try:
-                    return parse(value), entry.version
-                except ValueError as error:
-                    _log.warning("what stands under %r in %r is none: %s", self._key, self._store, error)
         earlier = await self._take(_EARLIER)
         record = begin(earlier.name)
         expect = 0 if entry is None else entry.version

@@ -102,6 +102,8 @@ class SharedState:
         self._too_large: str | None = None
         self._unseen: str | None = None
         self._last_error: str | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called when the store has not done what it was asked for."""
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         after_fork(self._in_the_child)
@@ -270,9 +272,13 @@ class SharedState:
                 failures, self._last_error = 0, None
             except StoreUnavailableError as error:
                 self._last_error = str(error)
+                self.on_failure()
             except Exception as error:  # noqa: BLE001 - nothing may end the task: whatever it is, it is told and tried again
-                self._last_error = f"{type(error).__name__}: {error}"
-                _log.exception("the state of %r could not be put in the store; it is tried again", self.name)
+                if self._last_error != (told := f"{type(error).__name__}: {error}"):
+                    self._last_error = told
+                    _log.exception(
+                        "the state of %r could not be put in the store; it is tried again", self.name
+                    )
             if self._last_error is not None:
                 failures += 1
                 await self._clock.sleep(self._backoff.delay(failures, 0.0))
