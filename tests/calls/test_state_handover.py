@@ -32,6 +32,7 @@ from shockproof.memory.fleet import shared_state
 from shockproof.memory.journal.journal_files import JournalFiles
 from shockproof.policies.state_publication import Lineage, StateHead
 from shockproof.testing import VirtualClock
+from tests.memory.fleet.forgetful_store import Forgetful
 from tests.memory.fleet.weather import Weather
 
 pytestmark = pytest.mark.asyncio
@@ -602,6 +603,67 @@ async def test_a_store_that_has_lost_its_data_makes_no_old_state_the_newest(mach
     first = await machines.start(1)
     await first.owned()
     assert await cached(first) == {"save": 3}
+
+
+@pytest.mark.parametrize("was_there", ["nothing", "an earlier save", "what another owner had left"])
+async def test_what_a_store_that_went_back_in_time_has_lost_is_put_there_again(
+    machines: Machines, clock: VirtualClock, was_there: str
+) -> None:
+    """It was in the store once: whoever follows goes on from that, and not from what was there before."""
+    machines.store = store = Forgetful(clock)
+    if was_there == "what another owner had left":
+        earlier = await machines.start(0)
+        await earlier.owned()
+        await earlier.save_state(cached_data={"saved": 1})
+        await earlier.aclose()
+        await store.writes_down()
+    first = await machines.start(1)
+    await first.owned()
+    await first.restore_state()
+    if was_there == "an earlier save":
+        await first.save_state(cached_data={"saved": 1})
+        await machines.is_stored(first)
+        await store.writes_down()
+    await first.save_state(cached_data={"saved": 2})
+    await machines.is_stored(first)
+    machines.ways[-1].turn("away")
+    await asyncio.sleep(0.1)
+    await store.starts_again()
+    machines.ways[-1].turn("fair")
+    await asyncio.sleep(60.0)
+    assert (told(first)["is_behind"], trouble(first)) == (False, "None")
+    await machines.dies(first)
+    second = await machines.start(2)
+    await second.owned()
+    assert await cached(second) == {"saved": 2}
+
+
+async def test_who_lost_the_account_when_the_store_went_back_puts_nothing_again_over_its_successors_state(
+    machines: Machines, clock: VirtualClock
+) -> None:
+    """The successor may have restored less, and has gone on from there."""
+    machines.store = store = Forgetful(clock)
+    first = await machines.start(1)
+    await first.owned()
+    for number in (1, 2):
+        await first.save_state(cached_data={"saved": number})
+        await machines.is_stored(first)
+        if number == 1:
+            await store.writes_down()
+    machines.ways[0].turn("away")
+    await asyncio.sleep(0.1)
+    await store.starts_again()
+    second = await machines.start(2)
+    await second.owned()
+    assert await cached(second) == {"saved": 1}
+    await second.save_state(cached_data={"saved": 3})
+    await machines.is_stored(second)
+    machines.ways[0].turn("fair")
+    await asyncio.sleep(60.0)
+    await second.aclose()
+    await first.owned()
+    await asyncio.sleep(60.0)
+    assert await cached(first) == {"saved": 3}
 
 
 async def test_it_is_for_those_who_own_something(tmp_path: Path) -> None:

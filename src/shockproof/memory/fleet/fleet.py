@@ -362,7 +362,10 @@ class Fleet:
             await self._look()
             self._own_at = 0.0
             if self._ownership is not None:
-                self._ownership.is_asked_again(await self._store.era())
+                era = await self._store.era()
+                self._ownership.is_asked_again(era)
+                if self.state is not None:
+                    self.state.is_asked_again(era)
             await self._own()
             self._is_doubted = False
             if self._state == "away":

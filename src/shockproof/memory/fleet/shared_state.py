@@ -104,6 +104,12 @@ class SharedState:
         self._last_error: str | None = None
         self.on_failure: Callable[[], None] = lambda: None
         """Called when the store has not done what it was asked for."""
+        self._last: _Publication | None = None
+        """What was put last: it is put again when the store may have lost it."""
+        self._era: str | None = None
+        """That of the store, when it was asked last; None: it was not yet."""
+        self._is_of_earlier_era = False
+        """Whether what it has restored or put last was so in an earlier era: versions of then say nothing now."""
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         after_fork(self._in_the_child)
@@ -111,7 +117,7 @@ class SharedState:
     def _in_the_child(self) -> None:
         # What the parent has seen and put, it goes on from; the child owns nothing.
         self._task, self._pending, self._seen, self._own = None, None, None, set()
-        self._tenure, self._knows = None, None
+        self._tenure, self._knows, self._last = None, None, None
 
     @property
     def name(self) -> str:
@@ -179,6 +185,17 @@ class SharedState:
             _log.warning("%s", told)
         self._too_large = told
 
+    def is_asked_again(self, era: str) -> None:
+        """The store answers, and is in that era. In another one than before it may have lost what was put last: it is put again."""
+        before, self._era = self._era, era
+        if before is None or before == era:
+            return
+        if self._seen is not None:
+            self._head, self._seen, self._is_of_earlier_era = None, None, True
+        if self._pending is None:
+            self._pending = self._last
+        self._wake()
+
     def _wake(self) -> None:
         if self._task is not None:
             background_task.wake(self._task, self._woken)
@@ -229,7 +246,9 @@ class SharedState:
     def saw(self, stored: StoredState | None) -> None:
         """Go on from that, or from something newer: it may be replaced."""
         self._head, self._seen = (None, 0) if stored is None else (stored.head, stored.version)
-        self._unseen, self._knows = None, self._looked
+        self._unseen, self._knows, self._is_of_earlier_era = None, self._looked, False
+        if self._last is not None and stored is not None and stored.head.lineage > self._last.save.lineage:
+            self._last = None
         self._wake()
 
     def _part(self, slot: int, number: int) -> str:
@@ -306,7 +325,9 @@ class SharedState:
             if version is None or self._unseen is not None or may_have_changed:
                 found = await self._read_head()
                 head, version = (None, 0) if found is None else found[:2]
-            verdict = follows(pending.save, head, was_seen=version == self._seen, own=self._own)
+            # What is there after the store went back is older than what this process knows, or is known by its higher token.
+            was_seen = version == self._seen or self._is_of_earlier_era
+            verdict = follows(pending.save, head, was_seen=was_seen, own=self._own)
             if verdict == "unseen":
                 if self._unseen is None:
                     self._unseen = (
@@ -325,16 +346,19 @@ class SharedState:
                         return
                     continue
             elif head is not None and head.lineage.token in self._own:
-                self._head, self._seen = head, version  # a put of which nobody had heard that it was done
+                # A put of which nobody had heard that it was done.
+                self._head, self._seen, self._is_of_earlier_era = head, version, False
             elif self._saved == pending.save.lineage:
                 self._saved = Lineage(
                     0, self._saved.save
                 )  # what was restored since is newer: it is not missing there
+            if verdict == "yes" or (head is not None and head.lineage == pending.save.lineage):
+                self._last = pending
             if self._pending is pending:
                 self._pending = None
 
     async def _put(self, one: _Publication, before: StateHead | None, version: int, lease: Lease) -> bool:
-        is_small = len(one.data) <= _PART
+        era, is_small = self._era, len(one.data) <= _PART
         slot = 0 if is_small or before is None else 1 - before.slot
         parts = [] if is_small else [one.data[at : at + _PART] for at in range(0, len(one.data), _PART)]
         digest = hashlib.sha256(one.data).hexdigest()
@@ -349,11 +373,13 @@ class SharedState:
                     expect=0 if there is None else there.version,
                     guard=lease.guard,
                 )
-            self._seen = await self._store.put(
+            seen = await self._store.put(
                 self._key, head.to_bytes(one.data if is_small else b""), expect=version, guard=lease.guard
             )
         except StoreConflictError:
             return False
-        self._head, self._knows = head, lease.token
+        if self._era != era:
+            return False  # it may have been lost since
+        self._head, self._seen, self._knows, self._is_of_earlier_era = head, seen, lease.token, False
         self._after = max(self._after, head.lineage)
         return True
