@@ -14,7 +14,7 @@ import random
 import sys
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from shockproof.memory.journal.name import Name
     from shockproof.memory.journal.operation import Operation
     from shockproof.memory.journal.pending_in_state import PendingInState
+    from shockproof.memory.services.kept_sends import EarlierSends, KeptSends
     from shockproof.memory.state.schema import Migration, Schema
     from shockproof.memory.state.state_capture import StateSecrets
     from shockproof.memory.state.state_files import StateFiles
@@ -406,6 +407,12 @@ class ErrorRecoveryService:
         )
         after_fork(saver.after_fork)  # one that is not kept is forgotten with it
         return saver
+
+    @made_at_first_use
+    def _kept_sends(self) -> KeptSends:
+        from shockproof.memory.services.kept_sends import KeptSends
+
+        return KeptSends(self.state_dir, registry=self._registry, clock=self._clock)
 
     def _has_made(self, part: str) -> bool:
         return part in vars(self)
@@ -963,9 +970,9 @@ class ErrorRecoveryService:
 
         Circuits that were open when it was saved are open again for the time that is left, never longer
         than it was then, whatever the clock did; those of services that were called already stay as
-        they are. Before the first save of a life, what the one before has sent under rate limits counts, and retry
-        budgets hold no more than it has left (if that is less than 5 minutes ago); of what it has sent since that save, the
-        orders count that went through `Handle.once`.
+        they are. What the life before has sent under rate limits counts, also after a kill: from here on it is kept in the
+        background, ahead of what is sent, whether the state is saved or not. Before the first save of a life, retry
+        budgets hold no more than the one before has left (if that is less than 5 minutes ago).
 
         With *share_state*, the state of the last owner in the store is taken where it is newer than that on disk; it waits at most
         10 seconds for that, and takes what is on disk where the store does not answer. Do so after `owned`. Orders that
@@ -982,6 +989,7 @@ class ErrorRecoveryService:
         from shockproof.memory.journal.operation import pending_operation, saved_but_ended, with_pending
 
         state = (await self._saver.load()).state
+        kept = None if self._kept_sends.is_on else await self._kept_sends.earlier()
         of_another = None if self._handover is None else await self._handover.newer_than(state)
         state = state if of_another is None else of_another
         values = self._journalled_values
@@ -999,8 +1007,13 @@ class ErrorRecoveryService:
         sends = self._journal.earlier_sends if self._is_first_save_to_come else ()
         if of_another is not None:
             await self._take_over_orders(of_another)
-        if state is not None or sends:
-            self._restore_services(state, sends, is_from_elsewhere=of_another is not None)
+        begins = not self._kept_sends.is_on  # nobody else has restored meanwhile
+        kept = kept if begins else None
+        if state is not None or sends or kept is not None:
+            self._restore_services(state, sends, kept, is_from_elsewhere=of_another is not None)
+        if begins:
+            self._runtime.kept_sends = self._kept_sends
+            await self._kept_sends.begin()
         if not pending and not ended:
             return state
         if state is None:
@@ -1030,10 +1043,17 @@ class ErrorRecoveryService:
             await take_over_orders(self._journal, orders, moment_of(self._clock))
 
     def _restore_services(
-        self, state: SystemState | None, sends: tuple[EarlierSend, ...], *, is_from_elsewhere: bool
+        self,
+        state: SystemState | None,
+        sends: tuple[EarlierSend, ...],
+        kept: EarlierSends | None,
+        *,
+        is_from_elsewhere: bool,
     ) -> None:
         from shockproof.memory.services.earlier_life import (
+            SavedAt,
             restore_circuits,
+            restore_kept_sends,
             restore_orders,
             restore_sends,
             restore_statuses,
@@ -1047,10 +1067,15 @@ class ErrorRecoveryService:
         elapsed, since = (0.0, -math.inf) if is_from_elsewhere else (wall - saved_at, saved_at)
         restore_circuits(self._registry, saved, now, elapsed)
         # From the first save on the file tells of this life, whose own calls would count twice.
-        if self._is_first_save_to_come:
+        is_of_this_life = not self._is_first_save_to_come
+        counted: Collection[str] = ()
+        if kept is not None:
+            when = SavedAt(now, wall, since, elapsed, is_from_elsewhere)
+            counted = restore_kept_sends(self._registry, kept, {} if is_of_this_life else saved, sends, when)
+        if not is_of_this_life:
             self._is_first_save_to_come = False
-            restore_sends(self._registry, saved, now, elapsed)
-            restore_orders(self._registry, sends, now, wall, since=since)
+            restore_sends(self._registry, saved, now, elapsed, but=counted)
+            restore_orders(self._registry, sends, now, wall, since=since, but=counted)
         if state is not None:
             restore_statuses(self._registry, state.service_statuses)
 
@@ -1208,9 +1233,6 @@ class ErrorRecoveryService:
 
         It begins when this life has restored the state of the one before, or has called `save_state`: until then a state that
         an earlier life has left is not overwritten, and the log says so. Where none is there, it begins at once.
-
-        After a kill, what was sent under rate limits since the last save is not known: where that matters, let
-        *every* be as short as 1 second.
 
         Args:
             provider: gives the three arguments of `save_state`, as a dict of them or a tuple; plain
@@ -1427,6 +1449,7 @@ class ErrorRecoveryService:
             self._error_log.flush(timeout),
             self._give_up_the_journal(),
             self._halt.flush(),
+            self._end_of_the_sends(),
             self._listeners.drain(),
             self._runtime.losers.reap(),
             return_exceptions=True,
@@ -1439,6 +1462,10 @@ class ErrorRecoveryService:
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    async def _end_of_the_sends(self) -> None:
+        if self._has_made("_kept_sends"):
+            await self._kept_sends.end()
 
     async def _give_up_the_journal(self) -> None:
         if self._has_made("_sendings"):
@@ -1580,11 +1607,13 @@ _REST: Final = (
     "shockproof.memory.state.state_survey",
     "shockproof.memory.state.state_files",
     "shockproof.memory.state.state_saver",
+    "shockproof.memory.services.kept_sends",
     "shockproof.memory.services.earlier_life",
     "shockproof.memory.services.health",
     "shockproof.memory.error_log.error_reading",
     "shockproof.calls.loop_lag",
     "shockproof.calls.periodic",
+    "shockproof.policies.reserved_sends",
     "shockproof.calls.rate_queue",
     "shockproof.policies.fallback",
     "shockproof.memory.journal.recent_sends",

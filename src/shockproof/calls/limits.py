@@ -109,6 +109,8 @@ class Limits:
         self._earlier_sends: list[SentEarlier] = []
         """What its journal tells of beside that."""
         self._shared: SharedLimit | None = None
+        self._on_low: Callable[[], None] | None = None
+        """Has the disk told what may be sent; None: nobody tells it."""
         self.lane: Places | None = None
         """
         The places for the healthy path, while it may take one without asking further; None sends a call the
@@ -155,6 +157,8 @@ class Limits:
                 self._rate = RateQueue(rates, self._clock)
                 self._count_earlier()
                 self._share_the_rate()
+                if self._on_low is not None:
+                    self._rate.keep(self._on_low)
         elif rates != (before.get("rate_limit") or ()):
             self._rate.change(rates)
             self._share_the_rate()
@@ -295,6 +299,8 @@ class Limits:
         assert self._rate is not None
         elapsed = self._clock.time() - float(exported["exported_at"])
         self._rate.windows.restore(self._clock.monotonic(), elapsed, exported)
+        if self._on_low is not None:
+            self._rate.keep(self._on_low)
 
     def take_over(self, earlier: RollingWindows) -> None:
         """Count what an earlier life has sent, as soon as there is a rate limit."""
@@ -320,6 +326,13 @@ class Limits:
             self._rate.windows.restore(now, 0.0, earlier.export(now))
         if sends:
             self._rate.windows.count(now, sends)
+
+    def keep(self, on_low: Callable[[], None]) -> None:
+        """What may be sent is told to the disk from now on, see `RateQueue.keep`."""
+        with self._lock:
+            self._on_low = on_low
+            if self._rate is not None:
+                self._rate.keep(on_low)
 
     def share(self, shared: SharedLimit) -> None:
         """The rate limit is one with those of other processes, as soon as there is one."""

@@ -42,6 +42,8 @@ class RateQueue:
         self._refused: tuple[float, Weight] | None = None
         """When something did not fit in last, and what it was: it may come back."""
         self._has_sent = False
+        self._on_low: Callable[[], None] | None = None
+        """Has the disk told what may be sent; None: nobody tells it."""
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
         self._lock = threading.RLock()
 
@@ -57,7 +59,10 @@ class RateQueue:
             if self._shared is not None:
                 return self._take_of_the_share(self._shared, now, weight, ahead)
             if ahead is None:
-                return self.windows.admit(now, weight)
+                answer = self.windows.admit(now, weight)
+                if self._on_low is not None:
+                    self._tell_the_disk(self._on_low)
+                return answer
             own = self.windows.wait(now, weight)
             return max(own, self.windows.wait(now, ahead.weight))
 
@@ -79,12 +84,30 @@ class RateQueue:
         shared.is_short()
         return wait(now, weight) if ahead is None else max(wait(now, weight), wait(now, ahead.weight))
 
+    # -- over a restart ----------------------------------------------------------------------------------
+
+    def keep(self, on_low: Callable[[], None]) -> None:
+        """
+        From now on *on_low* is called, from any thread, when the disk has to be told what may be sent, and must be quick.
+
+        Where others use the limit, too, what they share it in knows of it.
+        """
+        with self._lock:
+            if self._shared is None:
+                self._on_low = on_low
+                self.windows.reserve()
+                on_low()
+
+    def _tell_the_disk(self, on_low: Callable[[], None]) -> None:
+        if self.windows.reserved is not None and self.windows.reserved.is_low:
+            on_low()
+
     # -- one limit for several processes -----------------------------------------------------------------
 
     def share(self, shared: SharedLimit) -> None:
         """From now on others use the limit, too: nothing is sent but of the own share."""
         with self._lock:
-            self._shared = shared
+            self._shared, self._on_low, self.windows.reserved = shared, None, None
             self.windows.share({})
 
     def allow(self, shares: Mapping[Rate, int], limits: Mapping[Rate, int]) -> None:
@@ -149,12 +172,16 @@ class RateQueue:
         with self._lock:
             answer = told(self.windows, self._clock.monotonic())
             self._look()
+            if self._on_low is not None:
+                self._tell_the_disk(self._on_low)
             return answer
 
     def change(self, rates: Sequence[Rate]) -> None:
         """Other rates from now on; what was sent counts in them, and who waits keeps its turn."""
         with self._lock:
             self.windows.change(self._clock.monotonic(), rates)
+            if self._on_low is not None:
+                self.keep(self._on_low)
             self._look()
 
     def _look(self, *, is_told: bool = True) -> None:
@@ -167,6 +194,8 @@ class RateQueue:
                 self._line.leave(head)
                 head.sent, head.granted = answer, True
                 self._has_sent = True
+                if self._on_low is not None:
+                    self._tell_the_disk(self._on_low)
                 if not head.wake():
                     self.windows.give_back(answer)
                     head.sent, head.granted = None, False

@@ -27,6 +27,7 @@ from shockproof.vocabulary.outcomes import CallInfo
 if TYPE_CHECKING:
     from shockproof.calls.reconciliation import Reconciliation
     from shockproof.calls.ways import WaysOfServices
+    from shockproof.memory.services.kept_sends import KeptSends
 
 __all__ = ["Runtime", "SentOnce"]
 
@@ -66,6 +67,7 @@ class Runtime:
         "_usual_rule",
         "clock",
         "defaults",
+        "kept_sends",
         "listeners",
         "losers",
         "max_threads",
@@ -108,6 +110,8 @@ class Runtime:
         """Called on a loop before the first call of each handle there."""
         self.sent_once = sent_once
         """None where there is no journal."""
+        self.kept_sends: KeptSends | None = None
+        """Told of each service that gets a rate limit; None: what is sent is not kept for the next life."""
         self.plans = Members[Any]()  # Any: Plan, which imports this module
         """Every plan that is bound to it."""
         self.losers = Losers()
@@ -189,6 +193,8 @@ class Runtime:
                 state.limits = Limits(state.name, self.clock, lambda seconds: self._paused(state, seconds))
                 state.prepare(is_prepared=state.prepared)  # closes the short way
                 state.limits_are_there()
+                if self.kept_sends is not None:
+                    self.kept_sends.watch(state)
             if state.shared_limit is not None:
                 state.limits.share(state.shared_limit)
             limits: Limits = state.limits

@@ -14,7 +14,10 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from shockproof.policies.reserved_sends import Ahead, ReservedSends
 
 __all__ = ["WEIGHT", "Rate", "RollingWindows", "Sent", "SentEarlier", "Weight", "parse_rates", "parse_window"]
 
@@ -240,7 +243,7 @@ class RollingWindows:
     threads. Time is handed in and monotonic; a thread that is a little behind is counted as of now.
     """
 
-    __slots__ = ("_lock", "_now", "_paused_until", "_shares", "_windows", "rates")
+    __slots__ = ("_lock", "_now", "_paused_until", "_shares", "_windows", "rates", "reserved")
 
     def __init__(self, rates: Sequence[Rate]) -> None:
         self.rates = tuple(rates)
@@ -248,6 +251,8 @@ class RollingWindows:
         self._now = -math.inf
         self._paused_until = -math.inf
         self._shares: Mapping[Rate, int] | None = None
+        self.reserved: ReservedSends | None = None
+        """What may be sent before the disk has to be told; None: nobody tells it."""
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
         self._lock = threading.RLock()
 
@@ -282,6 +287,8 @@ class RollingWindows:
             sent = Sent(self._now, weight)
             for window in self._windows:
                 window.add(sent)
+            if self.reserved is not None:
+                self.reserved.sent(weight)
             return sent
 
     def wait(self, now: float, weight: Weight) -> float:
@@ -302,6 +309,8 @@ class RollingWindows:
         with self._lock:
             for window in self._windows:
                 window.remove(sent)
+            if self.reserved is not None:
+                self.reserved.given_back(sent.weight)
 
     def pause(self, now: float, seconds: float) -> bool:
         """
@@ -313,6 +322,8 @@ class RollingWindows:
             until = max(self._now, now) + min(seconds, _LONGEST_PAUSE)
             is_news = until > self._paused_until
             self._paused_until = max(self._paused_until, until)
+            if is_news and self.reserved is not None:
+                self.reserved.has_news()
             return is_news
 
     def report(
@@ -338,6 +349,8 @@ class RollingWindows:
                 for window in found:
                     lasts = seconds if resets_in is None else min(resets_in, max(seconds, _LONGEST_PAUSE))
                     window.report(self._now + lasts, used)
+                    if self.reserved is not None and window.reports:
+                        self.reserved.heard(window.rate, window.reports[0][1])
                 if found:
                     return True
             return False
@@ -377,6 +390,24 @@ class RollingWindows:
                 for one in sorted(sent.values(), key=_sent_at):
                     window.add(one)
                 window.reports = deque(reports.get(window.rate[1:], ()))
+
+    def reserve(self) -> None:
+        """From now on count what may be sent before the disk has to be told of more; what was sent so far it is told anyway."""
+        from shockproof.policies.reserved_sends import ReservedSends
+
+        with self._lock:
+            self.reserved = ReservedSends(self.rates)
+
+    def ahead(self, *, is_last: bool) -> Ahead | None:
+        """What the disk is to tell of it before it tells `export`; None: nothing. See `ReservedSends.ahead`."""
+        with self._lock:
+            return None if self.reserved is None else self.reserved.ahead(is_last=is_last)
+
+    def told(self, ahead: Ahead) -> None:
+        """The disk tells it now."""
+        with self._lock:
+            if self.reserved is not None:
+                self.reserved.durable(ahead)
 
     def share(self, shares: Mapping[Rate, int]) -> None:
         """

@@ -21,7 +21,7 @@ __all__ = ["Findings", "Known", "MakeDisk", "Subject", "complaints_where_calls_f
 Facts = TypeVar("Facts", bound=Hashable)
 MakeDisk = Callable[[Files], SimulatedDisk]
 
-_COUNTED = re.compile(r"\.\d+\.\d+\.tmp$")
+_COUNTED = re.compile(r"\.\d+[.-]\d+\.tmp$")
 """Temporary names hold a counter: two states that differ in that only are the same."""
 
 

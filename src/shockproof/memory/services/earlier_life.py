@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
+from shockproof.memory.services.kept_sends import EarlierSends
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.policies.rate_limit import RollingWindows, SentEarlier, Weight
+from shockproof.policies.rate_limit import WEIGHT, RollingWindows, SentEarlier, Weight
 from shockproof.policies.saved_circuit import SavedCircuit
 from shockproof.vocabulary.statuses import ServiceStatus
 
@@ -22,6 +23,7 @@ __all__ = [
     "export_services",
     "export_statuses",
     "restore_circuits",
+    "restore_kept_sends",
     "restore_orders",
     "restore_sends",
     "restore_statuses",
@@ -33,6 +35,8 @@ _BUDGETS: Final = "retry_budgets"
 
 _BUDGET_BELIEVED_FOR: Final = 300.0
 """Seconds: an outage that is longer ago says nothing about the calls of now."""
+
+_NOT_RESTORED: Final = "the saved %s of service %r was not restored: %s"
 
 _log = logging.getLogger("shockproof")
 
@@ -56,6 +60,20 @@ class EarlierOrders(Protocol):
     def times(self) -> int:
         """How many."""
         ...
+
+
+class SavedAt(NamedTuple):
+    """How a saved state and this moment lie to each other; nothing in the state was sent later."""
+
+    now: float
+    """This moment, monotonic."""
+    wall: float
+    """This moment, seconds since 1970 UTC."""
+    at: float
+    """When it was saved, seconds since 1970 UTC; -infinite: there is none, or by another machine's clock."""
+    elapsed: float
+    """Seconds since, as far as is known."""
+    is_from_elsewhere: bool = False
 
 
 def export_services(registry: Registry, now: float) -> dict[str, dict[str, Any]]:  # Any: JSON
@@ -117,15 +135,24 @@ def restore_circuits(registry: Registry, saved: Mapping[str, object], now: float
     _restore_each(saved.get(_CIRCUITS), "circuit", restore)
 
 
-def restore_sends(registry: Registry, saved: Mapping[str, object], now: float, elapsed: float) -> None:
+def restore_sends(
+    registry: Registry,
+    saved: Mapping[str, object],
+    now: float,
+    elapsed: float,
+    *,
+    but: Collection[str] = (),
+) -> None:
     """
     Count what was sent under rate limits, and lower the retry budgets, as they were *elapsed* seconds ago.
 
     Once in a life, and before its first save: what this life has sent is counted already. A service that has no rate
-    limit or budget yet gets it with its first. Budgets are believed for five minutes.
+    limit or budget yet gets it with its first. Budgets are believed for five minutes. The rate limits of *but* are counted already.
     """
 
     def count(name: str, one: object) -> None:
+        if name in but:
+            return
         state: ServiceState = registry.get_or_create(name)
         state.take_over_sends(RollingWindows.from_export(now, elapsed, one))
 
@@ -140,25 +167,108 @@ def restore_sends(registry: Registry, saved: Mapping[str, object], now: float, e
 
 
 def restore_orders(
-    registry: Registry, sends: Iterable[EarlierOrders], now: float, wall: float, *, since: float
+    registry: Registry,
+    sends: Iterable[EarlierOrders],
+    now: float,
+    wall: float,
+    *,
+    since: float,
+    but: Collection[str] = (),
 ) -> None:
     """
     Count what the journal tells was sent under rate limits after the wall time *since*, that of the saved state.
+
+    Those of the services *but* are counted already.
 
     What was sent before is counted there. How long ago it was is told by the wall clock, which is at *wall* now: one that
     was set back meanwhile counts as no time at all. If it was set back since the save, the order in which the sends of a
     service stand tells which came later.
     """
+    for name, ones in _of_each_service(sends).items():
+        orders = _sent_after(since, ones, now, wall)
+        if orders and name not in but:
+            registry.get_or_create(name).count_orders(orders)
+
+
+def restore_kept_sends(
+    registry: Registry,
+    kept: EarlierSends,
+    saved: Mapping[str, object],
+    sends: Iterable[EarlierOrders],
+    when: SavedAt,
+) -> Collection[str]:
+    """
+    Count what the life before has kept of its sends, and what the saved state and the journal tell was sent after that.
+
+    What may have been sent beyond that, but for what these two tell of, counts as sent right now: nobody knows when it was.
+
+    Returns:
+        The services for which all of this is counted now.
+    """
+    counted: set[str] = set()
+    orders, rates = _of_each_service(sends), saved.get(_RATES)
+
+    def count(name: str, one: object) -> None:
+        windows = RollingWindows.from_export(when.now, when.wall - kept.at, one)
+        reserved = _counts(one, "reserved")
+        saved_later = _saved_after(
+            kept.at, name, rates.get(name) if isinstance(rates, Mapping) else None, when
+        )
+        if saved_later is not None:
+            windows.restore(when.now, when.elapsed, saved_later)
+            for _, counts in saved_later["sent"]:
+                reserved = {of: left - counts.get(of, 0) for of, left in reserved.items()}
+        later = _sent_after(max(when.at, kept.at), orders.get(name, ()), when.now, when.wall)
+        for order in later:
+            reserved = {of: left - _part(order, of) for of, left in reserved.items()}
+        unknown = {of: left for of, left in reserved.items() if left > 0}
+        windows.count(when.now, [*later, *([SentEarlier(when.now, unknown)] if unknown else ())])
+        registry.get_or_create(name).take_over_sends(windows)
+        counted.add(name)
+
+    _restore_each(kept.services, "rate limit", count)
+    return counted
+
+
+def _counts(one: Any, name: str) -> dict[str, int]:  # Any: JSON
+    try:
+        return {str(of): int(count) for of, count in one[name].items()}
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _saved_after(at: float, name: str, saved: Any, when: SavedAt) -> dict[str, Any] | None:  # Any: JSON
+    """Of what a state tells of a service, what was sent after the wall time *at*; None: it tells nothing that can be read."""
+    if saved is None:
+        return None
+    try:
+        RollingWindows.from_export(when.now, when.elapsed, saved)  # checks it
+    except ValueError as error:
+        _log.warning(_NOT_RESTORED, "rate limit", name, error)
+        return None
+    sent = (
+        saved["sent"] if when.is_from_elsewhere else [one for one in saved["sent"] if when.at - one[0] > at]
+    )
+    return {**saved, "sent": sent}
+
+
+def _part(order: SentEarlier, name: str) -> int:
+    weight = order.weight
+    if isinstance(weight, int):
+        return order.times * (weight if name == WEIGHT else 1)
+    return order.times * weight.get(name, 0)
+
+
+def _of_each_service(sends: Iterable[EarlierOrders]) -> dict[str, list[EarlierOrders]]:
     services: dict[str, list[EarlierOrders]] = {}
     for one in sends:
         services.setdefault(one.service_name, []).append(one)
-    for name, ones in services.items():
-        later = (
-            [one for one in ones if one.at > since] if wall >= since else ones[_first_after(since, ones) :]
-        )
-        orders = [SentEarlier(now - max(0.0, wall - one.at), one.weight, one.times) for one in later]
-        if orders:
-            registry.get_or_create(name).count_orders(orders)
+    return services
+
+
+def _sent_after(since: float, ones: Sequence[EarlierOrders], now: float, wall: float) -> list[SentEarlier]:
+    later = [one for one in ones if one.at > since] if wall >= since else ones[_first_after(since, ones) :]
+    return [SentEarlier(now - max(0.0, wall - one.at), one.weight, one.times) for one in later]
 
 
 def _first_after(since: float, sends: Sequence[EarlierOrders]) -> int:
@@ -187,4 +297,4 @@ def _restore_each(saved: object, what: str, restore: Callable[[str, object], Non
                 raise ValueError(f"{name!r} is no name")
             restore(name, one)
         except ValueError as error:
-            _log.warning("the saved %s of service %r was not restored: %s", what, name, error)
+            _log.warning(_NOT_RESTORED, what, name, error)
