@@ -6,11 +6,9 @@ the venue's ledger agree.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -29,6 +27,7 @@ from shockproof.demo.scoreboard import Happening, Scoreboard
 from shockproof.demo.session import Session
 from shockproof.demo.summary import Summary
 from shockproof.testing import VirtualClock
+from tests.free_port import free_port
 
 DEMO = [sys.executable, "-m", "shockproof", "demo"]
 DYING = str(Path(__file__).with_name("dying_trader.py"))
@@ -182,15 +181,6 @@ async def test_sigkills_with_an_order_in_flight_leave_book_and_ledger_in_agreeme
     assert len([line for line in view.lines if "in flight: the venue has booked it" in line]) == 2
     assert summary.settled_by_reconcile >= 2
     assert "binance.orders" in {service["name"] for service in pages[0]["services"]}
-
-
-def free_port() -> int:
-    """One that nobody listens on, below those that the system gives to whoever connects."""
-    for port in range(20_000, 30_000):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("ten thousand ports are taken")
 
 
 class QuietVenue:

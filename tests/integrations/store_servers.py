@@ -8,7 +8,6 @@ import datetime
 import ipaddress
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from shockproof import StateStore, StoreUnavailableError
 from shockproof.integrations.etcd import EtcdStore
 from shockproof.integrations.redis import RedisStore
+from tests.free_port import free_port
 
 T = TypeVar("T")
 
@@ -52,10 +52,7 @@ class Server:
 
     def start(self) -> None:
         for _ in range(20):  # somebody else may take the port between asking for it and using it
-            with socket.socket() as free:
-                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                free.bind((HOST, self.port))
-                port = free.getsockname()[1]
+            port = self.port or free_port()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
             self._process = subprocess.Popen(
@@ -141,17 +138,10 @@ def redis_server(folder: Path, *options: str) -> Server:
         if "--tls-port" not in options:
             where += ["--port", str(port)]
         if "--cluster-enabled" in options:  # else it is 10,000 higher, and there is perhaps none
-            where += ["--cluster-port", str(_free_port())]
+            where += ["--cluster-port", str(free_port())]
         return ["redis-server", "--bind", HOST, "--save", "", *where]
 
     return Server(command, "Ready to accept connections", folder, "redis")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def sentinel_server(folder: Path, master: Server, *settings: str) -> Server:
@@ -170,7 +160,7 @@ def sentinel_server(folder: Path, master: Server, *settings: str) -> Server:
 
 def etcd_server(folder: Path, *options: str, scheme: str = "http") -> Server:
     def command(port: int) -> list[str]:
-        peers = f"http://{HOST}:{_free_port()}"
+        peers = f"http://{HOST}:{free_port()}"
         here = f"{scheme}://{HOST}:{port}"
         return [
             "etcd", "--name", "one", "--data-dir", "data", "--listen-client-urls", here,

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -22,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 
 from shockproof import ErrorRecoveryService, MemoryStore, RetryBudget
 from shockproof.integrations.prometheus import ShockproofCollector, alert_rules, grafana_dashboard
+from tests.free_port import free_port
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -75,9 +75,7 @@ def a_prometheus(folder: Path, scraped_port: int) -> Iterator[str]:
     )
     promtool("check", "config", config)
     for _ in range(10):  # somebody else may take the port between asking for it and using it
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"]
         command += [f"--web.listen-address={address}", "--log.format=json"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
