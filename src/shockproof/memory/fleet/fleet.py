@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from shockproof.policies.fleet_circuit import FleetRecord, Vote
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
+from shockproof.vocabulary.shared_lock import shared_lock
 
 if TYPE_CHECKING:
     from shockproof.memory.fleet.shared_state import SharedState
@@ -53,7 +53,7 @@ _LONGEST_LEAD: Final = 1.0
 """Seconds before a circuit is half-open in which leases for probing are asked for, each process at another moment."""
 
 _in_use: weakref.WeakSet[Fleet] = weakref.WeakSet()
-_in_use_lock = threading.Lock()
+_in_use_lock = shared_lock()
 
 _log = logging.getLogger("shockproof")
 

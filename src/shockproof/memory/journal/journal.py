@@ -40,6 +40,7 @@ from shockproof.vocabulary.errors import (
     StateVersionError,
 )
 from shockproof.vocabulary.moment import Moment
+from shockproof.vocabulary.shared_lock import shared_lock
 
 __all__ = ["Journal", "RecordTooLargeError", "Session", "journal_for"]
 
@@ -659,7 +660,7 @@ def _again(error: Exception) -> Exception:
 
 
 _journals: weakref.WeakValueDictionary[str, Journal] = weakref.WeakValueDictionary()
-_journals_lock = threading.Lock()
+_journals_lock = shared_lock()
 
 
 def journal_for(directory: Path) -> Journal:
