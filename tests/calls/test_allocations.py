@@ -14,6 +14,11 @@ import pytest
 PROGRAM = """
 import asyncio, gc, json, sys, time, tracemalloc
 from shockproof import CircuitOpenError, ErrorRecoveryService
+from shockproof.memory.disk.writer import DiskThread, Writer
+
+# Its threads would end after some idle seconds, on a slow machine in the middle, and free what they had.
+for kind in (DiskThread, Writer):
+    kind.__init__.__kwdefaults__["idle_after"] = 1e6
 
 blocks = sys.getallocatedblocks
 
