@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from shockproof import NOT_FOUND, ErrorRecoveryService, OperationCompletedError
 from shockproof.__main__ import main
+from shockproof.command_line import operations
 from shockproof.command_line.screen import Screen
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal import Journal
@@ -157,13 +159,19 @@ async def test_an_order_that_was_found_is_never_sent_again(shockproof: Run, kill
 
 
 @pytest.mark.asyncio
-async def test_an_order_that_is_absent_may_be_sent_again(shockproof: Run, killed: Path) -> None:
-    """Nothing is pending any more, and its key is free; who said so stays on the disk."""
+@pytest.mark.parametrize(("passed", "may_arrive"), [(59.0, True), (61.0, False)])
+async def test_an_order_that_is_absent_may_be_sent_again(
+    shockproof: Run, killed: Path, monkeypatch: pytest.MonkeyPatch, passed: float, may_arrive: bool
+) -> None:
+    """Nothing is pending any more, and its key is free; who said so stays on the disk, and who is early is warned."""
     place = ("--state-dir", killed / "state")
+    sent_at = (await _in_thread(shockproof, "operations", "show", "bot-5", "--json", *place)).json["sent_at"]
+    now = _moment(sent_at) + passed
+    monkeypatch.setattr(operations, "time", SimpleNamespace(time=lambda: now))
     words = ("operations", "resolve", "bot-5", "--outcome", "absent", "--yes", "--by", "ann")
     settled = await _in_thread(shockproof, *words, *place)
     assert settled.code == 0
-    assert "may still arrive" in settled.out
+    assert ("may still arrive" in settled.out) == may_arrive
     assert await _restart(killed / "state", "bot-5") == "sent again"
     (line,) = (killed / "state" / "journal" / "resolved.jsonl").read_text().splitlines()
     trace = json.loads(line)
