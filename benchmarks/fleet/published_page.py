@@ -51,7 +51,7 @@ def write(found: Found, rounds: int) -> None:
             [
                 "### In trouble",
                 troubles_table(found.troubles),
-                "### An account's owner, killed",
+                "### Orders of an account, in trouble",
                 orders_table(found.orders),
                 "### A call",
                 cost_table(found.cost),
