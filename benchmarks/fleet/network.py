@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
@@ -64,9 +65,8 @@ def enter_a_namespace() -> None:
     os.execvp(words[0], words)  # noqa: S606 - no shell is wanted
 
 
-def network(*, is_second: bool = False) -> Network:
-    """*is_second*: beside another one, to another server."""
-    return Namespaces(int(is_second)) if os.environ.get(IN_A_NAMESPACE) else Proxies()
+def network() -> Network:
+    return Namespaces() if os.environ.get(IN_A_NAMESPACE) else Proxies()
 
 
 def enter_one_of_its_own() -> None:
@@ -79,8 +79,11 @@ class Namespaces:
     """A virtual cable from each process's namespace to ours; cut, its packets are lost."""
 
     name = "network namespaces"
+    _numbers = itertools.count()
+    """Those of one network may still be there when the next one begins: they go some time after their processes."""
 
-    def __init__(self, number: int = 0) -> None:
+    def __init__(self) -> None:
+        number = next(self._numbers)
         self._net = f"10.{77 + number}"
         self._ends = f"hub{number}-", f"bot{number}-"
         self.host = f"{self._net}.0.1"

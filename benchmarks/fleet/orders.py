@@ -376,7 +376,7 @@ class Ways:
 
     def __init__(self) -> None:
         self._loop = OnAThread()
-        self._to_store, self._to_venue = network(), network(is_second=True)
+        self._to_store, self._to_venue = network(), network()
         self.name, self.of_store, self.of_venue = (
             self._to_store.name,
             self._to_store.host,

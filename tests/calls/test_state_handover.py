@@ -605,6 +605,31 @@ async def test_a_store_that_has_lost_its_data_makes_no_old_state_the_newest(mach
     assert await cached(first) == {"save": 3}
 
 
+async def test_a_state_that_the_store_does_not_take_is_told_of_until_it_does(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is durable on the disk all the same, and its owner stays: a store that is full renews what it has."""
+    caplog.set_level("INFO")
+    bot = await machines.start(1)
+    await bot.owned()
+    machines.ways[0].turn("full")
+    assert await bot.save_state(cached_data={"saved": 1})
+    await is_on_its_way(bot)
+    await asyncio.sleep(120.0)
+    shared = bot.get_health_status()["shared"]
+    assert (shared["state"], shared["owns"]["is_owner"], told(bot)["is_behind"]) == ("away", True, True)
+    assert shared["trouble"].startswith(
+        "the store is away, this process may write for 'account 7' for another "
+    )
+    assert shared["trouble"].endswith("it is full")
+    machines.ways[0].turn("fair")
+    await asyncio.sleep(20.0)
+    assert not told(bot)["is_behind"]
+    assert (bot.get_health_status()["shared"]["state"], trouble(bot)) == ("reachable", "None")
+    lines = [one.getMessage() for one in caplog.records if "store of the fleet" in one.getMessage()]
+    assert [("away" in line, "back" in line) for line in lines] == [(True, False), (False, True)]
+
+
 @pytest.mark.parametrize("was_there", ["nothing", "an earlier save", "what another owner had left"])
 async def test_what_a_store_that_went_back_in_time_has_lost_is_put_there_again(
     machines: Machines, clock: VirtualClock, was_there: str

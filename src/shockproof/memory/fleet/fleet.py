@@ -245,7 +245,8 @@ class Fleet:
         if ownership is None:
             return "each process decides by itself"
         if ownership.is_held:
-            return f"this process may write for {ownership.name!r} for another {ownership.remaining:.0f} s, then nobody may"
+            left = f"for another {ownership.remaining:.0f} s"
+            return f"this process may write for {ownership.name!r} {left}, then nobody may unless the lease was renewed"
         return f"nobody may begin to write for {ownership.name!r}"
 
     # -- starting and ending -----------------------------------------------------------------------------
