@@ -172,6 +172,7 @@ async def rows(ours: Ours, watched: Handle, traced: Handle, *, with_rivals: bool
             repeated(by_hand.one_coroutine(bare)),
             rivals("HEALTHY"),
         ),
+        Row("the same, twenty such functions in turn", ours.in_turn, None),
         Row("the same through `call`", ours.called(ours.plain), 4.2),
         Row("the same through `call`, its durations kept for Prometheus", ours.called(watched), None),
         Row("the same through `call`, traced by OpenTelemetry without an SDK", ours.called(traced), None),
@@ -233,9 +234,9 @@ async def rows(ours: Ours, watched: Handle, traced: Handle, *, with_rivals: bool
         def block(case: Callable[[int, Call], Awaitable[None]]) -> Case:
             return lambda n: case(n, bare)
 
-        table[7].rivals["hyx, breaker"] = block(others.hyx_breaker_block)
-        table[8].rivals["hyx, timeout"] = block(others.hyx_timeout_block)
-        table[9].rivals["tenacity"] = block(others.tenacity_attempts)
+        table[8].rivals["hyx, breaker"] = block(others.hyx_breaker_block)
+        table[9].rivals["hyx, timeout"] = block(others.hyx_timeout_block)
+        table[10].rivals["tenacity"] = block(others.tenacity_attempts)
     return table
 
 

@@ -31,6 +31,7 @@ class Ours:
 
         with_fallback = self.plain.using(fallback=cached)
         self.decorated = with_fallback(function)
+        self.twenty = [with_fallback(function) for _ in range(20)]
         self.timed_decorated = self.timed.using(fallback=cached)(function)
         self.in_places = self.places(function)
         self.timed_in_places = self.places.using(timeout=5.0)(function)
@@ -54,6 +55,12 @@ class Ours:
                 await handle.call(function, 1)
 
         return case
+
+    async def in_turn(self, n: int) -> None:
+        """Functions of one signature, which share the code that is around them."""
+        for _ in range(n // 20):
+            for call in self.twenty:
+                await call(1)
 
     def guarded(self, handle: Handle) -> Case:
         async def case(n: int) -> None:
