@@ -212,6 +212,7 @@ async def in_place(
         failure = None  # the traceback holds this frame: no cycle
 
 
+@holds_timer
 async def _attempts(
     call: OngoingCall,
     fn: Callable[..., Any],  # Any: the user's function
@@ -219,28 +220,42 @@ async def _attempts(
     kwargs: dict[str, Any],  # Any: its arguments
     failure: Failure | None,
 ) -> tuple[Any, bool]:  # Any: its result; and whether that was judged a failure
+    plan = call.plan
     # The first attempt was made by the short way, which only takes what gives something to await.
     is_direct = failure is not None
     try:
         while True:
             if failure is None:
                 lane = call.lane()
-                if lane is not None:
-                    awaitable = fn(*args, **kwargs) if is_direct else call.plan.awaitable(fn, args, kwargs)
-                    result, failure = await _run(call, awaitable, lane, None)
-                elif call.plan.hedge is None:
+                if lane is not None and is_direct:  # what `_run` does for such a one, without its frame
+                    coroutine = fn(*args, **kwargs)
+                    timer = call.start_timer()
+                    started = plan.stopwatch() if timer is None else timer.started
+                    try:
+                        result = await coroutine
+                    except BaseException as error:
+                        result, failure = None, failure_of(plan, error, lane, started, timer)
+                        if failure is None:
+                            raise
+                    else:
+                        if timer is not None:
+                            timer.stop()
+                        call.succeeded(lane, elapsed(plan, started, timer))
+                elif lane is not None:
+                    result, failure = await _run(call, plan.awaitable(fn, args, kwargs), lane, None)
+                elif plan.hedge is None:
                     result, failure = await _attempt(call, fn, args, kwargs)
                 else:
-                    began = call.plan.runtime.clock.monotonic()
+                    began = plan.runtime.clock.monotonic()
                     result, failure = await hedged(
                         call,
-                        call.plan.hedge,
+                        plan.hedge,
                         partial(_attempt, call, fn, args, kwargs),
                         partial(_hedge, call, fn, args, kwargs),
                     )
                     if failure is not None:  # another request may have sent an order
                         failure.began = began
-                        failure.order = failure.order or order_sent_since(began, call.plan.runtime.clock)
+                        failure.order = failure.order or order_sent_since(began, plan.runtime.clock)
                 if failure is None:
                     return result, False
             delay = call.after(failure)

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from typing import Final
 
+from shockproof.memory.error_log.capture import text_of
 from shockproof.vocabulary.outcomes import Attempt
 
-__all__ = ["attach", "attempts_of", "describe"]
+__all__ = ["LONGEST_TEXT", "attach", "attempts_of", "describe"]
 
 _ATTRIBUTE = "__shockproof_attempts__"
 _MOST_NOTES = 10
-_LONGEST_TEXT = 500
+LONGEST_TEXT: Final = 500
+"""Characters after which `describe` cuts a text; what it gives is longer only if it did."""
 
 
 def attempts_of(error: BaseException) -> tuple[Attempt, ...]:
@@ -31,11 +34,8 @@ def attempts_of(error: BaseException) -> tuple[Attempt, ...]:
 
 def describe(error: BaseException) -> tuple[str, str]:
     """Type and text of *error*; a text that cannot be made is said to be so."""
-    try:
-        text = str(error)
-    except Exception as failure:  # noqa: BLE001 - a user's __str__ may raise anything
-        text = f"<str() failed: {type(failure).__name__}>"
-    return type(error).__name__, text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "..."
+    text = text_of(error)
+    return type(error).__name__, text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "..."
 
 
 def attach(error: BaseException, service_name: str, attempts: Collection[Attempt], reason: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from shockproof.calls.bad_end import end_badly
 from shockproof.calls.call_ages import CallAges
 from shockproof.calls.faults import Faults
-from shockproof.calls.history_of_attempts import attach, describe
+from shockproof.calls.history_of_attempts import LONGEST_TEXT, attach, describe
 from shockproof.calls.limits import Held, Limits
 from shockproof.calls.limits_around import time_left_around
 from shockproof.calls.orders_inside import (
@@ -41,7 +41,7 @@ from shockproof.policies.circuit_breaker import PASS_THROUGH, Admission, Ticket
 from shockproof.policies.classification import is_refusal
 from shockproof.policies.error_kinds import ErrorKind, kind_of, says_too_much, status_of
 from shockproof.policies.hedge import HedgeRule
-from shockproof.policies.retry import AT_ONCE, Decision
+from shockproof.policies.retry import Decision
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.policies.stall import was_stalled
 from shockproof.vocabulary.errors import (
@@ -564,7 +564,7 @@ class OngoingCall:
             # A circuit that is switched off stays so.
             state.circuit.pause(now, verdict.retry_after, str(failure))
         at = plan.runtime.clock.time()
-        self._record(shown, outcome, decision, now, at)
+        self._record(shown, failure.message, outcome, delay, now, at)
         self._remember(failure, outcome, delay, at)
         self._failed += 1
         if plan.runtime.listeners.active:
@@ -617,8 +617,19 @@ class OngoingCall:
     def _remember(
         self, failure: Failure, outcome: Outcome, delay: float | None, at: float, *, is_hedge: bool = False
     ) -> None:
-        attempts, kind, text, took = self._attempts, failure.error_type, failure.message, failure.duration
-        attempts.append((self._failed + 1, kind, text, at - took, took, delay, outcome, is_hedge))
+        attempts, took = self._attempts, failure.duration
+        attempts.append(
+            (
+                self._failed + 1,
+                failure.error_type,
+                failure.message,
+                at - took,
+                took,
+                delay,
+                outcome,
+                is_hedge,
+            )
+        )
         if len(attempts) > _KEPT_ATTEMPTS:
             del attempts[0]
 
@@ -742,7 +753,7 @@ class OngoingCall:
             return
         now, at = plan.runtime.clock.monotonic(), plan.runtime.clock.time()
         shown, _ = self._count(failure, verdict, now)
-        self._record(shown, verdict.outcome, AT_ONCE, now, at)
+        self._record(shown, failure.message, verdict.outcome, 0.0, now, at)
         self._remember(failure, verdict.outcome, None, at, is_hedge=is_hedge)
         if plan.runtime.listeners.active:
             self._tell(Decision(None, ""), verdict.outcome, failure.duration, at)
@@ -829,13 +840,15 @@ class OngoingCall:
         if budget is not None:
             budget.give_back(self._cost)
 
-    def _record(self, shown: Exception, outcome: Outcome, decision: Decision, now: float, at: float) -> None:
+    def _record(
+        self, shown: Exception, message: str, outcome: Outcome, delay: float | None, now: float, at: float
+    ) -> None:
         plan = self.plan
         state = plan.state
         if outcome is _UNKNOWN or state.critical:
             severity = ErrorSeverity.CRITICAL
         else:
-            severity = _MEDIUM if decision.delay is not None else ErrorSeverity.HIGH
+            severity = _MEDIUM if delay is not None else ErrorSeverity.HIGH
         plan.runtime.recorder.record(
             shown,
             severity=severity,
@@ -844,6 +857,7 @@ class OngoingCall:
             retry_count=self._failed,
             now=now,
             at=at,
+            text=message if len(message) <= LONGEST_TEXT else None,  # what was cut is asked for once more
         )
 
     def _tell(self, decision: Decision, outcome: Outcome, duration: float, at: float) -> None:

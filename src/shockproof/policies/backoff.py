@@ -143,6 +143,11 @@ class Backoff:
         self._rng = rng
         self._shape = shape
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the wait before a retry depends on its number alone."""
+        return self._jitter == "none" and isinstance(self._shape, str | tuple)
+
     def delay(
         self, retry: int, previous: float, error: Exception | None = None, *, base_delay: float | None = None
     ) -> float:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from shockproof.policies.retry import leaves
-from shockproof.policies.retry_after import asked_to_wait
+from shockproof.policies.retry_after import BUILT_IN, asked_to_wait
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import CallRejectedError, OutcomeUnknownError
 from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Outcome, Verdict
@@ -24,6 +24,11 @@ _log = logging.getLogger("shockproof")
 
 # For a call that is one request these prove that the request never left.
 _NOTHING_HAPPENED = (ConnectionRefusedError, socket.gaierror)
+
+_PLAIN: Final = frozenset(
+    kind for kind in BUILT_IN if not issubclass(kind, (*_NOTHING_HAPPENED, BaseExceptionGroup))
+)
+"""Errors that are failures, whatever is called: there is no more to ask than for how long to wait."""
 
 _WHERE_ORDERS_ARE = (OutcomeUnknownError, BaseExceptionGroup)
 
@@ -62,7 +67,7 @@ class Classifier:
     that its own failure never hides the call's.
     """
 
-    __slots__ = ("_classify", "_effect", "_unwanted", "asks_the_user")
+    __slots__ = ("_classify", "_effect", "_plain", "_unwanted", "asks_the_user")
 
     def __init__(
         self, *, effect: CallEffect, classify: Classify | None, retry_if_result: ResultCheck | None
@@ -70,6 +75,8 @@ class Classifier:
         self._effect: CallEffect = effect
         self._classify = classify
         self._unwanted = retry_if_result
+        self._plain = self._careful(_FAILED)
+        """The verdict on nearly every error."""
         self.asks_the_user = classify is not None
         """Whether there is a ``classify``: nobody else looks at the `CallInfo`."""
 
@@ -108,6 +115,8 @@ class Classifier:
         failure; for an unsafe call it is *unknown* unless the error proves that nothing happened. A
         refusal proves nothing there: the function ran, and may have sent something before it.
         """
+        if type(error) in _PLAIN and self._classify is None and asked_to_wait(error, call.clock) is None:
+            return self._plain
         if isinstance(error, _WHERE_ORDERS_ARE) and leaves_an_order(error):
             return _NOBODY_KNOWS
         verdict = None if self._classify is None else self._users(error, call)

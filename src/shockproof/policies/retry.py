@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from shockproof.policies.backoff import Backoff
 
-__all__ = ["AT_ONCE", "Decision", "RetryOn", "RetryRule", "leaves"]
+__all__ = ["Decision", "RetryOn", "RetryRule", "leaves"]
 
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 """Which errors are worth another attempt: types, or a predicate that runs on the loop."""
@@ -24,8 +24,8 @@ class Decision(NamedTuple):
     """Why there is none, in words a log can show; empty when there is one."""
 
 
-AT_ONCE: Final = Decision(0.0, "")
-"""Another attempt without a wait: making a decision takes longer than most of taking it."""
+_MOST_KNOWN: Final = 8
+"""Retries of an exact backoff that are decided beforehand: to make a decision takes longer than most of taking it."""
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -46,12 +46,17 @@ class RetryRule:
     Stateless: one instance serves any number of calls and threads.
     """
 
-    __slots__ = ("_retry_on", "backoff", "max_retries")
+    __slots__ = ("_known", "_retry_on", "backoff", "max_retries")
 
     def __init__(self, *, max_retries: int, backoff: Backoff, retry_on: RetryOn) -> None:
         self.max_retries = max_retries
         self.backoff = backoff
         self._retry_on = retry_on
+        self._known: tuple[Decision, ...] = ()
+        """What is decided for all errors alike, of the first retries."""
+        if retry_on is Exception and backoff.is_exact:
+            delays = [backoff.delay(retry, 0.0) for retry in range(min(max_retries, _MOST_KNOWN))]
+            self._known = tuple([Decision(delay, "") for delay in delays])
 
     def wants(self, error: Exception) -> bool:
         """
@@ -92,6 +97,8 @@ class RetryRule:
         *remaining* is what is left of the deadline; a wait that would use it up is not begun.
         *base_delay* stands in for the backoff's own.
         """
+        if retries < len(self._known) and retry_after is remaining is base_delay is None:  # of most errors
+            return self._known[retries]
         if retries >= self.max_retries:
             return Decision(None, "no retries left" if self.max_retries else "retries are off")
         # Exception is every error that comes here.
@@ -104,4 +111,4 @@ class RetryRule:
             delay = retry_after
         if remaining is not None and delay >= remaining:
             return Decision(None, "the deadline would pass before another attempt")
-        return Decision(delay, "") if delay else AT_ONCE
+        return Decision(delay, "")

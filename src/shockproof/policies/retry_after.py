@@ -18,18 +18,19 @@ from typing import Final
 from shockproof.policies.rate_limit_headers import Left, read_headers
 from shockproof.vocabulary.clock import Clock
 
-__all__ = ["asked_to_wait"]
+__all__ = ["BUILT_IN", "asked_to_wait"]
 
-_BUILT_IN: Final = frozenset(
+BUILT_IN: Final = frozenset(
     kind for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, Exception)
 )
+"""Errors that have a text, and nothing else unless somebody gives it to them."""
 _BAN: Final = r"\bbanned until (\d{13})\b"
 
 
 def asked_to_wait(error: object, clock: Clock) -> float | None:
     """Seconds the other side asked for, a moment that it named as *clock* counts; whatever cannot be understood is None."""
     try:
-        if type(error) in _BUILT_IN and not error.__dict__:  # it has a text, and nothing else
+        if type(error) in BUILT_IN and not error.__dict__:
             return _ban(error, clock) if "banned" in str(error) else None
         said = _seconds(getattr(error, "retry_after", None))
         if said is not None:

@@ -18,8 +18,8 @@ WhenFull = Literal["drop_lowest", "drop_oldest", "drop_new"]
 
 _MOST_GAPS: Final = 64
 _ENTRIES_PER_LOCK: Final = 128
-_MOST_ARRIVING: Final = 32
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 64
+_MOST_BEHIND: Final = 32
 _LONGEST_WAIT: Final = 0.001
 
 
@@ -71,12 +71,12 @@ class BoundedQueue(Generic[T]):
     ``max_records`` and ``max_bytes`` bound what waits together with what was taken and is not yet
     settled. Sizes are the producers' estimates.
 
-    A producer appends to an inbox, which is atomic. When a dozen have arrived, or somebody asks for
+    A producer appends to an inbox, which is atomic. When some dozens have arrived, or somebody asks for
     anything, the inbox is moved into the queue by whoever that is, if nobody else is at it just now; if
     somebody is, that one looks at the inbox again after unlocking. So nobody needs the lock, and coming
-    back in while holding it (a signal, a finalizer) is harmless. Only when a few dozen records
+    back in while holding it (a signal, a finalizer) is harmless. Only when some dozens more
     have arrived behind a thread that was interrupted there, a producer gives it a millisecond at most to
-    go on, so that the bounds hold but for those few dozen.
+    go on, so that the bounds hold but for those dozens.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class BoundedQueue(Generic[T]):
         self._ranks = ranks
         # Putting them in order one by one would take twice as long; in a small queue each counts.
         self._at_once = min(_AT_ONCE, max_records // 100)
+        self._most_arriving = self._at_once + _MOST_BEHIND
         self.clear()
 
     def clear(self) -> None:
@@ -210,7 +211,7 @@ class BoundedQueue(Generic[T]):
             if not lock.acquire(False) and (  # the keyword costs as much as the lock
                 # Interrupted with the lock in its hands, the other thread lets the inbox grow past all
                 # bounds: let it run for the moment that it needs.
-                len(inbox) < _MOST_ARRIVING or not lock.acquire(timeout=_LONGEST_WAIT)
+                len(inbox) < self._most_arriving or not lock.acquire(timeout=_LONGEST_WAIT)
             ):
                 return
             try:
@@ -219,14 +220,25 @@ class BoundedQueue(Generic[T]):
                 lock.release()
 
     def _admit(self) -> None:
-        inbox = self._inbox
+        # In local names, for counting was the greater part of the work; and each record is counted before it is there, since
+        # a signal's handler may raise right after that.
+        inbox, lanes, max_bytes = self._inbox, self._lanes, self.max_bytes
         while inbox:
-            rank, size, at, item = inbox.popleft()
-            self._lanes[rank].extend(((self._submitted, size, at), item))
-            self._submitted += 1
-            self._records += 1
-            self._bytes += size
-            while self._records > self.max_records or self._bytes > self.max_bytes:
+            submitted, waiting_bytes = self._submitted, self._bytes
+            last_with_room = submitted + self.max_records - self._records
+            try:
+                while True:
+                    rank, size, at, item = inbox.popleft()
+                    ticket = (submitted, size, at)
+                    submitted += 1
+                    waiting_bytes += size
+                    lanes[rank].extend((ticket, item))
+                    if not inbox or submitted > last_with_room or waiting_bytes > max_bytes:
+                        break
+            finally:
+                self._records += submitted - self._submitted
+                self._submitted, self._bytes = submitted, waiting_bytes
+            while self._records > self.max_records or self._bytes > max_bytes:
                 self._drop(rank)
         self._publish()
 

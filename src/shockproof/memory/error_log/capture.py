@@ -28,7 +28,7 @@ from shockproof.vocabulary.statuses import ErrorSeverity
 if TYPE_CHECKING:
     from shockproof.vocabulary.models import ErrorRecord
 
-__all__ = ["CapturedError", "capture", "iso_time", "quoted_name"]
+__all__ = ["CapturedError", "capture", "iso_time", "quoted_name", "text_of"]
 
 _FIRST_FRAMES: Final = 24
 _LAST_FRAMES: Final = 40
@@ -245,6 +245,7 @@ def capture(
     captured_at: float = 0.0,
     redactor: Redactor | None = None,
     said: str = "",
+    text: str | None = None,
 ) -> CapturedError:
     """
     Take an error down. Never raises, never waits, reads no file.
@@ -261,9 +262,10 @@ def capture(
         captured_at: the clock's monotonic reading.
         redactor: takes out the secrets, not here but where the record is rendered or read.
         said: what the program said about it, which stands before the error's own text.
+        text: what `text_of` says, from whom has asked already; None: it is asked here.
     """
     try:
-        message = _message_of(error)
+        message = text_of(error) if text is None else text
         if error.__cause__ is error.__context__ is None and not isinstance(error, BaseExceptionGroup):
             link = _link_of(error, message, "", 0)
             chain: tuple[_Link, ...] = (link,)
@@ -349,7 +351,8 @@ _last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
 # Taking down
 
 
-def _message_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """The text of *error*, bounded and such that UTF-8 can carry it; of one that cannot be made it is said."""
     try:
         text = str(error)
     except Exception as failure:  # noqa: BLE001  the text is the user's code
@@ -392,7 +395,7 @@ def _chain_of(error: BaseException, message: str) -> tuple[_Link, ...]:
         before = _before(step)
         goes_on = before is not None and id(before) not in seen and room > 1
         lead = "" if not goes_on else (_CAUSE if step.__cause__ is not None else _CONTEXT)
-        text = message if step is error else _message_of(step)
+        text = message if step is error else text_of(step)
         # What led to the error matters as much as its leaves: at most half of the room for them.
         link = _link_of(step, text, lead, room // 2)
         links.append(link)
@@ -424,7 +427,7 @@ def _link_of(error: BaseException, message: str, lead: str, most_leaves: int) ->
     for leaf in islice(_leaves_of(error), _MOST_COUNTED):
         count += 1
         if len(leaves) < most_leaves:
-            leaves.append(_link_of(leaf, _message_of(leaf), "", 0))
+            leaves.append(_link_of(leaf, text_of(leaf), "", 0))
     more = count - len(leaves)
     return kind.__module__, kind.__qualname__, message, frames, left_out, notes, lead, tuple(leaves), more
 

@@ -30,8 +30,9 @@ class Recording(Protocol):
         retry_count: int,
         now: float,
         at: float | None = None,
+        text: str | None = None,
     ) -> None:
-        """Keep *error*, or do not; *now* is the monotonic time, *at* the wall's, if it was read already."""
+        """Keep *error*, or do not; *now* is the monotonic time, *at* the wall's and *text* the error's, if they were asked for already."""
         ...
 
 
@@ -48,6 +49,7 @@ class NoRecorder:
         retry_count: int,
         now: float,
         at: float | None = None,
+        text: str | None = None,
     ) -> None:
         pass
 
@@ -73,6 +75,7 @@ class Recorder:
         retry_count: int,
         now: float,
         at: float | None = None,
+        text: str | None = None,
     ) -> None:
         """See `Recording`: in memory, and queued for the error log."""
         captured = capture(
@@ -85,6 +88,7 @@ class Recorder:
             timestamp=self._clock.time() if at is None else at,
             captured_at=now,
             redactor=self._redactor,
+            text=text,
         )
         self._history.add(captured)
         self._log.put(captured)
