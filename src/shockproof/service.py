@@ -312,7 +312,12 @@ class ErrorRecoveryService:
             ownership = self._ownership = Ownership(
                 a_name("owns", owns, "account 7"),
                 process_name,
-                JournalAndHalt(lambda: self._journal if self._has_made("_journal") else None, self._halt),
+                JournalAndHalt(
+                    lambda: self._journal if self._has_made("_journal") else None,
+                    self._loaded_journal,
+                    self._halt,
+                    self._clock,
+                ),
                 self._clock,
                 self._listeners,
             )
@@ -1159,8 +1164,11 @@ class ErrorRecoveryService:
         )
 
     async def _opened_journal(self) -> tuple[Journal, JournalledValues]:
+        return await self._loaded_journal(), self._journalled_values
+
+    async def _loaded_journal(self) -> Journal:
         await self._have_loaded_the_rest(_PATIENCE)
-        return self._journal, self._journalled_values
+        return self._journal
 
     def _record_unjournalled(self, service_name: str, error: Exception) -> None:
         # Nobody must be kept from closing a position by a full disk. It is on record where that still works.

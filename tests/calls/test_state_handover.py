@@ -237,10 +237,10 @@ async def test_an_order_that_was_pending_on_the_other_machine_is_asked_for_where
     venue = Venue()
     await venue.leaves_pending("bot-1", on=await machines.start(1))
 
-    second = await machines.start(2)
-    await second.owned()
     other = JournalFiles(tmp_path / "machine 2" / "state" / "journal", layer=SystemFiles())
     await asyncio.to_thread(other.open)
+    second = await machines.start(2)
+    await second.owned()
     await second.restore_state()
     await asyncio.to_thread(other.close)
     assert "pending on another machine could not be journalled here" in caplog.text

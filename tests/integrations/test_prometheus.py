@@ -350,7 +350,7 @@ def test_what_an_earlier_life_left_pending_is_counted_once_it_was_read(tmp_path:
             else:
                 await scraped.recovery.reconcile()
             journal = scraped.recovery.get_health_status()["journal"]
-            assert journal == {"state": "closed", "pending": 1, "last_error": None, "incomplete": None}
+            assert (journal["state"], journal["pending"], journal["last_error"]) == ("closed", 1, None)
             assert scraped.value("shockproof_journal_pending") == 1
             async with scraped.recovery.operation("job"):
                 assert scraped.value("shockproof_journal_pending") == 2

@@ -2,31 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from shockproof.memory.services.halt import Halt
+from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.errors import ShockproofError
+from shockproof.vocabulary.moment import Moment
 
 if TYPE_CHECKING:
     from shockproof.memory.journal.journal import Journal, Session
 
 __all__ = ["JournalAndHalt"]
 
+_log = logging.getLogger("shockproof")
+
 
 class JournalAndHalt:
     """
     The journal and the kill switch of one recovery service that owns an account, or waits for it.
 
-    Several processes of one machine may have them in common. Never waits for a disk. *journal* gives the journal if it is used.
+    Several processes of one machine may have them in common. What does not say that it waits never waits for a disk.
+
+    Args:
+        journal: gives the journal if it is used.
+        loaded: gives the journal, loaded if it is not yet.
+        halt: the kill switch.
+        clock: by what this process counts.
     """
 
-    def __init__(self, journal: Callable[[], Journal | None], halt: Halt) -> None:
+    def __init__(
+        self,
+        journal: Callable[[], Journal | None],
+        loaded: Callable[[], Awaitable[Journal]],
+        halt: Halt,
+        clock: Clock,
+    ) -> None:
         self._journal = journal
+        self._loaded = loaded
         self._halt = halt
+        self._clock = clock
+        self._taken_over_at: Moment | None = None
+        """Since when the account is this process's, this time."""
+        self._told: str | None = None
+        """Why it was last logged that the disk did not take it."""
 
     def before_owning(self) -> None:
         """The account is about to be this process's: whoever had it until now may have halted it."""
+        self._taken_over_at = None
         self._halt.look_again()
+
+    async def take_over(self, account: str, former: str | None) -> str | None:
+        """
+        The identity of the journal, which knows by now whether somebody else may have sent for *account*; see `Journal.take_over`.
+
+        None where the disk does not take that within a second: then it is known here all the same, and the next owner looks up
+        what was sent meanwhile.
+        """
+        from shockproof.memory.journal.moments import moment_of
+        from shockproof.memory.journal.risk_reducing import PATIENCE
+
+        journal = await self._loaded()
+        at = self._taken_over_at = self._taken_over_at or moment_of(self._clock)
+        before = journal.times_taken_over
+        why: str | None = None
+        identity: str | None = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                identity = await journal.take_over(account, former, at)
+        except (ShockproofError, OSError) as error:
+            why = str(error) or f"the disk has not answered within {PATIENCE:g} s"
+            journal.taken_over(account, at)
+        if journal.times_taken_over != before:
+            _log.info(
+                "%r was owned by a process with another journal, or nobody can tell: a key that this journal does not know is "
+                "looked up before it is sent, which takes a question to confirm",
+                account,
+            )
+        if why is not None and why != self._told:
+            _log.warning("that this journal is the one of %r could not be written: %s", account, why)
+        self._told = why
+        return identity
+
+    async def seen(self, account: str, owner: str) -> None:
+        """Another process owns *account*, with the journal of that identity: also where the store should ever forget that."""
+        from shockproof.memory.journal.risk_reducing import PATIENCE
+
+        journal = await self._loaded()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await journal.remember(account, owner)
+        except (ShockproofError, OSError) as error:
+            _log.warning("that %r is owned elsewhere could not be written: %s", account, error)
 
     def while_owning(self) -> None:
         """The account is this process's still: where another one had the journal, it may be free by now."""

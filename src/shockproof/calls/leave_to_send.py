@@ -23,6 +23,11 @@ from shockproof.vocabulary.errors import CallRejectedError, HaltedError
 
 __all__ = ["LeaveToSend", "require_no_halt"]
 
+_OVERTAKEN: Final = (
+    "another process may have owned the account since it was known that this order is not there; the same key, given again, "
+    "is looked up first"
+)
+
 _SPARE: Final = 2.0
 """
 Seconds by which the journal says more than an attempt may take.
@@ -106,7 +111,7 @@ class LeaveToSend:
         Behind ``begins_by`` a later life would count from too early. The user's predicate is asked again only where it
         *has_waited* since `before_attempt`.
         """
-        reason, name = self._plan.halt_reason, self._wanted.service_name
+        reason, name = self._plan.halt_reason or self._overtaken, self._wanted.service_name
         refusal: CallRejectedError | None = None if reason is None else HaltedError(name, reason=reason)
         if refusal is None:
             refusal = self._wanted.freshness.refusal(asks=has_waited)
@@ -118,10 +123,17 @@ class LeaveToSend:
 
     def _require_wanted(self) -> None:
         require_no_halt(self._plan)
+        if (overtaken := self._overtaken) is not None:
+            raise self._plan.halted(overtaken)
         refusal = self._wanted.freshness.refusal()
         if refusal is not None:
             self._plan.rejected(refusal)
             raise refusal
+
+    @property
+    def _overtaken(self) -> str | None:
+        """Why somebody else may have sent it meanwhile; None: nobody can have."""
+        return _OVERTAKEN if self._plan.is_haltable and self._sending.is_overtaken else None
 
     def _require_the_only_one(self) -> None:
         """No other one takes its place: of a repetition of a call around it, or of another request of a hedged one."""

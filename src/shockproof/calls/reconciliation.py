@@ -267,6 +267,7 @@ class Reconciliation:
         weight: int | Mapping[str, int] | None = None,
         counts_for: float | None = None,
         details: KeptDetails | None = None,
+        lasts: float = 0.0,
     ) -> Sending:
         """
         A way to tell the journal of one key.
@@ -280,6 +281,7 @@ class Reconciliation:
             weight: what each attempt counts in a rate limit. None: there is none.
             counts_for: seconds of the longest window of that.
             details: what it is journalled with, for whoever looks it up. None: nothing.
+            lasts: seconds that an attempt of another owner may have been under way, at most. 0: nobody can tell.
         """
         told = None
         if arguments is not None:
@@ -296,6 +298,7 @@ class Reconciliation:
             weight=weight,
             counts_for=counts_for,
             details=details,
+            lasts=lasts,
         )
 
     def details(self, details: Mapping[str, object]) -> KeptDetails:

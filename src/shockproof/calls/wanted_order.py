@@ -96,6 +96,7 @@ class WantedOrder:
             weight=None if counts_for is None else self.plan.weight,
             counts_for=counts_for,
             details=None if self.details is None else self.details(),
+            lasts=0.0 if self.plan.limit is None else self.plan.limit + (self.plan.grace or 0.0),
         )
         sending.is_new = self.is_key_new and not was_sent
         return sending

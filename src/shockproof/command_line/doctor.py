@@ -386,6 +386,8 @@ def _journal(state_dir: Path) -> Iterator[Finding]:
             f"something is missing from it ({recovered.incomplete}): orders that it does not know are looked up first",
             "shockproof journal trust, when all orders of before are settled",
         )
+    if recovered.owned_elsewhere is not None:
+        yield Finding("journal", "ok", f"not all there is: {recovered.owned_elsewhere.why}")
     if recovered.is_elsewhere and recovered.damage is None:
         yield Finding(
             "journal",

@@ -51,8 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     trust = actions.add_parser(
         "trust",
         help="nothing is missing from it any more",
-        description="After damage, and after the journal was removed or an older copy was put in its place, a program looks up "
-        f"every order that the journal does not know before it sends it, as long as journal/{INCOMPLETE_NAME} is there. This "
+        description="After damage, after the journal was removed or an older copy was put in its place, and after the account was "
+        "owned by a process with another journal, a program looks up every order whose key it was given and that the journal does not "
+        f"know before it sends it, as long as journal/{INCOMPLETE_NAME} is there. This "
         "removes it, and takes what is there for all there is: for when every order of before is settled. Refused while a "
         "program owns the journal.",
     )
@@ -109,6 +110,9 @@ def _verify(given: argparse.Namespace, screen: Screen) -> int:
             {
                 "segments": findings,
                 "incomplete": recovered.incomplete,
+                "owned_elsewhere": None
+                if recovered.owned_elsewhere is None
+                else recovered.owned_elsewhere.why,
                 "hole": recovered.hole,
                 "behind": recovered.behind,
                 "is_elsewhere": recovered.is_elsewhere,
@@ -153,6 +157,9 @@ def _verify_for_people(
         screen.line("No segment is there: nothing was ever recorded.")
     if recovered.incomplete is not None:
         screen.line(f"Something is missing from it: {recovered.incomplete}", "red")
+    if recovered.owned_elsewhere is not None:
+        screen.line(f"It is not all there is: {recovered.owned_elsewhere.why}", "yellow")
+    if recovered.incomplete is not None or recovered.owned_elsewhere is not None:
         screen.line(
             "  A key that it does not know is looked up before it is sent, until: shockproof journal trust"
         )
@@ -234,7 +241,7 @@ def _trust(given: argparse.Namespace, screen: Screen) -> int:
             forget_position(layer, journal)
     finally:
         layer.close(owned)
-    if not recovered.has_lost_something:
+    if not recovered.has_lost_something and recovered.owned_elsewhere is None:
         screen.line("Nothing was missing from it.")
     else:
         screen.line("A key that it does not know counts as new again.", "green")

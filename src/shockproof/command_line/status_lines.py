@@ -53,6 +53,8 @@ def show_head(status: Status, name: str, screen: Screen) -> None:
             screen.line(screen.cut(f"{what}: {one.get('state')}: {one.get('last_error')}"), "red")
     if journal.get("incomplete"):
         screen.line(screen.cut(f"journal: something is missing: {journal['incomplete']}"), "red")
+    if journal.get("owned_elsewhere"):
+        screen.line(screen.cut(f"journal: {journal['owned_elsewhere']}"))
     if log.get("dropped"):
         screen.line(f"error log: {log['dropped']} records were dropped", "yellow")
 

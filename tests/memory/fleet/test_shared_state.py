@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from pathlib import Path
 from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shockproof import StoreUnavailableError
-from shockproof.calls.journal_and_halt import JournalAndHalt
-from shockproof.memory.disk.writer import writer_for
 from shockproof.memory.fleet import shared_state
 from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.fleet.shared_state import SharedState
-from shockproof.memory.services.halt import Halt
 from shockproof.memory.services.listeners import Listeners
 from shockproof.policies.state_publication import Lineage
 from shockproof.testing import VirtualClock
 from tests.memory.fleet.lossy_store import LossyStore, Server
-
-NOWHERE = Path(__file__).parent / "nowhere"
-"""Nothing of an owner is on a disk here: there is no such directory."""
 
 
 class Books:
@@ -32,6 +25,26 @@ class Books:
     def __init__(self) -> None:
         self.acknowledged = Lineage(0, 0)
         self.put = 0
+
+
+class Files:
+    """Of a machine of its own; nothing befalls them here."""
+
+    hindrance = None
+
+    def __init__(self, number: int) -> None:
+        self._identity = f"journal {number}"
+
+    async def take_over(self, account: str, former: str | None) -> str:
+        return self._identity
+
+    async def seen(self, account: str, owner: str) -> None: ...
+
+    def before_owning(self) -> None: ...
+
+    def while_owning(self) -> None: ...
+
+    def no_longer(self) -> None: ...
 
 
 class Bot:
@@ -43,11 +56,7 @@ class Bot:
         self._clock = clock
         self._books = books
         self._store = LossyStore(server, number, **weather)
-        files = JournalAndHalt(
-            lambda: None,
-            Halt(NOWHERE, clock=clock, submit=writer_for(NOWHERE).submit, on_change=lambda: None),
-        )
-        self._ownership = Ownership("account 7", f"bot-{number}", files, clock, Listeners())
+        self._ownership = Ownership("account 7", f"bot-{number}", Files(number), clock, Listeners())
         self._shared = SharedState(
             self._store, self._ownership, complete=self._as_it_is, clock=clock, rng=random.Random(number)
         )

@@ -179,7 +179,7 @@ async def test_a_journal_whose_sync_failed_refuses_and_never_syncs_that_file_aga
     bench.now += 1.5
     await journal.ask(begin("C"))
 
-    assert journal.status() == ("open", 2, None, None)
+    assert journal.status() == ("open", 2, None, None, None)
     assert set(bench.on_disk()) == {Name("A", "k"), Name("C", "k")}
     assert [path.name for path in journal.directory.glob("journal-*")] == ["journal-0000000000000002.wal"]
     await journal.aclose()

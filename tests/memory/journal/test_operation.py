@@ -527,6 +527,7 @@ async def test_health_tells_of_the_journal(recovery: ErrorRecoveryService) -> No
         "pending": 0,
         "last_error": None,
         "incomplete": None,
+        "owned_elsewhere": None,
     }
     async with recovery.operation("job"):
         assert recovery.get_health_status()["journal"] == {
@@ -534,6 +535,7 @@ async def test_health_tells_of_the_journal(recovery: ErrorRecoveryService) -> No
             "pending": 1,
             "last_error": None,
             "incomplete": None,
+            "owned_elsewhere": None,
         }
     assert recovery.get_health_status()["journal"]["pending"] == 0
 

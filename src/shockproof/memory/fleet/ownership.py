@@ -8,6 +8,7 @@ begins, where the store may have forgotten an earlier owner, only when that one 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
@@ -18,23 +19,39 @@ from shockproof.memory.services.listeners import Listeners
 from shockproof.memory.services.waiters import wake_all
 from shockproof.memory.stores.lease import Lease, holder_of, take_lease
 from shockproof.memory.stores.own_name import own_name
-from shockproof.memory.stores.state_store import StateStore
+from shockproof.memory.stores.state_store import NONSENSE, StateStore
 from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.errors import StoreConflictError
 
 __all__ = ["OwnersFiles", "Ownership"]
 
 _LENGTH: Final = 15.0
 """Seconds of the lease: after which another process may have it when its owner has died."""
 _REMEMBERED: Final = "owned/"
+_LEAST_WAIT: Final = 0.1
+"""Seconds after which a lease is asked for again that was lost in between."""
+_UNKNOWN: Final = ""
+"""In place of the identity of a journal of which nobody can tell whose it is."""
 
 _log = logging.getLogger("shockproof")
 
 
 class OwnersFiles(Protocol):
-    """What of the state directory is the owner's alone. Never waits for a disk."""
+    """What of the state directory is the owner's alone. Only `take_over` and `seen` wait for a disk, and not for long."""
 
     def before_owning(self) -> None:
         """The account is about to be this process's."""
+
+    async def take_over(self, account: str, former: str | None) -> str | None:
+        """
+        Which journal the account has from now on: its identity, once all is durable that has to be before this process sends.
+
+        *former* is that of the owner before, ``""`` if nobody can tell which, None if there was none. None where the disk does not
+        take it in time: it is asked again.
+        """
+
+    async def seen(self, account: str, owner: str) -> None:
+        """Another process owns the account, with the journal of this identity. What the disk does not take is forgotten."""
 
     def while_owning(self) -> None:
         """The account is this process's still."""
@@ -65,7 +82,16 @@ class Ownership:
         self._clock = clock
         self._lease: Lease | None = None
         self._begins_at = 0.0
-        self._is_remembered = False
+        self._former: str | None = None
+        """The identity of the journal that the owner before had, as the store told when the lease was taken."""
+        self._journal: str | None = None
+        """That of this process's, once it is known to be the account's."""
+        self._standing: str | None = None
+        """That which stands in the store, in its era; None: none does."""
+        self._may_send = False
+        """Whether the store does not say any more that it is another journal."""
+        self._seen: bytes | None = None
+        """What stood there when another process was found to be the owner."""
         self._era = ""
         """That of the store, when it was asked first on this connection."""
         self._since: float | None = None
@@ -82,6 +108,7 @@ class Ownership:
     def _in_the_child(self) -> None:
         # What the parent owns it goes on owning, and the child never does beside it.
         self._lease, self._since, self._other, self._was_held = None, None, None, False
+        self._journal, self._may_send, self._seen = None, False, None
         self.store_error = "this process was forked, and the store has not answered it yet"
         self.waiting = set()
 
@@ -89,7 +116,12 @@ class Ownership:
     def is_held(self) -> bool:
         """Whether it is certain that nobody else owns it."""
         lease = self._lease
-        return lease is not None and lease.is_held and self._clock.monotonic() >= self._begins_at
+        return (
+            lease is not None
+            and lease.is_held
+            and self._may_send
+            and self._clock.monotonic() >= self._begins_at
+        )
 
     @property
     def lease(self) -> Lease | None:
@@ -103,10 +135,12 @@ class Ownership:
             return None
         state, name = self.state, f"this process does not own {self.name!r}"
         if state == "waiting":
-            left = max(0.0, self._begins_at - self._clock.monotonic())
+            left = self._begins_at - self._clock.monotonic()
             why = (
                 f"{name} yet, and waits another {left:.0f} s: the store is new or has lost its data, and an earlier "
                 "owner may not know"
+                if left > 0
+                else f"{name} yet: that is being told to the store"
             )
         elif state == "standby":
             who = repr(self._other)
@@ -161,7 +195,7 @@ class Ownership:
         """The store answers, and is in that era."""
         self.store_error = None
         if era != self._era:
-            self._era, self._is_remembered = era, False
+            self._era, self._standing = era, None
 
     async def keep(self, store: StateStore) -> float:
         """
@@ -179,7 +213,7 @@ class Ownership:
         if lease is None:
             lease = await self._take(store, owned_until)
         if lease is None:
-            self._lease, self._since = None, None
+            self._lease, self._since, self._journal, self._may_send = None, None, None, False
             self.tell()
             self._other = await holder_of(store, self._lease_name)
             return _LENGTH / 4
@@ -198,14 +232,30 @@ class Ownership:
         self.tell()
         if left > 0:
             return min(left, _LENGTH / 3)
-        if not self._is_remembered:
-            # Not before it may write: whoever comes next must not begin sooner because this one has waited.
-            await store.put(_REMEMBERED + self.name, marked(self._holder.encode(), self._era))
-            self._is_remembered = True
+        # Not before it may write: whoever comes next must not begin sooner because this one has waited.
+        if not await self._stand(store, lease):
+            return _LEAST_WAIT
+        self.tell()
         self._files.while_owning()
         self._tell_hindrance()
         wake_all(self.waiting)
         return _LENGTH / 3
+
+    async def _stand(self, store: StateStore, lease: Lease) -> bool:
+        """Let the store say, before anything is sent, which journal knows of it from now on; False: the lease is lost."""
+        if self._journal is None:
+            self._journal = await self._files.take_over(self.name, self._former)
+        told = _UNKNOWN if self._journal is None else self._journal
+        if self._standing != told:
+            value = json.dumps({"holder": self._holder, "journal": told}).encode()
+            try:
+                await store.put(_REMEMBERED + self.name, marked(value, self._era), guard=lease.guard)
+            except StoreConflictError:
+                self._may_send = False
+                return False
+            self._standing = told
+        self._may_send = True
+        return True
 
     @property
     def _lease_name(self) -> str:
@@ -266,16 +316,29 @@ class Ownership:
             guard=None if remembered is None else (remembered.key, remembered.version),
         )
         if lease is None:
+            if remembered is not None and remembered.value != self._seen:
+                await self._saw(remembered.value)
             return None
-        self._is_remembered = remembered is not None and unmarked(remembered.value, self._era) is not None
-        # Who owned it all the time until now is itself the one that might not know.
-        if not self._is_remembered and owned_until <= self._clock.monotonic():
+        told = None if remembered is None else unmarked(remembered.value, self._era)
+        self._standing = None if told is None else _journal_of(told)
+        # Who owned it all the time until now is itself the one that might not know, and no other one has sent anything.
+        if owned_until > self._clock.monotonic() and self._standing in {None, self._journal}:
+            return lease
+        self._former = _UNKNOWN if remembered is not None and told is None else self._standing
+        self._journal, self._may_send = None, False
+        if told is None:
             self._begins_at = asked_at + _LENGTH
         return lease
 
+    async def _saw(self, value: bytes) -> None:
+        told = unmarked(value, self._era)
+        if told is not None and _journal_of(told):
+            await self._files.seen(self.name, _journal_of(told))
+        self._seen = value
+
     def drop(self) -> None:
         """Own it no longer, without a word to the store: it ends there by itself."""
-        self._lease = None
+        self._lease, self._journal, self._may_send = None, None, False
         if self._was_held:
             self._was_held = False
             self._publish("not given back, for not everything could be flushed")
@@ -292,9 +355,19 @@ class Ownership:
             StoreUnavailableError: the store did not answer; it ends by itself.
         """
         lease, self._lease = self._lease, None
+        self._journal, self._may_send = None, False
         if self._was_held:
             self._was_held = False
             self._publish("given back")
             _log.info("this process has given %r back", self.name)
         if lease is not None:
             await lease.release()
+
+
+def _journal_of(told: bytes) -> str:
+    """The identity in what stands in the store; ``""``: none that can be told, as an older shockproof leaves it."""
+    try:
+        identity = json.loads(told)["journal"]
+    except NONSENSE:
+        return _UNKNOWN
+    return identity if isinstance(identity, str) else _UNKNOWN

@@ -28,6 +28,8 @@ from shockproof.memory.disk.file_layer import FileLayer, SystemFiles
 from shockproof.memory.disk.writer import after_fork, at_exit, writer_for
 from shockproof.memory.journal.claims import Claims
 from shockproof.memory.journal.earlier_sends import EarlierSend
+from shockproof.memory.journal.identity import identity_with, read_identity
+from shockproof.memory.journal.incomplete import OwnedElsewhere, read_incomplete
 from shockproof.memory.journal.journal_files import SEGMENT_BYTES, JournalFiles, read_journal
 from shockproof.memory.journal.journal_status import JournalStatus
 from shockproof.memory.journal.name import Name
@@ -195,8 +197,12 @@ class Journal:
         """What runs on in this process although nobody waits for it, and will tell when it ends."""
         self.lost: str | None = None
         """What was missing of it when it was opened: it may have known what it does not know."""
+        self.owned_elsewhere: OwnedElsewhere | None = None
+        """What another journal's owner may have sent: also that this one does not know."""
         self.loss_noticed: Moment | None = None
         """When somebody first asked for a key that may be lost."""
+        self.times_taken_over = 0
+        """How often this process has taken over from another journal's owner."""
         self.earlier_sends: tuple[EarlierSend, ...] = ()
         """What was sent under rate limits before it was opened, or last looked at by `pending`, as far as it is still told."""
         self._closes_later = False
@@ -220,21 +226,22 @@ class Journal:
     @property
     def has_lost_something(self) -> bool:
         """Whether a key that it does not know may have been sent all the same."""
-        return self.lost is not None
+        return self.lost is not None or self.owned_elsewhere is not None
 
     def status(self) -> JournalStatus:
         """How it is doing, as last seen by its thread."""
         state: Literal["closed", "open", "locked", "no space", "failed"] = "open"
         locked = self.locked
+        elsewhere = None if self.owned_elsewhere is None else self.owned_elsewhere.why
         if self._failure is not None:
             state = "failed"
         elif locked is not None:
-            return JournalStatus("locked", self._pending, str(locked), self.lost)
+            return JournalStatus("locked", self._pending, str(locked), self.lost, elsewhere)
         elif not self._files.is_open:
             state = "closed"
         elif not self._files.has_reserve:
             state = "no space"
-        return JournalStatus(state, self._pending, self._failure, self.lost)
+        return JournalStatus(state, self._pending, self._failure, self.lost, elsewhere)
 
     def known(self, name: Name) -> OperationEntry | None:
         """What stands in memory of an operation, at once and in any thread; nothing of a journal that is not open."""
@@ -335,6 +342,67 @@ class Journal:
             self._is_given_up = False
 
         await self.ask(act)
+
+    async def take_over(self, account: str, former: str | None, at: Moment) -> str:
+        """
+        Be the journal of *account* from *at* on, and give this journal's identity, for the store: before anything is sent.
+
+        *former* is that of the owner before: ``""`` if nobody can tell which, None if there was none. Where it was another one,
+        what that owner sent is not known here: from now on a key that this journal does not know may have been sent until *at*. That is
+        durable before the identity is given.
+
+        Raises:
+            JournalLockedError, JournalUnavailableError, StateVersionError, OSError: it is not durable.
+        """
+
+        def look(session: Session) -> str | None:
+            if not read_identity(self._layer, self.directory).follows(former, account):
+                return None
+            if self._has_taken_over(at):
+                self.owned_elsewhere = None  # it could not be read then, and is as it should be
+            self._learned(read_incomplete(self._layer, self.directory).elsewhere)
+            return identity_with(self._layer, self.directory, account)
+
+        def mark(session: Session) -> str:
+            assert self.owned_elsewhere is not None
+            self._files.mark_owned_elsewhere(self.owned_elsewhere)
+            return identity_with(self._layer, self.directory, account)
+
+        own = await self.ask(look, needs_open=False)
+        if own is not None:
+            return own
+        self.taken_over(account, at)
+        return await self.ask(mark)
+
+    def taken_over(self, account: str, at: Moment) -> None:
+        """Somebody else may have sent for *account* until *at* what is not known here. Never waits; it is not durable."""
+        if self._has_taken_over(at):
+            return  # it is tried again
+        self.times_taken_over += 1
+        self.owned_elsewhere = OwnedElsewhere(_owned_elsewhere(account), at)
+        self._tenure_ended()
+
+    def _has_taken_over(self, at: Moment) -> bool:
+        return self.owned_elsewhere is not None and self.owned_elsewhere.since is at
+
+    def _learned(self, elsewhere: OwnedElsewhere | None) -> None:
+        """What an earlier life has taken over; what this one has is known better."""
+        if self.owned_elsewhere is None:
+            self.owned_elsewhere = elsewhere
+
+    async def remember(self, account: str, owner: str) -> None:
+        """
+        Have it durable that *account* is that of *owner*, an identity, unless that is this journal: whatever the store may forget.
+
+        Raises:
+            JournalUnavailableError, OSError: it is not.
+        """
+
+        def act(session: Session) -> None:
+            if read_identity(self._layer, self.directory).text != owner:
+                identity_with(self._layer, self.directory, account)
+
+        await self.ask(act, needs_open=False)
 
     async def pending(self, of: Callable[[OperationEntry], T]) -> list[T]:
         """
@@ -540,6 +608,7 @@ class Journal:
                         importlib.import_module("ctypes")
                 recovered = files.open()
                 self.lost = recovered.damage or recovered.incomplete
+                self._learned(recovered.owned_elsewhere)
                 self.earlier_sends = recovered.sends
         except (JournalLockedError, StateVersionError) as error:
             self._again_at = 0.0
@@ -644,6 +713,13 @@ def _hand_out(loop: _Loop, answers: deque[_Answer]) -> None:
             waiter.set_exception(error)
     if answers:
         loop.call_soon(_hand_out, loop, answers)
+
+
+def _owned_elsewhere(account: str) -> str:
+    return (
+        f"{account!r} was owned by a process with another journal, or the store cannot tell: of a key that is not known here, "
+        "confirm is asked before it is sent"
+    )
 
 
 def _sync(session: Session) -> None:

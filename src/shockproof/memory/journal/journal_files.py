@@ -5,7 +5,9 @@ The journal's directory: which segment is written, how it is begun, and what was
     reserve.wal                     space for one more segment, so that a full disk stops no outcome
     lock                            the number of the process that owns the journal
     damaged/                        segments, or parts of them, that hold what could not be read
-    incomplete.json                 something was lost, and nobody has said yet that it does not matter any more
+    incomplete.json                 something was lost, or sent with another journal, and nobody has said yet that it does not
+                                    matter any more
+    identity.json                   which journal it is, where several processes could write for one account
     ../journal_position.json        how far it has come, at least: told when a segment is begun, and when it is given up
 
 A segment is begun under a temporary name with everything that is known, synced, renamed, and the directory
@@ -28,7 +30,14 @@ from typing import Final, NamedTuple
 from shockproof.memory.disk.directory import make_durable
 from shockproof.memory.disk.file_layer import FileLayer, NotAFileError, write_all
 from shockproof.memory.journal.earlier_sends import EarlierSend
-from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, mark_incomplete, read_incomplete
+from shockproof.memory.journal.incomplete import (
+    COMPLETE,
+    INCOMPLETE_NAME,
+    Incomplete,
+    OwnedElsewhere,
+    mark_incomplete,
+    read_incomplete,
+)
 from shockproof.memory.journal.operation_table import OperationTable
 from shockproof.memory.journal.position import Position, read_position, write_position
 from shockproof.memory.journal.record import Kind, encode, size_of
@@ -88,6 +97,8 @@ class Recovered(NamedTuple):
     """What was sent under rate limits and may still count there; that of each service in its order."""
     is_elsewhere: bool = False
     """Whether its files are others than those that were written last: a copy, of which the first may still be in use."""
+    owned_elsewhere: OwnedElsewhere | None = None
+    """What an owner with another journal may have sent; None: nothing that is known. It is no loss."""
 
     @property
     def damage(self) -> str | None:
@@ -174,7 +185,7 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
     if not segments and RESERVE_NAME in names:
         # That was made behind a segment, and from then on there is always one.
         hole = "its segment was removed or renamed"
-    incomplete = read_incomplete(layer, directory) if INCOMPLETE_NAME in names else None
+    incomplete = read_incomplete(layer, directory) if INCOMPLETE_NAME in names else COMPLETE
     last_number = max((*numbers, *(content.made_as for content in segments)), default=0)
     behind = None
     is_elsewhere = False
@@ -196,11 +207,12 @@ def _read(layer: FileLayer, directory: Path) -> Recovered:
         last_number,
         last_sequence,
         tuple(segments),
-        incomplete,
+        incomplete.lost,
         hole,
         behind,
         tuple(table.sends),
         is_elsewhere,
+        incomplete.elsewhere,
     )
 
 
@@ -327,7 +339,8 @@ class JournalFiles:
 
     def _mark_incomplete(self, recovered: Recovered) -> None:
         try:
-            mark_incomplete(self._layer, self.directory, str(recovered.damage))
+            incomplete = Incomplete(str(recovered.damage), recovered.owned_elsewhere)
+            mark_incomplete(self._layer, self.directory, incomplete)
         except OSError as error:
             # Then the damaged files stay, and the next life sees them again.
             self._only_copies.update(content.number for content in recovered.segments if content.damage)
@@ -336,6 +349,16 @@ class JournalFiles:
                 self.directory / INCOMPLETE_NAME,
                 error.strerror,
             )
+
+    def mark_owned_elsewhere(self, elsewhere: OwnedElsewhere) -> None:
+        """
+        Let later lives know, durably, that another journal's owner may have sent what this one does not know.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        known = read_incomplete(self._layer, self.directory)
+        mark_incomplete(self._layer, self.directory, known._replace(elsewhere=elsewhere))
 
     def _remove_leftover(self, path: Path) -> None:
         try:

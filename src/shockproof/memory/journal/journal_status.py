@@ -19,6 +19,8 @@ class JournalStatus(NamedTuple):
     last_error: str | None
     incomplete: str | None = None
     """What of it is known to be missing, as long as nobody has said that it does not matter; None: nothing."""
+    owned_elsewhere: str | None = None
+    """Why a key that it does not know may have been sent although nothing is missing; None: it cannot. It is no trouble."""
 
 
 UNOPENED: Final = JournalStatus("closed", 0, None)

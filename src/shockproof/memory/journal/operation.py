@@ -112,6 +112,7 @@ class Operation:
         self._details: dict[str, Any] = dict(details)  # Any: the user's values
         self._progress: dict[str, Any] = {}  # Any: the user's values
         self._resumed = False
+        self._may_have_run = False
         self._is_abandoned = False
         self._life: object = None
         """The life of the journal that this block was entered in; None outside of it."""
@@ -130,6 +131,16 @@ class Operation:
     def resumed(self) -> bool:
         """Whether it began earlier and did not come to its end."""
         return self._resumed
+
+    @property
+    def may_have_run(self) -> bool:
+        """
+        Whether it may have begun, or been completed, although the journal does not know of it: something of that is missing, or
+        another owner with another journal had the account.
+
+        It begins from nothing all the same. An order in it that is sent by `Handle.once` with a key of yours is looked up first.
+        """
+        return self._may_have_run
 
     @property
     def details(self) -> dict[str, Any]:  # Any: the user's values
@@ -179,6 +190,7 @@ class Operation:
             self._life = None
             raise
         self._details, self._progress, self._resumed = begun
+        self._may_have_run = not begun.is_resumed and self._journal.has_lost_something
         return self
 
     def _begin(self, session: Session, details: Any) -> _Begun:  # Any: frozen values

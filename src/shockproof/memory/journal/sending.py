@@ -128,7 +128,11 @@ class Sending:
         weight: int | Mapping[str, int] | None = None,
         counts_for: float | None = None,
         details: KeptDetails | None = None,
+        lasts: float = 0.0,
     ) -> None:
+        self._lasts = lasts
+        """Seconds that an attempt may be under way, at most, of a process that has lost its account meanwhile; 0: nobody can tell."""
+        self._taken_over_before = journal.times_taken_over
         self._details = details
         """What it is to be journalled with; None: nothing."""
         self._known_details: Mapping[str, Any] = {}  # Any: the user's own values
@@ -168,6 +172,11 @@ class Sending:
         self._told: _Told | None = None
         self._goes_without = False
         """Whether it was sent without the journal, which hears of it as soon as it can."""
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether somebody else may have sent it since it was known here that nobody had: it has to be claimed anew."""
+        return not self.is_new and self._journal.times_taken_over != self._taken_over_before
 
     @property
     def is_left_behind(self) -> bool:
@@ -274,9 +283,14 @@ class Sending:
         return (journal.has_lost_something or self._name in journal.pending_elsewhere) and not self.is_new
 
     def _lost(self) -> dict[str, Any]:  # Any: frozen values
-        """It may have been sent by an earlier life, of which a damaged journal, or one of another machine, does not know."""
-        journal = self._journal
-        noticed = journal.loss_noticed = journal.loss_noticed or self._now()
+        """It may have been sent by an earlier life, or another owner, of which this journal does not know."""
+        now, journal = self._now(), self._journal
+        noticed = journal.loss_noticed
+        if journal.lost is not None or self._name in journal.pending_elsewhere:
+            noticed = journal.loss_noticed = noticed or now
+        elif self._since_taken_over(now) is not None and journal.owned_elsewhere is not None:
+            noticed = journal.owned_elsewhere.since
+        noticed = noticed or now
         return {
             **self._body(),
             **self._settles(),
@@ -285,6 +299,18 @@ class Sending:
             "sent_at": noticed.wall,
             "counts_from": noticed.as_dict(),
         }
+
+    def _since_taken_over(self, now: Moment) -> float | None:
+        """Seconds since this process, or an earlier life, took over from another journal's owner; None: it never did."""
+        elsewhere = self._journal.owned_elsewhere
+        if elsewhere is None or self.is_new:
+            return None
+        passed = None if elsewhere.since is None else now.since(elsewhere.since)
+        if (
+            passed is None
+        ):  # at an earlier start of the machine: before this life, and that is all that can be told
+            self._journal.owned_elsewhere = elsewhere._replace(since=now)
+        return passed or 0.0
 
     @property
     def is_news(self) -> bool:
@@ -299,6 +325,11 @@ class Sending:
             self._seen(now)
         self._known_arguments = arguments = known.body.get("arguments")
         self._known_settle = max(0.0, _seconds(known.body.get("settle")) or 0.0)
+        taken_over = self._since_taken_over(now)
+        if taken_over is not None and passed is not None and taken_over <= passed:
+            # Whoever owned the account until then may have sent it, too, and be at it still.
+            passed = taken_over
+            self._known_settle = max(self._known_settle, self._settle or 0.0) + self._lasts
         self._known_details = self._details_of(known)
         return Earlier(
             passed or 0.0,

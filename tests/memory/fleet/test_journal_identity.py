@@ -1,0 +1,477 @@
+"""The next owner of an account has another journal: what the one before has sent it never sends a second time unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import pytest_asyncio
+
+from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    ErrorRecoveryService,
+    Found,
+    HaltedError,
+    LookUp,
+    MemoryStore,
+    OutcomeUnknownError,
+)
+from shockproof.command_line.program import main
+from shockproof.memory.disk.file_layer import SystemFiles
+from shockproof.memory.journal import journal as journals
+from shockproof.memory.journal.identity import IDENTITY_NAME
+from shockproof.memory.journal.incomplete import INCOMPLETE_NAME
+from shockproof.testing import VirtualClock
+from tests.memory.fleet.forgetful_store import Forgetful
+from tests.memory.fleet.weather import Weather
+
+pytestmark = pytest.mark.asyncio
+
+SETTLE = 30.0
+
+
+class Venue:
+    """Books whatever it gets, as often as it gets it, and shows it a while later."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.booked: list[str] = []
+        self.asked: list[str] = []
+        self.mood: Literal["well", "answers get lost", "lost on the way", "blind"] = "well"
+        self._shown_from: dict[str, float] = {}
+
+    async def submit(self, *, key: str) -> str:
+        if self.mood == "lost on the way":
+            raise ConnectionResetError
+        self.booked.append(key)
+        self._shown_from.setdefault(key, self._clock.monotonic() + SETTLE - 1.0)
+        if self.mood == "answers get lost":
+            raise ConnectionResetError
+        return f"placed {key}"
+
+    async def find(self, key: str) -> LookUp[str]:
+        self.asked.append(key)
+        if self.mood in ("blind", "answers get lost"):
+            return UNKNOWN
+        is_shown = key in self._shown_from and self._clock.monotonic() >= self._shown_from[key]
+        return Found(f"found {key}") if is_shown else NOT_FOUND
+
+
+class Machines:
+    """Each has a state directory of its own; a bot is started on one, by its number."""
+
+    def __init__(self, path: Path, clock: VirtualClock) -> None:
+        self._path = path
+        self._clock = clock
+        self.store: MemoryStore = Forgetful(clock)
+        self.venue = Venue(clock)
+        self.bots: list[ErrorRecoveryService] = []
+        self.ways: dict[ErrorRecoveryService, Weather] = {}
+
+    def state_dir(self, machine: int) -> Path:
+        return self._path / f"machine {machine}" / "state"
+
+    async def start(self, machine: int, **options: Any) -> ErrorRecoveryService:
+        """A bot that waits until the account is its own."""
+        bot = await self.stands_by(machine, **options)
+        await bot.owned()
+        return bot
+
+    async def stands_by(self, machine: int, **options: Any) -> ErrorRecoveryService:
+        way = Weather(self.store)
+        bot = ErrorRecoveryService(
+            self.state_dir(machine),
+            self._path / f"machine {machine}" / "errors",
+            store=way,
+            owns="account 7",
+            process_name=f"bot-{len(self.bots)}",
+            clock=self._clock,
+            **options,
+        )
+        self.bots.append(bot)
+        self.ways[bot] = way
+        await bot.start()
+        return bot
+
+    async def order(self, key: str, bot: ErrorRecoveryService, **options: Any) -> str:
+        orders = bot.service("orders", effect="unsafe", max_retries=0)
+        once = orders.once(key, confirm=self.venue.find, key_argument="key", settle=SETTLE, **options)
+        return await once.call(self.venue.submit)
+
+    async def stops(self, bot: ErrorRecoveryService) -> None:
+        """In good order; the next life knows nothing but what is on the disk."""
+        await bot.aclose()
+        self.bots.remove(bot)
+        journals._journals.pop(str(bot._journal.directory), None)
+
+    async def dies(self, bot: ErrorRecoveryService) -> None:
+        """The store hears of it no more, and its lease is over."""
+        self.ways[bot].turn("away")
+        await asyncio.sleep(40.0)
+
+
+def told(bot: ErrorRecoveryService) -> str | None:
+    health = bot.get_health_status()
+    assert health["overall_health"] == "healthy", "it is no trouble"
+    elsewhere: str | None = health["journal"]["owned_elsewhere"]
+    return elsewhere
+
+
+@pytest_asyncio.fixture
+async def machines(tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Machines]:
+    machines = Machines(tmp_path, clock)
+    yield machines
+    for way in machines.ways.values():
+        way.turn("fair")
+    for bot in machines.bots:
+        await bot.aclose()
+
+
+@pytest.mark.parametrize("share_state", [False, True])
+async def test_what_a_dead_owner_has_sent_its_successor_on_another_machine_finds(
+    machines: Machines, *, share_state: bool
+) -> None:
+    """Whether its answer was lost, or only the one who knew it; and nothing had been saved since."""
+    first, venue = await machines.start(1, share_state=share_state), machines.venue
+    assert await machines.order("K-1", first) == "placed K-1"
+    venue.mood = "answers get lost"
+    with pytest.raises(OutcomeUnknownError):
+        await machines.order("K-2", first)
+    assert venue.asked.count("K-1") == 0, "the first owner of all knows everything that was sent"
+    venue.mood = "well"
+    await machines.dies(first)
+
+    second = await machines.start(2, share_state=share_state)
+    await second.restore_state()
+    assert await second.reconcile() == [], "nobody here knows of them"
+    assert await machines.order("K-1", second) == "found K-1"
+    assert await machines.order("K-2", second) == "found K-2"
+    assert venue.booked == ["K-1", "K-2"]
+    assert "another journal" in str(told(second))
+
+
+async def test_what_is_not_found_is_sent_and_only_behind_the_window_that_began_with_the_take_over(
+    machines: Machines, clock: VirtualClock
+) -> None:
+    """The former owner may have sent it in its last moment; later a key costs one question and no wait."""
+    await machines.stops(await machines.start(1))
+    second, venue = await machines.start(2), machines.venue
+    began = clock.monotonic()
+    assert await machines.order("K-1", second) == "placed K-1"
+    assert SETTLE <= clock.monotonic() - began <= SETTLE + 1.0
+    venue.asked.clear()
+    began = clock.monotonic()
+    assert await machines.order("K-2", second) == "placed K-2"
+    assert (venue.asked, clock.monotonic() - began) == (["K-2"], pytest.approx(0.0, abs=0.1))
+    venue.asked.clear()
+    assert await machines.order("K-3", second) == "placed K-3"
+    assert venue.booked == ["K-1", "K-2", "K-3"]
+
+
+async def test_the_window_is_longer_by_what_an_attempt_may_take(
+    machines: Machines, clock: VirtualClock
+) -> None:
+    """One that the former owner had under way when it lost the account goes on, as here."""
+    await machines.stops(await machines.start(1))
+    second = await machines.start(2)
+    orders = second.service("slow", effect="unsafe", max_retries=0, timeout=20.0)
+    once = orders.once("K-1", confirm=machines.venue.find, key_argument="key", settle=SETTLE)
+    began = clock.monotonic()
+    await once.call(machines.venue.submit)
+    assert clock.monotonic() - began >= SETTLE + 19.0
+
+
+async def test_where_nobody_can_tell_it_is_not_sent(machines: Machines) -> None:
+    """The venue gives no answer that proves anything: its outcome is unknown, as of any order."""
+    first = await machines.start(1)
+    await machines.order("K-1", first)
+    await machines.dies(first)
+    second = await machines.start(2)
+    machines.venue.mood = "blind"
+    with pytest.raises(OutcomeUnknownError):
+        await machines.order("K-1", second)
+    machines.venue.mood = "well"
+    assert await machines.order("K-1", second) == "found K-1"
+    assert machines.venue.booked == ["K-1"]
+
+
+async def test_keys_that_once_makes_itself_need_no_look_up(machines: Machines) -> None:
+    """Nobody else can have sent them."""
+    await machines.stops(await machines.start(1))
+    second, venue = await machines.start(2), machines.venue
+    orders = second.service("orders", effect="unsafe", max_retries=0)
+    await orders.once(confirm=venue.find, key_argument="key", settle=SETTLE).call(venue.submit)
+    assert (len(venue.booked), venue.asked) == (1, [])
+
+
+@pytest.mark.parametrize("machine", [1, 2])
+async def test_a_restart_costs_nothing_on_its_own_machine(
+    machines: Machines, clock: VirtualClock, machine: int
+) -> None:
+    """The journal is the one of before. On another one it is not, which stays so over its own restarts."""
+    await machines.stops(await machines.start(1))
+    again, venue = await machines.start(machine), machines.venue
+    await asyncio.sleep(SETTLE)
+    await machines.stops(again)
+    again = await machines.start(machine)
+    began = clock.monotonic()
+    await machines.order("K-1", again)
+    assert venue.asked == ([] if machine == 1 else ["K-1"])
+    assert clock.monotonic() - began < 1.0, "the window began with the take-over, and not with this life"
+    assert (told(again) is None) is (machine == 1)
+
+
+async def test_two_bots_with_one_directory_have_one_journal(machines: Machines) -> None:
+    """Whichever of them owns the account knows what the other has sent."""
+    first, second = await machines.start(1), await machines.stands_by(1)
+    await machines.order("K-1", first)
+    await asyncio.sleep(60.0)
+    await first.aclose()
+    await second.owned()
+    await machines.order("K-2", second)
+    assert machines.venue.asked == []
+    assert told(second) is None
+
+
+async def test_who_owns_it_again_does_not_know_what_was_sent_meanwhile(machines: Machines) -> None:
+    """A to B to A: both ways."""
+    first, venue = await machines.start(1), machines.venue
+    await machines.order("K-1", first)
+    machines.ways[first].turn("away")
+    second = await machines.start(2)
+    machines.ways[first].turn("fair")
+    await asyncio.sleep(SETTLE)
+    await machines.order("K-2", second)
+    await asyncio.sleep(SETTLE)
+    await machines.dies(second)
+    await first.owned()
+    assert await machines.order("K-2", first) == "found K-2"
+    assert venue.booked == ["K-1", "K-2"]
+    await machines.stops(first)
+    assert told(await machines.start(1)) is not None, "and so it stays"
+
+
+async def test_what_was_left_pending_here_may_have_been_sent_by_the_owner_in_between(
+    machines: Machines,
+) -> None:
+    """Its own window has long closed, and the venue does not show yet what the other one sent in its last moment."""
+    first, venue = await machines.start(1), machines.venue
+    venue.mood = "lost on the way"
+    once = first.service("orders", effect="unsafe", max_retries=0).once(
+        "K-1", confirm=blind, key_argument="key", settle=SETTLE
+    )
+    with pytest.raises(OutcomeUnknownError):
+        await once.call(venue.submit)
+    venue.mood = "well"
+    machines.ways[first].turn("away")
+    second = await machines.start(2)
+    await asyncio.sleep(SETTLE)
+    assert await machines.order("K-1", second) == "placed K-1"
+    machines.ways[first].turn("fair")
+    await second.aclose()
+    await first.owned()
+    assert await machines.order("K-1", first) == "found K-1"
+    assert venue.booked == ["K-1"]
+
+
+async def test_the_third_machine_knows_neither_of_the_two_before(machines: Machines) -> None:
+    """A to B to C."""
+    for machine in (1, 2):
+        bot = await machines.start(machine)
+        await machines.order(f"K-{machine}", bot)
+        await machines.dies(bot)
+    third = await machines.start(3)
+    assert [await machines.order(f"K-{number}", third) for number in (1, 2)] == ["found K-1", "found K-2"]
+    assert machines.venue.booked == ["K-1", "K-2"]
+
+
+async def test_an_order_that_waits_for_its_repetition_while_the_account_is_elsewhere_is_not_repeated(
+    machines: Machines,
+) -> None:
+    """It was known not to be there, then another owner sent it, and the account came back."""
+    first, venue = await machines.start(1), machines.venue
+    orders = first.service("orders", effect="unsafe", max_retries=1, base_delay=300.0, max_delay=300.0)
+    tries = 0
+
+    async def refused_at_first(*, key: str) -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ConnectionRefusedError
+        return await venue.submit(key=key)
+
+    repeated = asyncio.ensure_future(
+        orders.once("K-1", confirm=venue.find, key_argument="key", settle=SETTLE).call(refused_at_first)
+    )
+    while not tries:  # noqa: ASYNC110 - it begins in a thread of the disk
+        await asyncio.sleep(0.1)
+    await first._fleet._ownership.give_back()  # type: ignore[union-attr]  # in the middle of its life
+    second = await machines.start(2)
+    assert await machines.order("K-1", second) == "placed K-1"
+    await second.aclose()
+    await first.owned()
+    with pytest.raises((HaltedError, ConnectionRefusedError)):
+        await repeated
+    assert venue.booked == ["K-1"]
+
+
+@pytest.mark.parametrize("what", ["empty", "another store", "as it was long before"])
+async def test_a_store_that_forgot_who_owned_the_account_last_is_not_believed(
+    machines: Machines, clock: VirtualClock, what: str
+) -> None:
+    """The standby had seen that it was another one; or owned it itself before that one."""
+    store = machines.store
+    assert isinstance(store, Forgetful)
+    first = await machines.start(1)
+    second = await machines.stands_by(2)
+    await asyncio.sleep(60.0)
+    if what == "as it was long before":
+        await first.aclose()
+        await second.owned()
+        await store.writes_down()
+        await second.aclose()
+        await first.start()
+        await first.owned()
+    await machines.order("K-1", first)
+    await machines.stops(second)
+    machines.ways[first].turn("away")
+    if what == "empty":
+        await machines.ways[first].loses_everything()
+    elif what == "another store":
+        machines.store = MemoryStore(clock=clock)
+    else:
+        await store.starts_again()
+    second = await machines.start(2)
+    await asyncio.sleep(SETTLE)
+    assert await machines.order("K-1", second) == "found K-1"
+    assert machines.venue.booked == ["K-1"]
+
+
+async def test_an_owner_that_knows_no_identities_leaves_nobody_knowing(machines: Machines) -> None:
+    """It is an older shockproof: that it was there is all that it has told."""
+    await machines.store.put("owned/account 7", b"start 0\nbot of old")
+    bot = await machines.start(1)
+    await machines.order("K-1", bot)
+    assert machines.venue.asked.count("K-1") > 0
+
+
+async def test_a_disk_that_does_not_take_the_identity_keeps_no_owner_and_the_next_one_looks_up(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sends without `once` needs no journal; what is sent with one is looked up, and whoever follows does so, too."""
+    create = SystemFiles.create
+
+    def refuses(layer: SystemFiles, path: Path) -> int:
+        if "journal" in path.parts:
+            raise OSError(28, "No space left on device")
+        return create(layer, path)
+
+    with monkeypatch.context() as full:
+        full.setattr(SystemFiles, "create", refuses)
+        first = await machines.start(1)
+
+        async def send() -> str:
+            return "sent"
+
+        assert await first.service("alerts", effect="unsafe").call(send) == "sent"
+    await asyncio.sleep(10.0)
+    entry = await machines.store.get("owned/account 7")
+    assert entry is not None
+    assert json.loads(entry.value.partition(b"\n")[2])["journal"], "told as soon as there is space"
+
+
+async def test_a_copy_of_a_state_directory_is_another_journal(machines: Machines) -> None:
+    """What its original has sent since is not in it."""
+    await machines.stops(await machines.start(1))
+    shutil.copytree(machines.state_dir(1), machines.state_dir(2), copy_function=shutil.copy2)
+    first = await machines.start(1)
+    await machines.order("K-1", first)
+    await machines.dies(first)
+    assert await machines.order("K-1", await machines.start(2)) == "found K-1"
+    assert machines.venue.booked == ["K-1"]
+
+
+async def test_trust_ends_it(machines: Machines, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever knows that nothing of before is open says so once, and each key of the next life is sent at once."""
+    await machines.stops(await machines.start(1))
+    second = await machines.start(2)
+    await machines.order("K-1", second)
+    await machines.stops(second)
+    machines.venue.asked.clear()
+    state_dir = str(machines.state_dir(2))
+    assert await asyncio.to_thread(main, ["journal", "verify", "--state-dir", state_dir]) == 0
+    shown = capsys.readouterr().out
+    assert "It is not all there is: 'account 7' was owned by a process with another journal" in shown
+    assert "until: shockproof journal trust" in shown
+    assert await asyncio.to_thread(main, ["journal", "trust", "--state-dir", state_dir]) == 0
+    assert "counts as new again" in capsys.readouterr().out
+    second = await machines.start(2)
+    await machines.order("K-2", second)
+    assert machines.venue.asked == []
+    assert told(second) is None
+
+
+async def test_what_is_missing_from_a_journal_stays_missing_when_the_account_is_taken_over(
+    machines: Machines,
+) -> None:
+    """One mark tells of both, and each ends with `trust` alone."""
+    await machines.stops(await machines.start(1))
+    mark = machines.state_dir(2) / "journal" / INCOMPLETE_NAME
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    second = await machines.start(2)
+    health = second.get_health_status()
+    assert (health["overall_health"], health["journal"]["incomplete"]) == (
+        "degraded",
+        "by hand: incomplete.json is empty",
+    )
+    fields = json.loads(mark.read_text())
+    assert (fields["reason"], "since" in fields["owned_elsewhere"]) == (
+        "by hand: incomplete.json is empty",
+        True,
+    )
+
+
+async def test_one_that_owns_two_accounts_for_the_first_time_knows_all_of_both(
+    machines: Machines, clock: VirtualClock
+) -> None:
+    """That the journal has an identity since the first says nothing of the second."""
+    first = await machines.start(1)
+    other = ErrorRecoveryService(
+        machines.state_dir(1),
+        machines.state_dir(1) / "errors",
+        store=machines.store,
+        owns="account 8",
+        clock=clock,
+    )
+    await other.start()
+    await other.owned()
+    await machines.order("K-1", other)
+    assert machines.venue.asked == []
+    assert (machines.state_dir(1) / "journal" / IDENTITY_NAME).exists()
+    await other.aclose()
+    assert told(first) is None
+
+
+async def test_an_operation_that_is_not_known_here_says_that_it_may_have_run(machines: Machines) -> None:
+    """It begins from nothing, on the next machine as after damage; what its orders were, their own keys find out."""
+    first = await machines.start(1)
+    async with first.operation("rebalance", key="2026-11-26") as operation:
+        assert not operation.may_have_run
+        await machines.order("2026-11-26/AAPL", first)
+    await machines.dies(first)
+    second = await machines.start(2)
+    async with second.operation("rebalance", key="2026-11-26") as operation:
+        assert (operation.resumed, operation.may_have_run) == (False, True)
+        assert await machines.order("2026-11-26/AAPL", second) == "found 2026-11-26/AAPL"
+    assert machines.venue.booked == ["2026-11-26/AAPL"]
+
+
+async def blind(key: str) -> LookUp[str]:
+    return UNKNOWN
