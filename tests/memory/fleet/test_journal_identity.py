@@ -475,3 +475,47 @@ async def test_an_operation_that_is_not_known_here_says_that_it_may_have_run(mac
 
 async def blind(key: str) -> LookUp[str]:
     return UNKNOWN
+
+
+class Delays(Weather):
+    """What is put as the account's owner waits until it is let through."""
+
+    def __init__(self, inner: MemoryStore) -> None:
+        super().__init__(inner)
+        self.waits = asyncio.Event()
+        self.lets_through = asyncio.Event()
+
+    async def put(self, key: str, value: bytes, **options: Any) -> int:
+        if key.startswith("owned/"):
+            self.waits.set()
+            await self.lets_through.wait()
+        return await super().put(key, value, **options)
+
+
+async def test_nothing_is_sent_before_the_store_says_with_which_journal(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the next owner would not know that there was one. What comes too late it does not overwrite either."""
+    await machines.stops(await machines.start(1))
+    monkeypatch.setattr("tests.memory.fleet.test_journal_identity.Weather", Delays)
+    starting = asyncio.ensure_future(machines.stands_by(2))
+    await asyncio.sleep(0.0)
+    monkeypatch.undo()
+    second = machines.bots[-1]
+    way = machines.ways[second]
+    assert isinstance(way, Delays)
+    await way.waits.wait()
+    with pytest.raises(HaltedError, match="that is being told to the store"):
+        await machines.order("K-1", second)
+    await asyncio.sleep(20.0)
+    third = await machines.start(3)
+    await machines.order("K-1", third)
+    entry = await machines.store.get("owned/account 7")
+    way.lets_through.set()
+    await starting
+    await asyncio.sleep(30.0)
+    assert await machines.store.get("owned/account 7") == entry
+    await third.aclose()
+    await second.owned()
+    assert await machines.order("K-1", second) == "found K-1"
+    assert machines.venue.booked == ["K-1"]
