@@ -62,6 +62,12 @@ def main() -> int:
     parser.add_argument(
         "--file", action="store_true", help="of orders: share through a file, and not through Redis"
     )
+    parser.add_argument(
+        "--machines",
+        action="store_true",
+        help="of orders: a journal of its own for each process, as on machines of their own; with --stops 0, for one that is stopped "
+        "in the middle of its bytes sends them when it goes on",
+    )
     parser.add_argument("--largest", type=int, default=10_000, help="of load: processes")
     parser.add_argument(
         "--living",
@@ -105,6 +111,7 @@ def main() -> int:
                 chosen.troubles,
                 chosen.cuts,
                 chosen.file,
+                chosen.machines,
             )
         )
         print(orders.printed(found.orders), flush=True)

@@ -95,6 +95,8 @@ class Task:
     """How often half of the processes are cut off from it, the owner among them."""
     in_a_file: bool = False
     """Share through a file, which nothing befalls, and without a rate limit: a new store makes everybody wait for that."""
+    is_of_machines: bool = False
+    """Whether each process has a journal of its own, as on a machine of its own, and knows nothing of what others have sent."""
 
 
 @dataclass
@@ -182,7 +184,7 @@ def printed(outcome: Outcome) -> str:
     took = sorted(outcome.hand_overs) or [0.0]
     lines = [
         (
-            f"orders: {outcome.orders} intents of one account, {FLEET} processes, {outcome.kills} owners killed and {outcome.stops} stopped, "
+            f"orders: {outcome.orders} intents of one account, {FLEET} {'machines' if outcome.task.is_of_machines else 'processes'}, {outcome.kills} owners killed and {outcome.stops} stopped, "
             f"{outcome.owners} owners in all, {outcome.faults} orders met a fault, {outcome.seconds:.0f} s"
         ),
         f"  doubled {outcome.doubled}, lost {outcome.lost}, wrong words {outcome.wrong}, left pending {outcome.pending}",
@@ -232,6 +234,7 @@ def _store(where: str) -> StateStore:
 async def _trade(task: Task, name: str, url: str, store: str, place: Path, wire: Connection) -> None:
     client = Ccxt()
     await client.open(url, own_retries=False)
+    place = place / name if task.is_of_machines else place
     is_through = False
     while not is_through:
         async with ErrorRecoveryService(

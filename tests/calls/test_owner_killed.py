@@ -19,10 +19,17 @@ PATIENCE = 240.0  # real seconds: processes and sockets know no other
 pytestmark = pytest.mark.timeout(PATIENCE + 30)
 
 
-def test_of_eight_processes_one_sends_and_whoever_follows_it_doubles_no_order() -> None:
-    """It is killed, with leases that are shorter than in earnest, and another one goes on: the venue's ledger has each order once."""
+@pytest.mark.parametrize("where", ["one directory", "machines"])
+def test_of_eight_processes_one_sends_and_whoever_follows_it_doubles_no_order(where: str) -> None:
+    """
+    It is killed, with leases that are shorter than in earnest, and another one goes on: the venue's ledger has each order once.
+
+    On a machine of its own that one has a journal that knows nothing of them: without a look-up each was booked once more.
+    """
+    apart = ["--machines"] if where == "machines" else []
+    intents = "16" if apart else "40"
     ran = subprocess.run(
-        [sys.executable, str(FLEET), "orders", "--file", "--lease", "1.5", "--intents", "40", "--kills", "1", "--stops", "0"],
+        [sys.executable, str(FLEET), "orders", "--file", "--lease", "1.5", "--intents", intents, "--kills", "1", "--stops", "0", *apart],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

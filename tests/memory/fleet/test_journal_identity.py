@@ -519,3 +519,104 @@ async def test_nothing_is_sent_before_the_store_says_with_which_journal(
     await second.owned()
     assert await machines.order("K-1", second) == "found K-1"
     assert machines.venue.booked == ["K-1"]
+
+
+class Dies(Weather):
+    """At that step the process is killed: before the store has done it, or behind that."""
+
+    at = 0
+    is_before = True
+
+    async def _pass(self) -> None:
+        await super()._pass()
+        if self.steps == Dies.at and Dies.is_before:
+            self.kind = "away"
+            await super()._pass()
+
+    async def put(self, key: str, value: bytes, **options: Any) -> int:
+        version = await super().put(key, value, **options)
+        if self.steps == Dies.at:
+            self.kind = "away"
+            await self._pass()
+        return version
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+async def test_whichever_step_of_the_take_over_is_its_last_the_next_life_sends_nothing_blindly(
+    tmp_path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, *, is_before: bool
+) -> None:
+    """The identity stands in the store and the mark on the disk, or neither counts."""
+    for at in range(1, 40):
+        machines = Machines(tmp_path / str(at), clock)
+        first = await machines.start(1)
+        await machines.order("K-1", first)
+        await machines.dies(first)
+        Dies.at, Dies.is_before = at, is_before
+        with monkeypatch.context() as dies:
+            dies.setattr("tests.memory.fleet.test_journal_identity.Weather", Dies)
+            killed = await machines.stands_by(2)
+        way = machines.ways[killed]
+        if way.kind == "fair":  # it took over in fewer steps
+            assert killed.get_health_status()["shared"]["owns"]["is_owner"]
+        await machines.stops(killed)
+        await asyncio.sleep(40.0)
+        second = await machines.start(2)
+        assert await machines.order("K-1", second) == "found K-1"
+        assert machines.venue.booked == ["K-1"]
+        for bot in list(machines.bots):
+            machines.ways[bot].turn("fair")
+            await machines.stops(bot)
+        if way.kind == "fair" and way.steps < at:
+            break
+    assert 5 < at < 39
+
+
+async def test_after_a_restart_of_the_machine_the_window_begins_once_more_and_not_with_each_life(
+    machines: Machines, clock: VirtualClock
+) -> None:
+    """Nobody can tell how long ago the take-over was: it was before this life, which is written down."""
+    clock.boot = "one start"
+    await machines.stops(await machines.start(1))
+    await machines.stops(await machines.start(2))
+    await asyncio.sleep(3600.0)
+    clock.boot = "another start"
+    second = await machines.start(2)
+    waits = asyncio.ensure_future(machines.order("K-1", second))
+    await asyncio.sleep(SETTLE / 2)
+    waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)
+    assert machines.venue.booked == []
+    await machines.stops(second)
+    began = clock.monotonic()
+    await machines.order("K-2", await machines.start(2))
+    assert SETTLE / 2 - 1.0 <= clock.monotonic() - began <= SETTLE / 2 + 1.0
+
+
+async def test_a_new_machine_beside_a_store_that_came_back_as_it_was_long_before_looks_up(
+    machines: Machines,
+) -> None:
+    """Who owned the account last is forgotten; that somebody did is not."""
+    first = await machines.start(1)
+    assert isinstance(machines.store, Forgetful)
+    await machines.store.writes_down()
+    await machines.order("K-1", first)
+    machines.ways[first].turn("away")
+    await machines.store.starts_again()
+    second = await machines.start(2)
+    await asyncio.sleep(SETTLE)
+    assert await machines.order("K-1", second) == "found K-1"
+    assert machines.venue.booked == ["K-1"]
+
+
+async def test_who_uses_such_a_journal_without_a_store_looks_up_too(
+    machines: Machines, clock: VirtualClock
+) -> None:
+    """What it does not know does not depend on who asks."""
+    first = await machines.start(1)
+    await machines.order("K-1", first)
+    await machines.dies(first)
+    await machines.stops(await machines.start(2))
+    state_dir = machines.state_dir(2)
+    async with ErrorRecoveryService(state_dir, state_dir / "errors", clock=clock) as alone:
+        assert await machines.order("K-1", alone) == "found K-1"
+    assert machines.venue.booked == ["K-1"]

@@ -382,6 +382,23 @@ class Journal:
         self.owned_elsewhere = OwnedElsewhere(_owned_elsewhere(account), at)
         self._tenure_ended()
 
+    def taken_over_by(self, moment: Moment) -> None:
+        """
+        It was before *moment* that this journal became the account's, as far as anybody can tell. Never waits.
+
+        Later lives know it, too: however often the program is started again, the window that counts from then comes to its end.
+        """
+        if self.owned_elsewhere is None:
+            return
+        elsewhere = self.owned_elsewhere = self.owned_elsewhere._replace(since=moment)
+
+        def act(session: Session) -> None:
+            if self._files.is_open:
+                with contextlib.suppress(OSError):
+                    self._files.mark_owned_elsewhere(elsewhere)
+
+        self.tell(act, needs_open=False)
+
     def _has_taken_over(self, at: Moment) -> bool:
         return self.owned_elsewhere is not None and self.owned_elsewhere.since is at
 

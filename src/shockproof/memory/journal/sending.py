@@ -309,7 +309,7 @@ class Sending:
         if (
             passed is None
         ):  # at an earlier start of the machine: before this life, and that is all that can be told
-            self._journal.owned_elsewhere = elsewhere._replace(since=now)
+            self._journal.taken_over_by(now)
         return passed or 0.0
 
     @property
