@@ -27,7 +27,7 @@ from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal import journal as journals
 from shockproof.memory.journal.identity import IDENTITY_NAME
 from shockproof.memory.journal.incomplete import INCOMPLETE_NAME
-from shockproof.testing import VirtualClock
+from shockproof.testing import VirtualClock, cancel_at_each_await
 from tests.memory.fleet.forgetful_store import Forgetful
 from tests.memory.fleet.weather import Weather
 
@@ -84,6 +84,11 @@ class Machines:
         return bot
 
     async def stands_by(self, machine: int, **options: Any) -> ErrorRecoveryService:
+        bot = self.make(machine, **options)
+        await bot.start()
+        return bot
+
+    def make(self, machine: int, **options: Any) -> ErrorRecoveryService:
         way = Weather(self.store)
         bot = ErrorRecoveryService(
             self.state_dir(machine),
@@ -96,7 +101,6 @@ class Machines:
         )
         self.bots.append(bot)
         self.ways[bot] = way
-        await bot.start()
         return bot
 
     async def order(self, key: str, bot: ErrorRecoveryService, **options: Any) -> str:
@@ -361,29 +365,97 @@ async def test_an_owner_that_knows_no_identities_leaves_nobody_knowing(machines:
     assert machines.venue.asked.count("K-1") > 0
 
 
-async def test_a_disk_that_does_not_take_the_identity_keeps_no_owner_and_the_next_one_looks_up(
+def refuses_the_journal(monkeypatch: pytest.MonkeyPatch, call: str = "create") -> None:
+    does: Any = getattr(SystemFiles, call)
+
+    def refuses(layer: SystemFiles, path: Path, **options: Any) -> Any:
+        if path.name == IDENTITY_NAME or (call == "create" and "journal" in path.parts):
+            raise OSError(5, "Input/output error")
+        return does(layer, path, **options)
+
+    monkeypatch.setattr(SystemFiles, call, refuses)
+
+
+async def identity_in_store(machines: Machines) -> str:
+    entry = await machines.store.get("owned/account 7")
+    assert entry is not None
+    return str(json.loads(entry.value.partition(b"\n")[2])["journal"])
+
+
+async def test_a_disk_that_does_not_take_the_identity_keeps_nobody_from_owning(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who sends without `once` needs no journal; what is sent with one is looked up, and whoever follows does so, too."""
-    create = SystemFiles.create
-
-    def refuses(layer: SystemFiles, path: Path) -> int:
-        if "journal" in path.parts:
-            raise OSError(28, "No space left on device")
-        return create(layer, path)
-
+    """Who sends without `once` needs no journal. The store says that nobody can tell which it is, until the disk takes it."""
     with monkeypatch.context() as full:
-        full.setattr(SystemFiles, "create", refuses)
+        refuses_the_journal(full)
         first = await machines.start(1)
 
         async def send() -> str:
             return "sent"
 
         assert await first.service("alerts", effect="unsafe").call(send) == "sent"
+        assert await identity_in_store(machines) == ""
     await asyncio.sleep(10.0)
-    entry = await machines.store.get("owned/account 7")
-    assert entry is not None
-    assert json.loads(entry.value.partition(b"\n")[2])["journal"], "told as soon as there is space"
+    assert await identity_in_store(machines) != ""
+
+
+async def test_a_disk_that_could_not_be_read_for_a_moment_leaves_no_trace(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the journal of before after all: what was thought of it until then is forgotten."""
+    await machines.stops(await machines.start(1))
+    with monkeypatch.context() as unreadable:
+        refuses_the_journal(unreadable, "stamp")
+        again = await machines.start(1)
+        assert told(again) is not None
+    await asyncio.sleep(10.0)
+    assert told(again) is None
+    await machines.order("K-1", again)
+    assert machines.venue.asked == []
+
+
+async def test_an_owner_beside_which_another_one_stands_in_the_store_looks_up(machines: Machines) -> None:
+    """The store has lost the last that it acknowledged, its lease among that, and had given it to another one meanwhile."""
+    first = await machines.start(1)
+    before = await machines.store.get("owned/account 7")
+    assert before is not None
+    await machines.dies(first)
+    second = await machines.start(2)
+    await asyncio.sleep(60.0)
+    machines.venue.booked.append("K-1")
+    machines.venue._shown_from["K-1"] = 0.0
+    await machines.store.put(before.key, before.value)
+    await machines.store.delete("lease/owner of account 7")
+    taken_over = second._journal.times_taken_over
+    await asyncio.sleep(10.0)
+    assert second._journal.times_taken_over == taken_over + 1
+    assert await machines.order("K-1", second) == "found K-1"
+
+
+@pytest.mark.parametrize("call", ["create", "stamp"])
+async def test_what_could_not_be_marked_on_the_disk_is_known_all_the_same(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """There is space again before anybody has asked the disk once more; and behind that the next life knows it, too."""
+    first = await machines.start(1)
+    await machines.order("K-1", first)
+    await machines.dies(first)
+    with monkeypatch.context() as full:
+        refuses_the_journal(full, call)
+        second = await machines.start(2)
+        await asyncio.sleep(SETTLE)
+    second._journal._again_at = 0.0  # the disk is asked again after a second of the real time
+    for _ in range(2):
+        assert await machines.order("K-1", second) == "found K-1"
+        journals_of_2 = machines.state_dir(2) / "journal"
+        await asyncio.sleep(10.0)
+        assert (journals_of_2 / INCOMPLETE_NAME).exists()
+        await machines.stops(second)
+        for segment in journals_of_2.glob("*.wal"):
+            segment.unlink()  # that it was found
+        (journals_of_2.with_name("journal_position.json")).unlink(missing_ok=True)
+        second = await machines.start(2)
+    assert machines.venue.booked == ["K-1"]
 
 
 async def test_a_copy_of_a_state_directory_is_another_journal(machines: Machines) -> None:
@@ -470,6 +542,11 @@ async def test_an_operation_that_is_not_known_here_says_that_it_may_have_run(mac
     async with second.operation("rebalance", key="2026-11-26") as operation:
         assert (operation.resumed, operation.may_have_run) == (False, True)
         assert await machines.order("2026-11-26/AAPL", second) == "found 2026-11-26/AAPL"
+    with pytest.raises(ZeroDivisionError):
+        async with second.operation("hedge", key="2026-11-26"):
+            raise ZeroDivisionError
+    async with second.operation("hedge", key="2026-11-26") as operation:
+        assert (operation.resumed, operation.may_have_run) == (True, False), "this journal knows it"
     assert machines.venue.booked == ["2026-11-26/AAPL"]
 
 
@@ -619,4 +696,32 @@ async def test_who_uses_such_a_journal_without_a_store_looks_up_too(
     state_dir = machines.state_dir(2)
     async with ErrorRecoveryService(state_dir, state_dir / "errors", clock=clock) as alone:
         assert await machines.order("K-1", alone) == "found K-1"
+    assert machines.venue.booked == ["K-1"]
+
+
+async def test_a_take_over_that_is_cancelled_at_any_moment_is_done_anew_and_whole(machines: Machines) -> None:
+    """A bot that is closed while it takes the account over, and used again."""
+    first = await machines.start(1)
+    await machines.order("K-1", first)
+    await machines.stops(first)
+    await asyncio.sleep(SETTLE)
+
+    async def take_over() -> None:
+        bot = machines.make(len(machines.ways) + 1)
+        assert bot._ownership is not None
+        bot._ownership.is_asked_again(await machines.store.era())
+        await bot._ownership.keep(machines.ways[bot])
+
+    cancelled = 0
+    async for run in cancel_at_each_await(take_over):
+        bot = machines.bots[-1]
+        assert run.delay == 0.0
+        if run.was_cancelled:
+            assert isinstance(run.error, asyncio.CancelledError), run
+            cancelled += 1
+        await bot.owned()
+        assert await machines.order("K-1", bot) == "found K-1"
+        await machines.stops(bot)
+        await asyncio.sleep(SETTLE)
+    assert cancelled > 3
     assert machines.venue.booked == ["K-1"]

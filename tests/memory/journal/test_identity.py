@@ -12,8 +12,9 @@ import pytest
 
 from shockproof.memory.disk.file_layer import FileStamp, SystemFiles
 from shockproof.memory.journal.identity import IDENTITY_NAME, Identity, identity_with, read_identity
-from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, read_incomplete
+from shockproof.memory.journal.incomplete import INCOMPLETE_NAME, OwnedElsewhere, read_incomplete
 from shockproof.memory.journal.journal import Journal
+from shockproof.memory.journal.journal_files import JournalFiles
 from shockproof.vocabulary.moment import Moment
 from tests.memory.disk.crash_histories import Known, complaints_where_calls_fail, crash_everywhere
 from tests.memory.disk.simulated_disk import SimulatedDisk
@@ -158,3 +159,19 @@ def test_a_mark_whose_words_cannot_be_read_counts_as_a_loss(tmp_path: Path, mark
     """That it is there is what counts."""
     (tmp_path / INCOMPLETE_NAME).write_text(mark)
     assert read_incomplete(LAYER, tmp_path).lost is not None
+
+
+def test_a_journal_of_a_former_owner_that_is_damaged_besides_knows_of_both(tmp_path: Path) -> None:
+    """Neither takes the place of the other."""
+    files = JournalFiles(tmp_path, layer=LAYER, segment_bytes=4096)
+    files.open()
+    elsewhere = OwnedElsewhere("somebody else", AT)
+    files.mark_owned_elsewhere(elsewhere)
+    files.close()
+    for segment in tmp_path.glob("journal-*"):
+        segment.unlink()
+    files.open()
+    files.close()
+    lost, still = read_incomplete(LAYER, tmp_path)
+    assert still == elsewhere
+    assert lost is not None

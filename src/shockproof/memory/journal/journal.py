@@ -380,7 +380,6 @@ class Journal:
             return  # it is tried again
         self.times_taken_over += 1
         self.owned_elsewhere = OwnedElsewhere(_owned_elsewhere(account), at)
-        self._tenure_ended()
 
     def taken_over_by(self, moment: Moment) -> None:
         """

@@ -303,7 +303,7 @@ class Sending:
     def _since_taken_over(self, now: Moment) -> float | None:
         """Seconds since this process, or an earlier life, took over from another journal's owner; None: it never did."""
         elsewhere = self._journal.owned_elsewhere
-        if elsewhere is None or self.is_new:
+        if elsewhere is None:
             return None
         passed = None if elsewhere.since is None else now.since(elsewhere.since)
         if (
