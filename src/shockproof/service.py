@@ -1657,12 +1657,16 @@ _TURN: Final = 0.00005
 _PATIENCE: Final = 1.0
 """Seconds that an operation or an order waits for it, behind what else the disk has to do."""
 
+_is_loaded = False
+"""Known to be: each order asks."""
 _asked_in: int | None = None
 """The process that loads it, or has."""
 
 
 def _is_the_rest_loaded() -> bool:
-    return sys.modules.keys() >= _NAMES_OF_THE_REST
+    global _is_loaded
+    _is_loaded = _is_loaded or sys.modules.keys() >= _NAMES_OF_THE_REST
+    return _is_loaded
 
 
 def _load_the_rest(writer: Writer) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 __all__ = ["check_callable", "has_coroutine_code", "is_async", "name_of"]
 
 _CO_COROUTINE = inspect.CO_COROUTINE
+_GENERATES = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 # What unittest.mock and older libraries mark their coroutine-returning callables with.
 _MARK = getattr(asyncio.coroutines, "_is_coroutine", None)
 
@@ -54,6 +55,8 @@ def check_callable(fn: object) -> None:
         TypeError: for coroutine objects, generators of both kinds, classmethod objects, and
             whatever cannot be called.
     """
+    if type(fn) is FunctionType and not fn.__code__.co_flags & _GENERATES:  # nearly always
+        return
     if inspect.iscoroutine(fn):
         fn.close()  # it will never run: without this Python warns that it was never awaited
         raise TypeError(

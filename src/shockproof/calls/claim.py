@@ -4,6 +4,8 @@ Claiming an order's key: to be the only place of this process that sends it, and
 
 from __future__ import annotations
 
+import asyncio
+
 from shockproof.calls.patience_with_the_journal import (
     patience,
     record_that_it_goes_without,
@@ -53,7 +55,7 @@ async def claim_in_memory(wanted: WantedOrder, sending: Sending) -> Earlier | No
 
 async def _claim_on_the_disk(wanted: WantedOrder, sending: Sending) -> Earlier | None:
     try:
-        async with patience(wanted, wanted.plan.deadline):
+        async with asyncio.timeout(patience(wanted, wanted.plan.deadline)):
             return await sending.claim(is_under_way=wanted.is_under_way)
     except NO_JOURNAL as error:
         if not wanted.plan.risk_reducing:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from shockproof.calls.signatures import signature_of
+from shockproof.calls.signatures import found_out_once, signature_of
 from shockproof.vocabulary.look_up import LookUp
 
 __all__ = ["Confirm", "DetailedConfirm", "asked_of", "with_details"]
@@ -31,10 +31,17 @@ def with_details(confirm: Confirm[R] | DetailedConfirm[R]) -> DetailedConfirm[R]
     """
     if not callable(confirm):
         raise TypeError(f"confirm must be an async function of the key, got {confirm!r}")
+    if _takes_details(confirm):
+        return cast("DetailedConfirm[R]", confirm)
+    return _with_the_key_alone(cast("Confirm[R]", confirm))
+
+
+@found_out_once
+def _takes_details(confirm: Callable[..., Any]) -> bool:  # Any: the user's own
     try:
         signature = signature_of(confirm)
     except (TypeError, ValueError):  # of some that are written in C
-        return _with_the_key_alone(cast("Confirm[R]", confirm))
+        return False
     places = [one for one in signature.parameters.values() if one.kind in _POSITIONAL]
     takes_details = len(places) > 1 and (
         places[1].default is inspect.Parameter.empty or places[1].name == "details"
@@ -46,11 +53,7 @@ def with_details(confirm: Confirm[R] | DetailedConfirm[R]) -> DetailedConfirm[R]
             f"confirm must be an async function of the key, or of the key and the details, got {confirm!r} with the "
             f"parameters {signature}: {error}"
         ) from None
-    return (
-        cast("DetailedConfirm[R]", confirm)
-        if takes_details
-        else _with_the_key_alone(cast("Confirm[R]", confirm))
-    )
+    return takes_details
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

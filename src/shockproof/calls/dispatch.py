@@ -17,7 +17,7 @@ from shockproof.calls.left_behind import LeftBehind, how_it_ended
 from shockproof.calls.ongoing_call import NOBODY_KNOWS, UnwantedResultError
 from shockproof.calls.order_look_up import answered_by_look_up, found_by_look_up
 from shockproof.calls.orders_inside import order_sent_since, withdraw_orders
-from shockproof.calls.plan import OrderPlan
+from shockproof.calls.plan import OrderPlan, Plan
 from shockproof.calls.wanted_order import CallOfOrder, WantedOrder
 from shockproof.calls.witness import witnessed
 from shockproof.memory.journal.sending import Sending
@@ -32,16 +32,27 @@ __all__ = ["Dispatch"]
 class Dispatch:
     """One order on its way, whose key is claimed, or is believed to be fresh."""
 
+    __slots__ = (
+        "_call",
+        "_ends_at",
+        "_flight",
+        "_leave",
+        "_left_behind",
+        "_plan",
+        "_resends",
+        "_sending",
+        "_wanted",
+    )
+
     def __init__(self, wanted: WantedOrder, call: CallOfOrder, sending: Sending) -> None:
         self._wanted = wanted
         self._call = call
         self._sending = sending
         deadline = wanted.plan.deadline
         self._ends_at = None if deadline is None else wanted.clock.monotonic() + deadline
-        self._plan = OrderPlan(wanted.plan.options).bind(wanted.plan.runtime, wanted.plan.state)
         self._left_behind = LeftBehind(wanted, sending, call.function_name)
         self._flight = call.order.flight = Flight(
-            self._plan.classifier,
+            wanted.plan.classifier,
             self._left_behind.ends,
             call.began,
             refused=wanted.plan.rejected,
@@ -50,7 +61,7 @@ class Dispatch:
         )
         self._leave = LeaveToSend(wanted, call.order, sending, self._flight, self._ends_at)
         self._resends = 0
-        self._ask_before_each_attempt()
+        self._plan = self._plan_like(wanted.plan)
 
     async def until_known(self) -> Any:  # Any: what the function returned
         """
@@ -111,6 +122,10 @@ class Dispatch:
             finally:
                 failed = None  # the traceback holds this frame: no cycle
 
+    def ends(self) -> None:
+        """The call has ended, however; what was left behind goes on."""
+        self._flight.witness.dismiss()  # it leads back to the flight: no cycle
+
     def _watched(self) -> Callable[..., Any]:  # Any: as above
         """The function, each attempt of which is seen to its end, and is refused in its first step where it comes too late."""
         has_own_task = self._plan.grace is not None
@@ -125,14 +140,16 @@ class Dispatch:
             has_own_task=has_own_task,
         )
 
-    def _ask_before_each_attempt(self) -> None:
-        """Let nothing be sent that is not on the disk and wanted, and let the flight know what came of it."""
-        plan = self._plan
-        plan.classifier = self._flight
-        plan.own_order = self._call.order
-        plan.whole_began, plan.whole_trace = self._call.began, self._call.trace
-        plan.before_attempt = self._leave.before_attempt
-        plan.is_simple = False  # the short way asks nobody before it sends
+    def _plan_like(self, plan: Plan) -> OrderPlan:
+        """*plan*, by which nothing is sent that is not on the disk and wanted, and the flight knows what came of it."""
+        return OrderPlan(
+            plan,
+            classifier=self._flight,
+            before_attempt=self._leave.before_attempt,
+            own_order=self._call.order,
+            whole_began=self._call.began,
+            whole_trace=self._call.trace,
+        )
 
     async def _found(self, failed: Exception | None) -> Found[Any] | None:  # Any: as above
         """
@@ -175,10 +192,8 @@ class Dispatch:
         withdraw_orders(began, clock, but=order)
         self._resends += 1
         if left is not None:
-            self._plan = OrderPlan({**self._wanted.plan.options, "deadline": left}).bind(
-                self._plan.runtime, self._plan.state
-            )
-            self._ask_before_each_attempt()
+            plan = Plan({**self._wanted.plan.options, "deadline": left})
+            self._plan = self._plan_like(plan.bind(self._plan.runtime, self._plan.state))
         return True
 
     def _may_be_sent_again(self, failed: Exception | None, left: float | None) -> bool:

@@ -137,7 +137,7 @@ async def execute(
     """
     if not (plan.is_bound and plan.state.prepared):
         plan.prepare()
-    if plan.is_haltable:
+    if plan.is_haltable and plan.has_to_learn_of_halt:
         await plan.learn_of_halt()
     if failure is None and plan.is_simple and has_coroutine_code(fn):
         way = plan.short_way()

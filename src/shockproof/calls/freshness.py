@@ -59,6 +59,8 @@ class Freshness:
 
     def refusal(self, *, asks: bool = True) -> CallRejectedError | None:
         """Why it is not sent any more, if it is not; without *asks*, by the clock alone."""
+        if self._ends_at is None and self._still_wanted is None:  # nearly always
+            return None
         if self._is_too_old():
             return CallRejectedError(self._service_name, "valid_until")
         if not asks or self._still_wanted is None:

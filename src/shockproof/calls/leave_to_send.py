@@ -4,6 +4,7 @@ Whether an attempt of an order may begin: no halt, still wanted, no other one in
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from shockproof.calls.flight import Flight, refused_at_last
@@ -16,7 +17,7 @@ from shockproof.calls.patience_with_the_journal import (
 )
 from shockproof.calls.plan import Plan
 from shockproof.calls.wanted_order import WantedOrder
-from shockproof.memory.journal.moments import moment_of
+from shockproof.memory.journal.moments import running_seconds
 from shockproof.memory.journal.risk_reducing import NO_JOURNAL
 from shockproof.memory.journal.sending import NotFreshError, Sending
 from shockproof.vocabulary.errors import CallRejectedError, HaltedError
@@ -61,6 +62,8 @@ class LeaveToSend:
         ends_at: of the call's deadline, monotonic seconds; None: it has none.
     """
 
+    __slots__ = ("_ends_at", "_flight", "_order", "_plan", "_sending", "_wanted")
+
     def __init__(
         self,
         wanted: WantedOrder,
@@ -89,8 +92,12 @@ class LeaveToSend:
         self._require_the_only_one()
         self._flight.begins_by = None
         try:
-            async with patience(self._wanted, self._time_left()):
+            limit = patience(self._wanted, self._time_left())
+            if limit is None:
                 await self._journalled()
+            else:
+                async with asyncio.timeout(limit):
+                    await self._journalled()
         except NO_JOURNAL as error:
             if not self._plan.risk_reducing:
                 raise why_it_was_not_sent(self._wanted, error) from None
@@ -116,7 +123,7 @@ class LeaveToSend:
         if refusal is None:
             refusal = self._wanted.freshness.refusal(asks=has_waited)
         begins_by = self._flight.begins_by
-        is_too_late = begins_by is not None and moment_of(self._wanted.clock).running > begins_by
+        is_too_late = begins_by is not None and running_seconds(self._wanted.clock) > begins_by
         if refusal is None and is_too_late:
             refusal = CallRejectedError(name, "timeout")
         return None if refusal is None else refused_at_last(refusal)
@@ -153,7 +160,7 @@ class LeaveToSend:
         flight, clock = self._flight, self._wanted.clock
         spare, is_told_again = _SPARE, False
         while True:
-            asked_at = moment_of(clock)
+            asked_at = running_seconds(clock)
             longest = self._longest_attempt() if flight.can_be_ended else None
             until = await self._sending.about_to_send(
                 at_most_for=None if longest is None else longest + spare,
@@ -165,11 +172,11 @@ class LeaveToSend:
             longest = self._longest_attempt()
             if until is None or longest is None:
                 return
-            now = moment_of(clock)
+            now = running_seconds(clock)
             flight.begins_by = until.running - longest
-            if now.running <= flight.begins_by - _SPARE / 2:
+            if now <= flight.begins_by - _SPARE / 2:
                 return
-            spare = 2 * (now.running - asked_at.running) + _SPARE
+            spare = 2 * (now - asked_at) + _SPARE
 
     def _longest_attempt(self) -> float | None:
         """Seconds an attempt that begins now may be under way; None: nothing ends it."""

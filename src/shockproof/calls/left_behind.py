@@ -36,11 +36,13 @@ class LeftBehind:
         function_name: what is called, for the user's classification.
     """
 
+    __slots__ = ("_function_name", "_loop", "_sending", "_wanted")
+
     def __init__(self, wanted: WantedOrder, sending: Sending, function_name: str) -> None:
         self._wanted = wanted
         self._sending = sending
+        self._function_name = function_name
         self._loop = asyncio.get_running_loop()
-        self._info = CallInfo(wanted.service_name, function_name, 1, "unsafe", wanted.clock)
 
     def give_up(self, flight: Flight, why: str) -> Found[Any] | None:  # Any: what the function returned
         """
@@ -97,11 +99,14 @@ class LeftBehind:
             if flight.takes_refusal_at_last(error):
                 self._sending.is_not_there_late()
                 return
-            verdict = flight.rules.of_error(error, self._info)
+            verdict = flight.rules.of_error(error, self._info())
             if is_proof_of_nothing(verdict):
                 self._sending.is_not_there_late()
             elif verdict.effect == "done":
                 self._sending.ended_late(how_it_ended(error), ended_at, is_there=True)
 
+    def _info(self) -> CallInfo:
+        return CallInfo(self._wanted.service_name, self._function_name, 1, "unsafe", self._wanted.clock)
+
     def _is_answer(self, flight: Flight, found: Found[Any]) -> bool:  # Any: as above
-        return not flight.looks_at_results or flight.rules.of_result(found.value, self._info) is None
+        return not flight.looks_at_results or flight.rules.of_result(found.value, self._info()) is None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from shockproof.calls.callables import name_of
-from shockproof.calls.signatures import signature_of
+from shockproof.calls.signatures import plain_parameters, signature_of
 from shockproof.vocabulary.arguments import out_of
 
 __all__ = ["check_takes", "named_arguments"]
@@ -27,6 +27,10 @@ def named_arguments(
     Raises:
         TypeError: the arguments do not fit.
     """
+    plain = plain_parameters(fn)
+    at_once = None if plain is None else plain.named(args, kwargs)
+    if at_once is not None:
+        return at_once
     signature, bound = _signature(fn), None
     if signature is not None:
         try:
@@ -55,6 +59,9 @@ def check_takes(fn: Callable[..., Any], argument: str, names: Collection[str]) -
     Raises:
         TypeError: it does not.
     """
+    plain = plain_parameters(fn) if names else None
+    if plain is not None and all(name in plain.defaults for name in names):
+        return
     signature = _signature(fn) if names else None
     parameters = () if signature is None else signature.parameters.values()
     if signature is None or any(one.kind is one.VAR_KEYWORD for one in parameters):

@@ -20,7 +20,7 @@ from shockproof.calls.named_arguments import check_takes, named_arguments
 from shockproof.calls.order_key import check_key, make_key
 from shockproof.calls.orders_inside import OrderInside
 from shockproof.calls.plan import Plan
-from shockproof.calls.tracing import Tracer
+from shockproof.calls.tracing import CallTrace, Tracer
 from shockproof.calls.wanted_order import CallOfOrder, WantedOrder
 from shockproof.calls.ways import Way
 from shockproof.vocabulary.arguments import Seconds, a_name, seconds
@@ -92,8 +92,7 @@ class Once(Generic[R]):
         self._wanted = WantedOrder(
             key=key,
             is_key_new=is_new,
-            # Whatever the handle declares: what is looked up by its key is never repeated blindly.
-            plan=Plan({**plan.options, "effect": "unsafe"}).bind(plan.runtime, plan.state),
+            plan=plan.of_orders(),
             freshness=Freshness(plan.state.name, plan.runtime.clock, valid_until, still_wanted),
             way=way,
             details=kept,
@@ -200,7 +199,8 @@ class Once(Generic[R]):
         """
         self._is_an_order()
         await self._sent_once.loaded()
-        from shockproof.calls.key_in_call import require_key
+        from shockproof.calls.leave_to_send import require_no_halt
+        from shockproof.calls.placement import place
 
         check_callable(fn)
         wanted = self._wanted
@@ -208,14 +208,30 @@ class Once(Generic[R]):
         check_takes(
             fn, "compare_arguments", [name for name in wanted.compared or () if name not in arguments]
         )
-        require_key(fn, args, kwargs, key=wanted.key, owner=self, is_known=self._is_key_known)
+        if not self._passes_its_key:
+            from shockproof.calls.key_in_call import require_key
+
+            require_key(fn, args, kwargs, key=wanted.key, owner=self, is_known=self._is_key_known)
         self._require_a_way_to_look_up()
         order = OrderInside(wanted.key, wanted.service_name, wanted.clock, is_key_ours=wanted.is_key_new)
         lanes = lanes_around()
         for lane in lanes:
             lane.race.comes(lane.request, order)
         try:
-            return await self._called(order, fn, args, kwargs, arguments)
+            plan = wanted.plan
+            if plan.has_to_learn_of_halt:
+                await plan.learn_of_halt()
+            require_no_halt(plan)
+            tracer: Tracer | None = plan.state.tracer
+            trace = None if tracer is None else tracer.call(plan.state.name, name_of(fn))
+            this = CallOfOrder(fn, args, kwargs, order, wanted.clock.monotonic(), self._was_sent, trace)
+            # No frame more than is needed: thousands of orders may be under way, each with all of its frames.
+            if trace is None:
+                placed = await place(wanted, this, arguments)
+            else:
+                placed = await _traced(trace, place, wanted, this, arguments)
+            self._ways.forget(wanted.key, wanted.way)
+            return placed
         finally:
             order.ends()
             self._was_sent = self._was_sent or order.was_sent
@@ -225,43 +241,26 @@ class Once(Generic[R]):
             for lane in lanes:
                 lane.race.ends(order)
 
-    async def _called(
-        self,
-        order: OrderInside,
-        fn: Callable[..., Any],  # Any, here and below: the function's own arguments and result
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        arguments: dict[str, Any],
-    ) -> Any:
-        from shockproof.calls.leave_to_send import require_no_halt
 
-        plan = self._wanted.plan
-        await plan.learn_of_halt()
-        require_no_halt(plan)
-        tracer: Tracer | None = plan.state.tracer
-        trace = None if tracer is None else tracer.call(plan.state.name, name_of(fn))
-        call = CallOfOrder(fn, args, kwargs, order, self._wanted.clock.monotonic(), self._was_sent, trace)
-        if trace is None:
-            return await self._placed(call, arguments)
-        # The whole of it is one call: what is looked up belongs to it, and how it ends is known behind that.
-        trace.enter()
-        try:
-            return await self._placed(call, arguments)
-        except BaseException as error:
-            if isinstance(error, OutcomeUnknownError):
-                trace.judged(Outcome.UNKNOWN)
-            trace.raises(error)
-            raise
-        finally:
-            trace.leave()
-            trace.ended()
-
-    async def _placed(self, call: CallOfOrder, arguments: dict[str, Any]) -> Any:  # Any: as above
-        from shockproof.calls.placement import place
-
-        placed = await place(self._wanted, call, arguments)
-        self._ways.forget(self._wanted.key, self._wanted.way)
-        return placed
+async def _traced(
+    trace: CallTrace,
+    place: Callable[[WantedOrder, CallOfOrder, Mapping[str, object]], Awaitable[Any]],
+    wanted: WantedOrder,
+    this: CallOfOrder,
+    arguments: Mapping[str, object],
+) -> Any:  # Any, here and above: the function's own result
+    """The whole of it is one call: what is looked up belongs to it, and how it ends is known behind that."""
+    trace.enter()
+    try:
+        return await place(wanted, this, arguments)
+    except BaseException as error:
+        if isinstance(error, OutcomeUnknownError):
+            trace.judged(Outcome.UNKNOWN)
+        trace.raises(error)
+        raise
+    finally:
+        trace.leave()
+        trace.ended()
 
 
 class KeyedOnce(Once[R]):

@@ -16,7 +16,9 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from shockproof.calls.running_around import ORDERS, orders_around
+from shockproof.calls.strangers import held_by
 from shockproof.calls.tasks_at_hand import tasks_at_hand
+from shockproof.calls.timer import running_task
 from shockproof.calls.who_waits import group_of, tasks_told_by, tasks_told_by_this_thread
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.errors import OutcomeUnknownError
@@ -58,6 +60,7 @@ class OrderInside:
         "_is_key_ours",
         "_seen_by",
         "_sent_at",
+        "_shown_to",
         "_there_at",
         "flight",
         "is_withdrawn",
@@ -80,6 +83,8 @@ class OrderInside:
         self._sent_at: float | None = None
         self._there_at: float | None = None
         self._seen_by: set[_Orders] = set()
+        self._shown_to: dict[asyncio.Task[Any], Group] = {}  # Any: whatever they return
+        """When it was shown last, for as long as it is on its way."""
         self._show()
 
     def begins(self) -> None:
@@ -117,6 +122,7 @@ class OrderInside:
             elif not self.is_nowhere:
                 orders.unknown[group is None] = self, group
         self._seen_by.clear()
+        self._shown_to = {}
 
     @property
     def reason(self) -> str:
@@ -144,7 +150,11 @@ class OrderInside:
         self._seen_by.add(orders)
 
     def _show(self) -> None:
-        for task, group in _tasks_around().items():
+        around = _tasks_around()
+        if around == self._shown_to:  # nearly always, and all that follows is done
+            return
+        self._shown_to = around
+        for task, group in around.items():
             orders = _seen.get(task)
             if orders is None:
                 orders = _seen.setdefault(task, _Orders())
@@ -226,7 +236,7 @@ def order_placed_since(
     began: float | None, clock: Clock, *, but: OrderInside | None = None
 ) -> OrderInside | None:
     """The order, other than *but*, that is there, and was sent inside of what runs here since *began*: nobody sends it elsewhere."""
-    task = None if began is None else _running_task()
+    task = None if began is None else running_task()
     orders = None if task is None else _seen.get(task)
     if began is not None and orders is not None:
         for order in orders.those_there():
@@ -241,7 +251,7 @@ def take_over_orders(error: BaseException, began: float | None, clock: Clock) ->
 
     They may have waited for them by ways that nobody else can see: an event, a queue, or looking again and again.
     """
-    here = None if began is None else _running_task()
+    here = None if began is None else running_task()
     if began is None or here is None:
         return
     for task in tasks_at_hand(error):
@@ -259,7 +269,7 @@ def withdraw_orders(began: float | None, clock: Clock, *, but: OrderInside | Non
 
 
 def _inside_of_what_runs(but: OrderInside | None) -> Iterator[OrderInside]:
-    task = _running_task()
+    task = running_task()
     orders = None if task is None else _seen.get(task)
     if orders is None:
         return
@@ -267,11 +277,6 @@ def _inside_of_what_runs(but: OrderInside | None) -> Iterator[OrderInside]:
     for order in orders:
         if order is not but and order not in around:
             yield order
-
-
-def _running_task() -> asyncio.Task[Any] | None:  # Any: whatever it returns
-    loop = asyncio._get_running_loop()
-    return None if loop is None else asyncio.current_task(loop)
 
 
 def begin_thread_for(done: asyncio.Future[None], context: Context) -> None:
@@ -307,20 +312,21 @@ def name_unknown_order(error: BaseException, order: OrderInside) -> None:
 def _tasks_around() -> dict[asyncio.Task[Any], Group]:  # Any: whatever they return
     """The running task and those that wait for it, also those that are not cancelled with it, or wait for its thread."""
     found: dict[asyncio.Task[Any], Group] = {}  # Any: as above
-    here, thread = asyncio.current_task(), _thread_of.get()
+    here, thread = running_task(), _thread_of.get()
     inside: list[tuple[asyncio.Task[Any], Group]] = [] if here is None else [(here, None)]  # Any: as above
     if thread is not None:
-        inside.extend((task, None) for task in tasks_told_by(thread))
+        inside += [(task, None) for task in tasks_told_by(thread)]
     if threading.get_ident() != threading.main_thread().ident:  # which nobody hands anything
-        inside.extend((task, None) for task in tasks_told_by_this_thread())
-    inside.extend((task, None) for _, whole in _running_parts() if (task := whole()) is not None)
+        inside += [(task, None) for task in tasks_told_by_this_thread()]
+    if _parts.get():
+        inside += [(task, None) for _, whole in _running_parts() if (task := whole()) is not None]
     while inside:
         task, group = inside.pop()
         if task not in found:
             found[task] = group
-            inside.extend((other, group) for other in tasks_told_by(task))
+            for other in tasks_told_by(task):
+                inside.append((other, group))
             group = group_of(task)
-            parent = getattr(group, "_parent_task", None)
-            if isinstance(parent, asyncio.Task):
+            if group is not None and isinstance(parent := held_by(group, "_parent_task"), asyncio.Task):
                 inside.append((parent, group))
     return found

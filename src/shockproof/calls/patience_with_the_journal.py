@@ -4,8 +4,6 @@ How long an order waits for its journal, and what becomes of it when that does n
 
 from __future__ import annotations
 
-import asyncio
-
 from shockproof.calls.wanted_order import WantedOrder
 from shockproof.memory.journal.risk_reducing import PATIENCE
 from shockproof.vocabulary.errors import JournalUnavailableError
@@ -14,13 +12,13 @@ from shockproof.vocabulary.statuses import ErrorSeverity
 __all__ = ["patience", "record_that_it_goes_without", "why_it_was_not_sent"]
 
 
-def patience(wanted: WantedOrder, left: float | None) -> asyncio.Timeout:
+def patience(wanted: WantedOrder, left: float | None) -> float | None:
     """
-    A time limit on one question to the disk, which does not say so when it hangs.
+    Seconds that one question to the disk may take, which does not say so when it hangs; None: as long as it takes.
 
     What reduces risk waits for `PATIENCE`; nothing else does so for longer than the seconds *left* to it, if they end.
     """
-    return asyncio.timeout(PATIENCE if wanted.plan.risk_reducing else left)
+    return PATIENCE if wanted.plan.risk_reducing else left
 
 
 def why_it_was_not_sent(wanted: WantedOrder, error: Exception) -> Exception:

@@ -104,6 +104,7 @@ class Plan(_WhatEveryCallReads):
         "classifier",
         "deadline",
         "fallbacks",
+        "for_orders",
         "grace",
         "hedge",
         "is_bound",
@@ -176,6 +177,8 @@ class Plan(_WhatEveryCallReads):
         self.known: object = _NOBODY
         """The function last called through it, if that may take the healthy path: looking closer would take longer than all other tests."""
         self.adaptive: AdaptiveRetry | None = None
+        self.for_orders: Plan | None = None
+        """See `of_orders`."""
         self.state = _UNKNOWN
         self.unbind()
 
@@ -204,6 +207,21 @@ class Plan(_WhatEveryCallReads):
         runtime.plans.add(self)
         self.refresh()
         return self
+
+    def of_orders(self) -> Plan:
+        """
+        The same for orders, whatever it declares: what is looked up by its key is never repeated blindly. Made once.
+
+        Raises:
+            ValueError: it would be hedged.
+        """
+        plan = self.for_orders
+        if plan is None:
+            plan = self if self.effect == "unsafe" else Plan({**self.options, "effect": "unsafe"})
+            if plan is not self:
+                plan.bind(self.runtime, self.state)
+                self.for_orders = plan
+        return plan
 
     def refresh(self) -> None:
         """Take over the defaults of the recovery service as they are now."""
@@ -244,6 +262,12 @@ class Plan(_WhatEveryCallReads):
             return None
         return self.state.halt.reason
 
+    @property
+    def has_to_learn_of_halt(self) -> bool:
+        """Whether `learn_of_halt` has anything to wait for."""
+        halt = self.state.halt
+        return halt is not None and not halt.is_known and self.is_haltable
+
     async def learn_of_halt(self) -> None:
         """
         Before a write goes out: know whether an earlier life left everything halted.
@@ -252,7 +276,7 @@ class Plan(_WhatEveryCallReads):
             HaltedError: the disk does not say in time.
         """
         halt = self.state.halt
-        if halt is None or halt.is_known or not self.is_haltable:
+        if halt is None or not self.has_to_learn_of_halt:
             return
         reason = "the disk has not told in time whether it was"
         try:
@@ -494,13 +518,42 @@ class Plan(_WhatEveryCallReads):
 
 
 class OrderPlan(Plan):
-    """The plan of one order: its attempts ask before they send, and are parts of a call that looks up what came of them."""
+    """
+    The plan of one order: its attempts ask before they send, and are parts of a call that looks up what came of them.
+
+    Args:
+        like: all of it but for what follows.
+        classifier: what judges its attempts.
+        before_attempt, own_order, whole_began, whole_trace: see `Plan`.
+    """
 
     __slots__ = ("before_attempt", "own_order", "whole_began", "whole_trace")
 
-    def __init__(self, options: dict[str, Any]) -> None:  # Any: each option has a type of its own
-        super().__init__(options)
-        self.before_attempt = None
-        self.own_order = None
-        self.whole_began = None
-        self.whole_trace = None
+    def __init__(
+        self,
+        like: Plan,
+        *,
+        classifier: Classifier,
+        before_attempt: Callable[[], Awaitable[None]],
+        own_order: OrderInside,
+        whole_began: float,
+        whole_trace: CallTrace | None,
+    ) -> None:
+        # To work all of it out anew would take several times as long, for each order.
+        for name in _SAME_FOR_ORDERS:
+            setattr(self, name, getattr(like, name))
+        self.classifier = classifier
+        self.is_simple = False  # the short way asks nobody before it sends
+        self.for_orders = None
+        self.before_attempt = before_attempt
+        self.own_order = own_order
+        self.whole_began = whole_began
+        self.whole_trace = whole_trace
+        self.runtime.plans.add(self)
+
+
+_SAME_FOR_ORDERS: Final = tuple(
+    name
+    for name in (*_WhatEveryCallReads.__slots__, *Plan.__slots__)
+    if name not in {"__weakref__", "classifier", "for_orders", "is_simple"}
+)

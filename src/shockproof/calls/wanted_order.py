@@ -5,7 +5,6 @@ An order that is wanted, and one call that shall place it: what all steps from i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shockproof.calls.callables import name_of
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CallOfOrder", "WantedOrder"]
 
 
-@dataclass(frozen=True, slots=True)
-class WantedOrder:
+class WantedOrder(NamedTuple):
     """What is the same for each call with its key."""
 
     key: str

@@ -13,7 +13,7 @@ import concurrent.futures
 import functools
 from collections.abc import Iterator
 from contextvars import Context
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, Final
 
 from shockproof.calls.strangers import enclosed_by, held_by, is_really
@@ -38,7 +38,10 @@ _OF_GATHER: Final = next(
     None,
 )
 """Of the callback by which `gather` learns of each end."""
+_OUTER: Final = -1 if _OF_GATHER is None else _OF_GATHER.co_freevars.index("outer")
+"""Where in its closure that stands which `gather` gives."""
 _RELEASE: Final[object] = getattr(asyncio.tasks, "_release_waiter", None)
+_OF_ASYNCIO: Final = frozenset[type]((asyncio.Task, asyncio.Future, GATHERING))
 _DEEPEST: Final = 16
 """How many gathers may stand in each other."""
 
@@ -73,13 +76,12 @@ def task_that_waits_for(
 def group_of(task: asyncio.Task[Any]) -> asyncio.TaskGroup | None:  # Any: whatever it returns
     """The task group that *task* runs in."""
     for callback, _ in held_by(task, "_callbacks") or ():
-        owner = held_by(callback, "__self__")
-        if is_really(owner, asyncio.TaskGroup):
-            return owner
+        if type(callback) is MethodType and is_really(callback.__self__, asyncio.TaskGroup):
+            return callback.__self__
     return None
 
 
-def tasks_told_by(awaited: object, depth: int = 0) -> Iterator[asyncio.Task[Any]]:  # Any: as above
+def tasks_told_by(awaited: object, depth: int = 0) -> list[asyncio.Task[Any]]:  # Any: as above
     """
     The tasks that go on when *awaited*, a future of asyncio's or of a thread's, is done, in whatever way they wait for it.
 
@@ -87,17 +89,27 @@ def tasks_told_by(awaited: object, depth: int = 0) -> Iterator[asyncio.Task[Any]
     ``asyncio.wait`` or ``as_completed``, behind another future that somebody's callback sets, and what waits for a thread that
     waits for it. Not those at an event, a queue or a semaphore that a callback lets go on: they may wait there for anything.
     """
-    for callback in _callbacks_of(awaited):
+    found: list[asyncio.Task[Any]] = []  # Any: as above
+    is_of_a_thread = type(awaited) not in _OF_ASYNCIO and _is_of_a_thread(awaited)
+    for callback in _callbacks_of(awaited, is_of_a_thread=is_of_a_thread):
+        # Each order looks here several times, and most are awaited, or in `gather`: that comes first, with few questions.
+        if type(callback) is FunctionType and not callback.__closure__:
+            continue
+        if depth < _DEEPEST and type(callback) is FunctionType and callback.__code__ is _OF_GATHER:
+            outer = (callback.__closure__ or ())[_OUTER].cell_contents  # few of the rest hold anything else
+            found += tasks_told_by(outer, depth + 1)
+            continue
         owner = held_by(callback, "__self__")
         if is_really(owner, asyncio.Task):
             if _waits_for(owner, awaited):
-                yield owner
+                found.append(owner)
         elif depth < _DEEPEST:
             for behind in _futures_behind(callback, owner):
-                yield from tasks_told_by(behind, depth + 1)
-    if _is_of_a_thread(awaited) and depth < _DEEPEST:
+                found += tasks_told_by(behind, depth + 1)
+    if is_of_a_thread and depth < _DEEPEST:
         for work in work_that_waits_for(awaited):
-            yield from tasks_told_by(work.future, depth + 1)
+            found += tasks_told_by(work.future, depth + 1)
+    return found
 
 
 def tasks_told_by_this_thread() -> Iterator[asyncio.Task[Any]]:  # Any: as above
@@ -108,7 +120,7 @@ def tasks_told_by_this_thread() -> Iterator[asyncio.Task[Any]]:  # Any: as above
 
 def contexts_around(future: object) -> Iterator[Context]:
     """Those of the code that waits for *future*, a thread's, as by ``run_in_executor``, and of that which has asked for it."""
-    for callback in _callbacks_of(future) if _is_of_a_thread(future) else ():
+    for callback in _callbacks_of(future, is_of_a_thread=True) if _is_of_a_thread(future) else ():
         for behind in _futures_behind(callback, None):
             for _, context in held_by(behind, "_callbacks") or ():
                 yield context
@@ -118,19 +130,13 @@ def _is_of_a_thread(future: object) -> bool:
     return is_really(future, concurrent.futures.Future)
 
 
-def _callbacks_of(future: object) -> list[object]:
-    if _is_of_a_thread(future):
+def _callbacks_of(future: object, *, is_of_a_thread: bool) -> list[object]:
+    if is_of_a_thread:
         return list(held_by(future, "_done_callbacks") or ())
     return [callback for callback, _ in held_by(future, "_callbacks") or ()]
 
 
 def _futures_behind(callback: object, owner: object) -> Iterator[object]:
-    if _OF_GATHER is not None and is_really(callback, FunctionType) and callback.__code__ is _OF_GATHER:
-        cells = callback.__closure__ or ()
-        yield cells[
-            _OF_GATHER.co_freevars.index("outer")
-        ].cell_contents  # most wait so, and few hold anything else
-        return
     held = [owner, *enclosed_by(callback)]
     if is_really(callback, functools.partial):
         held.extend(callback.args)

@@ -99,6 +99,16 @@ class Witness:
             leave()
             return "left behind"
 
+    def dismiss(self) -> None:
+        """The call has ended: where it was not given up, nobody is to hear of it any more, nor kept alive for that."""
+        with self._lock:
+            if not self._is_given_up:
+                self._late = _nobody
+
+
+def _nobody(found: Found[Any] | None, error: BaseException | None) -> None:  # Any: as above
+    """Hears of the end."""
+
 
 def witnessed(
     fn: Callable[..., Any],  # Any: the function's own arguments and result
@@ -118,12 +128,17 @@ def witnessed(
     A coroutine without a task of its own cannot be left behind, but for what it was cut off from. Whatever form it has,
     what is called inside knows that it is a part of *order*, whose clock says *now*, for as long as the attempt really runs.
     """
-    is_coroutine_function = is_async(fn)
+    if is_async(fn) and not has_own_task:
 
-    async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
-        _raise_if_refused(refusal)
-        with in_order(order, now):
-            return _awaited_to_the_end(fn, await seen_when_cut_off(fn(*args, **kwargs), by().cut_off_from))
+        async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
+            _raise_if_refused(refusal)
+            with in_order(order, now):
+                return _awaited_to_the_end(
+                    fn, await seen_when_cut_off(fn(*args, **kwargs), by().cut_off_from)
+                )
+
+        in_place.__name__ = name_of(fn)
+        return in_place
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:  # Any: as above
         witness = by()
@@ -155,9 +170,7 @@ def witnessed(
             return result
         return awaited_in_order(order, now, seen_when_cut_off(result, witness.cut_off_from))
 
-    seen: Callable[..., Any] = called  # Any: as above
-    if is_coroutine_function:
-        seen = awaited if has_own_task else in_place
+    seen: Callable[..., Any] = awaited if is_async(fn) else called  # Any: as above
     seen.__name__ = name_of(fn)
     return seen
 

@@ -277,10 +277,10 @@ class Journal:
         loop = request.loop = asyncio.get_running_loop()
         waiter: asyncio.Future[T] = loop.create_future()
         request.waiter = waiter
-        hold: Callable[[], AbstractContextManager[object]] = getattr(
-            loop, "hold_time", contextlib.nullcontext
-        )
+        hold: Callable[[], AbstractContextManager[object]] | None = getattr(loop, "hold_time", None)
         self._put(request)
+        if hold is None:
+            return await waiter
         with hold():
             return await waiter
 
