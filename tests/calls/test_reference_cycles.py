@@ -11,10 +11,24 @@ from typing import Any
 import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
-from shockproof import CircuitOpenError, ErrorRecoveryService, Handle, LastGood, OnError
+from shockproof import (
+    NOT_FOUND,
+    CallInfo,
+    CircuitOpenError,
+    ErrorRecoveryService,
+    Handle,
+    LastGood,
+    LookUp,
+    OnError,
+    Outcome,
+    Verdict,
+)
+from shockproof.calls.flight import Flight
 from shockproof.calls.ongoing_call import Failure, OngoingCall
 from shockproof.calls.timer import Timer
+from shockproof.calls.witness import Witness
 from shockproof.integrations.opentelemetry import trace_calls
+from shockproof.memory.journal.sending import Sending
 
 pytestmark = pytest.mark.asyncio
 
@@ -135,6 +149,9 @@ _OF_CALLS = (
     asyncio.Future,
     Failure,
     OngoingCall,
+    Flight,
+    Witness,
+    Sending,
     Timer,
 )
 
@@ -267,3 +284,34 @@ async def test_a_history_keeps_no_object_of_the_call_alive(recovery: ErrorRecove
     gc.collect()
     assert [reference() for reference in references] == [None, None]
     assert recovery.get_error_summary()["total_errors"] == 2
+
+
+@pytest.mark.usefixtures("_no_automatic_collection")
+@pytest.mark.parametrize("is_taken", [True, False], ids=["placed", "refused by the venue"])
+async def test_an_order_leaves_no_cycle(recovery: ErrorRecoveryService, is_taken: bool) -> None:
+    """A burst of orders gives the collector nothing to do, which would hold up the orders behind them."""
+    orders = recovery.service("orders", circuit_threshold=None, classify=refuses_for_good)
+
+    async def find(key: str) -> LookUp[str]:
+        return NOT_FOUND
+
+    async def submit(*, key: str) -> str:
+        if not is_taken:
+            raise ValueError("no")
+        return key
+
+    async def some_orders() -> None:
+        for _ in range(20):
+            once = orders.once(confirm=find, key_argument="key")
+            try:
+                await once.call(submit)
+            except ValueError:
+                continue
+
+    await some_orders()
+    await recovery.aclose()  # whatever the journal's thread still has in hand is not garbage
+    assert await garbage_of(some_orders) == 0
+
+
+def refuses_for_good(error: object, call: CallInfo) -> Verdict | None:
+    return Verdict(Outcome.NEUTRAL, effect="none") if isinstance(error, ValueError) else None

@@ -41,13 +41,15 @@ async def place(
     sending = wanted.sending(arguments, was_sent=call.was_sent)
     refusal: Exception | None = None
     earlier: Earlier | None = None
+    dispatch: Dispatch | None = None
     try:
         if reduces_risk:
             earlier = await claim_in_memory(wanted, sending)
         if earlier is None and (reduces_risk or wanted.reconciliation.are_settled(wanted.service_name)):
             # Most keys are fresh: one turn of the disk claims it and has it durable.
             try:
-                return await Dispatch(wanted, call, sending).until_known()
+                dispatch = Dispatch(wanted, call, sending)
+                return await dispatch.until_known()
             except NO_JOURNAL:
                 raise
             except Exception as error:
@@ -70,8 +72,13 @@ async def place(
                 return found.value
         if refusal is not None:
             raise refusal
-        return await Dispatch(wanted, call, sending).until_known()
+        if dispatch is not None:
+            dispatch.ends()
+        dispatch = Dispatch(wanted, call, sending)
+        return await dispatch.until_known()
     finally:
+        if dispatch is not None:
+            dispatch.ends()
         refusal = None  # its traceback holds this frame: no cycle
         sending.release()
 

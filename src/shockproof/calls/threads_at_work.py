@@ -73,18 +73,22 @@ def work_of_this_thread() -> Iterator[Work]:
 
 def work_of_other_threads() -> Iterator[Work]:
     """That which the others are at."""
-    here = threading.get_ident()
-    for thread, innermost in sys._current_frames().items():
-        if thread != here:
-            yield from _work_from(thread, innermost)
+    for thread, innermost in _other_threads().items():
+        yield from _work_from(thread, innermost)
 
 
 def work_that_waits_for(future: object) -> Iterator[Work]:
     """That which other threads are at, and which waits for *future*, a thread's."""
-    here = threading.get_ident()
-    for thread, innermost in sys._current_frames().items():
-        if thread != here and any(_waits_for(frame, future) for frame in frames_below(innermost)):
+    for thread, innermost in _other_threads().items():
+        if any(_waits_for(frame, future) for frame in frames_below(innermost)):
             yield from _work_from(thread, innermost)
+
+
+def _other_threads() -> dict[int, FrameType]:
+    """The innermost frame of each other thread, by its ident."""
+    frames = sys._current_frames()
+    frames.pop(threading.get_ident(), None)  # it would hold itself: a cycle
+    return frames
 
 
 def _work_from(thread: int, innermost: FrameType | None) -> Iterator[Work]:
