@@ -1643,6 +1643,7 @@ _REST: Final = (
     "shockproof.calls.left_behind",
     "shockproof.calls.dispatch",
     "shockproof.calls.placement",
+    "shockproof.calls.portions",
     "shockproof.calls.once",
 )
 """

@@ -85,7 +85,7 @@ class Once(Generic[R]):
         way = Way(detailed, seconds("settle", settle))
         kept: Callable[[], KeptDetails] | None = None
         if details is not None:
-            values = dict(_checked(details))
+            values = dict(_checked_details(details))
             kept = cache(lambda: sent_once.reconciliation().details(values))
             if not all(type(value) in _NEVER_REFUSED for value in values.values()):
                 kept()
@@ -148,6 +148,25 @@ class Once(Generic[R]):
         if inspect.iscoroutine(question):
             question.close()
 
+    def _checked(
+        self,
+        fn: Callable[..., Any],  # Any, here and below: the function's own arguments
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What *fn* is called with, by name, if that may be sent."""
+        check_callable(fn)
+        wanted = self._wanted
+        arguments = named_arguments(fn, args, kwargs)
+        left_out = [name for name in wanted.compared or () if name not in arguments]
+        check_takes(fn, "compare_arguments", left_out)
+        if not self._passes_its_key:
+            from shockproof.calls.key_in_call import require_key
+
+            require_key(fn, args, kwargs, key=wanted.key, owner=self, is_known=self._is_key_known)
+        self._require_a_way_to_look_up()
+        return arguments
+
     def _is_an_order(self) -> None:
         if self._number is not None:
             self._ways.withdraw(self._number)
@@ -201,24 +220,19 @@ class Once(Generic[R]):
         await self._sent_once.loaded()
         from shockproof.calls.leave_to_send import require_no_halt
         from shockproof.calls.placement import place
+        from shockproof.calls.portions import turn_here
 
-        check_callable(fn)
-        wanted = self._wanted
-        arguments = named_arguments(fn, args, kwargs)
-        check_takes(
-            fn, "compare_arguments", [name for name in wanted.compared or () if name not in arguments]
-        )
-        if not self._passes_its_key:
-            from shockproof.calls.key_in_call import require_key
-
-            require_key(fn, args, kwargs, key=wanted.key, owner=self, is_known=self._is_key_known)
-        self._require_a_way_to_look_up()
+        wanted, plan = self._wanted, self._wanted.plan
         order = OrderInside(wanted.key, wanted.service_name, wanted.clock, is_key_ours=wanted.is_key_new)
         lanes = lanes_around()
         for lane in lanes:
             lane.race.comes(lane.request, order)
         try:
-            plan = wanted.plan
+            # Behind that: whoever repeats a call around it knows of it, and it will not be sent beside the repetition.
+            turn = None if plan.risk_reducing else turn_here()
+            if turn is not None:
+                await turn
+            arguments = self._checked(fn, args, kwargs)
             if plan.has_to_learn_of_halt:
                 await plan.learn_of_halt()
             require_no_halt(plan)
@@ -337,7 +351,7 @@ def _is_written_for_one(confirm: object) -> bool:
     return isinstance(confirm, functools.partial) or getattr(confirm, "__name__", "") == "<lambda>"
 
 
-def _checked(details: object) -> Mapping[str, object]:
+def _checked_details(details: object) -> Mapping[str, object]:
     if not isinstance(details, Mapping) or not all(isinstance(name, str) for name in details):
         raise TypeError(
             f'details must be a dict of what the order is looked up by, such as {{"symbol": "AAPL"}}, got {details!r}'
