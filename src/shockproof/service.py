@@ -1160,7 +1160,10 @@ class ErrorRecoveryService:
             details,
             now=self._clock.time,
             redact=self._redactor.text,
-            goes_without=partial(self._record_unjournalled, checked_service_name) if risk_reducing else None,
+            # Nobody must be kept from closing a position by a full disk. It is on record where that still works.
+            goes_without=partial(self._record_critical, checked_service_name, "operation")
+            if risk_reducing
+            else None,
         )
 
     async def _opened_journal(self) -> tuple[Journal, JournalledValues]:
@@ -1170,13 +1173,12 @@ class ErrorRecoveryService:
         await self._have_loaded_the_rest(_PATIENCE)
         return self._journal
 
-    def _record_unjournalled(self, service_name: str, error: Exception) -> None:
-        # Nobody must be kept from closing a position by a full disk. It is on record where that still works.
+    def _record_critical(self, service_name: str, function_name: str, error: Exception) -> None:
         self._runtime.recorder.record(
             error,
             severity=ErrorSeverity.CRITICAL,
             service_name=service_name,
-            function_name="operation",
+            function_name=function_name,
             retry_count=0,
             now=self._clock.monotonic(),
         )

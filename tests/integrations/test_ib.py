@@ -11,7 +11,18 @@ import pytest_asyncio
 
 pytest.importorskip("ib_async", reason="the ib extra is not installed")
 
-from ib_async import IB, LimitOrder, MarketOrder, StartupFetchNONE, Stock
+from ib_async import (
+    IB,
+    Execution,
+    Fill,
+    LimitOrder,
+    MarketOrder,
+    OrderStatus,
+    StartupFetchNONE,
+    Stock,
+    StopOrder,
+    Trade,
+)
 
 import shockproof.integrations.ib
 from shockproof import (
@@ -25,6 +36,7 @@ from shockproof import (
 )
 from shockproof.demo.venue.ib_gateway import IbGateway
 from shockproof.integrations.ib import (
+    OrderBookedTwiceError,
     OrderNotConfirmedError,
     OrderRejectedError,
     find_order,
@@ -237,3 +249,108 @@ async def test_a_look_up_that_failed_says_nothing(bare: IB, venue: ProtectedIB) 
     """No connection is no proof."""
     bare.disconnect()
     assert await find_order(venue, "bot-1") is UNKNOWN
+
+
+async def test_order_that_a_person_has_given_another_reference_is_found_by_its_perm_id(
+    bare: IB, gateway: IbGateway, venue: ProtectedIB
+) -> None:
+    """Also after the connection has broken, and come back."""
+    await venue.placeOrderAsync(AAPL, MarketOrder("BUY", 10, orderRef="bot-1"))
+    gateway.orders[1] = "by hand"
+    lost = asyncio.ensure_future(bare.disconnectedEvent)
+    gateway.cut()
+    await lost
+    await connect(bare, gateway)
+    found = await find_order(venue, "bot-1")
+    assert isinstance(found, Found)
+    assert (found.value.execution.permId, found.value.execution.orderRef) == (901, "by hand")
+    assert await find_order(bare, "bot-1") is NOT_FOUND
+
+
+async def test_order_that_was_booked_twice_is_found_and_on_record_once(
+    bare: IB, gateway: IbGateway, venue: ProtectedIB, recovery: ErrorRecoveryService
+) -> None:
+    """However often it is looked up: its two permIds are what a person has to look for."""
+    gateway.manner = "silent"
+    for _ in range(2):  # sent again, by whatever is not protected
+        bare.placeOrder(AAPL, MarketOrder("BUY", 10, orderRef="bot-1"))
+    bare.placeOrder(AAPL, MarketOrder("BUY", 10, orderRef="bot-2"))
+    for _ in range(2):
+        found = await find_order(venue, "bot-1")
+        assert isinstance(found, Found)
+        assert found.value.execution.permId == 901
+    (record,) = recovery.get_error_summary()["recent_errors"]
+    assert (record["severity"], record["error_type"]) == ("critical", "OrderBookedTwiceError")
+    assert (record["service_name"], record["function_name"]) == ("ib.orders", "find_order")
+    assert "'bot-1' 2 times: permIds 901, 902" in record["error_message"]
+
+
+async def test_client_without_protection_tells_of_an_order_booked_twice_in_the_log(
+    bare: IB, gateway: IbGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no error log to put it into."""
+    gateway.manner = "silent"
+    for _ in range(2):
+        bare.placeOrder(AAPL, MarketOrder("BUY", 10, orderRef="bot-1"))
+    assert isinstance(await find_order(bare, "bot-1"), Found)
+    assert "'bot-1' 2 times: permIds 901, 902" in caplog.text
+
+
+class Answers:
+    """What IB answers to the three questions."""
+
+    def __init__(self, *found: Trade | Fill, fails: bool = False) -> None:
+        self.trades = [one for one in found if isinstance(one, Trade)]
+        self.fills = [one for one in found if isinstance(one, Fill)]
+        self.fails = fails
+
+    async def reqAllOpenOrdersAsync(self) -> list[Trade]:  # noqa: N802 - ib_async's name
+        return self.trades
+
+    async def reqCompletedOrdersAsync(self, api_only: bool) -> list[Trade]:  # noqa: N802 - as above
+        return []
+
+    async def reqExecutionsAsync(self) -> list[Fill]:  # noqa: N802 - as above
+        if self.fails:
+            raise ConnectionError("Not connected")
+        return self.fills
+
+
+def a_trade(perm_id: int, status: str = "Submitted", **order: Any) -> Trade:
+    return Trade(
+        AAPL, StopOrder("SELL", 10, 140.0, orderRef="a", permId=perm_id, **order), OrderStatus(status=status)
+    )
+
+
+def a_fill(perm_id: int) -> Fill:
+    execution = Execution(permId=perm_id, orderRef="a")
+    return Fill(AAPL, execution, commissionReport=None, time=None)  # type: ignore[arg-type]  # not looked at
+
+
+@pytest.mark.parametrize(
+    ("answers", "perm_ids"),
+    [
+        ([a_trade(1), a_fill(1), a_fill(1)], None),  # filled in part, twice
+        ([a_trade(1), a_trade(2)], (1, 2)),
+        ([a_trade(1), a_fill(2), a_fill(3)], (1, 2, 3)),
+        ([a_trade(1), a_trade(2, parentId=7), a_trade(3, parentPermId=1), a_fill(2)], None),  # a bracket
+        ([a_trade(1, "Inactive"), a_trade(2, "Cancelled", filledQuantity=0.0), a_trade(3)], None),
+        ([a_trade(1, "Cancelled", filledQuantity=4.0), a_trade(2)], (1, 2)),
+        ([a_trade(1, "Inactive"), a_fill(1), a_fill(2)], (1, 2)),
+    ],
+)
+async def test_only_what_is_or_was_in_the_market_counts_as_booked(
+    answers: list[Trade | Fill], perm_ids: tuple[int, ...] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one that was refused before, nor the stop that hangs on the order."""
+    found = await find_order(Answers(*answers), "a")  # type: ignore[arg-type]  # all that it asks
+    assert found == Found(answers[0])
+    told = [one.msg.perm_ids for one in caplog.records if isinstance(one.msg, OrderBookedTwiceError)]
+    assert told == ([] if perm_ids is None else [perm_ids])
+
+
+async def test_order_that_was_found_is_found_though_the_last_question_failed() -> None:
+    """Only what is not found needs all answers."""
+    trade = a_trade(1)
+    assert await find_order(Answers(trade, fails=True), "a") == Found(trade)  # type: ignore[arg-type]  # as above
+    assert await find_order(Answers(trade, fails=True), "b") is UNKNOWN  # type: ignore[arg-type]  # as above

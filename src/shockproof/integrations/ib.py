@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from shockproof.integrations.optional import missing
@@ -20,18 +21,20 @@ from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
 try:
     from ib_async import IB, Fill, OrderStatus, Trade
+    from ib_async.util import UNSET_DOUBLE
     from ib_async.wrapper import RequestError
 except ImportError as error:
     raise missing("ib_async", "ib", error) from error
 
 if TYPE_CHECKING:
-    from ib_async import Contract, Order
+    from ib_async import Contract, Execution, Order
 
     from shockproof.calls.options import ServiceOptions
     from shockproof.service import ErrorRecoveryService
 
 __all__ = [
     "TABLE",
+    "OrderBookedTwiceError",
     "OrderNotConfirmedError",
     "OrderRejectedError",
     "ProtectedIB",
@@ -60,6 +63,11 @@ _BY_CODE: Final = {
 }
 _LOST, _RESTORED, _RESTORED_WITHOUT_DATA = 1100, 1102, 1101
 
+_OUT_OF_THE_MARKET: Final = (OrderStatus.Cancelled, OrderStatus.ApiCancelled, OrderStatus.Inactive)
+
+_REMEMBERED: Final = 1_000
+"""So many of the last orders are known by their permId, too."""
+
 
 class OrderRejectedError(RequestError):
     """IB answered a new order with an error: it is not in the market. `trade` is ib_async's, with its log."""
@@ -73,10 +81,27 @@ class OrderNotConfirmedError(Exception):
     """The connection broke before IB had spoken of the order: nobody knows. `trade` is ib_async's."""
 
     def __init__(self, trade: Trade) -> None:
+        known = f" (permId {perm_id})" if (perm_id := _perm_id_of(trade)) else ""
         super().__init__(
-            f"the connection to IB broke before order {trade.order.orderRef!r} was confirmed: look it up by its orderRef"
+            f"the connection to IB broke before order {trade.order.orderRef!r}{known} was confirmed: look it up by its orderRef"
         )
         self.trade = trade
+
+
+class OrderBookedTwiceError(Exception):
+    """
+    What `find_order` has on record when IB has several orders under one ``orderRef``: it is never raised.
+
+    `perm_ids` are their permIds, by which TWS and the statements tell them apart.
+    """
+
+    def __init__(self, key: str, perm_ids: Iterable[int]) -> None:
+        self.key = key
+        self.perm_ids = tuple(sorted(perm_ids))
+        super().__init__(
+            f"IB has booked the order {key!r} {len(self.perm_ids)} times: permIds {', '.join(map(str, self.perm_ids))}. Close what "
+            "is too much by hand"
+        )
 
 
 def _by_code(error: RequestError) -> Meaning | None:
@@ -141,11 +166,15 @@ class ProtectedIB(Protocol):
 
 
 class _Desk:
-    """Orders of one client, awaited; and whether its connection is up, by its events."""
+    """Orders of one client, awaited; what IB calls them; and whether its connection is up, by its events."""
 
-    def __init__(self, ib: IB) -> None:
+    def __init__(self, ib: IB, record: Callable[[OrderBookedTwiceError], None]) -> None:
         self._ib = ib
+        self._record = record
         self._is_lost = False
+        self._placed: OrderedDict[str, Trade] = OrderedDict()
+        """By the orderRef that they were sent with: in TWS a person may give them another."""
+        self._recorded: set[tuple[int, ...]] = set()
         ib.errorEvent += self._note
         ib.connectedEvent += self._connected
 
@@ -163,8 +192,12 @@ class _Desk:
         return self._ib.client.isReady() and not self._is_lost
 
     async def place(self, contract: Contract, order: Order) -> Trade:
-        given = order.orderId
+        given, key = order.orderId, str(order.orderRef)
         trade = self._ib.placeOrder(contract, order)
+        self._placed[key] = trade
+        self._placed.move_to_end(key)
+        if len(self._placed) > _REMEMBERED:
+            self._placed.popitem(last=False)
         await self._until(
             trade, lambda: trade.orderStatus.status not in (OrderStatus.PendingSubmit, OrderStatus.ApiPending)
         )
@@ -175,6 +208,17 @@ class _Desk:
                 order.orderId = given  # else another attempt would be taken for a change of this one
             raise rejected
         return trade
+
+    def perm_id_of(self, key: str) -> int:
+        """The permId that IB gave to the order with this orderRef; 0: it is not known."""
+        trade = self._placed.get(key)
+        return 0 if trade is None else _perm_id_of(trade)
+
+    def booked_twice(self, error: OrderBookedTwiceError) -> None:
+        """Have it on record, once."""
+        if error.perm_ids not in self._recorded:
+            self._recorded.add(error.perm_ids)
+            self._record(error)
 
     async def cancel(self, order: Order) -> Trade | None:
         trade = self._ib.cancelOrder(order)
@@ -255,7 +299,7 @@ def protect(
     if not isinstance(ib, IB):
         raise TypeError(f"ib must be an ib_async.IB, got {ib!r}")
     ib.RaiseRequestErrors = True
-    desk = _Desk(ib)
+    desk = _Desk(ib, lambda error: recovery._record_critical(f"{name}.orders", "find_order", error))
     of_orders: ServiceOptions = {"timeout": 10.0, **(orders or {})}
     of_reads: ServiceOptions = {"timeout": 30.0, "health_check": desk.is_up, **(reads or {})}
     guarded = stand_in(
@@ -265,7 +309,12 @@ def protect(
         classify=classify,
         does=_does,
         with_key=lambda method: _with_key if method == "place_order_async" else None,
-        added={"placeOrderAsync": desk.place, "cancelOrderAsync": desk.cancel},
+        added={
+            "placeOrderAsync": desk.place,
+            "cancelOrderAsync": desk.cancel,
+            "_perm_id_of": desk.perm_id_of,
+            "_booked_twice": desk.booked_twice,
+        },
         orders=of_orders,
         reads=of_reads,
         methods_are="functions that give awaitables",
@@ -273,9 +322,15 @@ def protect(
     return cast("ProtectedIB", cast("object", guarded))
 
 
-async def find_order(ib: IB, key: str) -> LookUp[Trade | Fill]:
+async def find_order(ib: IB | ProtectedIB, key: str) -> LookUp[Trade | Fill]:
     """
     Look up the order whose ``orderRef`` is *key*, among open orders, completed ones and executions.
+
+    Of a protected *ib* also by the permId that IB gave to what was placed with this orderRef, as long as this process lives: in
+    TWS a person may have given it another reference.
+
+    Where IB has several orders under *key*, each with a permId of its own and none the child of another, it was booked so many
+    times: that is a CRITICAL record of an `OrderBookedTwiceError`, or in the log where *ib* is not protected, and the first is given.
 
     `Found` holds the trade, or a fill of it. `NOT_FOUND` proves absence only if the look-up began after IB had
     time to accept the order, and on the day on which the order was sent, by the gateway's clock: IB lists completed
@@ -283,17 +338,43 @@ async def find_order(ib: IB, key: str) -> LookUp[Trade | Fill]:
     be an order that was filled the day before: give ``once`` a ``confirm`` that makes it `UNKNOWN` then. A look-up
     that fails, or takes longer than 10 seconds, says nothing, so that it means `UNKNOWN`; cancellation passes.
     """
+    found: list[Trade | Fill] = []
+    perm_id: int = getattr(ib, "_perm_id_of", lambda _: 0)(key)
+    answer: LookUp[Trade | Fill] = NOT_FOUND
     try:
         async with asyncio.timeout(_LOOK_UP_WITHIN):
             # What ib_async itself remembers is not asked: an order that never arrived is in there, too.
             trades = [*await ib.reqAllOpenOrdersAsync(), *await ib.reqCompletedOrdersAsync(False)]
-            for trade in trades:
-                if trade.order.orderRef == key:
-                    return Found(trade)
-            for fill in await ib.reqExecutionsAsync():
-                if fill.execution.orderRef == key:
-                    return Found(fill)
-    except Exception:  # noqa: BLE001 - whatever it is, nothing was found out
+            found += (trade for trade in trades if _is_it(trade.order, key, perm_id))
+            fills = await ib.reqExecutionsAsync()
+            found += (fill for fill in fills if _is_it(fill.execution, key, perm_id))
+    except Exception:  # noqa: BLE001 - whatever it is, nothing more was found out
         _log.debug("looking up %s failed", key, exc_info=True)
-        return UNKNOWN
-    return NOT_FOUND
+        answer = UNKNOWN
+    if not found:
+        return answer
+    perm_ids = set(_booked(found))
+    if len(perm_ids) > 1:
+        getattr(ib, "_booked_twice", _log.critical)(OrderBookedTwiceError(key, perm_ids))
+    return Found(found[0])
+
+
+def _perm_id_of(trade: Trade) -> int:
+    return int(trade.order.permId or trade.orderStatus.permId)
+
+
+def _is_it(one: Order | Execution, key: str, perm_id: int) -> bool:
+    return one.orderRef == key or (perm_id != 0 and one.permId == perm_id)
+
+
+def _booked(found: Iterable[Trade | Fill]) -> Iterator[int]:
+    """The permIds of those that are or were in the market: not of one that was refused, nor of a stop that hangs on another order."""
+    trades = [one for one in found if isinstance(one, Trade)]
+    children = {one.order.permId for one in trades if one.order.parentId or one.order.parentPermId}
+    for trade in trades:
+        is_filled = 0 < trade.order.filledQuantity < UNSET_DOUBLE
+        if trade.orderStatus.status not in _OUT_OF_THE_MARKET or is_filled:
+            yield from {trade.order.permId} - children - {0}
+    for one in found:
+        if isinstance(one, Fill):
+            yield from {one.execution.permId} - children - {0}
