@@ -145,3 +145,32 @@ async def test_a_save_by_hand_that_came_to_nothing_says_nothing_of_the_earlier_s
             await second.save_state(cached_data={"feeds": object()})
         await clock.sleep(5)
     assert await _position(life) == 100
+
+
+@pytest.mark.parametrize("saves_in_between", [True, False])
+@pytest.mark.parametrize("is_by_hand", [True, False])
+async def test_service_that_goes_on_after_its_end_overwrites_only_what_it_has_left_itself(
+    life: Life, clock: VirtualClock, saves_in_between: bool, is_by_hand: bool
+) -> None:
+    """Another one may have saved since; the state is tracked over both of its lives."""
+    first, position = life(), 2
+    async with first:
+        await first.restore_state()
+        if is_by_hand:
+            await first.save_state(cached_data={"position": 1}, force=True)
+        first.track_state(lambda: {"cached_data": {"position": position}}, every=1.0)
+        await clock.sleep(2)
+    if saves_in_between:
+        async with life() as other:
+            await other.restore_state()
+            await other.save_state(cached_data={"position": 200}, force=True)
+    async with first:
+        await clock.sleep(2)
+        assert await _position(life) == (200 if saves_in_between else 2)
+        position = 3
+        await clock.sleep(2)
+        assert await _position(life) == (200 if saves_in_between else 3)
+        state = await first.restore_state()  # now it knows
+        assert state is not None
+        await clock.sleep(2)
+    assert await _position(life) == 3

@@ -1488,6 +1488,7 @@ class ErrorRecoveryService:
         results = await asyncio.gather(*saves, return_exceptions=True)
         if self._has_made("_saver"):
             await self._saver.flush()
+            await self._saver.leave()
         for result in results:
             if isinstance(result, Exception):
                 raise result

@@ -279,6 +279,21 @@ class StateFiles:
             return False
         return not {JSON_NAME, PICKLE_NAME, PREVIOUS_NAME}.isdisjoint(names)
 
+    def stamps(self) -> dict[str, FileStamp | None]:
+        """
+        What tells whether anybody has saved here since it was asked last; moves nothing, and takes no lock.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        stamps: dict[str, FileStamp | None] = {}
+        for name in self._layer.list_directory(self.directory):
+            if name in {JSON_NAME, PICKLE_NAME, PREVIOUS_NAME} or re.fullmatch(CHANGES_NAME, name):
+                stamps[name] = None
+                with contextlib.suppress(OSError):  # it is no file, or has gone meanwhile
+                    stamps[name] = self._layer.stamp(self.directory / name)
+        return stamps
+
     def load(self) -> RestoredState:
         """
         The newest valid state among the JSON file, the pickle and the previous generation.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shockproof.memory.disk.file_layer import FileStamp
 from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.disk.writer import wait_on_this_loop
 from shockproof.memory.state.packed import let_go_packed
@@ -93,6 +94,8 @@ class StateSaver:
         self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
         self._may_replace = False
         """Whether what is on disk is known to who saves: it was restored, or they have saved by themselves."""
+        self._left: dict[str, FileStamp | None] | None = None
+        """What `leave` has left there, which is known to them as well."""
         self._refused: str | None = None
         """Why what is on disk could not be restored; saving would lose it."""
         self._has_held_back = False
@@ -193,6 +196,17 @@ class StateSaver:
         if waiter is not None:
             await wait_on_this_loop(waiter)
 
+    async def leave(self) -> None:
+        """
+        The program has come to its end, and may go on: from here on another one may save, of which who saves knows nothing.
+
+        Cancelled, or where the disk does not tell what is there, it is asked for a restore then.
+        """
+        if self._may_replace:
+            self._may_replace, self._left = False, None
+            with contextlib.suppress(OSError, RuntimeError):
+                self._left = await wait_on_this_loop(self._submit(self._files.stamps))
+
     def flush_blocking(self, timeout: float) -> None:
         """
         `flush` for the end of the program, when no loop runs: blocks for up to *timeout* seconds.
@@ -247,13 +261,16 @@ class StateSaver:
 
     async def _is_anything_there(self) -> bool:
         try:
-            found: bool = await wait_on_this_loop(self._submit(self._files.hold_a_state))
+            found: bool = await wait_on_this_loop(self._submit(self._is_anybody_elses_there))
         except OSError as error:
             raise StateNotSavedError(
                 f"the state was not saved by itself in {self._files.directory}, for what an earlier life has left there cannot be "
                 f"seen: {error}. It is asked again the next time: make the directory readable, or use another state_dir"
             ) from error
         return found
+
+    def _is_anybody_elses_there(self) -> bool:
+        return self._files.hold_a_state() and (self._left is None or self._files.stamps() != self._left)
 
     # ---- waiting
 
