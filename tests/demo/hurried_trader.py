@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 
-from shockproof import StoreConflictError
+from shockproof import StoreConflictError, StoreUnavailableError
 from shockproof.demo import trader
 from shockproof.demo.account import ACCOUNT
 from shockproof.demo.shared_store import open_store
@@ -25,9 +25,13 @@ async def use(url: str) -> None:
         "limits/binance.orders": LimitRecord({}).to_bytes(),
         "limits/binance.reads": LimitRecord({}).to_bytes(),
     }
-    for key, value in kept.items():
-        with contextlib.suppress(StoreConflictError):
-            await store.put(key, marked(value, await store.era()), expect=0)
+    while kept:
+        key, value = next(iter(kept.items()))
+        # Another trader may have said so already; and a store has a second for each step, which a slow machine may take.
+        with contextlib.suppress(StoreUnavailableError):
+            with contextlib.suppress(StoreConflictError):
+                await store.put(key, marked(value, await store.era()), expect=0)
+            del kept[key]
     await store.aclose()
 
 
