@@ -128,6 +128,31 @@ def test_an_orderly_end_loses_nothing(tmp_path: Path, code: str, status: int | N
     assert "Warning" not in err
 
 
+def test_what_an_exit_handler_records_is_waited_for_where_the_machine_stands_still(tmp_path: Path) -> None:
+    """Each record is saved before the next one; one that was not in time takes all behind it along."""
+    returncode, _, err = run(
+        """
+        from shockproof.memory.disk.file_layer import SystemFiles
+        class StandsStill(SystemFiles):
+            def open_to_append(self, path):
+                if background.is_exiting():
+                    SystemFiles.open_to_append(self, path).close()
+                    threading.Event().wait(1.7)
+                    StandsStill.open_to_append = SystemFiles.open_to_append
+                return SystemFiles.open_to_append(self, path)
+
+        log = ErrorLog(directory, layer=StandsStill())
+        atexit.register(put, 100, 400, log)
+        put(0, 100, log)
+        assert log.flush_blocking(60)
+        """,
+        tmp_path,
+    )
+
+    assert (returncode, err) == (0, "")
+    assert sorted(written(tmp_path)) == list(range(COUNT))
+
+
 def test_an_end_with_a_hanging_disk_is_bounded_and_says_what_is_lost(tmp_path: Path) -> None:
     """One line on stderr instead of a program that never ends."""
     os.mkfifo(tmp_path / "errors_20261125.jsonl")

@@ -349,6 +349,36 @@ async def test_cancelled_while_it_waits_for_the_disk_it_leaves_nothing(
 
 
 @pytest.mark.asyncio
+async def test_cancelled_before_the_disk_refuses_it_leaves_what_an_earlier_life_has_left(
+    service: ErrorRecoveryService, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not begin again, and what was begun before is not given up: it goes on from there."""
+    with pytest.raises(KeyError):
+        await flatten(service, until=2)
+    reborn = await next_life(service)
+    await warmed_up(reborn)
+    disk.hangs()
+    disk.is_broken = True
+    with monkeypatch.context() as patched:
+        patched.setattr(operations, "PATIENCE", 60.0)
+        task = asyncio.ensure_future(flatten(reborn))
+        assert await asyncio.to_thread(disk.is_asked.wait, 60)
+        task.cancel()
+        await asyncio.wait({task})
+    assert task.cancelled()
+    disk.answers.set()
+    async with asyncio.timeout(60):
+        while reborn._journal.status().state != "failed":  # noqa: ASYNC110 - the event is in its thread
+            await asyncio.sleep(0.001)
+    disk.comes_back()
+    await reborn._journal.flush()
+
+    reborn = await next_life(reborn)
+    assert await flatten(reborn) == [2]
+    await reborn.aclose()
+
+
+@pytest.mark.asyncio
 async def test_block_that_was_entered_and_refused_leaves_no_claim(
     service: ErrorRecoveryService,
 ) -> None:

@@ -313,6 +313,8 @@ class ErrorLog:
         self._is_asleep = True
         self._is_closed = False
         self._is_registered = False
+        self._is_worth_waiting = True
+        """At the end of the program: until the disk has once not answered in time."""
         self._gave_way_at = 0.0
         self._way_every = _WAY_EVERY
         self._beats = self._beats_seen = 0  # of the task, as a sign of life
@@ -349,8 +351,9 @@ class ErrorLog:
         except BaseException:
             self._is_asleep = True  # the next record tries again
             raise
-        if background.is_exiting():  # nobody else will wait for it any more
-            self.close_blocking(1.0)
+        if background.is_exiting() and self._is_worth_waiting:  # nobody else will wait for it any more
+            # Not for one after the other, where the disk hangs; and for long enough where the machine only stands still.
+            self._is_worth_waiting = self.close_blocking(background.EXIT_TIMEOUT)
 
     def _give_way(self) -> None:
         # A loop that never rests releases the interpreter lock for moments only, in which the writer's
@@ -409,6 +412,7 @@ class ErrorLog:
     def _drain_at_exit(self, timeout: float) -> str | None:
         if self.close_blocking(timeout):
             return None
+        self._is_worth_waiting = False
         left = self.statistics()
         why = f" ({left.last_error})" if left.last_error else ""
         return f"{left.queued} error records could not be written to {self.directory} in time{why}"

@@ -54,11 +54,13 @@ class _Left(NamedTuple):
 class _Block:
     """One time that the block is entered, for what its own tasks and threads record of it."""
 
-    __slots__ = ("has_ended",)
+    __slots__ = ("has_ended", "is_new")
 
     def __init__(self) -> None:
         self.has_ended = False
         """In the journal: a checkpoint behind that would make it pending again."""
+        self.is_new = False
+        """In the journal: nothing was known of the operation before."""
 
 
 class Operation:
@@ -205,6 +207,7 @@ class Operation:
             self._body(details=details, service=self._service_name),
             even_without_space=reduces_risk,
         )
+        self._block.is_new = known is None
         if session.claims.take(name, self) is not None:
             raise OperationBusyError(self.name, self.key)
         if not reduces_risk:
@@ -284,7 +287,8 @@ class Operation:
         name = Name(self.name, self.key)
         if session.claims.give_back(name, self):
             entry = session.table.get(name)
-            if entry is not None and not entry.is_completed and entry.body.get("begun") == 1:
+            # Not what an earlier life left, and the disk has not taken that it began again.
+            if self._block.is_new and entry is not None and not entry.is_completed:
                 session.tell(Kind.END, {"operation": self.name, "key": self.key, "status": "abandoned"})
 
     def _thawed(self, frozen: Any) -> Any:  # Any: frozen values, and the user's
