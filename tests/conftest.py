@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 import shockproof
+from shockproof.calls import plan
 from shockproof.testing import VirtualClock, no_blocking_files
 
 pytest_plugins = ["shockproof.testing.pytest_plugin"]
@@ -37,6 +38,9 @@ settings.register_profile(
 settings.load_profile(
     "mutation" if "MUTANT_UNDER_TEST" in os.environ else "ci" if os.environ.get("CI") == "true" else "default"
 )
+
+# The first write of a life waits for the disk for five real seconds: a busy one may take longer to say that nothing is halted.
+plan._PATIENCE = 60.0  # type: ignore[misc]  # see above
 
 # A shell's own settings of the service are no input of the tests.
 for name in [name for name in os.environ if name.startswith("ERROR_RECOVERY_")]:

@@ -474,7 +474,7 @@ async def test_sentinels_and_servers_with_passwords_lead_to_the_new_server_after
         # It looks for replicas when it starts, and then every 10 seconds.
         with sentinel_server(
             tmp_path / "sentinel", first, "requirepass s3ntinel", f"sentinel auth-pass desk {SECRET}",
-            "sentinel down-after-milliseconds desk 300", "sentinel failover-timeout desk 1000",
+            "sentinel down-after-milliseconds desk 600000", "sentinel failover-timeout desk 1000",
         ) as sentinel:  # fmt: skip
             await fails_over(f"redis://:s3ntinel@{sentinel.address}", first)
 
@@ -491,6 +491,10 @@ async def fails_over(url: str, first: Server) -> None:
         async with redis.asyncio.Redis.from_url(f"redis://{first.address}", password=SECRET) as admin:
             while await admin.wait(1, 1000) != 1:  # what only a server had that dies is lost with it
                 pass
+        async with redis.asyncio.Redis.from_url(
+            url
+        ) as sentinel:  # not before: a machine that stands still is no server that is down
+            await sentinel.execute_command("SENTINEL", "SET", "desk", "down-after-milliseconds", "300")
         first.kill()
         with pytest.raises(StoreUnavailableError):
             await anext(changes)
