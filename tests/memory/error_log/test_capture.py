@@ -41,7 +41,11 @@ def raised(error: BaseException, depth: int = 0) -> BaseException:
 
 
 def taken(
-    error: BaseException, *, context: dict[str, object] | None = None, redactor: Redactor | None = None
+    error: BaseException,
+    *,
+    context: dict[str, object] | None = None,
+    redactor: Redactor | None = None,
+    said: str = "",
 ) -> CapturedError:
     return capture(
         error,
@@ -53,6 +57,7 @@ def taken(
         context=context,
         captured_at=5.0,
         redactor=redactor,
+        said=said,
     )
 
 
@@ -262,6 +267,14 @@ def test_notes_are_shown_and_bounded() -> None:
 
     assert rendered(error).count("note ") == 16
     assert rendered(odd).endswith("ValueError: bad\n3\nx\n")
+
+
+def test_what_the_program_said_stands_before_the_message_only() -> None:
+    """The traceback ends with what was raised, as Python prints it."""
+    captured = taken(raised(ValueError("bad")), said="quote lost")
+
+    assert captured.error_message == "quote lost: bad"
+    assert (captured.render() or "").endswith("\nValueError: bad\n")
 
 
 def test_a_hostile_exception_does_no_harm() -> None:

@@ -76,8 +76,11 @@ class CapturedError:
     __slots__ = (
         "_chain",
         "_context",
+        "_frames",
         "_is_redacted",
         "_message",
+        "_module",
+        "_qualname",
         "_redactor",
         "_stack",
         "captured_at",
@@ -89,6 +92,10 @@ class CapturedError:
         "size",
         "timestamp",
     )
+
+    _module: str
+    _qualname: str
+    """Of the error's type; there where there are frames."""
 
     def __init__(
         self,
@@ -121,6 +128,8 @@ class CapturedError:
         self._stack = stack_trace
         self._context = context
         self._chain = chain
+        self._frames: _Frames | None = None
+        """Of an error that stands alone, as most do: they, two names and the message are all there is to its chain."""
         self._redactor = redactor
         self._is_redacted = redactor is None
         self.size = 500 + len(error_message) + len(stack_trace or "") if size is None else size
@@ -145,6 +154,13 @@ class CapturedError:
         return self._context
 
     @property
+    def chain(self) -> tuple[_Link, ...]:
+        """The error as the last of those that led to it; empty where there is no traceback, or only its text."""
+        if self._frames is None:
+            return self._chain
+        return ((self._module, self._qualname, self._message, self._frames, 0, (), "", (), 0),)
+
+    @property
     def stack_trace(self) -> str | None:
         """
         The rendered traceback, beginning with ``Traceback (most recent call last)``.
@@ -152,9 +168,10 @@ class CapturedError:
         It has source lines as soon as the writer's thread has rendered it. Asking reads no file.
         """
         self._redact()
-        if self._stack is not None or not self._chain:
+        chain = self.chain
+        if self._stack is not None or not chain:
             return self._stack
-        text = _render(self._chain, _source_texts(self._redactor).known)
+        text = _render(chain, _source_texts(self._redactor).known)
         return text if self._redactor is None else self._redactor.text(text)
 
     def render(self) -> str | None:
@@ -164,9 +181,10 @@ class CapturedError:
         Reads files, so not for an event loop: the writer's thread calls it.
         """
         self._redact()
-        if self._stack is not None or not self._chain:
+        chain = self.chain
+        if self._stack is not None or not chain:
             return self._stack
-        return _render(self._chain, _source_texts(self._redactor).of)
+        return _render(chain, _source_texts(self._redactor).of)
 
     def render_json(self) -> tuple[str, str, bytes, str]:
         """
@@ -177,7 +195,7 @@ class CapturedError:
         """
         self._redact()
         message = quoted(self._message)
-        chain = self._chain
+        chain = self.chain
         if self._stack is not None or not chain or _has_group(chain):
             text = self.render()
             return message, "null" if text is None else quoted(text), b"", ""
@@ -227,7 +245,7 @@ class CapturedError:
             assert isinstance(context, dict)  # a dict's copy is a dict
             self._context = context
         chain = self._chain
-        # The record's own message stands in its link once more; most have nothing else, and nothing to hide.
+        # The record's own message stands in its link once more; many have nothing else, and nothing to hide.
         if chain and (shown is not raw or len(chain) != 1 or chain[0][-4] or chain[0][-2]):
             self._chain = tuple([_redacted_link(link, redactor, raw, shown) for link in chain])
         self._is_redacted = True
@@ -264,13 +282,25 @@ def capture(
         said: what the program said about it, which stands before the error's own text.
         text: what `text_of` says, from whom has asked already; None: it is asked here.
     """
+    kind = type(error)
+    module = qualname = ""
+    frames: _Frames | None = None
+    left_out = 0
+    chain: tuple[_Link, ...] = ()
     try:
         message = text_of(error) if text is None else text
-        if error.__cause__ is error.__context__ is None and not isinstance(error, BaseExceptionGroup):
-            link = _link_of(error, message, "", 0)
-            chain: tuple[_Link, ...] = (link,)
-            size = 150 + len(message) + 27 * len(link[3])  # what `_size_of` says, without its call
+        if (
+            error.__cause__ is error.__context__ is None
+            and not said  # which stands before the message, and not before the last line of the traceback
+            and "__notes__" not in error.__dict__
+            and not isinstance(error, BaseExceptionGroup)
+        ):
+            frames, left_out = _frames_of(error.__traceback__)
+            module, qualname = kind.__module__, kind.__qualname__
+        if frames is not None and not left_out:  # nearly always
+            size = 150 + len(message) + 27 * len(frames)  # what `_size_of` says, without its call
         else:
+            frames = None
             chain = _chain_of(error, message)
             size = sum(map(_size_of, chain))
         if said:
@@ -282,13 +312,12 @@ def capture(
             size += context_size
     except Exception as failure:  # noqa: BLE001  a hostile exception class must not hurt the caller
         message = f"<the error could not be taken down: {safe_repr(failure)}>"
-        chain, frozen, size = (), None, 1_000
-    kind = type(error).__name__
+        chain, frames, frozen, size = (), None, None, 1_000
     # Made without its __init__: checking and naming so many arguments would take as long as all of the above.
     captured = _new(CapturedError)
     captured.timestamp = timestamp
     captured.captured_at = captured_at
-    captured.error_type = _clean_names[kind]
+    captured.error_type = _clean_names[kind.__name__]
     captured.severity = severity
     captured.service_name = _clean_names[service_name]
     captured.function_name = _clean_names[function_name]
@@ -298,6 +327,9 @@ def capture(
     captured._stack = None
     captured._context = frozen
     captured._chain = chain
+    captured._frames = frames
+    captured._module = module
+    captured._qualname = qualname
     captured._redactor = redactor
     captured._is_redacted = redactor is None
     return captured

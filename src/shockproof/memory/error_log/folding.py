@@ -156,7 +156,7 @@ class Folding:
             context={**(last._context or {}), "folded": folded},
             captured_at=last.captured_at,
             redactor=last._redactor,
-            chain=last._chain,
+            chain=last.chain,
             size=last.size + 100,
         )
 
