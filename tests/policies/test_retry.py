@@ -39,6 +39,20 @@ def test_three_retries_mean_four_calls() -> None:
     assert delays == [1.0, 2.0, 4.0, None]
 
 
+def test_delays_go_on_as_they_began_however_many_retries_there_are() -> None:
+    """The first are worked out beforehand, the others when they are due; the cap holds for all."""
+    many = rule(max_retries=12, max_delay=600.0)
+    delays = [after(many, ValueError(), retries=n).delay for n in range(13)]
+    assert delays == [*(2.0**n for n in range(10)), 600.0, 600.0, None]
+
+
+def test_what_was_decided_beforehand_gives_way_to_what_this_failure_says() -> None:
+    """A Retry-After and a deadline are of one call only."""
+    assert after(rule(), ValueError(), retry_after=7.0).delay == 7.0
+    assert after(rule(), ValueError(), retry_after=7.0, remaining=9.0).delay == 7.0
+    assert after(rule(), ValueError(), remaining=0.5).delay is None
+
+
 def test_no_retries_mean_one_call() -> None:
     """max_retries=0 never repeats."""
     assert after(rule(max_retries=0), ValueError()).delay is None
