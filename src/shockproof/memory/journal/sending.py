@@ -306,9 +306,8 @@ class Sending:
         if elsewhere is None:
             return None
         passed = None if elsewhere.since is None else now.since(elsewhere.since)
-        if (
-            passed is None
-        ):  # at an earlier start of the machine: before this life, and that is all that can be told
+        if passed is None:
+            # At an earlier start of the machine: before this life, and that is all that can be told.
             self._journal.taken_over_by(now)
         return passed or 0.0
 
