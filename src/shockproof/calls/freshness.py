@@ -55,7 +55,7 @@ class Freshness:
         self._still_wanted = still_wanted
         self._ends_at = None if valid_until is None else _seconds_at(valid_until)
         self._ends_after = None if self._ends_at is None else self._ends_at - clock.time()
-        self._made_at = clock.monotonic()
+        self._made_at = 0.0 if valid_until is None else clock.monotonic()
 
     def refusal(self, *, asks: bool = True) -> CallRejectedError | None:
         """Why it is not sent any more, if it is not; without *asks*, by the clock alone."""

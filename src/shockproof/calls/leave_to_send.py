@@ -145,6 +145,8 @@ class LeaveToSend:
     def _require_the_only_one(self) -> None:
         """No other one takes its place: of a repetition of a call around it, or of another request of a hedged one."""
         order, lanes = self._order, lanes_around()
+        if not lanes and not order.is_withdrawn:  # nearly always
+            return
         if not order.is_withdrawn and all(lane.is_free for lane in lanes):
             for lane in lanes:
                 lane.race.takes(lane.request, order)

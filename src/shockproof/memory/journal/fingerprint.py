@@ -24,6 +24,8 @@ ANYTHING: Final = "?"
 
 _BYTES: Final = 6
 """Of a digest: one in 3e14 others is taken for the same."""
+_NO_FIELDS: Final = frozenset((str, int, float, bool))
+_BIG: Final = 10**18
 _MOST_VALUES: Final = 1000
 _DEEPEST: Final = 8
 _MOST_PARTS: Final = 50
@@ -105,7 +107,7 @@ class _Text:
         shown = self._redact(name)
         if shown != name or self._is_secret(name):
             return {shown: ANYTHING}
-        fields = _fields(value)
+        fields = None if type(value) in _NO_FIELDS else _fields(value)
         if fields is None or len(fields) > _MOST_PARTS or not all(type(field) is str for field in fields):
             return {name: self._of(value, 0)}
         return {
@@ -121,6 +123,8 @@ class _Text:
         self._left -= 1
         if self._left < 0 or depth > _DEEPEST:
             return ANYTHING
+        if type(value) is int and -_BIG < value < _BIG:  # a quantity, nearly always
+            return _decimal(value < 0, str(abs(value)), 0)
         if isinstance(value, Enum):
             inner = self._of(value.value, depth)
             return f"e{value.name}" if inner == ANYTHING else inner
@@ -160,9 +164,13 @@ def _number(value: object) -> str | None:
         return f"n{value}"
     sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)  # it is finite
-    written = "".join(map(str, digits)).lstrip("0")
+    return _decimal(bool(sign), "".join(map(str, digits)), exponent)
+
+
+def _decimal(is_negative: bool, digits: str, exponent: int) -> str:
+    written = digits.lstrip("0")
     short = written.rstrip("0")
-    return f"n{'-' if sign and short else ''}{short}e{exponent + len(written) - len(short) if short else 0}"
+    return f"n{'-' if is_negative and short else ''}{short}e{exponent + len(written) - len(short) if short else 0}"
 
 
 def _other_plain(value: object) -> str | None:
