@@ -101,6 +101,7 @@ def crashes(kind: type[SimulatedDisk], *, second_life_each: int, most: int | Non
     )
 
 
+@pytest.mark.timeout(900)  # seconds of a processor, of which a busy machine gives little
 def test_whatever_a_crash_leaves_all_that_was_sent_counts_and_two_blocks_more_at_most() -> None:
     """One for each crash."""
     findings = crashes(SimulatedDisk, second_life_each=1)
