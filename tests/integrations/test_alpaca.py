@@ -119,6 +119,13 @@ async def test_a_redirect_is_not_followed(
         (403, {"code": 40310000, "message": "insufficient buying power"}, Meaning.REFUSED),
         (422, {"code": 42210000, "message": "qty must be > 0"}, Meaning.REFUSED),
         (422, {"code": 40010001, "message": "client_order_id must be unique"}, Meaning.DONE),
+        (
+            422,
+            {"code": 42210000, "message": "an order with this client_order_id already exists"},
+            Meaning.DONE,
+        ),
+        (422, {"code": 42210000, "message": "duplicate request"}, Meaning.UNKNOWN),
+        (403, {"code": 40310000, "message": "opposite side market/stop order exists"}, Meaning.REFUSED),
         (422, {"code": 40010001, "message": "request parameter is malformed"}, Meaning.REFUSED),
         (401, {"code": 40110000, "message": "request is not authorized"}, Meaning.REFUSED),
         (404, {"code": 40410000, "message": "order not found"}, Meaning.REFUSED),

@@ -173,6 +173,29 @@ async def test_a_duplicate_by_its_class_says_the_same() -> None:
     assert meaning_of(ccxt.DuplicateOrderId("okx 51016")) is Meaning.DONE
 
 
+async def test_order_whose_second_copy_is_a_duplicate_is_the_first_one(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Its answer was lost, it was looked up too early, and sent again: the key is not free, and the order is found."""
+    answers = [
+        ccxt.RequestTimeout("okx"),
+        ccxt.InvalidOrder(
+            'okx {"data":[{"clOrdId":"bot-1","sCode":"51016","sMsg":"Client order ID already exists."}]}'
+        ),
+    ]
+    looks = [NOT_FOUND, Found("the first")]
+    trading = recovery.service("trading", classify=shockproof.integrations.ccxt.classify, max_retries=3)
+
+    async def send() -> str:
+        raise answers.pop(0)
+
+    async def find(_key: str) -> Any:
+        return looks.pop(0)
+
+    assert await trading.once("bot-1", confirm=find, settle=0.0).call(send) == "the first"
+    assert answers == looks == []
+
+
 async def test_what_is_not_ccxts_is_left_to_the_rules() -> None:
     """Answers and foreign errors get no verdict here."""
     assert [meaning_of(value) for value in (None, {"id": "1"}, KeyError("x"), TimeoutError())] == [None] * 4

@@ -23,6 +23,7 @@ except ImportError as error:
 # After its own client: who has neither is told of this module and its extra.
 import shockproof.integrations.requests as requests_outcomes
 from shockproof.integrations.http_status import meaning_of_status
+from shockproof.integrations.known_there import meaning_of_words
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
 from shockproof.policies.retry_after import asked_to_wait
@@ -61,7 +62,6 @@ _log = logging.getLogger("shockproof")
 KEY_PATTERN: Final = r"[!-~]{1,128}"
 """What is safe as a ``client_order_id``, of which Alpaca says the length only; for ``once(key_pattern=...)``."""
 
-_DUPLICATE: Final = "client_order_id must be unique"
 _NO_SUCH_ORDER: Final = 40410000
 
 
@@ -74,9 +74,9 @@ def _answer_of(error: APIError) -> dict[str, Any]:  # Any: JSON
     return answer if isinstance(answer, dict) else {}
 
 
-def _if_duplicate(error: APIError) -> Meaning | None:
-    # Its code, 40010001, is that of every malformed request.
-    return Meaning.DONE if _DUPLICATE in str(_answer_of(error).get("message")) else None
+def _by_words(error: APIError) -> Meaning | None:
+    # "client_order_id must be unique": its code, 40010001, is that of every malformed request.
+    return meaning_of_words(str(_answer_of(error).get("message")))
 
 
 def _by_status(error: APIError) -> Meaning:
@@ -93,7 +93,7 @@ def _asked_to_wait(error: object, clock: OurClock) -> float | None:
 
 
 TABLE: Final = OutcomeTable(
-    Rule("the id is known", (APIError,), _if_duplicate),
+    Rule("the id is known, in words", (APIError,), _by_words),
     Rule("a status", (APIError,), _by_status),
     *requests_outcomes.TABLE.rules,
     asked_to_wait=_asked_to_wait,

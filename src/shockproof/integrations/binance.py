@@ -19,6 +19,7 @@ except ImportError as error:
 # After its own client: who has neither is told of this module and its extra.
 import shockproof.integrations.aiohttp as aiohttp_outcomes
 from shockproof.integrations.http_status import meaning_of_status
+from shockproof.integrations.known_there import meaning_of_words
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.protected_client import (
     Does,
@@ -53,15 +54,17 @@ _BY_CODE: Final = {
     -1007: Meaning.UNKNOWN,  # timeout of the backend: execution status unknown
     -1015: Meaning.TURNED_AWAY,  # too many orders
     -1021: Meaning.TURNED_AWAY,  # the timestamp is outside of the receive window
+    -4111: Meaning.DONE,  # the client id of a transfer is known
+    -4115: Meaning.DONE,  # as above
     -4116: Meaning.DONE,  # the client order id is known (futures)
+    -20132: Meaning.DONE,  # the client algo id is known
 }
 _NO_SUCH_ORDER: Final = -2013
-_DUPLICATE: Final = re.compile(r"duplicate order", re.IGNORECASE)
 _BANNED_UNTIL: Final = re.compile(r"banned until (\d{13})\b")
 
 
-def _if_duplicate(error: BinanceAPIException) -> Meaning | None:
-    return Meaning.DONE if _DUPLICATE.search(str(error.message)) else None
+def _by_words(error: BinanceAPIException) -> Meaning | None:
+    return meaning_of_words(str(error.message))
 
 
 def _by_code(error: BinanceAPIException) -> Meaning | None:
@@ -81,8 +84,8 @@ def _asked_to_wait(error: object, clock: Clock) -> float | None:
 
 
 TABLE: Final = OutcomeTable(
-    Rule("the id is known, in words", (BinanceAPIException,), _if_duplicate),
     Rule("a code", (BinanceAPIException,), _by_code),
+    Rule("the id is known, in words", (BinanceAPIException,), _by_words),
     Rule("a status", (BinanceAPIException,), _by_status),
     Rule("an answer that nobody can read", (BinanceRequestException,), Meaning.UNKNOWN),
     *aiohttp_outcomes.TABLE.rules,

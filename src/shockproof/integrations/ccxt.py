@@ -23,6 +23,7 @@ except ImportError as error:
 # After its own client: who has neither is told of this module and its extra.
 import shockproof.integrations.aiohttp as aiohttp_outcomes
 from shockproof.integrations.http_status import meaning_of_status
+from shockproof.integrations.known_there import meaning_of_words
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.protected_client import Does, ProtectedClient, only_closes, stand_in
 from shockproof.policies.retry_after import asked_to_wait
@@ -46,11 +47,14 @@ _log = logging.getLogger("shockproof")
 # code does not know.
 _STATUS: Final = re.compile(r"\A\S+ (?:GET|POST|PUT|PATCH|DELETE) \S+ (\d{3}) ")
 _BANNED_UNTIL: Final = re.compile(r"banned until (\d{13})\b")
-_DUPLICATE: Final = re.compile(r"duplicate order|clientorderid is duplicated", re.IGNORECASE)
 
 
-def _if_duplicate(error: Exception) -> Meaning | None:
-    return Meaning.DONE if _DUPLICATE.search(str(error)) else None
+def _if_known(error: Exception) -> Meaning | None:
+    return Meaning.DONE if meaning_of_words(str(error)) is Meaning.DONE else None
+
+
+def _if_it_may_be_known(error: Exception) -> Meaning | None:
+    return meaning_of_words(str(error))
 
 
 def _if_never_connected(error: Exception) -> Meaning | None:
@@ -76,14 +80,14 @@ def _asked_to_wait(error: object, clock: Clock) -> float | None:
 
 TABLE: Final = OutcomeTable(
     Rule("the id is known", (ccxt.DuplicateOrderId,), Meaning.DONE),
-    Rule("the id is known, in words", (ccxt.ExchangeError,), _if_duplicate),
-    # Siblings, not parent and child. A nonce or a timestamp that is off is refused unread, too.
-    Rule(
-        "too many requests, or a clock that is off",
-        (ccxt.DDoSProtection, ccxt.RateLimitExceeded, ccxt.InvalidNonce),
-        Meaning.TURNED_AWAY,
-    ),
+    # Ccxt has that class for few venues; the others' word for it is an InvalidOrder or a BadRequest.
+    Rule("the id is known, in words", (ccxt.BaseError,), _if_known),
+    # Siblings, not parent and child.
+    Rule("too many requests", (ccxt.DDoSProtection, ccxt.RateLimitExceeded), Meaning.TURNED_AWAY),
     Rule("no connection", (ccxt.NetworkError,), _if_never_connected),
+    Rule("something is there already", (ccxt.BaseError,), _if_it_may_be_known),
+    # A nonce or a timestamp that is off is refused unread.
+    Rule("a clock that is off", (ccxt.InvalidNonce,), Meaning.TURNED_AWAY),
     Rule(
         "a clear no",
         (
