@@ -37,6 +37,8 @@ from shockproof import (
 from shockproof.demo.venue.ib_gateway import IbGateway
 from shockproof.integrations.ib import (
     OrderBookedTwiceError,
+    OrderIsThereError,
+    OrderNotCancelledError,
     OrderNotConfirmedError,
     OrderRejectedError,
     find_order,
@@ -53,18 +55,52 @@ HOST = "127.0.0.1"
 AAPL = Stock("AAPL", "SMART", "USD", conId=265598)
 
 
+class Gateway(IbGateway):
+    """Tells of a new order what it is told to, in one burst; and which ids were sent, with which reference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tells: list[int | tuple[str, int]] = []
+        """Codes of errors, and statuses with what is filled."""
+        self.placed: list[tuple[int, str]] = []
+        self.tells_of_cancel: list[int | tuple[str, int]] = []
+        """As `tells`."""
+
+    def _cancel(self, order_id: int) -> None:
+        if not self.tells_of_cancel:
+            super()._cancel(order_id)
+        for one in self.tells_of_cancel:
+            if isinstance(one, int):
+                self.complain(order_id, one, "as told")
+            else:
+                self._status(order_id, *one)
+
+    def _place(self, order_id: int, order_ref: str) -> None:
+        self.placed.append((order_id, order_ref))
+        if self.manner == "lost":  # before it has read it
+            self.cut()
+        elif not self.tells:
+            super()._place(order_id, order_ref)
+        for one in self.tells:
+            if isinstance(one, int):
+                self.complain(order_id, one, "as told")
+            else:
+                self.orders[order_id] = order_ref
+                self._status(order_id, *one)
+
+
 @pytest_asyncio.fixture
-async def gateway() -> AsyncIterator[IbGateway]:
-    async with IbGateway() as gateway:
+async def gateway() -> AsyncIterator[Gateway]:
+    async with Gateway() as gateway:
         yield gateway
 
 
-async def connect(ib: IB, gateway: IbGateway) -> None:
+async def connect(ib: IB, gateway: Gateway) -> None:
     await ib.connectAsync(HOST, gateway.port, clientId=1, fetchFields=StartupFetchNONE)
 
 
 @pytest_asyncio.fixture
-async def bare(gateway: IbGateway) -> AsyncIterator[IB]:
+async def bare(gateway: Gateway) -> AsyncIterator[IB]:
     ib = IB()
     await connect(ib, gateway)
     yield ib
@@ -76,7 +112,7 @@ def venue(bare: IB, recovery: ErrorRecoveryService) -> ProtectedIB:
     return shockproof.integrations.ib.protect(bare, recovery, orders={"max_retries": 2})
 
 
-async def test_a_bare_order_whose_connection_broke_says_nothing(bare: IB, gateway: IbGateway) -> None:
+async def test_a_bare_order_whose_connection_broke_says_nothing(bare: IB, gateway: Gateway) -> None:
     """Why there is an adapter: no error, and pending for ever, though IB has it."""
     gateway.manner = "cut"
     lost = asyncio.ensure_future(bare.disconnectedEvent)
@@ -86,7 +122,7 @@ async def test_a_bare_order_whose_connection_broke_says_nothing(bare: IB, gatewa
     assert gateway.orders == {1: "bot-1"}
 
 
-async def test_an_order_is_awaited_until_it_is_confirmed(venue: ProtectedIB, gateway: IbGateway) -> None:
+async def test_an_order_is_awaited_until_it_is_confirmed(venue: ProtectedIB, gateway: Gateway) -> None:
     """Filled, or resting at the exchange; the order has a reference either way."""
     order = MarketOrder("BUY", 10)
     trade = await venue.placeOrderAsync(AAPL, order)
@@ -98,7 +134,7 @@ async def test_an_order_is_awaited_until_it_is_confirmed(venue: ProtectedIB, gat
     assert list(gateway.orders.values()) == [order.orderRef, "bot-2"]
 
 
-async def test_a_cancel_is_awaited_until_it_is_done(venue: ProtectedIB, gateway: IbGateway) -> None:
+async def test_a_cancel_is_awaited_until_it_is_done(venue: ProtectedIB, gateway: Gateway) -> None:
     """Asking for it is not having it."""
     gateway.manner = "rest"
     trade = await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0))
@@ -108,12 +144,51 @@ async def test_a_cancel_is_awaited_until_it_is_done(venue: ProtectedIB, gateway:
     assert await venue.cancelOrderAsync(LimitOrder("BUY", 10, 140.0, orderId=77)) is None
 
 
+@pytest.mark.parametrize("code", [161, 10147, 10148, 321])
+async def test_cancel_that_ib_refuses_raises_and_the_order_lives(
+    venue: ProtectedIB, gateway: Gateway, code: int
+) -> None:
+    """ib_async calls an order cancelled for any error that names it; then the next cancel would look done at once."""
+    gateway.manner = "rest"
+    trade = await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0))
+    gateway.tells_of_cancel = [code]
+    with pytest.raises(OrderNotCancelledError, match="as told") as caught:
+        await venue.cancelOrderAsync(trade.order)
+    assert caught.value.trade is trade
+    assert (caught.value.code, trade.orderStatus.status) == (code, "Submitted")
+    assert gateway.asked.count(4) == (1 if code == 321 else 3)
+    gateway.tells_of_cancel = []
+    assert await venue.cancelOrderAsync(trade.order) is trade
+    assert trade.orderStatus.status == "Cancelled"
+
+
+@pytest.mark.parametrize(
+    ("tells", "status"),
+    [
+        ([202], "Cancelled"),
+        ([202, ("Cancelled", 4)], "Cancelled"),
+        ([("Filled", 10), 161], "Filled"),
+        ([161, ("Filled", 10)], "Filled"),
+        ([10148, ("Cancelled", 4)], "Cancelled"),
+    ],
+)
+async def test_cancelled_order_is_done_whatever_else_ib_says(
+    venue: ProtectedIB, gateway: Gateway, tells: Any, status: str
+) -> None:
+    """202 is IB's word for it; a word on the status counts more than an error before or after it."""
+    gateway.manner = "rest"
+    trade = await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0))
+    gateway.tells_of_cancel = tells
+    assert await venue.cancelOrderAsync(trade.order) is trade
+    assert trade.orderStatus.status == status
+
+
 async def test_an_order_whose_connection_broke_is_unknown_and_sent_once(
-    venue: ProtectedIB, gateway: IbGateway
+    venue: ProtectedIB, gateway: Gateway
 ) -> None:
     """IB may have it, and has."""
     gateway.manner = "cut"
-    with pytest.raises(OrderNotConfirmedError, match="before order 'bot-1' was confirmed") as caught:
+    with pytest.raises(OrderNotConfirmedError, match="order 'bot-1': the connection to IB broke") as caught:
         await venue.placeOrderAsync(AAPL, MarketOrder("BUY", 10, orderRef="bot-1"))
     assert meaning_of(caught.value) is Meaning.UNKNOWN
     assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
@@ -121,7 +196,7 @@ async def test_an_order_whose_connection_broke_is_unknown_and_sent_once(
 
 
 async def test_an_order_that_ib_never_speaks_of_is_unknown(
-    bare: IB, gateway: IbGateway, recovery: ErrorRecoveryService
+    bare: IB, gateway: Gateway, recovery: ErrorRecoveryService
 ) -> None:
     """ib_async would wait for ever."""
     gateway.manner = "silent"
@@ -143,7 +218,7 @@ async def test_an_order_that_ib_never_speaks_of_is_unknown(
     ],
 )
 async def test_an_order_that_was_refused_raises(
-    venue: ProtectedIB, gateway: IbGateway, code: int, meaning: Meaning
+    venue: ProtectedIB, gateway: Gateway, code: int, meaning: Meaning
 ) -> None:
     """An error that names a new order is a refusal, but for the few codes that say something else."""
     gateway.manner, gateway.code = "reject", code
@@ -152,6 +227,173 @@ async def test_an_order_that_was_refused_raises(
     assert caught.value.code == code
     assert meaning_of(caught.value) is meaning
     assert gateway.orders == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        (321, Meaning.REFUSED),  # the gateway is read-only
+        (434, Meaning.REFUSED),
+        (110, Meaning.REFUSED),
+        (105, Meaning.UNKNOWN),
+        (161, Meaning.UNKNOWN),
+    ],
+)
+async def test_order_refused_with_what_ib_async_takes_for_a_warning_is_not_placed(
+    venue: ProtectedIB, gateway: Gateway, code: int, meaning: Meaning
+) -> None:
+    """ib_async says that it lives, and it is nowhere; its next attempt is a new order, and not a change of this one."""
+    gateway.tells = [code]
+    order = MarketOrder("BUY", 10, orderRef="bot-1")
+    with pytest.raises(OrderRejectedError, match="as told") as caught:
+        await venue.placeOrderAsync(AAPL, order)
+    assert meaning_of(caught.value) is meaning
+    gateway.tells = []
+    assert (await venue.placeOrderAsync(AAPL, order)).orderStatus.status == "Filled"
+    (first, _), (second, _) = gateway.placed
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("tells", "status", "filled"),
+    [
+        ([399, ("Submitted", 0)], "Submitted", 0),  # "will not be placed at the exchange until 09:30"
+        ([("PreSubmitted", 0), 399], "ValidationError", 0),
+        ([("Submitted", 4), 202, ("Cancelled", 4)], "Cancelled", 4),
+        ([202, ("Cancelled", 4)], "Cancelled", 4),
+        ([("Submitted", 0), 201], "Cancelled", 0),  # rested, and then its margin was gone
+        ([("Cancelled", 4)], "Cancelled", 4),
+        ([202], "Cancelled", 0),
+        ([399, ("Inactive", 0)], "Inactive", 0),
+    ],
+)
+async def test_order_that_ib_has_booked_is_placed_whatever_became_of_it(
+    venue: ProtectedIB, gateway: Gateway, tells: Any, status: str, filled: int
+) -> None:
+    """Refused would free its key: the order is, or was, in the market, and a part may be filled."""
+    gateway.tells = tells
+    trade = await venue.placeOrderAsync(AAPL, MarketOrder("BUY", 10, tif="IOC"))
+    assert (trade.orderStatus.status, trade.orderStatus.filled) == (status, filled)
+
+
+async def test_order_of_which_ib_says_only_a_warning_is_unknown(
+    bare: IB, gateway: Gateway, recovery: ErrorRecoveryService
+) -> None:
+    """It is no word about the order itself."""
+    gateway.tells = [399]
+    venue = shockproof.integrations.ib.protect(bare, recovery, orders={"timeout": 0.05})
+    with pytest.raises(AttemptTimeoutError) as caught:
+        await venue.placeOrderAsync(AAPL, MarketOrder("BUY", 10))
+    assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+
+
+async def test_order_that_is_sent_again_over_the_same_connection_keeps_its_id(
+    bare: IB, gateway: Gateway, recovery: ErrorRecoveryService
+) -> None:
+    """IB then takes both for one. What it says against the second proves nothing about the first."""
+    venue = shockproof.integrations.ib.protect(bare, recovery, orders={"timeout": 0.05})
+    order = MarketOrder("BUY", 10, orderRef="bot-1")
+    gateway.manner = "silent"
+    with pytest.raises(AttemptTimeoutError):
+        await venue.placeOrderAsync(AAPL, order)
+    gateway.tells = [201]
+    with pytest.raises(
+        OrderNotConfirmedError, match=r"refused a second copy .*as told.* not spoken of the first"
+    ) as caught:
+        await venue.placeOrderAsync(AAPL, order)
+    assert meaning_of(caught.value) is Meaning.UNKNOWN
+    assert gateway.placed == [(1, "bot-1")] * 2
+
+
+async def test_order_that_is_sent_again_over_another_connection_gets_another_id(
+    bare: IB, gateway: Gateway, venue: ProtectedIB
+) -> None:
+    """The gateway hands its ids out again: with the old one the order of somebody else is changed into this one."""
+    gateway.manner = "lost"
+    mine = LimitOrder("BUY", 10, 140.0, orderRef="mine")
+    with pytest.raises(OrderNotConfirmedError):
+        await venue.placeOrderAsync(AAPL, mine)
+    await connect(bare, gateway)
+    gateway.manner = "rest"
+    other = await venue.placeOrderAsync(AAPL, LimitOrder("SELL", 7, 300.0, orderRef="other"))
+    trade = await venue.placeOrderAsync(AAPL, mine)
+    assert trade.order.orderRef == "mine"
+    assert trade is not other
+    assert len(set(gateway.placed)) == 3
+    assert sorted(gateway.orders.values()) == ["mine", "other"]
+
+
+async def test_order_that_is_sent_again_without_an_order_of_its_id_gets_another_one_too(
+    bare: IB, gateway: Gateway, venue: ProtectedIB
+) -> None:
+    """ib_async forgets its orders with the connection; the gateway does not, and another client of ours may have the id."""
+    gateway.manner = "lost"
+    mine = LimitOrder("BUY", 10, 140.0, orderRef="mine")
+    with pytest.raises(OrderNotConfirmedError):
+        await venue.placeOrderAsync(AAPL, mine)
+    await connect(bare, gateway)
+    gateway.manner = "rest"
+    bare.client.updateReqId(7)
+    await venue.placeOrderAsync(AAPL, mine)
+    assert gateway.placed == [(1, "mine"), (7, "mine")]
+
+
+async def test_ids_that_were_reserved_for_a_bracket_are_kept(
+    bare: IB, gateway: Gateway, venue: ProtectedIB
+) -> None:
+    """The stop and the target hang on the id of their parent."""
+    gateway.manner = "rest"
+    for order in bare.bracketOrder("BUY", 10, 140.0, 150.0, 130.0):
+        await venue.placeOrderAsync(AAPL, order)
+    assert [order_id for order_id, _ in gateway.placed] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("connected_again", [False, True])
+@pytest.mark.parametrize("manner", ["rest", "fill"])
+async def test_order_that_ib_has_booked_is_not_sent_again(
+    bare: IB, gateway: Gateway, venue: ProtectedIB, manner: str, *, connected_again: bool
+) -> None:
+    """A change is not awaited here, and would look placed at once; over a new connection it would be a second order."""
+    gateway.manner = manner
+    order = LimitOrder("BUY", 10, 140.0, orderRef="mine")
+    await venue.placeOrderAsync(AAPL, order)
+    if connected_again:
+        lost = asyncio.ensure_future(bare.disconnectedEvent)
+        gateway.cut()
+        await lost
+        await connect(bare, gateway)
+    order.lmtPrice = 141.0
+    with pytest.raises(
+        OrderIsThereError, match=r"booked order 'mine' \(id 1\) already, so that nothing was sent"
+    ) as caught:
+        await venue.placeOrderAsync(AAPL, order)
+    assert meaning_of(caught.value) is Meaning.DONE
+    assert len(gateway.placed) == 1
+
+
+async def test_cancel_over_another_connection_does_not_hit_the_order_that_has_the_id_now(
+    bare: IB, gateway: Gateway, venue: ProtectedIB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked which id the order has now; one that is not open is not cancelled, and no other is."""
+    gateway.manner = "lost"
+    mine = LimitOrder("BUY", 10, 140.0, orderRef="mine")
+    with pytest.raises(OrderNotConfirmedError):
+        await venue.placeOrderAsync(AAPL, mine)
+    await connect(bare, gateway)
+    assert await venue.cancelOrderAsync(mine) is None
+    gateway.manner = "rest"
+    other = await venue.placeOrderAsync(AAPL, LimitOrder("SELL", 7, 300.0, orderRef="other"))
+    assert await venue.cancelOrderAsync(mine) is None
+    assert other.orderStatus.status == "Submitted"
+    listed = await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0, orderRef="mine"))
+    foreign = Trade(AAPL, LimitOrder("BUY", 10, 140.0, orderRef="mine", orderId=1, clientId=2))
+
+    async def open_ones() -> list[Trade]:
+        return [foreign, other, listed]
+
+    monkeypatch.setattr(bare, "reqAllOpenOrdersAsync", open_ones)
+    assert await venue.cancelOrderAsync(mine) is listed
+    assert (listed.orderStatus.status, other.orderStatus.status) == ("Cancelled", "Submitted")
 
 
 async def test_an_order_without_a_connection_was_not_sent(
@@ -174,7 +416,7 @@ async def test_a_gateway_that_is_not_there_was_sent_nothing(nobody: str) -> None
 
 @pytest.mark.parametrize(("code", "calls"), [(200, 1), (162, 3)])
 async def test_a_read_that_fails_raises_and_is_repeated_if_that_may_help(
-    bare: IB, gateway: IbGateway, recovery: ErrorRecoveryService, code: int, calls: int
+    bare: IB, gateway: Gateway, recovery: ErrorRecoveryService, code: int, calls: int
 ) -> None:
     """By default ib_async gives an empty list for a contract that does not exist."""
     gateway.code = code
@@ -186,7 +428,7 @@ async def test_a_read_that_fails_raises_and_is_repeated_if_that_may_help(
     assert gateway.asked.count(9) == 1 + calls
 
 
-async def test_the_connection_feeds_the_health(bare: IB, gateway: IbGateway, venue: ProtectedIB) -> None:
+async def test_the_connection_feeds_the_health(bare: IB, gateway: Gateway, venue: ProtectedIB) -> None:
     """Lost behind the gateway, back again, and the gateway itself gone."""
     check = (
         object.__getattribute__(venue, "_shockproof")
@@ -234,7 +476,7 @@ async def test_an_order_is_found_by_its_reference_or_is_not_there(venue: Protect
 
 
 async def test_an_order_that_only_ib_async_remembers_is_not_found(
-    bare: IB, gateway: IbGateway, venue: ProtectedIB
+    bare: IB, gateway: Gateway, venue: ProtectedIB
 ) -> None:
     """Its own memory holds what was never received."""
     gateway.manner = "reject"
@@ -252,7 +494,7 @@ async def test_a_look_up_that_failed_says_nothing(bare: IB, venue: ProtectedIB) 
 
 
 async def test_order_that_a_person_has_given_another_reference_is_found_by_its_perm_id(
-    bare: IB, gateway: IbGateway, venue: ProtectedIB
+    bare: IB, gateway: Gateway, venue: ProtectedIB
 ) -> None:
     """Also after the connection has broken, and come back."""
     await venue.placeOrderAsync(AAPL, MarketOrder("BUY", 10, orderRef="bot-1"))
@@ -268,7 +510,7 @@ async def test_order_that_a_person_has_given_another_reference_is_found_by_its_p
 
 
 async def test_order_that_was_booked_twice_is_found_and_on_record_once(
-    bare: IB, gateway: IbGateway, venue: ProtectedIB, recovery: ErrorRecoveryService
+    bare: IB, gateway: Gateway, venue: ProtectedIB, recovery: ErrorRecoveryService
 ) -> None:
     """However often it is looked up: its two permIds are what a person has to look for."""
     gateway.manner = "silent"
@@ -286,7 +528,7 @@ async def test_order_that_was_booked_twice_is_found_and_on_record_once(
 
 
 async def test_client_without_protection_tells_of_an_order_booked_twice_in_the_log(
-    bare: IB, gateway: IbGateway, caplog: pytest.LogCaptureFixture
+    bare: IB, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     """There is no error log to put it into."""
     gateway.manner = "silent"

@@ -20,7 +20,7 @@ from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
 try:
-    from ib_async import IB, Fill, OrderStatus, Trade
+    from ib_async import IB, Fill, OrderStatus, Trade, TradeLogEntry
     from ib_async.util import UNSET_DOUBLE
     from ib_async.wrapper import RequestError
 except ImportError as error:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = [
     "TABLE",
     "OrderBookedTwiceError",
+    "OrderIsThereError",
+    "OrderNotCancelledError",
     "OrderNotConfirmedError",
     "OrderRejectedError",
     "ProtectedIB",
@@ -53,16 +55,27 @@ _LOOK_UP_WITHIN: Final = 10.0
 _BY_CODE: Final = {
     100: Meaning.TURNED_AWAY,  # more messages a second than allowed
     103: Meaning.DONE,  # the order id is known
+    105: Meaning.UNKNOWN,  # it does not match the order that has this id
+    136: Meaning.UNKNOWN,  # a cancel of it came too late, so that it is there
+    161: Meaning.UNKNOWN,  # as above
     200: Meaning.REFUSED,  # no such contract
     201: Meaning.REFUSED,  # the order was rejected
     203: Meaning.REFUSED,  # the security is not available to this account
-    321: Meaning.REFUSED,  # the request is not valid
+    202: Meaning.UNKNOWN,  # it was cancelled, and may have been filled in part before
+    321: Meaning.REFUSED,  # the request is not valid, or the gateway is read-only
+    329: Meaning.UNKNOWN,  # as 105
     354: Meaning.REFUSED,  # no market data without a subscription
+    434: Meaning.REFUSED,  # the size is zero
     504: Meaning.NOT_SENT,  # not connected
     1100: Meaning.UNKNOWN,  # the connection between the gateway and IB is lost
+    10148: Meaning.UNKNOWN,  # as 136
 }
+_CANCELLED: Final = 202
+_NOES_AMONG_WARNINGS: Final = frozenset({105, 110, 321, 329, 434})
+"""Codes that ib_async takes for warnings of an order that lives: it then says ``ValidationError``, also where IB has refused it."""
 _LOST, _RESTORED, _RESTORED_WITHOUT_DATA = 1100, 1102, 1101
 
+_BOOKED: Final = (OrderStatus.PreSubmitted, OrderStatus.Submitted, OrderStatus.Filled)
 _OUT_OF_THE_MARKET: Final = (OrderStatus.Cancelled, OrderStatus.ApiCancelled, OrderStatus.Inactive)
 
 _REMEMBERED: Final = 1_000
@@ -70,7 +83,19 @@ _REMEMBERED: Final = 1_000
 
 
 class OrderRejectedError(RequestError):
-    """IB answered a new order with an error: it is not in the market. `trade` is ib_async's, with its log."""
+    """
+    IB answered a new order with an error, and had not booked it before. `trade` is ib_async's, with its log.
+
+    It is not in the market, but for a few codes that say something else: `meaning_of` tells.
+    """
+
+    def __init__(self, trade: Trade, code: int, message: str) -> None:
+        super().__init__(trade.order.orderId, code, message)
+        self.trade = trade
+
+
+class OrderNotCancelledError(RequestError):
+    """IB answered a cancel with an error: the order may be open, filled or cancelled before. `trade` is ib_async's."""
 
     def __init__(self, trade: Trade, code: int, message: str) -> None:
         super().__init__(trade.order.orderId, code, message)
@@ -78,14 +103,25 @@ class OrderRejectedError(RequestError):
 
 
 class OrderNotConfirmedError(Exception):
-    """The connection broke before IB had spoken of the order: nobody knows. `trade` is ib_async's."""
+    """IB has not spoken of the order, and the connection broke, or it spoke of a second copy: nobody knows. `trade` is ib_async's."""
 
-    def __init__(self, trade: Trade) -> None:
+    def __init__(self, trade: Trade, why: str = "the connection to IB broke before it was confirmed") -> None:
         known = f" (permId {perm_id})" if (perm_id := _perm_id_of(trade)) else ""
         super().__init__(
-            f"the connection to IB broke before order {trade.order.orderRef!r}{known} was confirmed: look it up by its orderRef"
+            f"nobody knows of order {trade.order.orderRef!r}{known}: {why}. Look it up by its orderRef"
         )
         self.trade = trade
+
+
+class OrderIsThereError(Exception):
+    """Nothing was sent: IB has, or had, this order already, and ``placeOrderAsync`` sends new ones."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(
+            f"IB has booked order {order.orderRef!r} (id {order.orderId}) already, so that nothing was sent: placeOrderAsync sends new "
+            'orders only. A change goes by placeOrder, which waits for nothing: the trade\'s log says "Modified" when IB has taken it'
+        )
+        self.order = order
 
 
 class OrderBookedTwiceError(Exception):
@@ -116,6 +152,7 @@ def _if_not_connected(error: ConnectionError) -> Meaning | None:
 TABLE: Final = OutcomeTable(
     Rule("a code", (RequestError,), _by_code),
     Rule("an order that was refused", (OrderRejectedError,), Meaning.REFUSED),
+    Rule("an order that is there", (OrderIsThereError,), Meaning.DONE),
     Rule("not connected", (ConnectionError,), _if_not_connected),
     Rule("no connection", (ConnectionRefusedError,), Meaning.NOT_SENT),
     Rule("cut, or another code", (RequestError, OrderNotConfirmedError, ConnectionError), Meaning.UNKNOWN),
@@ -143,10 +180,14 @@ class ProtectedIB(Protocol):
         self, contract: Contract, order: Order
     ) -> Coroutine[Any, Any, Trade]:  # Any: a coroutine's own
         """
-        Place *order*, and wait until IB has confirmed it: its status is no longer ``PendingSubmit``.
+        Place *order*, and wait until IB has booked it; it may be over by then, filled or cancelled, which its status says.
+
+        An order that was sent before, and of which nobody knows, may be sent again. Under the id that it had as long as the connection is
+        the same, for IB then takes both for one; under a new one after that, for another order may have the old one.
 
         Raises:
             OrderRejectedError: IB refused it.
+            OrderIsThereError: IB has booked it already. Nothing was sent.
             OrderNotConfirmedError: the connection broke; nobody knows.
         """
         ...
@@ -155,9 +196,12 @@ class ProtectedIB(Protocol):
         self, order: Order
     ) -> Coroutine[Any, Any, Trade | None]:  # Any: as above
         """
-        Cancel *order*, and wait until it is done: cancelled, or filled meanwhile.
+        Cancel *order*, and wait until it is done: cancelled, or filled meanwhile. None: it is not open.
+
+        One that was placed over an earlier connection is asked after first: another order may have its id.
 
         Raises:
+            OrderNotCancelledError: IB did not cancel it.
             OrderNotConfirmedError: the connection broke; nobody knows.
         """
         ...
@@ -192,22 +236,53 @@ class _Desk:
         return self._ib.client.isReady() and not self._is_lost
 
     async def place(self, contract: Contract, order: Order) -> Trade:
-        given, key = order.orderId, str(order.orderRef)
+        key = str(order.orderRef)
+        self._keep_only_its_own_id(order)
+        first = self._under_the_id_of(order, self._ib.wrapper.clientId)
+        seen = 0 if first is None else len(first.log)
         trade = self._ib.placeOrder(contract, order)
         self._placed[key] = trade
         self._placed.move_to_end(key)
         if len(self._placed) > _REMEMBERED:
             self._placed.popitem(last=False)
         await self._until(
-            trade, lambda: trade.orderStatus.status not in (OrderStatus.PendingSubmit, OrderStatus.ApiPending)
+            trade, lambda: _is_booked(trade) or trade.isDone() or _no_to(trade, seen) is not None
         )
-        failed = next((entry for entry in reversed(trade.log) if entry.errorCode), None)
-        if failed is not None and trade.isDone() and trade.orderStatus.status != OrderStatus.Filled:
-            rejected = OrderRejectedError(trade, failed.errorCode, failed.message)
-            if meaning_of(rejected) is Meaning.TURNED_AWAY:
-                order.orderId = given  # else another attempt would be taken for a change of this one
-            raise rejected
-        return trade
+        no = _no_to(trade, seen)
+        if no is None or no.errorCode == _CANCELLED or _is_booked(trade):
+            return trade
+        if first is not None:
+            raise OrderNotConfirmedError(
+                trade, f"IB refused a second copy ({no.message}) and has not spoken of the first"
+            )
+        raise OrderRejectedError(trade, no.errorCode, no.message)
+
+    def _under_the_id_of(self, order: Order, client_id: int) -> Trade | None:
+        """What ib_async knows by that id, over this connection."""
+        wrapper = self._ib.wrapper
+        if not (order.orderId or order.permId):
+            return None
+        return wrapper.trades.get(wrapper.orderKey(client_id, order.orderId, order.permId))
+
+    def _was_placed(self, order: Order) -> bool:
+        """Whether its id is from an earlier attempt, and not one that was reserved for it, as ib_async does for brackets."""
+        placed = self._placed.get(str(order.orderRef))
+        return bool(order.clientId or order.permId) or (placed is not None and placed.order is order)
+
+    def _keep_only_its_own_id(self, order: Order) -> None:
+        """An id belongs to one connection; ib_async writes it into the order, and changes whatever order has it."""
+        known = self._under_the_id_of(order, self._ib.wrapper.clientId)
+        placed = self._placed.get(str(order.orderRef))
+        is_its_own = known is not None and _is_same(known.order, order)
+        earlier = known if is_its_own else placed if placed is not None and placed.order is order else None
+        if order.permId if earlier is None else _is_booked(earlier):
+            raise OrderIsThereError(order)
+        if is_its_own and known is not None:
+            may_stay = not known.isDone() and _no_to(known) is None
+        else:
+            may_stay = known is None and not self._was_placed(order)
+        if not may_stay:
+            order.orderId = order.permId = 0
 
     def perm_id_of(self, key: str) -> int:
         """The permId that IB gave to the order with this orderRef; 0: it is not known."""
@@ -221,10 +296,28 @@ class _Desk:
             self._record(error)
 
     async def cancel(self, order: Order) -> Trade | None:
+        known = self._under_the_id_of(order, order.clientId)
+        if self._was_placed(order) if known is None else not _is_same(known.order, order):
+            mine = next((one for one in await self._open() if _is_same(one, order)), None)
+            if mine is None:
+                return None
+            order = mine
+            known = self._under_the_id_of(order, order.clientId)
+        status, seen = ("", 0) if known is None else (known.orderStatus.status, len(known.log))
         trade = self._ib.cancelOrder(order)
-        if trade is not None:
-            await self._until(trade, trade.isDone)
-        return trade
+        if trade is None:
+            return None
+        await self._until(trade, lambda: trade.isDone() or _no_to(trade, seen) is not None)
+        no = _no_to(trade, seen)
+        if no is None or no.errorCode == _CANCELLED or _is_over_since(trade, no):
+            return trade
+        trade.orderStatus.status = status  # for ib_async it is cancelled, and not asked after any more
+        raise OrderNotCancelledError(trade, no.errorCode, no.message)
+
+    async def _open(self) -> list[Order]:
+        """The open orders of this client, under the ids that they have now."""
+        orders = [trade.order for trade in await self._ib.reqAllOpenOrdersAsync()]
+        return [one for one in orders if one.clientId == self._ib.wrapper.clientId]
 
     async def _until(self, trade: Trade, holds: Callable[[], bool]) -> None:
         changed = asyncio.Event()
@@ -361,6 +454,36 @@ async def find_order(ib: IB | ProtectedIB, key: str) -> LookUp[Trade | Fill]:
 
 def _perm_id_of(trade: Trade) -> int:
     return int(trade.order.permId or trade.orderStatus.permId)
+
+
+def _is_booked(trade: Trade) -> bool:
+    """Whether IB has taken the order into its book, whatever became of it."""
+    statuses = (trade.orderStatus.status, *(entry.status for entry in trade.log))
+    return trade.orderStatus.filled > 0 or bool(trade.fills) or any(one in _BOOKED for one in statuses)
+
+
+def _no_to(trade: Trade, since: int = 0) -> TradeLogEntry | None:
+    """The last error in the log of *trade* that ended it, or that refused it while ib_async says that it lives."""
+    for entry in reversed(trade.log[since:]):
+        if entry.errorCode in _NOES_AMONG_WARNINGS or (
+            entry.errorCode and entry.status == OrderStatus.Cancelled
+        ):
+            return entry
+    return None
+
+
+def _is_over_since(trade: Trade, no: TradeLogEntry) -> bool:
+    later = trade.log[trade.log.index(no) + 1 :]
+    return any(entry.status in OrderStatus.DoneStates and not entry.errorCode for entry in later)
+
+
+def _is_same(one: Order, other: Order) -> bool:
+    """Whether both are the same order at IB: by the permId where both have one, else by the orderRef."""
+    if one is other:
+        return True
+    if one.permId and other.permId:
+        return one.permId == other.permId
+    return bool(one.orderRef) and one.orderRef == other.orderRef
 
 
 def _is_it(one: Order | Execution, key: str, perm_id: int) -> bool:
