@@ -128,6 +128,18 @@ async def test_a_redirect_to_where_nobody_is_proves_nothing_about_the_order_befo
     assert len(server.requests) == 2
 
 
+async def test_change_of_an_order_is_sent_once(server: Misbehaving, recovery: ErrorRecoveryService) -> None:
+    """It is a PUT, and aiohttp would send it again by itself."""
+    server.manner = "close"
+    async with connected(server.url) as client:
+        client.FUTURES_URL = f"{server.url}/fapi"
+        venue = shockproof.integrations.binance.protect(client, recovery)
+        with pytest.raises(Exception) as caught:
+            await venue.futures_modify_order(symbol="EURUSDT", orderId=1, side="BUY", quantity=1, price=1)
+    assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+    assert len(server.requests) == 1
+
+
 async def test_how_long_to_wait_is_taken_from_the_header_or_the_words(server: Misbehaving) -> None:
     """A 429 has a header; a ban says in words until when."""
     call = CallInfo("venue", "create_order", 1, "unsafe")

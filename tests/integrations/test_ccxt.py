@@ -338,6 +338,17 @@ async def test_the_exchanges_own_retry_would_have_doubled_it(
     assert venue.orders == ["bare"] * 3 + ["guarded"]
 
 
+async def test_order_that_goes_by_get_is_sent_once(venue: Venue, server: Misbehaving) -> None:
+    """Some exchanges place orders so, and aiohttp would send them again; a session that is opened later is no other."""
+    server.manner = "close"
+    for sent in (1, 2):
+        with pytest.raises(ccxt.ExchangeNotAvailable):
+            await venue.exchange.fetch(f"{server.url}/buy", "GET")
+        assert len(server.requests) == sent
+        await venue.exchange.close()
+        venue.exchange.open()
+
+
 async def test_its_own_retry_is_refused_in_the_parameters_of_a_write(venue: Venue) -> None:
     """Whoever asks for it there would get two orders; nothing is sent, and nothing is counted."""
     for arguments in ((None, {"maxRetriesOnFailure": 2}), (None,)):

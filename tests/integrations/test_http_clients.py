@@ -213,6 +213,56 @@ async def test_a_redirect_to_where_nobody_is_proves_nothing_about_the_order_befo
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
+async def test_order_that_aiohttp_has_sent_twice_is_unknown_though_the_second_connection_was_refused(
+    method: str,
+) -> None:
+    """The first was booked, the venue restarts, and aiohttp's own second sending finds nobody."""
+    arrived: list[bytes] = []
+
+    async def book_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.append(await reader.readuntil(b"\r\n\r\n"))
+        listening.close()
+        writer.transport.abort()
+
+    listening = await asyncio.start_server(book_and_go, HOST, 0)
+    url = f"http://{HOST}:{listening.sockets[0].getsockname()[1]}/orders/1"
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError) as caught:
+            await session.request(method, url)
+    assert shockproof.integrations.aiohttp.meaning_of(caught.value) is Meaning.UNKNOWN
+    assert len(arrived) == 1
+
+
+async def test_put_that_never_found_anybody_was_not_sent(nobody: str) -> None:
+    """Only a second sending takes the proof away."""
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError) as caught:
+            await session.put(nobody)
+    assert shockproof.integrations.aiohttp.meaning_of(caught.value) is Meaning.NOT_SENT
+
+
+async def test_session_of_aiohttp_whose_retries_are_off_sends_once(server: Misbehaving) -> None:
+    """A PUT by itself goes out twice; and once it is off, a connection that is refused is a proof again."""
+    server.manner = "close"
+    async with aiohttp.ClientSession() as session:
+        for sent in (2, 3):
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await session.put(server.url)
+            assert len(server.requests) == sent
+            shockproof.integrations.aiohttp.switch_off_retries(session)
+    with pytest.raises(TypeError, match=r"session must be an aiohttp.ClientSession, got 'x'"):
+        shockproof.integrations.aiohttp.switch_off_retries("x")
+
+
+async def test_session_of_aiohttp_without_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later version may keep it elsewhere: silence would be a second order."""
+    monkeypatch.setattr(shockproof.integrations.aiohttp, "_SWITCH", "_gone")
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(RuntimeError, match="keeps its retries elsewhere"):
+            shockproof.integrations.aiohttp.switch_off_retries(session)
+
+
 @pytest.mark.parametrize("status", [404, 429])
 async def test_a_no_after_a_redirect_is_no_answer_to_the_order_before_it(
     status: int, attempt: Attempt, server: Misbehaving
@@ -264,7 +314,7 @@ async def test_an_answer_that_did_not_come_leaves_it_open(
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 409, 412, 460, 499, 500, 502, 503, 504])
 async def test_an_answer_from_in_between_leaves_it_open(
     status: int, attempt: Attempt, server: Misbehaving
 ) -> None:

@@ -25,8 +25,8 @@ async def main() -> None:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from shockproof.calls.handle import Handle
 from shockproof.integrations.guarded_requests import Asked, GuardedRequests, StatusError
@@ -51,19 +51,54 @@ __all__ = [
     "StatusError",
     "classify",
     "meaning_of",
-    "was_redirected",
+    "switch_off_retries",
+    "was_sent_before",
 ]
 
 _FOLLOWING: Final = (aiohttp.ClientSession._request.__code__,)
+_SENT_AGAIN: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_SWITCH: Final = "_retry_connection"
 
 
-def was_redirected(error: BaseException) -> bool:
-    """Whether a request that followed a redirect raised *error*, one of aiohttp or below it."""
-    # Its list of the answers so far; a version that has none by this name is not believed.
-    return raised_within(error, _FOLLOWING, lambda frame: bool(frame.f_locals.get("history", True)))
+def was_sent_before(error: BaseException) -> bool:
+    """
+    Whether *error*, one of aiohttp or below it, is that of a request which followed another one.
+
+    After a redirect, or after aiohttp has sent a GET, PUT or DELETE a second time by itself because the connection was cut.
+    """
+    return raised_within(error, _FOLLOWING, lambda frame: _is_not_the_first(frame.f_locals))
 
 
-_never_stood: Final = not_sent_unless(was_redirected)
+def _is_not_the_first(known: Mapping[str, Any]) -> bool:  # Any: what aiohttp's own function holds
+    # Its list of the answers so far; a version that has none by this name is not believed, and so below.
+    if known.get("history", True):
+        return True
+    if str(known.get("method")).upper() not in _SENT_AGAIN or not getattr(known.get("self"), _SWITCH, True):
+        return False
+    return not known.get("retry_persistent_connection", False)
+
+
+def switch_off_retries(session: aiohttp.ClientSession) -> None:
+    """
+    From here on *session* sends each request once: GET, PUT and DELETE, too, when a connection turns out to be cut.
+
+    `GuardMiddleware` and the handles repeat what may be repeated; what aiohttp repeats below them they cannot see.
+
+    Raises:
+        TypeError: it is no session of aiohttp.
+        RuntimeError: this version of aiohttp has no such switch.
+    """
+    if not isinstance(session, aiohttp.ClientSession):
+        raise TypeError(f"session must be an aiohttp.ClientSession, got {session!r}")
+    if not hasattr(session, _SWITCH):
+        raise RuntimeError(
+            "this version of aiohttp keeps its retries elsewhere than shockproof knows, so that they cannot be switched off, and may send "
+            "an order twice: use another version, or place orders with POST"
+        )
+    setattr(session, _SWITCH, False)  # there is no other way
+
+
+_never_stood: Final = not_sent_unless(was_sent_before)
 
 
 def _first_method(history: tuple[aiohttp.ClientResponse, ...]) -> str | None:
@@ -109,7 +144,7 @@ class GuardMiddleware:
     """
     Sends each request of a session through a service: ``aiohttp.ClientSession(middlewares=(GuardMiddleware(venue),))``.
 
-    A status from 500 on, 408, 409, 418 and 429 count as failures, and Retry-After is heeded; the caller gets the last
+    A status from 500 on, 408, 409, 412, 418, 429, 460 and 499 count as failures, and Retry-After is heeded; the caller gets the last
     answer as any other. What is repeated follows from the method: GET, HEAD, OPTIONS, PUT and DELETE, and whatever carries
     an ``Idempotency-Key``, after every failure; everything else only where it is proven that nothing happened. A body
     that is not bytes, text, JSON or a plain form is there once, and never sent again. An attempt ends when the head of its answer

@@ -190,8 +190,8 @@ def protect(
     gets one before its first attempt, so that a second attempt sends the same: python-binance itself makes
     a new one for each. It stands in the error log, and in a note on the error that ends the call.
 
-    *client* itself is changed in one way: its requests follow no redirects, for what comes after one proves
-    nothing about the order before it.
+    *client* itself is changed in two ways: its requests follow no redirects, for what comes after one proves
+    nothing about the order before it, and aiohttp below it sends each once, where it repeats a PUT or DELETE by itself.
 
     Args:
         client: an ``AsyncClient``.
@@ -212,6 +212,8 @@ def protect(
         **(client._requests_params or {}),
         "allow_redirects": False,
     }  # there is no other way
+    if client.session is not None:
+        aiohttp_outcomes.switch_off_retries(client.session)
     return stand_in(
         client,
         recovery,

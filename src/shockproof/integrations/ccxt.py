@@ -60,7 +60,7 @@ def _if_it_may_be_known(error: Exception) -> Meaning | None:
 def _if_never_connected(error: Exception) -> Meaning | None:
     cause = error.__cause__
     if isinstance(cause, gaierror):
-        return Meaning.UNKNOWN if aiohttp_outcomes.was_redirected(cause) else Meaning.NOT_SENT
+        return Meaning.UNKNOWN if aiohttp_outcomes.was_sent_before(cause) else Meaning.NOT_SENT
     if aiohttp_outcomes.meaning_of(cause) is Meaning.NOT_SENT:
         return Meaning.NOT_SENT
     return None
@@ -228,7 +228,7 @@ def protect(
     reduces risk and is not repeated blindly, and so does an order whose ``params`` hold a true ``reduceOnly`` or
     ``closePosition``; everything else that talks to the venue, with ``create_*`` and ``edit_*``, is unsafe. ``watch_*`` and the implicit methods (``private_post_order``) are left alone, and
     so is everything that is no call. The exchange itself stays as it is, but for its own retries
-    (``maxRetriesOnFailure``), which are switched off: they send an order a second time. The client order id
+    (``maxRetriesOnFailure``) and those of its session, which are switched off: they send an order a second time. The client order id
     among an order's ``params`` stands in the error log, and in a note on the error that ends the call.
 
     Args:
@@ -250,6 +250,7 @@ def protect(
     if not isinstance(exchange, AsyncExchange):
         raise TypeError(f"exchange must be one of ccxt.async_support or ccxt.pro, got {exchange!r}")
     _switch_off_retries(exchange)
+    _switch_off_retries_of_sessions(exchange)
     return stand_in(
         exchange,
         recovery,
@@ -275,6 +276,18 @@ def _switch_off_retries(exchange: Exchange) -> None:
                     holder[name],
                 )
                 holder[name] = 0
+
+
+def _switch_off_retries_of_sessions(exchange: Exchange) -> None:
+    # aiohttp's own. Ccxt opens a session with the first request, and again after a close.
+    open_one = exchange.open
+
+    def open_and_switch_off(*args: Any, **kwargs: Any) -> None:  # Any: ccxt's own arguments
+        open_one(*args, **kwargs)
+        if exchange.session is not None:
+            aiohttp_outcomes.switch_off_retries(exchange.session)
+
+    exchange.open = open_and_switch_off  # there is no other way
 
 
 _GATES: Final = ("gate", "gateeu")

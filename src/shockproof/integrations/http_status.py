@@ -11,8 +11,9 @@ __all__ = ["meaning_of_status"]
 # Turned away before anything was looked at. 418 is Binance's: banned for a while.
 _TURNED_AWAY: Final = frozenset({418, 429})
 # 408: the request did not arrive whole, or did, and something in between gave up.
-# 409: in conflict with what is there, which may be the first copy of this very request.
-_NOBODY_KNOWS: Final = frozenset({408, 409})
+# 409, 412: in conflict with what is there, which may be the first copy of this very request.
+# 460 of a load balancer, 499 of nginx and of Google: for something in between the client had gone away, after the request was sent on.
+_NOBODY_KNOWS: Final = frozenset({408, 409, 412, 460, 499})
 
 
 def meaning_of_status(status: int) -> Meaning | None:

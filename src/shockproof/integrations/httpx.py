@@ -59,7 +59,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     """
     Sends each request of a client through a service: ``httpx.AsyncClient(transport=GuardedTransport(venue))``.
 
-    A status from 500 on, 408, 409, 418 and 429 count as failures, and Retry-After is heeded; the client gets the last
+    A status from 500 on, 408, 409, 412, 418, 429, 460 and 499 count as failures, and Retry-After is heeded; the client gets the last
     answer as any other. What is repeated follows from the method: GET, HEAD, OPTIONS, PUT and DELETE, and whatever carries
     an ``Idempotency-Key``, after every failure; everything else only where it is proven that nothing happened. A body
     that is a generator or files is there once, and never sent again. An attempt ends when the head of its answer is
