@@ -568,7 +568,7 @@ async def test_a_page_that_is_full_proves_no_absence(venue: Venue, *, known: boo
     asked: list[int] = []
     lacking = [0]
 
-    async def page(_symbol: str, _since: None, limit: int) -> list[dict[str, Any]]:
+    async def page(_symbol: str, _since: None, limit: int, _params: object) -> list[dict[str, Any]]:
         asked.append(limit)
         return [{"clientOrderId": str(number)} for number in range(limit - lacking[0])]
 
@@ -580,6 +580,76 @@ async def test_a_page_that_is_full_proves_no_absence(venue: Venue, *, known: boo
     assert isinstance(await find_order(venue.exchange, "1", "EUR/USDT"), Found)
     lacking[0] = 1
     assert await find_order(venue.exchange, "mine", "EUR/USDT") is NOT_FOUND
+
+
+class TwoKinds:
+    """An exchange that lists its trigger orders apart, as OKX and Binance's futures; Bybit's wants a promise to be asked by id."""
+
+    id = "two"
+
+    def __init__(self, *, plain: list[str], trigger: list[str], by_id: type[Exception] | None = None) -> None:
+        self.ids = {False: plain, True: trigger}
+        self.by_id = by_id
+        self.has = {"fetchOpenOrders": True, "fetchClosedOrders": True, "fetchCanceledAndClosedOrders": True}
+        self.asked: list[tuple[str, bool]] = []
+
+    def feature_value(self, _symbol: str, ability: str, what: str) -> object:
+        return ability != "fetchOrders" if what == "trigger" else None
+
+    async def fetch_order(self, _id: str, _symbol: str, params: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(("by id", params.get("trigger", False)))
+        key = params["clientOrderId"]
+        if self.by_id is None and key in self.ids[params.get("trigger", False)]:
+            return {"clientOrderId": key}
+        raise (self.by_id or ccxt.OrderNotFound)(key)
+
+    async def fetch_open_orders(self, *_: object) -> list[dict[str, Any]]:
+        return []
+
+    async def fetch_closed_orders(self, *_: object) -> list[dict[str, Any]]:
+        return []  # the filled ones, and these were cancelled
+
+    async def fetch_canceled_and_closed_orders(
+        self, _symbol: str, _since: None, _limit: int, params: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        self.asked.append(("listed", params.get("trigger", False)))
+        return [{"clientOrderId": one} for one in self.ids[params.get("trigger", False)]]
+
+
+@pytest.mark.parametrize("by_id", [None, ccxt.ArgumentsRequired, ccxt.NotSupported, ccxt.BadRequest])
+async def test_trigger_order_is_found_where_the_exchange_lists_it(by_id: type[Exception] | None) -> None:
+    """Not found among the others, a second stop would be sent; with the lists alone, too, where it cannot be asked by id."""
+    exchange: Any = TwoKinds(plain=["plain"], trigger=["stop"], by_id=by_id)
+    for key in ("plain", "stop"):
+        assert await find_order(exchange, key, "BTC/USDT") == Found({"clientOrderId": key})
+    assert await find_order(exchange, "other", "BTC/USDT") is NOT_FOUND
+    assert exchange.asked[-4:] == [("by id", False), ("listed", False), ("by id", True), ("listed", True)]
+
+
+async def test_trigger_orders_are_not_asked_after_where_it_is_none() -> None:
+    """It spares two questions, and a trigger list that is always full."""
+    exchange: Any = TwoKinds(plain=[], trigger=["stop"])
+    assert await find_order(exchange, "other", "BTC/USDT", trigger=False) is NOT_FOUND
+    assert {kind for _, kind in exchange.asked} == {False}
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_one_kind_of_which_nothing_is_known_proves_no_absence(*, full: bool) -> None:
+    """A full list of the one, and nothing in the other; what is in the other is found all the same."""
+    exchange: Any = TwoKinds(plain=[str(number) for number in range(20)], trigger=["stop"])
+    if full:
+        exchange.ids = {True: exchange.ids[False], False: ["stop"]}
+    assert await find_order(exchange, "other", "BTC/USDT") is UNKNOWN
+    assert isinstance(await find_order(exchange, "stop", "BTC/USDT"), Found)
+
+
+async def test_exchange_that_cannot_be_asked_by_id_and_lists_filled_ones_only_proves_no_absence() -> None:
+    """One that was cancelled, and filled in part before, is in none of its lists."""
+    exchange: Any = TwoKinds(plain=[], trigger=[], by_id=ccxt.ArgumentsRequired)
+    exchange.has["fetchCanceledAndClosedOrders"] = "emulated"
+    assert await find_order(exchange, "other", "BTC/USDT") is UNKNOWN
+    exchange.by_id = None
+    assert await find_order(exchange, "other", "BTC/USDT") is NOT_FOUND
 
 
 def lists(exchange: Any, *ids: str | None) -> Any:

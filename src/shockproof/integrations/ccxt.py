@@ -296,28 +296,58 @@ _PAGE: Final = 20
 """Orders asked for where ccxt does not say how many an exchange lists at once: few, so that none lists fewer."""
 
 
-async def find_order(exchange: Exchange, key: str, symbol: str) -> LookUp[Order]:
+async def find_order(exchange: Exchange, key: str, symbol: str, *, trigger: bool = True) -> LookUp[Order]:
     """
     Look up the order of *symbol* whose client order id is *key*.
 
-    The venue is asked for it, and if it has none of that id, for its list of all orders, or for those of the open
-    and of the closed ones. Where it has no such lists, or a list is as long as the longest page it gives, the order
-    may be where nobody looked: `UNKNOWN`.
+    The venue is asked for it, and if it has none of that id, or cannot tell, for its list of all orders, or for those of the open and of
+    the closed ones. Where it has no such lists, or a list is as long as the longest page it gives, the order may be where
+    nobody looked: `UNKNOWN`. Many venues list trigger orders (stops, take-profits) apart: there they are looked for as well.
 
     `NOT_FOUND` proves absence only if the look-up began after the venue had time to book the order, and before the
-    order was older than what the venue lists. Trigger orders are listed elsewhere by many venues, and not looked for
-    there. A look-up that fails says nothing, so that every error means `UNKNOWN`; cancellation passes.
+    order was older than what the venue lists. A look-up that fails says nothing, so that every error means `UNKNOWN`;
+    cancellation passes.
+
+    Args:
+        exchange: the exchange, protected or not.
+        key: the id that the order was sent with.
+        symbol: what was ordered.
+        trigger: False spares the question after trigger orders, where *key* is certainly not of one.
     """
     try:
-        try:
-            order = await exchange.fetch_order("", symbol, {"clientOrderId": key})
-        except ccxt.OrderNotFound:
-            return await _find_listed(exchange, key, symbol)
+        answer = await _find(exchange, key, symbol, {})
+        if not isinstance(answer, Found) and trigger and _lists_triggers_apart(exchange, symbol):
+            apart = await _find(exchange, key, symbol, {"trigger": True})
+            answer = apart if isinstance(apart, Found) or answer is NOT_FOUND else answer
     except Exception:  # noqa: BLE001 - whatever it is, nothing was found out
         _log.debug("%s: looking up %s failed", exchange.id, key, exc_info=True)
         return UNKNOWN
-    # An exchange that does not know the parameter may have answered with another order.
-    return Found(order) if order["clientOrderId"] == _id_at(exchange, key) else UNKNOWN
+    return answer
+
+
+_ALL_THAT_ENDED: Final = "fetchCanceledAndClosedOrders"
+_LISTS: Final = ("fetchOrders", "fetchOpenOrders", "fetchClosedOrders")
+
+
+def _lists_triggers_apart(exchange: Exchange, symbol: str) -> bool:
+    return any(exchange.feature_value(symbol, ability, "trigger") is True for ability in _LISTS)
+
+
+async def _find(
+    exchange: Exchange, key: str, symbol: str, kind: dict[str, Any]
+) -> LookUp[Order]:  # Any: ccxt's own
+    by_id = not kind or exchange.feature_value(symbol, "fetchOrder", "trigger") is True
+    if by_id:
+        try:
+            order = await exchange.fetch_order("", symbol, {"clientOrderId": key, **kind})
+        except ccxt.OrderNotFound:
+            pass
+        except (ccxt.ArgumentsRequired, ccxt.BadRequest, ccxt.NotSupported):
+            by_id = False  # it is not asked so: Bybit wants a promise, others the venue's own id
+        else:
+            # An exchange that does not know the parameter may have answered with another order.
+            return Found(order) if order["clientOrderId"] == _id_at(exchange, key) else UNKNOWN
+    return await _find_listed(exchange, key, symbol, kind, by_id=by_id)
 
 
 def _id_at(exchange: Exchange, key: str) -> str:
@@ -330,17 +360,28 @@ def _may_be(key: str) -> re.Pattern[str]:
     return re.compile(rf"(?:.*[^0-9a-z])?0*{re.escape(key.lstrip('0'))}", re.IGNORECASE)
 
 
-async def _find_listed(exchange: Exchange, key: str, symbol: str) -> LookUp[Order]:
-    # "emulated" is no list of the venue's.
-    has_all = exchange.has.get("fetchOrders") is True
-    lists: tuple[tuple[str, Callable[..., Any]], ...] = (  # Any: ccxt's own arguments
-        (("fetchOrders", exchange.fetch_orders),)
-        if has_all
-        else (
+async def _find_listed(
+    exchange: Exchange,
+    key: str,
+    symbol: str,
+    kind: dict[str, Any],  # Any: ccxt's own
+    *,
+    by_id: bool,
+) -> LookUp[Order]:
+    # "emulated" is no list of the venue's. Among closed ones many list the filled alone, and cancelled ones may be filled in part.
+    lists: tuple[tuple[str, Callable[..., Any]], ...]  # Any: ccxt's own arguments
+    if exchange.has.get("fetchOrders") is True:
+        lists = (("fetchOrders", exchange.fetch_orders),)
+    elif exchange.has.get(_ALL_THAT_ENDED) is True or not by_id:
+        lists = (
+            ("fetchOpenOrders", exchange.fetch_open_orders),
+            (_ALL_THAT_ENDED, exchange.fetch_canceled_and_closed_orders),
+        )
+    else:
+        lists = (
             ("fetchOpenOrders", exchange.fetch_open_orders),
             ("fetchClosedOrders", exchange.fetch_closed_orders),
         )
-    )
     is_whole = True
     known_as = _id_at(exchange, key)
     ids: list[str | None] = []
@@ -348,9 +389,11 @@ async def _find_listed(exchange: Exchange, key: str, symbol: str) -> LookUp[Orde
         if exchange.has.get(ability) is not True:
             is_whole = False
             continue
-        longest: object = exchange.feature_value(symbol, ability, "limit")
+        # Of those that ended ccxt names the limit of the closed ones only.
+        page_of = "fetchClosedOrders" if ability == _ALL_THAT_ENDED else ability
+        longest: object = exchange.feature_value(symbol, page_of, "limit")
         limit = longest if isinstance(longest, int) else _PAGE
-        listed: list[Order] = await fetch(symbol, None, limit)
+        listed: list[Order] = await fetch(symbol, None, limit, kind)
         order = next((one for one in listed if one["clientOrderId"] == known_as), None)
         if order is not None:
             return Found(order)
