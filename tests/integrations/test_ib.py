@@ -212,7 +212,7 @@ async def test_an_order_that_ib_never_speaks_of_is_unknown(
     [
         (201, Meaning.REFUSED),
         (10999, Meaning.REFUSED),
-        (103, Meaning.DONE),
+        (103, Meaning.UNKNOWN),
         (100, Meaning.TURNED_AWAY),
         (1100, Meaning.UNKNOWN),
     ],
@@ -235,6 +235,7 @@ async def test_an_order_that_was_refused_raises(
         (321, Meaning.REFUSED),  # the gateway is read-only
         (434, Meaning.REFUSED),
         (110, Meaning.REFUSED),
+        (103, Meaning.UNKNOWN),  # of another order that has the id
         (105, Meaning.UNKNOWN),
         (161, Meaning.UNKNOWN),
     ],

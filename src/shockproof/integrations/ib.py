@@ -54,7 +54,7 @@ _LOOK_UP_WITHIN: Final = 10.0
 # https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/#api-error-codes
 _BY_CODE: Final = {
     100: Meaning.TURNED_AWAY,  # more messages a second than allowed
-    103: Meaning.DONE,  # the order id is known
+    103: Meaning.UNKNOWN,  # the order id is known, most often as that of another order
     105: Meaning.UNKNOWN,  # it does not match the order that has this id
     136: Meaning.UNKNOWN,  # a cancel of it came too late, so that it is there
     161: Meaning.UNKNOWN,  # as above
