@@ -1348,6 +1348,75 @@ async def test_order_whose_thread_fails_after_the_cancellation_is_pending_unless
         assert [one.outcome for one in await recovery.reconcile()] == [UNKNOWN]
 
 
+def refuses(answer: object, call: CallInfo) -> Verdict | None:
+    """As the presets of clients that return a 400: well answered, and nothing done."""
+    return Verdict(Outcome.SUCCESS, effect="none") if answer == 400 else None
+
+
+@pytest.mark.asyncio
+async def test_order_whose_thread_returns_a_no_after_the_cancellation_is_not_there(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """The key is free, and is placed again without a window to wait for."""
+    client = SlowClient()
+    client.ends_with = 400
+    once = recovery.service("orders", classify=refuses).once(
+        "mine", confirm=Venue(clock).find, key_argument="client_order_id"
+    )
+    await client.is_left_behind(once.call(client.submit))
+
+    await client.ends(recovery)
+
+    assert await pending(recovery) == []
+    client.ends_with = 200
+    assert await once.call(client.submit) == 200
+
+
+@pytest.mark.asyncio
+async def test_no_that_is_returned_frees_the_key(recovery: ErrorRecoveryService, clock: VirtualClock) -> None:
+    """Httpx and requests return a 400: it had been journalled as the order, which could never be placed any more."""
+    answers = [400, 200]
+    handle = recovery.service("orders", classify=refuses)
+
+    async def submit() -> int:
+        return answers.pop(0)
+
+    async def place() -> int:
+        return await handle.once("mine", confirm=Venue(clock).find).call(submit)
+
+    assert await place() == 400
+    assert await pending(recovery) == []
+    assert handle.plan.state.successes == 1
+    assert await place() == 200
+    with pytest.raises(OperationCompletedError) as caught:
+        await place()
+    assert caught.value.result == 200
+
+
+@pytest.mark.asyncio
+async def test_call_around_an_order_that_was_refused_by_a_result_is_repeated(
+    recovery: ErrorRecoveryService, clock: VirtualClock
+) -> None:
+    """Nothing was placed inside, so that another attempt places the first order."""
+    answers = [400, 200, 200]
+    strategy, orders = (
+        recovery.service("strategy", max_retries=2),
+        recovery.service("orders", classify=refuses),
+    )
+
+    async def submit() -> int:
+        clock.advance(0.1)
+        return answers.pop(0)
+
+    async def step() -> None:
+        await orders.once(confirm=Venue(clock).find).call(submit)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await strategy.call(step)
+    assert answers == [200]  # and not after the one that is there
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize("has_ended", [True, False])
 async def test_window_of_what_was_left_behind_counts_from_its_real_end(

@@ -27,7 +27,14 @@ import shockproof.integrations.aiohttp  # noqa: E402  after the importorskip
 import shockproof.integrations.httpx  # noqa: E402  after the importorskip
 import shockproof.integrations.httpx2  # noqa: E402  after the importorskip
 import shockproof.integrations.requests  # noqa: E402  after the importorskip
-from shockproof import ErrorRecoveryService, Outcome, attempts_of  # noqa: E402  after the importorskip
+from shockproof import (  # noqa: E402  after the importorskip
+    NOT_FOUND,
+    ErrorRecoveryService,
+    LookUp,
+    OperationCompletedError,
+    Outcome,
+    attempts_of,
+)
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable  # noqa: E402  after the importorskip
 from tests.integrations.conftest import HOST, Misbehaving  # noqa: E402  as above
 
@@ -387,6 +394,28 @@ async def test_a_response_means_what_its_status_means(
     answer = await venue.call(by_requests if client == "requests" else by_httpx)
     assert table.meaning_of(answer) is meaning
     assert len(server.requests) == (2 if meaning is Meaning.TURNED_AWAY else 1)
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx2"])
+async def test_order_that_a_returned_answer_refuses_is_not_placed(
+    client: str, server: Misbehaving, recovery: ErrorRecoveryService
+) -> None:
+    """Nobody raises for the 400: the caller gets it, and the key may be placed again."""
+    venue = recovery.service("venue", classify=CLIENTS[client][1].classify)
+
+    async def find(_key: str) -> LookUp[object]:
+        return NOT_FOUND
+
+    async with {"httpx": httpx, "httpx2": httpx2}[client].AsyncClient() as made:
+        for status in (400, 200):
+            server.answers(status)
+            answer: Any = await venue.once("mine", confirm=find, settle=0.0).call(
+                made.post, server.url, content="mine"
+            )
+            assert answer.status_code == status
+        with pytest.raises(OperationCompletedError):
+            await venue.once("mine", confirm=find, settle=0.0).call(made.post, server.url, content="mine")
+    assert len(server.requests) == 2
 
 
 async def test_a_response_of_aiohttp_means_what_its_status_means(server: Misbehaving) -> None:

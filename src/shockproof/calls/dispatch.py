@@ -89,8 +89,11 @@ class Dispatch:
             was_open = flight.is_open
             try:
                 if failed is None and not flight.was_judged:
-                    sending.is_there(result)
-                    self._call.order.is_there()
+                    if flight.was_refused:
+                        sending.is_not_there()
+                    else:
+                        sending.is_there(result)
+                        self._call.order.is_there()
                     return result
                 if flight.is_open:
                     if not flight.was_judged and failed is not None:

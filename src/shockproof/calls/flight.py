@@ -43,6 +43,7 @@ class Flight(Classifier):
         "rules",
         "trace",
         "was_judged",
+        "was_refused",
         "witness",
     )
 
@@ -83,10 +84,12 @@ class Flight(Classifier):
         """It was sent, and nothing proves that it did nothing."""
         self.was_judged = False
         """The last attempt ended with an error, or with a result that is no success."""
+        self.was_refused = False
+        """It ended with a result that says so: nothing was placed."""
 
     def begins(self) -> None:
         """From here on it may be under way."""
-        self.is_open, self.was_judged, self.outcome = True, False, None
+        self.is_open, self.was_judged, self.was_refused, self.outcome = True, False, False, None
         self.attempts += 1
         self.witness = self._new_witness()
 
@@ -98,8 +101,16 @@ class Flight(Classifier):
         return self.rules.looks_at_results
 
     def of_result(self, result: object, call: CallInfo) -> Verdict | None:
-        verdict = self.rules.of_result(result, call)
-        return None if verdict is None else self._judged(verdict)
+        verdict = self.rules.said_of_result(result, call)
+        if is_answer(verdict):
+            return None
+        assert verdict is not None
+        if verdict.outcome is not Outcome.SUCCESS:
+            return self._judged(verdict)
+        if self.witness.was_cut_off:  # as below
+            return self._judged(Verdict(Outcome.UNKNOWN))
+        self.is_open, self.was_refused = False, True
+        return None
 
     def of_error(self, error: Exception, call: CallInfo) -> Verdict:
         if self.takes_refusal_at_last(error):
@@ -139,6 +150,11 @@ class Flight(Classifier):
         self.outcome = verdict.outcome
         self.is_known_there = self.is_known_there or verdict.effect == "done"
         return verdict
+
+
+def is_answer(verdict: Verdict | None) -> bool:
+    """Whether a result of which this is said is what was wanted; a clear no that was returned is a success of the service only."""
+    return verdict is None or (verdict.outcome is Outcome.SUCCESS and verdict.effect != "none")
 
 
 def is_proof_of_nothing(verdict: Verdict) -> bool:

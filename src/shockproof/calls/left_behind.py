@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from typing import Any
 
-from shockproof.calls.flight import Flight, is_proof_of_nothing
+from shockproof.calls.flight import Flight, is_answer, is_proof_of_nothing
 from shockproof.calls.wanted_order import WantedOrder
 from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.journal.sending import Sending
@@ -92,9 +92,13 @@ class LeftBehind:
         error: BaseException | None,
         ended_at: Moment,
     ) -> None:
-        if found is not None and self._is_answer(flight, found):
-            flight.late_answer = found
-            self._sending.is_there_late(found.value)
+        if found is not None:
+            verdict = flight.rules.said_of_result(found.value, self._info())
+            if is_answer(verdict):
+                flight.late_answer = found
+                self._sending.is_there_late(found.value)
+            elif verdict is not None and is_proof_of_nothing(verdict):
+                self._sending.is_not_there_late()
         elif isinstance(error, Exception):
             if flight.takes_refusal_at_last(error):
                 self._sending.is_not_there_late()
@@ -109,4 +113,6 @@ class LeftBehind:
         return CallInfo(self._wanted.service_name, self._function_name, 1, "unsafe", self._wanted.clock)
 
     def _is_answer(self, flight: Flight, found: Found[Any]) -> bool:  # Any: as above
-        return not flight.looks_at_results or flight.rules.of_result(found.value, self._info()) is None
+        return not flight.looks_at_results or is_answer(
+            flight.rules.said_of_result(found.value, self._info())
+        )

@@ -87,9 +87,14 @@ class Classifier:
 
     def of_result(self, result: object, call: CallInfo) -> Verdict | None:
         """The verdict on a returned value; None is the common case, a success."""
+        verdict = self.said_of_result(result, call)
+        return None if verdict is None or verdict.outcome is Outcome.SUCCESS else verdict
+
+    def said_of_result(self, result: object, call: CallInfo) -> Verdict | None:
+        """As `of_result`, with what the user says of a success: of a clear no that was returned, that nothing happened."""
         verdict = self._users(result, call)
         if verdict is not None:
-            return None if verdict.outcome is Outcome.SUCCESS else self._careful(verdict)
+            return verdict if verdict.outcome is Outcome.SUCCESS else self._careful(verdict)
         if self._unwanted is not None:
             try:
                 unwanted = bool(self._unwanted(result))  # of an array it raises, too
