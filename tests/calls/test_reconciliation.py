@@ -21,7 +21,7 @@ from shockproof import (
     OutcomeUnknownError,
     ServiceStatus,
 )
-from shockproof.calls.reconciliation import look_up
+from shockproof.calls.reconciliation import _BEGUN_AT_ONCE, look_up
 from shockproof.memory.journal.sending import Sending
 from shockproof.testing import VirtualClock
 
@@ -338,6 +338,68 @@ async def test_reconciliation_that_is_cancelled_while_it_asks_for_a_key_gives_it
 
     assert [one.outcome for one in await recovery.reconcile()] == [NOT_FOUND]
     assert len(made) == 1
+
+
+class Claims:
+    """In which turn of the loop each key was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, each: Any = lambda: None) -> None:
+        self.turn = 0
+        self.turns: list[int] = []
+        claim = Sending.claim
+
+        async def claimed(sending: Sending, *, is_under_way: Any) -> Any:
+            self.turns.append(self.turn)
+            each()
+            return await claim(sending, is_under_way=is_under_way)
+
+        monkeypatch.setattr(Sending, "claim", claimed)
+
+    async def count_turns(self) -> None:
+        while True:
+            self.turn += 1
+            await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_many_orders_are_begun_in_portions(
+    recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands that a crash left would hold the loop for more than a second, at the start of all times."""
+    await leave_pending(recovery, 2 * _BEGUN_AT_ONCE + 5)
+    recovery.service("orders").once(confirm=LookUps(takes=0.0).confirm, settle=0.0)
+    claims = Claims(monkeypatch)
+
+    counting = asyncio.ensure_future(claims.count_turns())
+    settled = await recovery.reconcile()
+    counting.cancel()
+
+    assert [(one.key, one.outcome) for one in settled] == [
+        (f"order-{number}", NOT_FOUND) for number in range(2 * _BEGUN_AT_ONCE + 5)
+    ]
+    assert list(Counter(claims.turns).values()) == [_BEGUN_AT_ONCE, _BEGUN_AT_ONCE, 5]
+
+
+@pytest.mark.asyncio
+async def test_reconciliation_that_is_cancelled_between_two_portions_gives_the_first_one_back(
+    recovery: ErrorRecoveryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of its keys is looked up any more when the cancellation passes, and the next one settles all of them."""
+    await leave_pending(recovery, 2 * _BEGUN_AT_ONCE)
+    recovery.service("orders").once(confirm=LookUps(takes=0.0).confirm, settle=0.0)
+
+    def cancel() -> None:
+        looking.cancel()
+
+    with monkeypatch.context() as patched:
+        claims = Claims(patched, each=cancel)
+        looking = asyncio.ensure_future(recovery.reconcile())
+        await asyncio.wait({looking})
+        assert looking.cancelled()
+        assert len(claims.turns) == _BEGUN_AT_ONCE
+        assert not recovery._sendings._looked_up
+
+    assert [one.outcome for one in await recovery.reconcile()] == [NOT_FOUND] * 2 * _BEGUN_AT_ONCE
 
 
 @pytest.mark.asyncio

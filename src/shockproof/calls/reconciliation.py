@@ -34,6 +34,8 @@ _AT_ONCE: Final = 8
 """Questions for one service at a time. The settle windows of all keys run side by side."""
 _IN_A_SECOND: Final = 32
 """Questions for one service while its windows are open, about."""
+_BEGUN_AT_ONCE: Final = 32
+"""Keys of one turn of the loop: about a millisecond, up to where each is with the journal."""
 _LOOK_AGAIN: Final = 1.0
 """Seconds after which it is asked whether another thread's loop still runs."""
 
@@ -388,10 +390,20 @@ class Reconciliation:
     async def _settle(self, left: list[tuple[str, str]]) -> list[Reconciled]:
         keys = Counter(service_name for service_name, _ in left)
         lines = {service_name: _Line(self._clock, count) for service_name, count in keys.items()}
-        results = await asyncio.gather(
-            *(self._settle_once(service_name, key, lines[service_name]) for service_name, key in left),
-            return_exceptions=True,
-        )
+        settling: list[asyncio.Task[Reconciled | None]] = []
+        try:
+            for service_name, key in left:
+                if settling and len(settling) % _BEGUN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                settling.append(
+                    asyncio.ensure_future(self._settle_once(service_name, key, lines[service_name]))
+                )
+        except asyncio.CancelledError:
+            for begun in settling:
+                begun.cancel()
+            await asyncio.gather(*settling, return_exceptions=True)
+            raise
+        results = await asyncio.gather(*settling, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
