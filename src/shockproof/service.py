@@ -1217,6 +1217,9 @@ class ErrorRecoveryService:
         if self._ownership is not None:
             await self._own_the_journal()
         await self._have_loaded_the_rest()
+        from shockproof.calls.descent import note_makers_here
+
+        note_makers_here(self._clock)  # a program that reconciles, sends orders
         return await self._sendings.reconcile()
 
     async def _own_the_journal(self) -> None:

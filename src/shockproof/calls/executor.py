@@ -56,9 +56,10 @@ def failure_of(
     That is the caller's cancellation, an error into which the callee has turned it, and whatever else
     is no ``Exception``: the ticket is given back, and nothing is counted.
     """
-    failure = Failure(ticket, elapsed(plan, started, timer))
     if ORDERS.exist:
-        _look_for_orders(plan, failure, error)
+        failure = _with_its_orders(plan, error, ticket, started, timer)
+    else:
+        failure = Failure(ticket, elapsed(plan, started, timer))
     # Here and below what nearly every error passes is asked first, without a call.
     if isinstance(error, MAY_BE_MARKED) and take_never_began(error):
         # It waited for a thread all the time, or was refused one.
@@ -84,15 +85,21 @@ def failure_of(
     return failure
 
 
-def _look_for_orders(plan: Plan, failure: Failure, error: BaseException | None) -> None:
+def _with_its_orders(
+    plan: Plan, error: BaseException | None, ticket: Ticket, started: float, timer: Timer | None
+) -> Failure:
     clock = plan.runtime.clock
-    failure.began = began_before(failure.duration, clock)
+    # Read before the duration is: the attempt began then, or later, and an order of its first moment is inside of it.
+    now = clock.monotonic()
+    failure = Failure(ticket, elapsed(plan, started, timer))
+    failure.began = began_before(now, failure.duration)
     if failure.began is not None:
         if error is not None and plan.options.get("effect") not in ("read", "idempotent"):
             take_over_orders(
                 error, failure.began, clock
             )  # a guess: who declares that nothing is sent, knows better
         failure.order = order_sent_since(failure.began, clock, but=plan.own_order)
+    return failure
 
 
 def hides_cancellation(error: Exception) -> bool:
@@ -401,9 +408,10 @@ async def _run(
             ticket.released()
             raise
         if verdict is not None:
-            failure = Failure(ticket, elapsed(plan, started, timer))
             if ORDERS.exist:
-                _look_for_orders(plan, failure, None)
+                failure = _with_its_orders(plan, None, ticket, started, timer)
+            else:
+                failure = Failure(ticket, elapsed(plan, started, timer))
             failure.result, failure.verdict = result, verdict
             return None, failure
     call.succeeded(ticket, elapsed(plan, started, timer))

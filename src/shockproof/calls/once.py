@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, overl
 
 from shockproof.calls.callables import check_callable, is_async, name_of
 from shockproof.calls.confirm import Confirm, DetailedConfirm, with_details
+from shockproof.calls.descent import note_makers_here
 from shockproof.calls.freshness import Freshness
 from shockproof.calls.hedge_race import lanes_around
 from shockproof.calls.named_arguments import check_takes, named_arguments
@@ -107,6 +108,7 @@ class Once(Generic[R]):
         self._ways = sent_once.ways().of(
             plan.state.name, self._wanted.is_under_way, found=plan.state.found_later
         )
+        note_makers_here(plan.runtime.clock)  # its task may be made next
         self._was_sent = False
         """By an earlier call of this object: then a journal may have lost a key that was made for it, too."""
         self._number: int | None = None
@@ -217,11 +219,6 @@ class Once(Generic[R]):
         Cancelled in flight it stays pending, and the cancellation passes at once.
         """
         self._is_an_order()
-        await self._sent_once.loaded()
-        from shockproof.calls.leave_to_send import require_no_halt
-        from shockproof.calls.placement import place
-        from shockproof.calls.portions import turn_here
-
         wanted, plan = self._wanted, self._wanted.plan
         order = OrderInside(wanted.key, wanted.service_name, wanted.clock, is_key_ours=wanted.is_key_new)
         lanes = lanes_around()
@@ -229,6 +226,11 @@ class Once(Generic[R]):
             lane.race.comes(lane.request, order)
         try:
             # Behind that: whoever repeats a call around it knows of it, and it will not be sent beside the repetition.
+            await self._sent_once.loaded()
+            from shockproof.calls.leave_to_send import require_no_halt
+            from shockproof.calls.placement import place
+            from shockproof.calls.portions import turn_here
+
             turn = None if plan.risk_reducing else turn_here()
             if turn is not None:
                 await turn

@@ -122,6 +122,10 @@ class Failure:
         """What the classification says, once it was asked: never twice."""
         self.stalled = False
 
+    def began_at(self, now: float) -> float:
+        """When it began, if it is over *now*."""
+        return now - self.duration if self.began is None else self.began
+
     def __str__(self) -> str:
         """Type and text without secrets, once it is counted: what a circuit that it opens shows as the reason."""
         return f"{self.error_type}: {self.redact(self.message)}"
@@ -542,7 +546,7 @@ class OngoingCall:
             self.can_fall_back = nothing_ran
             if nothing_ran and self.falls_back:
                 if self.came_at is None:
-                    self.came_at = plan.runtime.clock.monotonic() - failure.duration
+                    self.came_at = failure.began_at(plan.runtime.clock.monotonic())
                 self._withdraw_orders(failure)
             return None
         if outcome is _SUCCESS:  # the user's classify knows better
@@ -553,7 +557,7 @@ class OngoingCall:
         self._budget = None  # spent
         came_at = self.came_at
         if came_at is None:
-            came_at = self.came_at = now - failure.duration
+            came_at = self.came_at = failure.began_at(now)
         decision = self._decide(error, verdict, now, kind, came_at)
         if failure.order is not None and outcome is _UNKNOWN:
             decision = Decision(None, failure.order.reason)

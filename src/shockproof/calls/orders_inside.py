@@ -2,8 +2,8 @@
 Orders that were sent inside of a call: what makes its failure final for whoever would repeat it, or send it elsewhere.
 
 Whatever the function around an order makes of its end, an error of its own or a time limit's, a repetition would send
-another order, with another key. So each sending is written down for the task that it runs in, and for those that wait
-for that task. A call looks there when an attempt of its own has failed, and never while all is well.
+another order, with another key. So each sending is written down for the task that it runs in, for those that wait
+for that task, and for those that have made it. A call looks there when an attempt of its own has failed, and never while all is well.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
+from shockproof.calls.descent import makers_of, note_makers_here
 from shockproof.calls.running_around import ORDERS, orders_around
 from shockproof.calls.strangers import held_by
 from shockproof.calls.tasks_at_hand import tasks_at_hand
@@ -40,6 +41,8 @@ __all__ = [
 
 _SAME_MOMENT: Final = 1e-5
 """Seconds: less than any order takes, and more than is lost in rounding."""
+_ROUNDING: Final = 1e-9
+"""Seconds. A task that is made right before an attempt begins is no part of it: for tasks the tolerance is no more than that."""
 _LONGEST_CHAIN: Final = 16
 
 _Task = weakref.ref["asyncio.Task[Any]"]  # Any: whatever it returns
@@ -83,8 +86,9 @@ class OrderInside:
         self._sent_at: float | None = None
         self._there_at: float | None = None
         self._seen_by: set[_Orders] = set()
-        self._shown_to: dict[asyncio.Task[Any], Group] = {}  # Any: whatever they return
+        self._shown_to: dict[asyncio.Task[Any], Tie] = {}  # Any: whatever they return
         """When it was shown last, for as long as it is on its way."""
+        note_makers_here(clock)
         self._show()
 
     def begins(self) -> None:
@@ -116,11 +120,11 @@ class OrderInside:
         if not self.is_nowhere:
             self._show()  # whoever did not wait for it yet when it was sent, may do so now
         for orders in self._seen_by:
-            group = orders.on_their_way.pop(self, None)
+            tie = orders.on_their_way.pop(self, None)
             if self.is_placed:
-                (orders.placed if self._is_key_ours else orders.known)[group is None] = self, group
+                _keep(orders.placed if self._is_key_ours else orders.known, self, tie)
             elif not self.is_nowhere:
-                orders.unknown[group is None] = self, group
+                _keep(orders.unknown, self, tie)
         self._seen_by.clear()
         self._shown_to = {}
 
@@ -151,46 +155,70 @@ class OrderInside:
 
     def _show(self) -> None:
         around = _tasks_around()
+        for task in tuple(around):
+            for maker, made in makers_of(task):
+                known = around.setdefault(maker, made.at)
+                if isinstance(known, float) and known < made.at and self._goes_by(made.clock):
+                    around[maker] = made.at
         if around == self._shown_to:  # nearly always, and all that follows is done
             return
         self._shown_to = around
-        for task, group in around.items():
+        for task, tie in around.items():
             orders = _seen.get(task)
             if orders is None:
                 orders = _seen.setdefault(task, _Orders())
-            orders.on_their_way[self] = group
+            if isinstance(tie, float):  # who has waited for it at some time, has more to do with it
+                orders.on_their_way.setdefault(self, tie)
+            else:
+                orders.on_their_way[self] = tie
             self._seen_by.add(orders)
 
 
-Group = asyncio.TaskGroup | None
-"""The one in which an order runs beside the body of a block that its task is in; None: the task waits for it."""
+Tie = asyncio.TaskGroup | float | None
+"""
+What an order has to do with a task. None: it runs there, or the task waits for it. A group: it runs in that, beside the body of a
+block that the task is in. A time: that is when the task has made the one that it comes from, waiting for it or not.
+"""
+
+
+_Ended = dict[type, tuple["OrderInside", "Tie"]]
+"""By the kind of their ties, the latest; of those that come from a task made there, the one that comes from the latest."""
 
 
 class _Orders:
-    """Those of one task, and of the tasks that it waits for, at the end of a group at the latest."""
+    """Those of one task, and of the tasks that it has made or waits for, at the end of a group at the latest."""
 
     __slots__ = ("known", "on_their_way", "placed", "unknown")
 
     def __init__(self) -> None:
-        self.on_their_way: dict[OrderInside, Group] = {}
-        self.unknown: dict[bool, tuple[OrderInside, Group]] = {}
-        """The latest of which nobody knows: in a group, and elsewhere."""
-        self.placed: dict[bool, tuple[OrderInside, Group]] = {}
-        """The latest that is there, of those with a key of ours."""
-        self.known: dict[bool, tuple[OrderInside, Group]] = {}
+        self.on_their_way: dict[OrderInside, Tie] = {}
+        self.unknown: _Ended = {}
+        """Of which nobody knows."""
+        self.placed: _Ended = {}
+        """That are there, of those with a key of ours."""
+        self.known: _Ended = {}
         """The same of those with a key of the user's, which a repetition sends no second time."""
 
-    def __iter__(self) -> Iterator[OrderInside]:
-        return self._of(self.unknown, self.placed)
+    def inside(self, began: float) -> Iterator[OrderInside]:
+        """Those inside of what began then, if they are later than that."""
+        return self._of(began - _ROUNDING, self.unknown, self.placed)
 
-    def those_there(self) -> Iterator[OrderInside]:
-        """Those that are known to be there, whosever key they have."""
-        return (order for order in self._of(self.placed, self.known) if order.is_placed)
+    def surely_inside(self, began: float) -> Iterator[OrderInside]:
+        """Without those of a task that was made at that very moment: it may have been before."""
+        return self._of(began + _ROUNDING, self.unknown, self.placed)
 
-    def _of(self, *ended: dict[bool, tuple[OrderInside, Group]]) -> Iterator[OrderInside]:
-        for order, group in (*self.on_their_way.items(), *(one for kind in ended for one in kind.values())):
+    def those_there(self, began: float) -> Iterator[OrderInside]:
+        """Those of them that are known to be there, whosever key they have."""
+        return (order for order in self._of(began - _ROUNDING, self.placed, self.known) if order.is_placed)
+
+    def _of(self, earliest: float, *ended: _Ended) -> Iterator[OrderInside]:
+        for order, tie in (*self.on_their_way.items(), *(one for kind in ended for one in kind.values())):
+            if isinstance(tie, float):
+                # What was made before goes on beside it.
+                if tie >= earliest:
+                    yield order
             # A call in the body of a block does not contain what runs beside it. One around the block does.
-            if group is None or getattr(group, "_exiting", True):
+            elif tie is None or getattr(tie, "_exiting", True):
                 yield order
 
     def take_over(self, others: _Orders, began: float, clock: Clock) -> None:
@@ -207,7 +235,13 @@ class _Orders:
         ):
             for order, _ in tuple(theirs.values()):
                 if order.came_since(began, clock):
-                    ours[True] = order, None
+                    _keep(ours, order, None)
+
+
+def _keep(ended: _Ended, order: OrderInside, tie: Tie) -> None:
+    _, latest = ended.get(type(tie), (None, None))
+    if not (isinstance(tie, float) and isinstance(latest, float) and latest > tie):
+        ended[type(tie)] = order, tie
 
 
 _seen: Final = weakref.WeakKeyDictionary["asyncio.Task[Any]", _Orders]()  # Any: whatever they return
@@ -216,9 +250,9 @@ _parts: ContextVar[tuple[tuple[_Task, _Task], ...]] = ContextVar("shockproof_par
 """Tasks of ours and the tasks that they are parts of, around the running code."""
 
 
-def began_before(duration: float, clock: Clock) -> float | None:
-    """When what has just taken *duration* seconds began; None: there are no orders that it matters for."""
-    return clock.monotonic() - duration if _seen else None
+def began_before(now: float, duration: float) -> float | None:
+    """When what has taken *duration* seconds until *now* began; None: there are no orders that it matters for."""
+    return now - duration if _seen else None
 
 
 def order_sent_since(
@@ -226,7 +260,7 @@ def order_sent_since(
 ) -> OrderInside | None:
     """The order, other than *but*, that was sent inside of what runs here since *began*, and makes it final."""
     if began is not None:
-        for order in _inside_of_what_runs(but):
+        for order in _inside_of_what_runs(but, lambda orders: orders.inside(began)):
             if order.was_sent_since(began, clock):
                 return order
     return None
@@ -239,7 +273,7 @@ def order_placed_since(
     task = None if began is None else running_task()
     orders = None if task is None else _seen.get(task)
     if began is not None and orders is not None:
-        for order in orders.those_there():
+        for order in orders.those_there(began):
             if order is not but and order.was_sent_since(began, clock):
                 return order
     return None
@@ -263,18 +297,20 @@ def take_over_orders(error: BaseException, began: float | None, clock: Clock) ->
 def withdraw_orders(began: float | None, clock: Clock, *, but: OrderInside | None = None) -> None:
     """What runs here since *began* is about to be repeated: what was not sent yet inside of it, never will be."""
     if began is not None:
-        for order in _inside_of_what_runs(but):
+        for order in _inside_of_what_runs(but, lambda orders: orders.surely_inside(began)):
             if order.is_nowhere and order.came_since(began, clock):
                 order.is_withdrawn = True
 
 
-def _inside_of_what_runs(but: OrderInside | None) -> Iterator[OrderInside]:
+def _inside_of_what_runs(
+    but: OrderInside | None, those_inside: Callable[[_Orders], Iterator[OrderInside]]
+) -> Iterator[OrderInside]:
     task = running_task()
     orders = None if task is None else _seen.get(task)
     if orders is None:
         return
     around = set(orders_around())
-    for order in orders:
+    for order in those_inside(orders):
         if order is not but and order not in around:
             yield order
 
@@ -309,11 +345,11 @@ def name_unknown_order(error: BaseException, order: OrderInside) -> None:
         error = error.__cause__
 
 
-def _tasks_around() -> dict[asyncio.Task[Any], Group]:  # Any: whatever they return
+def _tasks_around() -> dict[asyncio.Task[Any], Tie]:  # Any: whatever they return
     """The running task and those that wait for it, also those that are not cancelled with it, or wait for its thread."""
-    found: dict[asyncio.Task[Any], Group] = {}  # Any: as above
+    found: dict[asyncio.Task[Any], Tie] = {}  # Any: as above
     here, thread = running_task(), _thread_of.get()
-    inside: list[tuple[asyncio.Task[Any], Group]] = [] if here is None else [(here, None)]  # Any: as above
+    inside: list[tuple[asyncio.Task[Any], Tie]] = [] if here is None else [(here, None)]  # Any: as above
     if thread is not None:
         inside += [(task, None) for task in tasks_told_by(thread)]
     if threading.get_ident() != threading.main_thread().ident:  # which nobody hands anything

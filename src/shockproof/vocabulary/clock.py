@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-__all__ = ["Clock", "SystemClock", "as_clock", "other_times"]
+__all__ = ["Clock", "SystemClock", "as_clock", "goes_by_real_time", "other_times"]
 
 
 _ORDINARY_TIME: Final = asyncio.BaseEventLoop.time
+_AS_OF_THIS_TURN: Final = frozenset({"uvloop.loop", "winloop.loop"})
+"""Modules whose loops go by the real time, and tell that of the beginning of their turn, in whole milliseconds."""
 _running_loop = asyncio._get_running_loop  # None outside a loop, where get_running_loop would raise
 
 
@@ -30,6 +32,19 @@ class _OtherTimes:
 
 other_times: Final = _OtherTimes()
 """Asking the loop costs several times what ``time.monotonic`` does; as long as none has another time, nobody need."""
+
+
+def goes_by_real_time(loop: asyncio.AbstractEventLoop) -> bool:
+    """
+    Whether *loop* has no other time than ``time.monotonic``, which then tells it, and exactly.
+
+    What uvloop tells is late by as much as its turn takes already: by that, what came later may seem to have come first.
+    """
+    # A test may have given other times to the class, or to this very loop.
+    tells = getattr(type(loop), "time", None)
+    if tells is not _ORDINARY_TIME and getattr(tells, "__module__", None) not in _AS_OF_THIS_TURN:
+        return False
+    return "time" not in getattr(loop, "__dict__", ())
 
 
 class Clock(Protocol):
@@ -60,11 +75,8 @@ class SystemClock:
     def monotonic(self) -> float:
         """The running loop's time, or ``time.monotonic()`` outside a loop."""
         loop = _running_loop()
-        if loop is None:
+        if loop is None or goes_by_real_time(loop):
             return time.monotonic()
-        # A test may have given other times to the class, or to this very loop.
-        if getattr(type(loop), "time", None) is _ORDINARY_TIME and "time" not in loop.__dict__:
-            return time.monotonic()  # what it would ask
         other_times.exist = True
         return loop.time()
 
