@@ -285,6 +285,8 @@ def main() -> None:
     )
     parser.add_argument("--keys", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"--rounds {arguments.rounds}: quartiles need 2 or more")
     with tempfile.TemporaryDirectory(dir=arguments.directory) as place:
         if arguments.keys:
             many_keys(Path(place), arguments.keys)
