@@ -83,7 +83,9 @@ class Venue:
     def feature_value(self, symbol: str, ability: str, name: str) -> int:
         return 1_000
 
-    async def fetch_orders(self, symbol: str, since: None, limit: int) -> list[dict[str, Any]]:
+    async def fetch_orders(
+        self, symbol: str, since: None, limit: int, params: dict[str, str]
+    ) -> list[dict[str, Any]]:
         self._may_look()
         return list(self.booked.values())
 
