@@ -674,6 +674,9 @@ class ErrorRecoveryService:
         durable; without that it is written all the same, at the latest when the program ends in an orderly way.
         Called again it changes the reason.
 
+        It is for this recovery service. Another one that runs on the same ``state_dir`` goes on until it is halted, too, or
+        begins anew.
+
         Args:
             reason: why, for the errors, the health, the next life and whoever resumes. It is kept as one line.
 
