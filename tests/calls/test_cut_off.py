@@ -15,7 +15,17 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from shockproof import NOT_FOUND, UNKNOWN, ErrorRecoveryService, Found, LookUp, OutcomeUnknownError
+from shockproof import (
+    NOT_FOUND,
+    UNKNOWN,
+    CallInfo,
+    ErrorRecoveryService,
+    Found,
+    LookUp,
+    Outcome,
+    OutcomeUnknownError,
+    Verdict,
+)
 from shockproof.calls.cut_off import seen_when_cut_off
 from shockproof.calls.frames import frames_of
 from shockproof.calls.running_around import in_order
@@ -198,6 +208,61 @@ async def test_order_whose_thread_goes_on_is_not_sent_again_before_that_has_ende
     try:
         with pytest.raises(OutcomeUnknownError):
             await once.call(forms.get(form, submit))
+        assert [one.outcome for one in await recovery.reconcile()] == [UNKNOWN]
+    finally:
+        client.let_go()
+    await client.is_sent.wait()
+    while (settled := await recovery.reconcile())[0].outcome is UNKNOWN:  # noqa: ASYNC110  its last step sets no event
+        await asyncio.sleep(0)
+    assert [one.outcome for one in settled] == [Found("mine")]
+    assert client.booked == ["mine"]
+
+
+def refuses(answer: object, call: CallInfo) -> Verdict | None:
+    """As the presets read answers that nobody raises for."""
+    if answer in (400, 429):
+        return Verdict(Outcome.SUCCESS if answer == 400 else Outcome.FAILURE, effect="none")
+    return None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [400, 429])
+@pytest.mark.parametrize(
+    ("wait_for", "form"),
+    [
+        (in_to_thread, "async"),
+        (in_to_thread, "plain"),
+        (in_to_thread, "in its own task"),
+        (in_the_executor, "async"),
+        (in_a_shield, "async"),
+    ],
+)
+async def test_answer_that_refuses_beside_a_thread_that_goes_on_is_no_proof_before_that_has_ended(
+    recovery: ErrorRecoveryService, wait_for: Callable[..., Awaitable[str]], form: str, answer: int
+) -> None:
+    """It is the answer to another request: the key was free, and the thread placed its order beside the next one."""
+    client = Client()
+    grace = 30.0 if form == "in its own task" else None
+    once = recovery.service("orders", max_retries=2, grace=grace, classify=refuses).once(
+        "mine", confirm=client.find, settle=1.0
+    )
+
+    async def submit() -> object:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            return await wait_for(client, once.key, task.cancel)
+        except asyncio.CancelledError:
+            task.uncancel()  # as a time limit of its own does
+            return answer
+
+    def plain() -> Awaitable[object]:
+        return submit()
+
+    attempt: Callable[[], Awaitable[object]] = plain if form == "plain" else submit
+    try:
+        with pytest.raises(OutcomeUnknownError):
+            await once.call(attempt)
         assert [one.outcome for one in await recovery.reconcile()] == [UNKNOWN]
     finally:
         client.let_go()

@@ -87,7 +87,13 @@ async def test_result_that_still_has_to_be_awaited_is_no_answer() -> None:
         return submit()
 
     coroutine = witnessed(
-        plain, lambda: one.witness, refusal=none, order="bot-1", now=time.monotonic, has_own_task=False
+        plain,
+        lambda: one.witness,
+        refusal=none,
+        order="bot-1",
+        now=time.monotonic,
+        has_own_task=False,
+        result_may_refuse=False,
     )()
     assert one.witness.give_up(one.leave) == "over"
     assert await coroutine == 7
@@ -109,10 +115,17 @@ def test_function_stays_what_it_is() -> None:
             order="bot-1",
             now=time.monotonic,
             has_own_task=has_own_task,
+            result_may_refuse=False,
         )
         assert (is_async(seen), seen.__name__) == (True, "submit")
     seen = witnessed(
-        plain, lambda: by().witness, refusal=none, order="bot-1", now=time.monotonic, has_own_task=True
+        plain,
+        lambda: by().witness,
+        refusal=none,
+        order="bot-1",
+        now=time.monotonic,
+        has_own_task=True,
+        result_may_refuse=False,
     )
     assert (is_async(seen), seen.__name__) == (False, "plain")
 
@@ -133,6 +146,7 @@ def test_attempt_that_is_refused_at_its_beginning_does_not_run_and_tells_so_late
         order="bot-1",
         now=time.monotonic,
         has_own_task=False,
+        result_may_refuse=False,
     )
 
     with pytest.raises(LookupError):

@@ -35,8 +35,9 @@ from shockproof import (  # noqa: E402  after the importorskip
     Outcome,
     attempts_of,
 )
+from shockproof.demo.venue.signature import DEMO_KEY, DEMO_SECRET  # noqa: E402  after the importorskip
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable  # noqa: E402  after the importorskip
-from tests.integrations.conftest import HOST, Misbehaving  # noqa: E402  as above
+from tests.integrations.conftest import HOST, Misbehaving, Weather  # noqa: E402  as above
 
 pytestmark = pytest.mark.asyncio
 
@@ -416,6 +417,57 @@ async def test_order_that_a_returned_answer_refuses_is_not_placed(
         with pytest.raises(OperationCompletedError):
             await venue.once("mine", confirm=find, settle=0.0).call(made.post, server.url, content="mine")
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_order_that_the_venue_refuses_without_an_error_is_placed_under_the_same_key_when_it_is_mended(
+    client: str, weather: Weather, recovery: ErrorRecoveryService
+) -> None:
+    """At the embedded venue, by each client as it is without `raise_for_status`; the call around it is repeated."""
+    url = f"{weather.server.base_url}/v2/orders"
+    headers = {"APCA-API-KEY-ID": DEMO_KEY, "APCA-API-SECRET-KEY": DEMO_SECRET}
+    order = {"symbol": "NOBODY", "side": "buy", "qty": "10", "type": "market", "time_in_force": "gtc"}
+    order["client_order_id"] = "mine"
+
+    async def by_aiohttp() -> object:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=order, headers=headers) as answer,
+        ):
+            return answer
+
+    async def by_httpx(module: ModuleType) -> object:
+        async with module.AsyncClient() as session:
+            return await session.post(url, json=order, headers=headers)
+
+    posts: dict[str, Any] = {
+        "aiohttp": by_aiohttp,
+        "httpx": functools.partial(by_httpx, httpx),
+        "httpx2": functools.partial(by_httpx, httpx2),
+        "requests": functools.partial(requests.post, url, json=order, headers=headers),
+    }
+
+    async def find(_key: str) -> LookUp[object]:
+        return NOT_FOUND
+
+    statuses: list[int] = []
+    once = recovery.service("venue", classify=CLIENTS[client][1].classify).once(
+        "mine", confirm=find, settle=0.0
+    )
+
+    async def strategy() -> None:
+        answer: Any = await once.call(posts[client])
+        statuses.append(getattr(answer, "status", None) or answer.status_code)
+        if statuses[-1] >= 400:
+            order["symbol"] = "EURUSDT"
+            raise ValueError("the symbol was wrong")
+
+    await recovery.service("strategy", max_retries=1).call(strategy)
+
+    assert statuses == [422, 200]
+    assert weather.orders == ["mine"]
+    with pytest.raises(OperationCompletedError):
+        await once.call(posts[client])
 
 
 async def test_a_response_of_aiohttp_means_what_its_status_means(server: Misbehaving) -> None:

@@ -41,15 +41,17 @@ _THEIRS: Final = (asyncio.futures.__name__, asyncio.tasks.__name__)
 def seen_when_cut_off(
     awaitable: Awaitable[Any],  # Any: whatever it returns
     tell: Callable[[list[GoesOn]], None],
+    *,
+    result_may_refuse: bool = False,
 ) -> Awaitable[Any]:  # Any: as above
     """
     The same to be awaited, of which *tell* hears when it ends with an error: what is still a part of it, and goes on.
 
-    To be awaited where its attempt is marked.
+    Also when it ends with a result, if that may prove as much as an error. To be awaited where its attempt is marked.
     """
     coroutine = awaitable if isinstance(awaitable, CoroutineType) else _awaited(awaitable)
     assert isinstance(coroutine, CoroutineType)  # as every one of Python's own
-    return _Steps(coroutine, tell)
+    return _Steps(coroutine, tell, result_may_refuse=result_may_refuse)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: as above
@@ -59,15 +61,18 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:  # Any: as above
 class _Steps:
     """Those of a coroutine, one after the other. Whoever looks for its frames sees through it."""
 
-    __slots__ = ("_coroutine", "_cut_off_from", "_limited", "_protected", "_tell")
+    __slots__ = ("_coroutine", "_cut_off_from", "_limited", "_protected", "_result_may_refuse", "_tell")
 
     def __init__(
         self,
         coroutine: CoroutineType[Any, Any, Any],  # Any: what it awaits and returns
         tell: Callable[[list[GoesOn]], None],
+        *,
+        result_may_refuse: bool,
     ) -> None:
         self._coroutine = coroutine
         self._tell = tell
+        self._result_may_refuse = result_may_refuse
         self._protected: list[GoesOn] = []
         """What stands behind that which it awaits now."""
         self._limited: asyncio.Future[Any] | None = None  # Any: nobody asks for the result
@@ -112,6 +117,8 @@ class _Steps:
         try:
             awaited = step(*of)
         except StopIteration:
+            if self._result_may_refuse:
+                self._tell(self._going_on())
             raise
         except BaseException:
             self._tell(self._going_on())

@@ -141,6 +141,7 @@ class Dispatch:
             now=self._wanted.clock.monotonic,
             refusal=lambda: self._leave.refusal_at_last(has_waited=has_waited),
             has_own_task=has_own_task,
+            result_may_refuse=self._flight.looks_at_results,
         )
 
     def _plan_like(self, plan: Plan) -> OrderPlan:

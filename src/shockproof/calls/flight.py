@@ -105,10 +105,8 @@ class Flight(Classifier):
         if is_answer(verdict):
             return None
         assert verdict is not None
-        if verdict.outcome is not Outcome.SUCCESS:
-            return self._judged(verdict)
-        if self.witness.was_cut_off:  # as below
-            return self._judged(Verdict(Outcome.UNKNOWN))
+        if verdict.outcome is not Outcome.SUCCESS or self.witness.was_cut_off:
+            return self._judged(self._as_far_as_it_has_ended(verdict))
         self.is_open, self.was_refused = False, True
         return None
 
@@ -118,14 +116,15 @@ class Flight(Classifier):
             return self._judged(
                 Verdict(Outcome.NEUTRAL)
             )  # it did not run, whatever the user's classification says
-        verdict = self.rules.of_error(error, call)
-        if self.witness.was_cut_off:  # an error that proves something proves it of what has ended
-            verdict = Verdict(
-                Outcome.UNKNOWN,
-                verdict.retry_after,
-                effect="done" if verdict.effect == "done" else None,
-            )
-        return self._judged(verdict)
+        return self._judged(self._as_far_as_it_has_ended(self.rules.of_error(error, call)))
+
+    def _as_far_as_it_has_ended(self, verdict: Verdict) -> Verdict:
+        # An error, or a result, that proves something proves it of what has ended.
+        if not self.witness.was_cut_off:
+            return verdict
+        return Verdict(
+            Outcome.UNKNOWN, verdict.retry_after, effect="done" if verdict.effect == "done" else None
+        )
 
     def of_order_inside(self) -> Verdict:
         return self._judged(self.rules.of_order_inside())

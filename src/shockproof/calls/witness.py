@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from shockproof.calls.callables import is_async, name_of
@@ -38,7 +39,7 @@ class Witness:
         self._found: Found[Any] | None = None  # Any: as above
         self._going_on = 0
         self.was_cut_off = False
-        """It has ended, and what it was cut off from has not: what that does, its end does not tell."""
+        """It has ended, and what it was cut off from has not: what that does, neither its error nor its result tells."""
 
     def begins(self) -> None:
         """From here on it runs by itself, and the caller may leave it behind."""
@@ -46,7 +47,9 @@ class Witness:
             self._is_running = True
 
     def returns(self, result: object) -> None:
-        """It has ended."""
+        """It has ended; where it was cut off, of that nothing is kept, as of an error."""
+        if self.was_cut_off:
+            return
         # What still has to be awaited is awaited by the caller.
         found = None if inspect.isawaitable(result) else Found(result)
         with self._lock:
@@ -61,7 +64,7 @@ class Witness:
             self._ends(error)
 
     def cut_off_from(self, going_on: list[GoesOn]) -> None:
-        """It ends with an error, and really only when all that is *going_on* has ended."""
+        """It ends, and really only when all that is *going_on* has ended."""
         if not going_on:
             return
         with self._lock:
@@ -118,6 +121,7 @@ def witnessed(
     now: Callable[[], float],
     refusal: Callable[[], Exception | None],
     has_own_task: bool,
+    result_may_refuse: bool,
 ) -> Callable[..., Any]:  # Any: as above
     """
     *fn*, each attempt of which is seen by what *by* gives at its beginning.
@@ -125,17 +129,17 @@ def witnessed(
     It may have waited for its thread or task, and its program may have stood still: what *refusal* gives in its first step,
     is raised in its place.
 
-    A coroutine without a task of its own cannot be left behind, but for what it was cut off from. Whatever form it has,
+    A coroutine without a task of its own cannot be left behind, but for what it was cut off from: that is looked for when it
+    ends with an error, and also with a result if *result_may_refuse*, which is what a classification may read in it. Whatever form it has,
     what is called inside knows that it is a part of *order*, whose clock says *now*, for as long as the attempt really runs.
     """
+    seen = partial(seen_when_cut_off, result_may_refuse=result_may_refuse)
     if is_async(fn) and not has_own_task:
 
         async def in_place(*args: Any, **kwargs: Any) -> Any:  # Any: as above
             _raise_if_refused(refusal)
             with in_order(order, now):
-                return _awaited_to_the_end(
-                    fn, await seen_when_cut_off(fn(*args, **kwargs), by().cut_off_from)
-                )
+                return _awaited_to_the_end(fn, await seen(fn(*args, **kwargs), by().cut_off_from))
 
         in_place.__name__ = name_of(fn)
         return in_place
@@ -146,9 +150,7 @@ def witnessed(
         try:
             _raise_if_refused(refusal)
             with in_order(order, now):
-                result = _awaited_to_the_end(
-                    fn, await seen_when_cut_off(fn(*args, **kwargs), witness.cut_off_from)
-                )
+                result = _awaited_to_the_end(fn, await seen(fn(*args, **kwargs), witness.cut_off_from))
         except BaseException as error:
             witness.raises(error)
             raise
@@ -168,11 +170,11 @@ def witnessed(
         witness.returns(result)
         if not inspect.isawaitable(result):
             return result
-        return awaited_in_order(order, now, seen_when_cut_off(result, witness.cut_off_from))
+        return awaited_in_order(order, now, seen(result, witness.cut_off_from))
 
-    seen: Callable[..., Any] = awaited if is_async(fn) else called  # Any: as above
-    seen.__name__ = name_of(fn)
-    return seen
+    watched: Callable[..., Any] = awaited if is_async(fn) else called  # Any: as above
+    watched.__name__ = name_of(fn)
+    return watched
 
 
 def _awaited_to_the_end(fn: Callable[..., Any], result: Any) -> Any:  # Any: as above
