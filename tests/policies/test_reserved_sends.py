@@ -104,6 +104,21 @@ def test_news_that_come_while_it_is_written_are_told_with_the_next() -> None:
     assert not is_low(reserved)
 
 
+def test_limits_that_change_while_it_is_written_are_due_after_it() -> None:
+    """What the disk tells of those before counts from another beginning."""
+    windows = RollingWindows(parse_rates("rate_limit", "1200/min"))
+    windows.reserve()
+    for _ in range(500):
+        windows.admit(0.0, 1)
+    writing = windows.ahead(is_last=False)
+    assert writing is not None
+    windows.change(0.0, parse_rates("rate_limit", "1300/min"))
+    windows.reserve()
+    windows.told(writing)
+    assert windows.reserved is not None
+    assert is_low(windows.reserved)
+
+
 def test_what_others_send_is_told_by_half_blocks_too() -> None:
     """And again when what was told of them is over."""
     (rate,) = parse_rates("rate_limit", "1200/min")

@@ -51,6 +51,8 @@ class Ahead(NamedTuple):
     """What it tells of others."""
     news: int
     """How much else it tells of."""
+    of: ReservedSends
+    """Whose it is: others, since the limits were changed, have counted from another beginning."""
 
 
 class ReservedSends:
@@ -112,10 +114,12 @@ class ReservedSends:
         """What the disk has to tell now; *is_last*: of nothing that is still to be sent."""
         reserved = {} if is_last else {name: self._block(name) for name in self._sent}
         covers = {name: sent + reserved.get(name, 0) for name, sent in self._sent.items()}
-        return Ahead(reserved, covers, dict(self._others), self._news)
+        return Ahead(reserved, covers, dict(self._others), self._news, self)
 
     def durable(self, ahead: Ahead) -> None:
-        """The disk tells it."""
+        """The disk tells it; what it tells of another one says nothing of this."""
+        if ahead.of is not self:
+            return
         for name, covered in ahead.covers.items():
             block = ahead.reserved.get(name, 0)
             self._low_from[name] = covered - block // 2 if block else covered + 1
