@@ -380,6 +380,44 @@ async def test_disk_that_refuses_is_told_of_once_and_asked_again(
     assert used(await lives.next()) >= 61
 
 
+async def test_rate_limit_that_was_taken_away_during_a_pause_stops_nobody_from_being_kept(
+    lives: Lives,
+) -> None:
+    """Nothing counts in no rate; the state is saved, the others are kept, and the pause lasts."""
+    venue = await lives.next()
+    other = lives.made[-1].service("other", rate_limit="1200/min", max_wait=0.0)
+    await send(venue, 1)
+    venue.rate_limit.pause(600.0)
+    venue.configure(rate_limit=None)
+    await lives.made[-1].save_state(force=True)
+    await send(other, 100)
+    await lives.disk()
+    venue = await lives.next()
+    assert used(lives.made[-1].service("other", rate_limit="1200/min")) >= 100
+    with pytest.raises(RateLimitedError):
+        await venue.call(answer)
+
+
+async def test_mistake_while_it_is_written_is_logged_and_it_is_written_again(
+    lives: Lives, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is: nobody waits in that thread who would see it."""
+    venue = await lives.next()
+
+    def broken(content: dict[str, Any]) -> bytes:
+        raise ValueError("cannot be encoded")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="shockproof"):
+        patch.setattr("shockproof.memory.services.kept_sends._encoded", broken)
+        await send(venue, 30)
+        await lives.disk()
+    assert "cannot be written: cannot be encoded" in caplog.text
+    await clock.sleep(1.0)
+    await send(venue, 1)
+    await lives.disk()
+    assert used(await lives.next()) >= 31
+
+
 async def test_child_process_writes_nothing_over_its_parents_file(lives: Lives) -> None:
     """It is the parent's; a child that restores the state keeps its own."""
     venue = await lives.next()

@@ -333,7 +333,6 @@ def test_windows_are_made_from_an_export_alone() -> None:
     [
         None,
         [],
-        {"rates": []},
         {"rates": [[0, 1.0, "weight"]]},
         {"rates": [[1, 0.0, "weight"]]},
         {"rates": [[1, "soon", "weight"]]},

@@ -493,7 +493,7 @@ class RollingWindows:
             ]
             paused_for = max(0.0, self._paused_until - now)
             rates = [list(rate) for rate in self.rates]
-            longest_seconds = max(rate.seconds for rate in self.rates)
+            longest_seconds = max((rate.seconds for rate in self.rates), default=0.0)
         # Outside the lock: there may be ten thousand of them.
         slice_seconds = longest_seconds / _KEPT_MOMENTS
         kept: dict[int, list[Any]] = {}  # Any: a moment and counts by name
@@ -526,7 +526,7 @@ class RollingWindows:
             rates = [
                 Rate(int(limit), float(seconds), str(name)) for limit, seconds, name in exported["rates"]
             ]
-            if not rates or not all(rate.limit >= 1 and 0 < rate.seconds < math.inf for rate in rates):
+            if not all(rate.limit >= 1 and 0 < rate.seconds < math.inf for rate in rates):
                 raise ValueError(f"its rates are {exported['rates']!r}")
             windows = cls(rates)
             windows.restore(now, elapsed, exported)

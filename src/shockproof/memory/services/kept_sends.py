@@ -190,7 +190,7 @@ class KeptSends:
 
     async def _written(self, *, is_last: bool) -> None:
         now = self._clock.monotonic()
-        with contextlib.suppress(OSError, RuntimeError):  # logged; without a thread the next call asks again
+        with contextlib.suppress(Exception):  # logged; without a thread the next call asks again
             await wait_on_this_loop(self._submit(lambda: self._write(now, is_last=is_last)))
 
     def _write_at_exit(self, timeout: float) -> str | None:
@@ -199,7 +199,7 @@ class KeptSends:
         now = self._clock.monotonic()
         try:
             self._submit(lambda: self._write(now, is_last=True)).result(timeout)
-        except (OSError, RuntimeError, TimeoutError):
+        except Exception:  # noqa: BLE001  told here, whatever it is
             return f"{self._directory / FILE_NAME} tells of more than was sent under rate limits: {self.last_error}"
         return None
 
@@ -208,7 +208,7 @@ class KeptSends:
     def _write_if_low(self, now: float) -> None:
         self._is_asked = False  # first: who asks from here on is answered by another one
         if any(windows.reserved is not None and windows.reserved.is_low for _, windows in self._windows()):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # logged
                 self._write(now, is_last=False)
 
     def _windows(self) -> list[tuple[str, Any]]:  # Any: RollingWindows
@@ -221,6 +221,26 @@ class KeptSends:
         return found
 
     def _write(self, now: float, *, is_last: bool) -> None:
+        try:
+            told = self._tell(now, is_last=is_last)
+        except Exception as error:
+            self._rests_until = now + _AGAIN_AFTER
+            if self.last_error is None:
+                _log.warning(
+                    "what is sent under rate limits from now on would be forgotten after a kill: %s cannot be written: %s",
+                    self._directory / FILE_NAME,
+                    error,
+                    exc_info=None if isinstance(error, OSError) else error,  # else it is a mistake of ours
+                )
+            self.last_error = f"{type(error).__name__}: {error}"
+            raise
+        self._is_there, self._is_over, self.last_error = True, is_last, None
+        for windows, ahead in told:
+            windows.told(ahead)
+
+    def _tell(
+        self, now: float, *, is_last: bool
+    ) -> list[tuple[Any, Any]]:  # Any: RollingWindows and its Ahead
         # It was asked for at *now*; what is counted from there until it is written only seems to be younger than it is.
         told, services = [], {}
         for name, windows in self._windows():
@@ -237,22 +257,9 @@ class KeptSends:
             "written_at": self._clock.time(),
             "services": services,
         }
-        try:
-            self._durable_directory.make()
-            self._replace(_encoded(content))
-        except OSError as error:
-            self._rests_until = now + _AGAIN_AFTER
-            if self.last_error is None:
-                _log.warning(
-                    "what is sent under rate limits from now on would be forgotten after a kill: %s cannot be written: %s",
-                    self._directory / FILE_NAME,
-                    error,
-                )
-            self.last_error = f"{type(error).__name__}: {error}"
-            raise
-        self._is_there, self._is_over, self.last_error = True, is_last, None
-        for windows, ahead in told:
-            windows.told(ahead)
+        self._durable_directory.make()
+        self._replace(_encoded(content))
+        return told
 
     def _replace(self, content: bytes) -> None:
         # Not `replace_durably`, which needs the lock of the directory: a large state holds it for seconds.
