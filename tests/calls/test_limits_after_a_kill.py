@@ -110,6 +110,19 @@ async def test_all_that_was_sent_counts_after_a_kill_and_a_block_at_most_beyond(
     assert used(venue) == 0
 
 
+async def test_state_that_is_newer_counts_nothing_twice(lives: Lives, clock: VirtualClock) -> None:
+    """Beside a day's window the state keeps slices of minutes; what the file knows of the last one is told apart."""
+    rates = ("100/s", "1000/d")
+    venue = await lives.next(rate_limit=rates)
+    for _ in range(480):
+        await venue.call(answer)
+        await lives.disk()
+        await clock.sleep(0.02)
+    await lives.made[-1].save_state(force=True)
+    venue = await lives.next(rate_limit=rates)
+    assert 480 <= used(venue, 1) <= 480 + 100
+
+
 async def test_each_kill_costs_a_block_and_forgets_nothing(lives: Lives) -> None:
     """A program that dies again and again sends less and less, and never too much."""
     sent, block = 0, 14

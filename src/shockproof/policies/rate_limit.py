@@ -243,7 +243,17 @@ class RollingWindows:
     threads. Time is handed in and monotonic; a thread that is a little behind is counted as of now.
     """
 
-    __slots__ = ("_lock", "_now", "_paused_until", "_shares", "_windows", "rates", "reserved")
+    __slots__ = (
+        "_cut",
+        "_lock",
+        "_marks",
+        "_now",
+        "_paused_until",
+        "_shares",
+        "_windows",
+        "rates",
+        "reserved",
+    )
 
     def __init__(self, rates: Sequence[Rate]) -> None:
         self.rates = tuple(rates)
@@ -251,6 +261,9 @@ class RollingWindows:
         self._now = -math.inf
         self._paused_until = -math.inf
         self._shares: Mapping[Rate, int] | None = None
+        self._cut = -math.inf
+        self._marks: tuple[tuple[float, float], ...] = ()
+        """Of what the disk tells, and of what is being written: when it was, by the wall clock, and up to which moment here."""
         self.reserved: ReservedSends | None = None
         """What may be sent before the disk has to be told; None: nobody tells it."""
         # Reentrant: a garbage collection inside it may end a call of a dead loop.
@@ -401,11 +414,18 @@ class RollingWindows:
     def ahead(self, *, is_last: bool) -> Ahead | None:
         """What the disk is to tell of it before it tells `export`; None: nothing. See `ReservedSends.ahead`."""
         with self._lock:
+            self._cut = self._now
             return None if self.reserved is None else self.reserved.ahead(is_last=is_last)
+
+    def marked(self, written_at: float) -> None:
+        """What is written since `ahead` bears this wall time: `export` keeps apart what is sent after it, also if it fails."""
+        with self._lock:
+            self._marks = (*self._marks[:1], (written_at, self._cut))
 
     def told(self, ahead: Ahead) -> None:
         """The disk tells it now."""
         with self._lock:
+            self._marks = self._marks[-1:]
             if self.reserved is not None:
                 self.reserved.durable(ahead)
 
@@ -474,12 +494,13 @@ class RollingWindows:
                 one.log or one.reports for one in self._windows
             )
 
-    def export(self, now: float) -> dict[str, Any]:  # Any: JSON
+    def export(self, now: float, *, is_marked: bool = False) -> dict[str, Any]:  # Any: JSON
         """
         What was sent and for how long it is paused, so that a restart need not forget it.
 
         JSON-ready. Times are lengths and not moments, so that no clock of one process is read in another. About
-        500 moments are kept apart; what falls together counts as sent at the last.
+        500 moments are kept apart; what falls together counts as sent at the last. *is_marked*: tell under ``kept``
+        what the disk tells of it (`marked`) and how long ago that was; what was sent before and after falls not together.
         """
         with self._lock:
             self._turn_to(now)
@@ -493,14 +514,15 @@ class RollingWindows:
             ]
             paused_for = max(0.0, self._paused_until - now)
             rates = [list(rate) for rate in self.rates]
+            marks = self._marks if is_marked else ()
             longest_seconds = max((rate.seconds for rate in self.rates), default=0.0)
         # Outside the lock: there may be ten thousand of them.
         slice_seconds = longest_seconds / _KEPT_MOMENTS
-        kept: dict[int, list[Any]] = {}  # Any: a moment and counts by name
+        kept: dict[tuple[int, int], list[Any]] = {}  # Any: a moment and counts by name
         for name, log in logs.items():
             part = longest[name].part
             for one in log:
-                of_slice = int(one.at // slice_seconds)
+                of_slice = int(one.at // slice_seconds), sum([one.at > cut for _, cut in marks])
                 moment = kept.get(of_slice)
                 if moment is None:
                     moment = kept[of_slice] = [one.at, dict.fromkeys(logs, 0)]
@@ -512,6 +534,7 @@ class RollingWindows:
             "sent": [[now - at, counts] for _, (at, counts) in sorted(kept.items())],
             "others": others,
             "paused_for": paused_for,
+            **({"kept": [[at, now - cut] for at, cut in marks if cut > -math.inf]} if marks else {}),
         }
 
     @classmethod

@@ -87,7 +87,7 @@ def export_services(registry: Registry, now: float) -> dict[str, dict[str, Any]]
             circuits[state.name] = circuit.to_dict()
         windows = state.windows
         if windows is not None and not windows.is_untouched(now):
-            rates[state.name] = windows.export(now)
+            rates[state.name] = windows.export(now, is_marked=True)
         budget = state.paying_budget
         if budget is not None and not budget.is_shared and not budget.is_full:
             budgets[state.name] = budget.tokens
@@ -246,10 +246,15 @@ def _saved_after(at: float, name: str, saved: Any, when: SavedAt) -> dict[str, A
     except ValueError as error:
         _log.warning(_NOT_RESTORED, "rate limit", name, error)
         return None
-    sent = (
-        saved["sent"] if when.is_from_elsewhere else [one for one in saved["sent"] if when.at - one[0] > at]
-    )
-    return {**saved, "sent": sent}
+    if when.is_from_elsewhere:
+        return dict(saved)
+    # Where the state knows of that very file, it tells how long ago that was by the clock of its sends; no slice lies on both sides.
+    try:
+        marks = [float(ago) for written_at, ago in saved.get("kept", ()) if written_at == at]
+    except (TypeError, ValueError, OverflowError):  # somebody edited it
+        marks = []
+    since = marks[0] if marks else when.at - at
+    return {**saved, "sent": [one for one in saved["sent"] if one[0] < since]}
 
 
 def _part(order: SentEarlier, name: str) -> int:

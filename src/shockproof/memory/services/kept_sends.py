@@ -257,6 +257,8 @@ class KeptSends:
             "written_at": self._clock.time(),
             "services": services,
         }
+        for windows, _ in told:
+            windows.marked(content["written_at"])
         self._durable_directory.make()
         self._replace(_encoded(content))
         return told
