@@ -123,6 +123,14 @@ async def test_state_that_is_newer_counts_nothing_twice(lives: Lives, clock: Vir
     assert 480 <= used(venue, 1) <= 480 + 100
 
 
+async def test_lives_that_send_nothing_use_up_no_long_limit(lives: Lives) -> None:
+    """Of each one call counts, and not the burst that a limit by the second would have allowed."""
+    rates = ("100/s", "1000/d")
+    for _ in range(10):
+        await lives.next(rate_limit=rates)
+    assert used(await lives.next(rate_limit=rates), 1) <= 10
+
+
 async def test_each_kill_costs_a_block_and_forgets_nothing(lives: Lives) -> None:
     """A program that dies again and again sends less and less, and never too much."""
     sent, block = 0, 14

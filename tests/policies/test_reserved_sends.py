@@ -25,6 +25,10 @@ def is_low(reserved: ReservedSends) -> bool:
         ("100/10s", 1, 20),
         ("60/min", 1, 2),
         ("4/min", 1, 1),
+        ("1200/min", 0, 40),
+        (("100/s", "1000/d"), 0, 1),  # before the first call
+        (("100/s", "1000/d"), 1, 100),
+        ("3/min", 0, 0),
         ("3/min", 1, 0),
         ("1/d", 1, 0),  # a kill must not stop it for a day
         ("10000/d", 1, 2),

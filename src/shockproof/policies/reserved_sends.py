@@ -30,7 +30,16 @@ _OF_A_LONGER_ONE: Final = 4
 
 
 def block_of(rates: Iterable[Rate], name: str, heaviest: int) -> int:
-    """What of *name* is reserved at a time, where the heaviest call so far counted so much; 0: only what was sent is told."""
+    """
+    What of *name* is reserved at a time, where the heaviest call so far counted so much; 0: only what was sent is told.
+
+    Before the first call, *heaviest* 0, it is what lasts in the slowest of its rates: a program that dies again and again before it
+    sends must not use up a day's limit by the bursts that it could have sent.
+    """
+    if not heaviest:
+        of_it = [rate for rate in rates if rate.name == name]
+        first = min([math.ceil(rate.limit * _LASTS / rate.seconds) for rate in of_it], default=0)
+        return min(first, block_of(of_it, name, 1))
     wanted, most = max(_SMALLEST, 2 * heaviest), math.inf
     for rate in rates:
         if rate.name == name:
