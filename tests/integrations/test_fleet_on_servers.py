@@ -92,7 +92,7 @@ async def test_a_fleet_is_one_through_everything_that_befalls_its_store(
     await until(lambda: c.get_health_status()["shared"]["votes"] == {"venue": ["a"]})
     await until(lambda: b.get_health_status()["shared"]["votes"] == {"venue": ["a"]})
     assert not c.is_circuit_open("venue")
-    await fails(b, 1)  # under suspicion
+    await fails(b, 2)  # under suspicion
     await until(lambda: all(one.is_circuit_open("venue") for one in bots))
     c.reset_circuit_breaker("venue")
     await until(lambda: not any(one.is_circuit_open("venue") for one in bots))
@@ -106,7 +106,7 @@ async def test_a_fleet_is_one_through_everything_that_befalls_its_store(
 
     server_of_its_own.kill()
     await until(lambda: all(state_of(one) == "away" for one in bots))
-    await fails(b, 1)  # still suspicious: what was known stays known
+    await fails(b, 2)  # still suspicious: what was known stays known
     with pytest.raises(CircuitOpenError):
         await b.service("venue").call(fails, b, 1)
     assert not c.is_circuit_open("venue")

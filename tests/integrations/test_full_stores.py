@@ -155,7 +155,7 @@ async def test_what_is_found_out_while_the_store_is_full_is_told_when_there_is_r
 
             await kind.make_room(server)
             await until(lambda: b.shared["votes"] == {"venue": ["a"]})
-            await b.fails(1)  # under suspicion
+            await b.fails(2)  # under suspicion
             await until(lambda: all(bot.shared["open_for_all"] == ["venue"] for bot in (a, b)))
             assert a.recovery.is_circuit_open("venue")
             assert b.recovery.is_circuit_open("venue")

@@ -93,6 +93,23 @@ def test_a_probe_that_fails_keeps_a_machine_open_whoever_has_gone_meanwhile() ->
     assert follower.learned(news.record, 6) == "open"
 
 
+def test_the_machine_that_has_had_its_say_lets_the_others_probe_first() -> None:
+    """At first that is the one that voted first, then the one whose probe failed last, and all of its processes."""
+    first, other = of("a@bad", 2), of("d@good", 2)
+    record = FleetRecord(is_open=True, votes=by("a@bad", "b@bad", "c@good"), circuit=OPEN)
+    for one in (first, other):
+        one.learned(record, 5)
+    assert (first.lets_others_probe, other.lets_others_probe) == (True, False)
+    failed = other.opened(OPEN, by_a_probe=True)
+    assert failed is not None
+    assert failed.record.votes == by("d@good", "a@bad", "b@bad", "c@good")
+    other.announced(failed, 6)
+    first.learned(failed.record, 6)
+    assert (first.lets_others_probe, other.lets_others_probe) == (False, True)
+    first.learned(record._replace(is_open=False), 7)
+    assert not first.lets_others_probe, "there is nobody else who is to probe"
+
+
 def test_processes_of_one_name_are_one_vote_on_however_many_machines() -> None:
     """Who gives one name says that their fate is one."""
     fleet = of("desk@one", 2)
@@ -366,15 +383,16 @@ def test_a_circuit_without_rules_follows_and_suspects_nobody() -> None:
 
 
 @pytest.mark.parametrize(("threshold", "rates"), [(5, Rates()), (None, Rates(failure_rate=0.5))])
-def test_under_suspicion_one_failure_opens(threshold: int | None, rates: Rates) -> None:
-    """And a success does not."""
+def test_under_suspicion_two_failures_in_a_row_open(threshold: int | None, rates: Rates) -> None:
+    """However many stray ones there were, with a success between."""
     circuit = Circuit(threshold=threshold, timeout=60.0)
     circuit.watch(rates)
     circuit.is_suspected = True
-    for _ in range(3):
+    for fails in (False, True, False, True, False, True):
+        assert circuit.state(100.0) == "closed"
         ticket = circuit.admit(100.0)
         assert ticket is not None
-        ticket.succeeded(100.0)
+        ticket.failed(100.0, "OSError: no") if fails else ticket.succeeded(100.0)
     assert circuit.state(100.0) == "closed"
     ticket = circuit.admit(100.0)
     assert ticket is not None

@@ -38,6 +38,9 @@ __all__ = [
 CircuitState = Literal["closed", "open", "half-open"]
 
 
+_ENOUGH_UNDER_SUSPICION: Final = 2
+"""Failures in a row that open a circuit where another process has opened its own. One would be too few: a stray failure that
+befalls a healthy process is no evidence, and while a bad machine stays bad there is always a suspicion."""
 _LONGEST_PAUSE: Final = 7 * 86_400.0
 """Seconds: what a header asks for beyond that is a mistake of the other side's."""
 
@@ -236,7 +239,7 @@ class Circuit(_WhatEveryRefusalReads):
         self._lane_is_open = False
         self.last_error: str | None = None
         self.is_suspected = False
-        """Whether another process has opened its circuit to the same service: the next failure here opens this one."""
+        """Whether another process has opened its circuit to the same service: the second failure in a row here opens this one."""
         self.observer: CircuitObserver | None = None
         if rng is not None:
             self.rng = rng
@@ -603,10 +606,11 @@ class Closed:
         threshold = circuit.threshold
         self.streak += 1  # no call stands between its load and its store: see `ServiceState`
         in_a_row = threshold is not None and self.streak >= threshold
-        if self._window is None and not (in_a_row or circuit.is_suspected):
+        is_confirmed = circuit.is_suspected and self.streak >= _ENOUGH_UNDER_SUSPICION
+        if self._window is None and not (in_a_row or is_confirmed):
             return  # nearly always; the lock would take as long as all the rest
         with _lock:
-            in_a_row = in_a_row or (circuit.is_suspected and circuit._has_rules)
+            in_a_row = in_a_row or (is_confirmed and circuit._has_rules)
             tripped = (self._counted(now, duration, failed=True) or in_a_row) and circuit.closed is self
             if tripped:
                 circuit._open_by_rule(now, cause)

@@ -2,9 +2,10 @@
 What the processes that call one service agree on about its circuit.
 
 Each decides by its own rules, for itself and at once. Who opens its circuit gives a vote. One vote is a suspicion: it
-opens nobody's circuit, but where it is known the next failure does, in place of the usual number. Votes from as many machines
-as the quorum open all; as many votes from one machine open those of that machine. Then there is one probe, whose verdict is
-that of all who were opened. So a process whose own network is bad keeps nobody from calling, a bad machine keeps no other
+opens nobody's circuit, but where it is known the second failure in a row does, in place of the usual number; a single one does
+not, for a stray failure is no evidence. Votes from as many machines as the quorum open all; as many votes from one machine open
+those of that machine. Then there is one probe, whose verdict is that of all who were opened. The machine that voted first, or whose
+probe failed last, lets the others ask for it before: what it sees is known. So a process whose own network is bad keeps nobody from calling, a bad machine keeps no other
 machine from it, and an outage that all see is one after a few failures of the fleet.
 
 Where a record cannot be read or written, everything stays as each process decides by itself.
@@ -42,7 +43,7 @@ class FleetRecord(NamedTuple):
     is_open: bool = False
     """Whether it is open for all."""
     votes: tuple[Vote, ...] = ()
-    """Who has opened its circuit by its own rules since."""
+    """Who has opened its circuit by its own rules since. The first one's machine, where all are open, has had its say."""
     circuit: SavedCircuit = SavedCircuit()
     """That of the last one who voted."""
 
@@ -145,6 +146,12 @@ class FleetCircuit:
             return "all"
         return "machine" if len(self._of_my_machine(self.record.votes)) >= self.quorum else "nobody"
 
+    @property
+    def lets_others_probe(self) -> bool:
+        """Whether it is open for all, and this machine was the first to vote or the last whose probe has failed."""
+        votes = self.record.votes
+        return self.record.is_open and bool(votes) and votes[0].machine == self.me.machine
+
     def _of_my_machine(self, votes: tuple[Vote, ...]) -> tuple[Vote, ...]:
         return tuple(vote for vote in votes if vote.machine == self.me.machine)
 
@@ -169,6 +176,8 @@ class FleetCircuit:
             votes = tuple(vote for vote in votes if vote.name not in gone)
         if all(vote.name != self.me.name for vote in votes):
             votes = (*votes, self.me)[-_MOST_VOTES:]
+        if known.is_open and by_a_probe:
+            votes = (self.me, *(vote for vote in votes if vote.name != self.me.name))
         is_open = known.is_open or len({vote.machine for vote in votes}) >= self.quorum
         return Announcement(FleetRecord(is_open, votes, circuit), self.version)
 
@@ -226,6 +235,10 @@ class ProbePermit:
     def granted(self, until: float) -> None:
         """The lease is here."""
         self.until, self.wanted_for = until, None
+
+    def lets_others_ask(self, until: float) -> None:
+        """They come first: what this process would find out is known."""
+        self.ask_from = until
 
     def refused(self, now: float, length: float) -> None:
         """Somebody else has it, for about *length* seconds."""

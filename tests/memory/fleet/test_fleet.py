@@ -16,6 +16,7 @@ from shockproof import (
     ErrorRecoveryService,
     Handle,
     MemoryStore,
+    StateStore,
 )
 from shockproof.testing import VirtualClock
 from tests.memory.fleet.weather import Weather
@@ -64,6 +65,15 @@ def store(clock: VirtualClock) -> Weather:
     return Weather(MemoryStore(clock=clock))
 
 
+def recovery_of(
+    directory: Path, name: str, store: StateStore, clock: VirtualClock, machine: str
+) -> ErrorRecoveryService:
+    return ErrorRecoveryService(
+        directory / name / "state", directory / name / "errors", store=store, process_name=name,
+        machine_name=machine, clock=clock, rng=random.Random(name),
+    )  # fmt: skip
+
+
 Joins = Callable[..., Awaitable[Bot]]
 
 
@@ -74,10 +84,8 @@ async def joins(clock: VirtualClock, store: Weather, tmp_path: Path) -> AsyncIte
 
     async def join(**options: Any) -> Bot:
         name = f"bot-{len(bots)}"
-        recovery = ErrorRecoveryService(
-            tmp_path / name / "state", tmp_path / name / "errors", store=store, process_name=name,
-            machine_name=options.pop("machine", f"machine of {name}"), clock=clock, rng=random.Random(name),
-        )  # fmt: skip
+        machine = options.pop("machine", f"machine of {name}")
+        recovery = recovery_of(tmp_path, name, store, clock, machine)
         bots.append(Bot(recovery, **options))
         await recovery.start()
         return bots[-1]
@@ -116,13 +124,13 @@ async def test_one_process_that_finds_the_venue_down_opens_nobody_elses_circuit(
     assert all(bot.circuit == "closed" for bot in good)
 
 
-async def test_where_one_has_found_it_down_the_first_own_failure_is_enough(joins: Joins) -> None:
+async def test_where_one_has_found_it_down_two_own_failures_are_enough(joins: Joins) -> None:
     """What two see is an outage: the second need not fail as often as the first."""
     first, second, third = await fleet_of(joins, 3)
     await first.opens()
     await settled()
     second.is_down = True
-    assert [await second.call(), await second.call()] == ["failed", REFUSED]
+    assert [await second.call() for _ in range(3)] == ["failed", "failed", REFUSED]
     await settled()
     assert (third.sent, await third.call()) == (0, REFUSED), "and two votes are the quorum"
 
@@ -165,6 +173,28 @@ async def test_a_bad_machine_opens_its_own_circuits_and_no_other_machines(joins:
     await settled()
     assert [bot.circuit for bot in bad] == ["closed"] * 4
     assert good[0].recovery.get_health_status()["shared"]["votes"] == {}
+
+
+async def test_a_bad_machine_does_not_get_the_probe_of_all_again_and_again(joins: Joins) -> None:
+    """Its failure is known: another one is asked, and a machine that was wrong about an outage is well after one round."""
+    bad, good = [await joins(machine="bad") for _ in range(8)], await fleet_of(joins, 2)
+    for bot in bad:
+        bot.is_down = True
+    for bot in bad[:2]:
+        await bot.opens()
+    await settled()
+    good[0].is_down = True
+    assert [await good[0].call() for _ in range(2)] == ["failed"] * 2
+    good[0].is_down = False
+    await settled()
+    assert [bot.circuit for bot in bad + good] == ["open"] * 10
+    for _ in range(40):
+        await asyncio.sleep(1.0)
+        for bot in bad + good:
+            await bot.call()
+        await settled()
+    assert [await bot.call() for bot in good] == ["fine"] * 2
+    assert good[0].recovery.get_health_status()["shared"]["open_for_all"] == []
 
 
 async def test_a_quorum_of_one_follows_the_first(joins: Joins) -> None:
@@ -369,7 +399,7 @@ async def test_a_store_that_is_full_is_told_of_once_and_its_end_once(
     await asyncio.sleep(10.0)
     assert bots[0].recovery.get_health_status()["shared"]["state"] == "reachable"
     bots[1].is_down = True
-    assert await bots[1].call() == "failed"
+    assert [await bots[1].call() for _ in range(2)] == ["failed"] * 2
     await settled()
     assert await bots[2].call() == REFUSED, "what was found out meanwhile was told"
     assert [

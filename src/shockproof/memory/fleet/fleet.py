@@ -18,7 +18,7 @@ from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.fleet import background_task
 from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.fleet.shared_budget import SharedBudget
-from shockproof.memory.fleet.shared_circuit import SharedCircuit
+from shockproof.memory.fleet.shared_circuit import SharedCircuit, longest_lead
 from shockproof.memory.fleet.shared_limit import SharedLimit
 from shockproof.memory.fleet.shared_record import SharedRecord
 from shockproof.memory.services.service_state import ServiceState
@@ -49,8 +49,6 @@ _CONFLICT_APART: Final = 0.002
 """Seconds, multiplied and at random, by which those who write at the same moment get out of each other's way."""
 _LEAST_WAIT: Final = 0.001
 """Seconds: whatever is due, the loop belongs to others in between."""
-_LONGEST_LEAD: Final = 1.0
-"""Seconds before a circuit is half-open in which leases for probing are asked for, each process at another moment."""
 
 _in_use: weakref.WeakSet[Fleet] = weakref.WeakSet()
 _in_use_lock = shared_lock()
@@ -455,12 +453,12 @@ class Fleet:
                 shared.tell_again()
                 raise
             else:
-                shared.told(what, version)
+                shared.told(what, version, self._clock.monotonic())
 
     async def _ask_for_the_probe(self, shared: SharedCircuit) -> float:
         """Fetch the lease if it is wanted now; when it is worth looking again."""
         now = self._clock.monotonic()
-        lead = min(_LONGEST_LEAD, shared.state.circuit.timeout / 10) * self._rng.random()
+        lead = longest_lead(shared.state.circuit.timeout) * self._rng.random()
         soon = shared.probes_soon(now, lead)
         length = shared.permit.length_to_ask_for(now)
         if (lease := shared.lease) is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.stores import own_name
@@ -21,7 +21,16 @@ from shockproof.policies.fleet_circuit import (
     Vote,
 )
 
-__all__ = ["SharedCircuit"]
+__all__ = ["SharedCircuit", "longest_lead"]
+
+_LONGEST_LEAD: Final = 1.0
+"""Seconds before a circuit is half-open in which leases for probing are asked for, each process at another moment."""
+
+
+def longest_lead(timeout: float) -> float:
+    """The most of those seconds, for a circuit that is open for *timeout*."""
+    return min(_LONGEST_LEAD, timeout / 10)
+
 
 Untold = Literal["opened", "opened by a probe", "closed"]
 
@@ -104,6 +113,7 @@ class SharedCircuit:
             if self._telling is not None and record == self._telling.record:
                 # The own announcement, told by the store before it has answered.
                 self._fleet.announced(self._telling, version)
+                self._let_others_ask(now)
                 return
             verdict = self._fleet.learned(record, version)
             circuit.is_suspected = self._fleet.is_suspected
@@ -116,6 +126,7 @@ class SharedCircuit:
         try:
             if verdict == "open" and record is not None:
                 circuit.follow(record.circuit, now)
+                self._let_others_ask(now)
             elif verdict == "close":
                 circuit.follow_closing(now)
         finally:
@@ -154,11 +165,12 @@ class SharedCircuit:
             if self._untold is None and telling is not None:
                 self._untold = "opened" if self.state.circuit.closed is None else "closed"
 
-    def told(self, announcement: Announcement, version: int) -> None:
+    def told(self, announcement: Announcement, version: int, now: float) -> None:
         """The store has taken it."""
         with self._lock:
             self._telling = None
             self._fleet.announced(announcement, version)
+            self._let_others_ask(now)
             self.state.circuit.is_suspected = self._fleet.is_suspected
 
     @property
@@ -170,6 +182,12 @@ class SharedCircuit:
     def votes(self) -> tuple[Vote, ...]:
         """Who has opened its circuit by its own rules, as far as is known."""
         return self._fleet.record.votes
+
+    def _let_others_ask(self, now: float) -> None:
+        # A bad machine that has the lease again and again would keep all others from calling.
+        if self._fleet.lets_others_probe:
+            circuit = self.state.circuit
+            self.permit.lets_others_ask(now + circuit.open_for(now) + longest_lead(circuit.timeout))
 
     def _end_round(self) -> None:
         self.permit.over()
