@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from shockproof import NOT_FOUND, CallRejectedError, ErrorRecoveryService, Found, LookUp
-from shockproof.calls.portions import AT_ONCE, Portions
+from shockproof.calls.portions import AT_ONCE, Portions, turn_here
 
 pytestmark = pytest.mark.asyncio
 
@@ -144,3 +146,22 @@ async def test_who_is_cancelled_while_it_waits_takes_no_place_of_a_portion() -> 
     await asyncio.sleep(0)
 
     assert all(turn.done() for turn in waiting)
+
+
+async def test_loop_that_is_closed_while_orders_wait_for_their_portion_is_freed() -> None:
+    """Who waits holds its loop: whatever knows of it beside the loop would keep both for ever."""
+
+    def lives_and_ends() -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.new_event_loop()
+
+        async def burst() -> None:
+            waiting = [turn for _ in range(3 * AT_ONCE) if (turn := turn_here()) is not None]
+            assert len(waiting) == 2 * AT_ONCE
+
+        loop.run_until_complete(burst())
+        loop.close()
+        return weakref.ref(loop)
+
+    ended = await asyncio.to_thread(lives_and_ends)
+    gc.collect()
+    assert ended() is None

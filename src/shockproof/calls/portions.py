@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from typing import Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 __all__ = ["AT_ONCE", "Portions", "turn_here"]
 
@@ -18,7 +18,7 @@ AT_ONCE: Final = 32
 class Portions:
     """Of one loop: the first orders of a turn go on at once, and the others wait for a turn of their own, in their order."""
 
-    __slots__ = ("_left", "_waiting", "_will_renew")
+    __slots__ = ("__weakref__", "_left", "_waiting", "_will_renew")
 
     def __init__(self) -> None:
         self._left = AT_ONCE
@@ -50,13 +50,16 @@ class Portions:
             loop.call_soon(self._renew, loop)
 
 
-_of_loops: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, Portions]()
+_of_loops: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, ref[Portions]]()
+"""The loop alone holds it, by the turn that will renew it: who waits holds the loop, and would keep one that was closed for ever."""
 
 
 def turn_here() -> asyncio.Future[None] | None:
     """See `Portions.turn`; on the running loop."""
     loop = asyncio.get_running_loop()
-    portions = _of_loops.get(loop)
-    if portions is None:
-        portions = _of_loops.setdefault(loop, Portions())
+    known = _of_loops.get(loop)
+    portions = None if known is None else known()
+    if portions is None:  # whatever was there had nobody waiting, and its whole portion left
+        portions = Portions()
+        _of_loops[loop] = ref(portions)
     return portions.turn(loop)
