@@ -284,6 +284,7 @@ class ErrorRecoveryService:
                 ways=lambda: self._ways,
                 reconciliation=lambda: self._sendings,
                 loaded=partial(self._have_loaded_the_rest, _PATIENCE),
+                times_taken_over=lambda: self._journal.times_taken_over if self._has_made("_journal") else 0,
             ),
         )
         self._encryption_key = encryption_key

@@ -93,6 +93,7 @@ class Once(Generic[R]):
         self._wanted = WantedOrder(
             key=key,
             is_key_new=is_new,
+            taken_over_before=sent_once.times_taken_over(),
             plan=plan.of_orders(),
             freshness=Freshness(plan.state.name, plan.runtime.clock, valid_until, still_wanted),
             way=way,

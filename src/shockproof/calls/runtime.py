@@ -55,6 +55,8 @@ class SentOnce(NamedTuple):
     """What the journal knows of them."""
     loaded: Callable[[], Awaitable[None]]
     """Returns when the journal can be asked for without an import on the loop."""
+    times_taken_over: Callable[[], int]
+    """How often its journal has taken over from another owner's; 0 as long as nobody has asked for it."""
 
 
 class Runtime:

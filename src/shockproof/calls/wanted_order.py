@@ -29,7 +29,9 @@ class WantedOrder(NamedTuple):
 
     key: str
     is_key_new: bool
-    """The key was made for it: nobody else sends it."""
+    """The key was made for it: nobody else sends it, but who was told of it."""
+    taken_over_before: int
+    """How often the journal had taken over from another owner's when it was made."""
     plan: Plan
     """How it is sent; its effect is ``"unsafe"``."""
     freshness: Freshness
@@ -96,7 +98,9 @@ class WantedOrder(NamedTuple):
             details=None if self.details is None else self.details(),
             lasts=0.0 if self.plan.limit is None else self.plan.limit + (self.plan.grace or 0.0),
         )
-        sending.is_new = self.is_key_new and not was_sent
+        # Who owned the account in between may have been given the key.
+        is_known_elsewhere = sending.taken_over_before != self.taken_over_before
+        sending.is_new = self.is_key_new and not was_sent and not is_known_elsewhere
         return sending
 
 

@@ -214,6 +214,42 @@ async def test_keys_that_once_makes_itself_need_no_look_up(machines: Machines) -
     assert (len(venue.booked), venue.asked) == (1, [])
 
 
+@pytest.mark.parametrize("key_argument", [True, False])
+async def test_key_that_once_made_and_the_owner_in_between_has_sent_is_found(
+    machines: Machines, *, key_argument: bool
+) -> None:
+    """It was refused here, given to the owner, as the docs say, and called again when the account had come back."""
+    first, venue = await machines.start(1), machines.venue
+    orders = first.service("orders", effect="unsafe", max_retries=0)
+    once: Any = orders.once(confirm=venue.find, key_argument="key" if key_argument else None, settle=SETTLE)
+    arguments = {} if key_argument else {"key": once.key}
+    await machines.dies(first)
+    with pytest.raises(HaltedError):
+        await once.call(venue.submit, **arguments)
+    second = await machines.start(2)
+    await asyncio.sleep(SETTLE)
+    assert await machines.order(once.key, second) == f"placed {once.key}"
+    machines.ways[first].turn("fair")
+    await machines.stops(second)
+    await first.owned()
+    assert await once.call(venue.submit, **arguments) == f"found {once.key}"
+    assert venue.booked == [once.key]
+
+
+async def test_key_that_once_makes_behind_the_take_over_needs_no_look_up_on_the_way_back(
+    machines: Machines,
+) -> None:
+    """Only what was made before it may have been sent by the owner in between."""
+    first, venue = await machines.start(1), machines.venue
+    await machines.dies(first)
+    await machines.stops(await machines.start(2))
+    machines.ways[first].turn("fair")
+    await first.owned()
+    orders = first.service("orders", effect="unsafe", max_retries=0)
+    await orders.once(confirm=venue.find, key_argument="key", settle=SETTLE).call(venue.submit)
+    assert (len(venue.booked), venue.asked) == (1, [])
+
+
 @pytest.mark.parametrize("machine", [1, 2])
 async def test_a_restart_costs_nothing_on_its_own_machine(
     machines: Machines, clock: VirtualClock, machine: int
@@ -295,8 +331,9 @@ async def test_the_third_machine_knows_neither_of_the_two_before(machines: Machi
     assert machines.venue.booked == ["K-1", "K-2"]
 
 
+@pytest.mark.parametrize("key", ["K-1", None])
 async def test_an_order_that_waits_for_its_repetition_while_the_account_is_elsewhere_is_not_repeated(
-    machines: Machines,
+    machines: Machines, key: str | None
 ) -> None:
     """It was known not to be there, then another owner sent it, and the account came back."""
     first, venue = await machines.start(1), machines.venue
@@ -310,19 +347,18 @@ async def test_an_order_that_waits_for_its_repetition_while_the_account_is_elsew
             raise ConnectionRefusedError
         return await venue.submit(key=key)
 
-    repeated = asyncio.ensure_future(
-        orders.once("K-1", confirm=venue.find, key_argument="key", settle=SETTLE).call(refused_at_first)
-    )
+    once = orders.once(key, confirm=venue.find, key_argument="key", settle=SETTLE)
+    repeated = asyncio.ensure_future(once.call(refused_at_first))
     while not tries:  # noqa: ASYNC110 - it begins in a thread of the disk
         await asyncio.sleep(0.1)
     await first._fleet._ownership.give_back()  # type: ignore[union-attr]  # in the middle of its life
     second = await machines.start(2)
-    assert await machines.order("K-1", second) == "placed K-1"
+    assert await machines.order(once.key, second) == f"placed {once.key}"
     await second.aclose()
     await first.owned()
     with pytest.raises((HaltedError, ConnectionRefusedError)):
         await repeated
-    assert venue.booked == ["K-1"]
+    assert venue.booked == [once.key]
 
 
 @pytest.mark.parametrize("what", ["empty", "another store", "as it was long before"])

@@ -171,6 +171,8 @@ class Journal:
         self._writer = writer_for(directory)
         self.pending_elsewhere: set[Name] = set()
         """Orders that the journal of another machine had pending, and that this one could not be told of."""
+        self.times_taken_over = 0
+        """How often this process, or one that it was forked from, has taken over from another journal's owner."""
         self._forget()
         after_fork(self._in_the_child)
 
@@ -201,8 +203,6 @@ class Journal:
         """What another journal's owner may have sent: also that this one does not know."""
         self.loss_noticed: Moment | None = None
         """When somebody first asked for a key that may be lost."""
-        self.times_taken_over = 0
-        """How often this process has taken over from another journal's owner."""
         self.earlier_sends: tuple[EarlierSend, ...] = ()
         """What was sent under rate limits before it was opened, or last looked at by `pending`, as far as it is still told."""
         self._closes_later = False

@@ -132,7 +132,8 @@ class Sending:
     ) -> None:
         self._lasts = lasts
         """Seconds that an attempt may be under way, at most, of a process that has lost its account meanwhile; 0: nobody can tell."""
-        self._taken_over_before = journal.times_taken_over
+        self.taken_over_before = journal.times_taken_over
+        """How often the journal had taken over from another owner's."""
         self._details = details
         """What it is to be journalled with; None: nothing."""
         self._known_details: Mapping[str, Any] = {}  # Any: the user's own values
@@ -167,7 +168,7 @@ class Sending:
         self.was_about_to_send = False
         """Whether `about_to_send` was called, whatever came of it."""
         self.is_new = False
-        """Whether the key was made for this, and never sent: then no damaged journal can have lost it."""
+        """Whether the key was made for this, since the last take-over, and never sent: then no journal can have lost it."""
         self._is_released = False
         self._told: _Told | None = None
         self._goes_without = False
@@ -176,7 +177,7 @@ class Sending:
     @property
     def is_overtaken(self) -> bool:
         """Whether somebody else may have sent it since it was known here that nobody had: it has to be claimed anew."""
-        return not self.is_new and self._journal.times_taken_over != self._taken_over_before
+        return self._journal.times_taken_over != self.taken_over_before
 
     @property
     def is_left_behind(self) -> bool:
