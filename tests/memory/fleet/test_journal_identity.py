@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -318,6 +319,38 @@ async def test_what_was_left_pending_here_may_have_been_sent_by_the_owner_in_bet
     await first.owned()
     assert await machines.order("K-1", first) == "found K-1"
     assert venue.booked == ["K-1"]
+
+
+@pytest.mark.parametrize("risk_reducing", [False, True])
+async def test_operation_pending_here_that_the_owner_in_between_ran_may_have_run(
+    machines: Machines, *, risk_reducing: bool
+) -> None:
+    """What is known of it here is old, in each life until its end; what begins behind the take-over is not."""
+    first = await machines.start(1)
+
+    async def is_interrupted(bot: ErrorRecoveryService, key: str) -> bool:
+        op = bot.operation("rebalance", key=key, risk_reducing=risk_reducing)
+        with contextlib.suppress(ConnectionError):
+            async with op:
+                await op.checkpoint(leg=1)
+                raise ConnectionError
+        return op.may_have_run
+
+    assert [await is_interrupted(first, "day") for _ in range(2)] == [False, False], "nobody else was there"
+    await machines.dies(first)
+    second = await machines.start(2)
+    async with second.operation("rebalance", key="day") as op:
+        assert op.may_have_run
+    machines.ways[first].turn("fair")
+    await machines.stops(second)
+    await first.owned()
+    assert await is_interrupted(first, "day")
+    assert [await is_interrupted(first, "new") for _ in range(2)] == [True, False]
+    await machines.stops(first)
+    again = await machines.start(1)
+    assert [await is_interrupted(again, key) for key in ("day", "new")] == [True, False]
+    async with again.operation("rebalance", key="day") as op:
+        assert (op.resumed, op.may_have_run, op.progress) == (True, True, {"leg": 1})
 
 
 async def test_the_third_machine_knows_neither_of_the_two_before(machines: Machines) -> None:

@@ -40,6 +40,8 @@ class _Begun(NamedTuple):
     details: dict[str, Any]  # Any, here and below: the user's values
     progress: dict[str, Any]  # Any: as the journal keeps it, plain values
     is_resumed: bool
+    taken_over: float | None
+    """The take-over that was the last one when it began; None: there was none, or nobody knows."""
 
 
 class _Left(NamedTuple):
@@ -115,6 +117,7 @@ class Operation:
         self._progress: dict[str, Any] = {}  # Any: the user's values
         self._resumed = False
         self._may_have_run = False
+        self._taken_over: float | None = None
         self._is_abandoned = False
         self._life: object = None
         """The life of the journal that this block was entered in; None outside of it."""
@@ -137,10 +140,11 @@ class Operation:
     @property
     def may_have_run(self) -> bool:
         """
-        Whether it may have begun, or been completed, although the journal does not know of it: something of that is missing, or
-        another owner with another journal had the account.
+        Whether it may have begun, gone on, or been completed, although the journal does not know of it: something of that is
+        missing, or another owner with another journal had the account.
 
-        It begins from nothing all the same. An order in it that is sent by `Handle.once` with a key of yours is looked up first.
+        It goes on from what the journal knows all the same: from nothing, or, where it was pending here when the account was
+        taken over, from its last checkpoint here. An order in it that is sent by `Handle.once` with a key of yours is looked up first.
         """
         return self._may_have_run
 
@@ -191,9 +195,24 @@ class Operation:
                 self._journal.claims.give_back(Name(self.name, self.key), self)
             self._life = None
             raise
-        self._details, self._progress, self._resumed = begun
-        self._may_have_run = not begun.is_resumed and self._journal.has_lost_something
+        self._details, self._progress, self._resumed, self._taken_over = begun
+        self._may_have_run = (
+            self._was_owned_elsewhere(begun) if begun.is_resumed else self._journal.has_lost_something
+        )
         return self
+
+    def _was_owned_elsewhere(self, begun: _Begun) -> bool:
+        """Whether another journal's owner may have gone on with it since it had begun here."""
+        elsewhere = self._journal.owned_elsewhere
+        if elsewhere is None:
+            return False
+        return elsewhere.since is None or elsewhere.since.wall != begun.taken_over
+
+    @property
+    def _last_take_over(self) -> float | None:
+        """What tells it from those before: its wall time, which is compared with nothing but itself."""
+        elsewhere = self._journal.owned_elsewhere
+        return None if elsewhere is None or elsewhere.since is None else elsewhere.since.wall
 
     def _begin(self, session: Session, details: Any) -> _Begun:  # Any: frozen values
         name = Name(self.name, self.key)
@@ -204,7 +223,7 @@ class Operation:
         reduces_risk = self._goes_without is not None
         session.require(
             Kind.BEGIN,
-            self._body(details=details, service=self._service_name),
+            self._beginning(details),
             even_without_space=reduces_risk,
         )
         self._block.is_new = known is None
@@ -218,11 +237,18 @@ class Operation:
         if known is not None and known.is_completed:
             raise OperationCompletedError(self.name, self.key, self._thawed(known.body.get("result")))
         body = {} if known is None else known.body
+        taken_over = self._last_take_over if known is None else body.get("taken_over")
         return _Begun(
             self._thawed(body.get("details", details)),
             self._thawed(body.get("progress", {})),
             known is not None,
+            taken_over,
         )
+
+    def _beginning(self, details: Any) -> dict[str, Any]:  # Any: frozen values
+        """Of one that is known already, the journal keeps what it was begun with the first time."""
+        body, taken_over = self._body(details=details, service=self._service_name), self._last_take_over
+        return body if taken_over is None else {**body, "taken_over": taken_over}
 
     def _body(self, **more: Any) -> dict[str, Any]:  # Any: frozen values
         return {"operation": self.name, "key": self.key, **more, "at": self._now()}
@@ -241,14 +267,16 @@ class Operation:
         def act(session: Session) -> None:
             known = session.table.get(Name(self.name, self.key))
             if known is None:
-                session.tell(Kind.BEGIN, self._body(details=details.values(), service=self._service_name))
+                session.tell(Kind.BEGIN, self._beginning(details.values()))
             elif not known.is_completed:
                 # It may have been recorded by now, and be taken back if the disk refuses: not this.
                 session.tell(Kind.INTERRUPT, self._body(why=None))
             self._waits_in_vain = False
 
         self._tell(act)
-        return _Begun(dict(self._details), {}, is_resumed=False) if begun is None else begun
+        if begun is not None:
+            return begun
+        return _Begun(dict(self._details), {}, is_resumed=False, taken_over=self._last_take_over)
 
     def _claim_at_once(self) -> _Begun | None:
         """
@@ -464,7 +492,8 @@ class Operation:
 
     def _interrupt(self, error: BaseException) -> Act[None]:
         text = _described(error, self._redact)
-        self._left = _Left(is_completed=False, begun=_Begun(self._details, self._progress, is_resumed=True))
+        begun = _Begun(self._details, self._progress, is_resumed=True, taken_over=self._taken_over)
+        self._left = _Left(is_completed=False, begun=begun)
         block = self._block
 
         def act(session: Session) -> None:

@@ -175,7 +175,16 @@ class OperationTable:
         attempt_at = after.pop("attempt_at", None)
         if attempt_at is not None:
             after["sent_at"] = attempt_at  # until when it might have run is nobody's business any more
-        for gone in ("progress", "interrupted", "details", "counts_from", "effect", "settle", "counts_for"):
+        for gone in (
+            "progress",
+            "interrupted",
+            "details",
+            "counts_from",
+            "effect",
+            "settle",
+            "counts_for",
+            "taken_over",
+        ):
             after.pop(gone, None)
         return after
 
