@@ -425,6 +425,7 @@ async def test_orders_of_earlier_lives_count_with_their_last_attempt(
     await first.aclose()
     between = process()
     await between.restore_state()
+    await clock.sleep(1.0)  # when that was written down, "b" had not been sent yet
     await place(venue_of(between), "b")
     second = killed(tmp_path, clock)
     await second.restore_state()
