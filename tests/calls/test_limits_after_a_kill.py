@@ -439,33 +439,6 @@ async def test_mistake_while_it_is_written_is_logged_and_it_is_written_again(
     assert used(await lives.next()) >= 31
 
 
-async def test_second_service_on_one_directory_is_told_and_writes_nothing_over_the_first(
-    lives: Lives, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Until the first has come to its end: then another one keeps it."""
-    venue = await lives.next()
-    await send(venue, 100)
-    await lives.disk()
-    before = (lives.state_dir / FILE).read_bytes()
-    second = ErrorRecoveryService(lives.state_dir, lives.directory / "errors", clock=lives.clock)
-    other = second.service("other", rate_limit="1200/min", max_wait=0.0)
-    with caplog.at_level(logging.WARNING, logger="shockproof"):
-        await second.restore_state()
-        await send(other, 50)
-        await written(second)
-        await second.aclose()
-    assert caplog.text.count("another one of this process writes") == 1
-    assert (lives.state_dir / FILE).read_bytes() == before
-    await lives.made[-1].aclose()
-    third = ErrorRecoveryService(lives.state_dir, lives.directory / "errors", clock=lives.clock)
-    other = third.service("other", rate_limit="1200/min", max_wait=0.0)
-    await third.restore_state()
-    await send(other, 50)
-    await written(third)
-    assert json.loads((lives.state_dir / FILE).read_text())["services"].keys() == {"venue", "other"}
-    await third.aclose()
-
-
 async def test_child_process_writes_nothing_over_its_parents_file(lives: Lives) -> None:
     """It is the parent's; a child that restores the state keeps its own."""
     venue = await lives.next()

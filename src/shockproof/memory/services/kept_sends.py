@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import threading
-import weakref
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -44,8 +43,6 @@ _AGAIN_AFTER: Final = 1.0
 
 _log = logging.getLogger("shockproof")
 _numbers = itertools.count(1)
-_keepers: weakref.WeakValueDictionary[str, KeptSends] = weakref.WeakValueDictionary()
-"""Who writes the file of a directory in this process: one at a time."""
 
 
 class EarlierSends(NamedTuple):
@@ -94,9 +91,6 @@ class KeptSends:
     def _in_the_child(self) -> None:
         # The file is the parent's there.
         self.is_on = False
-        self._is_refused = False
-        """Another one of this process writes the file."""
-        self._has_ended = False
         self._is_asked = False
         self._lock = threading.Lock()
 
@@ -155,33 +149,15 @@ class KeptSends:
         """
         From now on the file is never less than what was sent; returns when it tells of all services that are there.
 
-        A disk that refuses is logged, and asked again at the next call. Cancelled, only the waiting ends. Where another
-        recovery service of this process writes the file, this one does not, which is logged: each would write over the other's.
+        A disk that refuses is logged, and asked again at the next call. Cancelled, only the waiting ends.
         """
         self.is_on = True
         at_exit(self._write_at_exit)
         for state in self._registry.all():
             if state.windows is not None:
                 self.watch(state)
-        if (self._names or self._is_there) and self._is_the_keeper():
+        if self._names or self._is_there:
             await self._written(is_last=False)
-
-    def _is_the_keeper(self) -> bool:
-        if self._is_refused:
-            return False
-        key = os.path.abspath(self._directory)
-        with self._lock:
-            keeper = _keepers.setdefault(key, self)
-            if keeper is self or not keeper.is_on or keeper._has_ended:
-                _keepers[key], self._has_ended = self, False
-                return True
-            self._is_refused = True
-        _log.warning(
-            "what this recovery service sends under rate limits would be forgotten after a kill: another one of this process "
-            "writes %s. Give each its own state_dir, or use one for all",
-            self._directory / FILE_NAME,
-        )
-        return False
 
     def watch(self, state: ServiceState) -> None:
         """*state* has a rate limit, or may get one."""
@@ -191,7 +167,7 @@ class KeptSends:
 
     def soon(self) -> None:
         """Have it written soon, from any thread; those who ask meanwhile are answered with it."""
-        if not self.is_on or not self._is_the_keeper():
+        if not self.is_on:
             return
         now = (
             self._clock.monotonic()
@@ -209,10 +185,8 @@ class KeptSends:
 
     async def end(self) -> None:
         """Return when the file tells what was sent and nothing more; a disk that refuses is logged, and what it tells is enough."""
-        if self.is_on and not self._is_refused:
-            if not self._is_over:
-                await self._written(is_last=True)
-            self._has_ended = True  # the next service of this process may keep it
+        if self.is_on and not self._is_over:
+            await self._written(is_last=True)
 
     async def _written(self, *, is_last: bool) -> None:
         now = self._clock.monotonic()
@@ -220,7 +194,7 @@ class KeptSends:
             await wait_on_this_loop(self._submit(lambda: self._write(now, is_last=is_last)))
 
     def _write_at_exit(self, timeout: float) -> str | None:
-        if not self.is_on or self._is_over or self._is_refused:
+        if not self.is_on or self._is_over:
             return None
         now = self._clock.monotonic()
         try:
