@@ -22,7 +22,7 @@ HURRIED = (sys.executable, str(Path(__file__).with_name("hurried_trader.py")))
 
 
 class Watching:
-    """A view that ends the session when the second owner has traded."""
+    """A view that ends the session when the second owner has settled what the first one left, and has traded."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -36,6 +36,8 @@ class Watching:
         if session is None or session.hand_over is None or session.was_stopped:
             return
         owner = session.board.owner
+        if not session.board.settled("reconcile"):
+            return  # what the first one left is asked after again and again, beside what is new
         if owner is not None and sum(owner.snapshot.get("orders", {}).values()) > 2:
             session.stop()
 
