@@ -103,6 +103,7 @@ STANDARD = {
     "bisect": "the windows of rate limits",
     "dataclasses": "of `Verdict`, `Attempt` and `CallInfo`",
     "datetime": "a duration may be a timedelta",
+    "gc": "none is collected while the frames of all threads are asked for",
     "json": "the texts of errors, quoted while they are captured",
     "pathlib": "the directories",
     "queue": "the disk's thread",

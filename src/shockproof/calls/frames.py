@@ -7,14 +7,17 @@ Only of functions whose code is known: what a user's own ``locals()`` gave is le
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
 from shockproof.calls.strangers import held_by, is_really
+from shockproof.vocabulary.shared_lock import shared_lock
 
-__all__ = ["frames_below", "frames_in", "frames_of", "locals_of"]
+__all__ = ["current_frames", "frames_below", "frames_in", "frames_of", "locals_of"]
 
 _DEEPEST: Final = 1000
 """Frames that are looked through: as many as Python lets there be, unless it was told otherwise."""
@@ -60,3 +63,23 @@ def locals_of(frame: FrameType, *names: str) -> list[Any]:  # Any: whatever they
             # Before 3.13 it is a copy that the frame keeps: of its own failure as well, which would be a cycle.
             held.clear()
     return found
+
+
+_one_at_a_time: Final = shared_lock()
+
+
+def current_frames() -> dict[int, FrameType]:
+    """
+    The innermost frame of each thread, by its ident: `sys._current_frames`, without a garbage collection inside it.
+
+    CPython holds a lock meanwhile that a thread needs to begin and to end. A collection there may run Python code, which lets
+    another thread go on, and if that one is about to begin or to end, all stand still for ever (3.11; gh-106883).
+    """
+    with _one_at_a_time:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if collects:
+                gc.enable()

@@ -6,13 +6,13 @@ What holds the interpreter lock holds this thread, too: its look comes late by a
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Final, Protocol
 
+from shockproof.calls.frames import current_frames
 from shockproof.memory.disk.writer import after_fork
 
 __all__ = ["WATCHER", "Frames", "StallWatcher", "Watched"]
@@ -34,7 +34,7 @@ class Watched(Protocol):
 class StallWatcher:
     """Looks at everything that was added, as often as the most impatient asks for, in a thread of its own."""
 
-    def __init__(self, frames: Frames = sys._current_frames) -> None:
+    def __init__(self, frames: Frames = current_frames) -> None:
         self._frames = frames
         self._forget()
         after_fork(self._forget)

@@ -18,7 +18,7 @@ from contextvars import Context
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from shockproof.calls.frames import frames_below, locals_of
+from shockproof.calls.frames import current_frames, frames_below, locals_of
 from shockproof.calls.strangers import held_by, is_really
 
 __all__ = ["Work", "work_of_other_threads", "work_of_this_thread", "work_that_waits_for"]
@@ -62,7 +62,7 @@ class Work(NamedTuple):
         ended.set_result(None)
 
     def _goes_on(self) -> bool:
-        innermost = sys._current_frames().get(self.thread)
+        innermost = current_frames().get(self.thread)
         return any(work.in_hand is self.in_hand for work in _work_from(self.thread, innermost))
 
 
@@ -86,7 +86,7 @@ def work_that_waits_for(future: object) -> Iterator[Work]:
 
 def _other_threads() -> dict[int, FrameType]:
     """The innermost frame of each other thread, by its ident."""
-    frames = sys._current_frames()
+    frames = current_frames()
     frames.pop(threading.get_ident(), None)  # it would hold itself: a cycle
     return frames
 
