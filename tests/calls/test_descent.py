@@ -219,13 +219,12 @@ async def test_the_first_order_of_a_program_is_seen_without_reconcile(
 
 
 async def test_an_order_of_the_first_moment_of_an_attempt_is_inside_of_it(tmp_path: Path) -> None:
-    """However long this process stands still while the attempt that has failed is timed: here ever longer, at each reading."""
-    readings, now = 0, 100.0
+    """However long this process stands still while the attempt that has failed is timed: here for a second, at each reading."""
+    has_failed, now = False, 100.0
 
     def clock() -> float:
-        nonlocal readings, now
-        readings += 1
-        now += readings * 1e-3
+        nonlocal now
+        now += 1.0 if has_failed else 1e-6
         return now
 
     recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", base_delay=0.0, clock=clock)
@@ -240,11 +239,14 @@ async def test_an_order_of_the_first_moment_of_an_attempt_is_inside_of_it(tmp_pa
     trading = recovery.service("trading", max_retries=0)
 
     async def step() -> None:
+        nonlocal has_failed
         await trading.once(confirm=find, key_argument="client_order_id", settle=0.0).call(submit)
+        has_failed = True
         raise ConnectionError
 
     for _ in range(2):
         booked.clear()
+        has_failed = False
         with pytest.raises(ConnectionError):
             await recovery.service("strategy", max_retries=3).call(step)
         assert len(booked) == 1
