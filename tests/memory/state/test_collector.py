@@ -1,17 +1,21 @@
-"""While a state is restored nobody walks through all objects, and the collector is as its owner wants it before, meanwhile and after."""
+"""While a state is saved or restored nobody walks through all objects, and the collector is as its owner wants it before, meanwhile and after."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shockproof.memory.state.collector import no_full_collections
+from shockproof.memory.state.collector import no_full_collections, rare_young_collections
+from shockproof.memory.state.secrets import SecretNames
+from shockproof.memory.state.state_capture import StateSecrets, capture_state
 from shockproof.memory.state.state_files import StateFiles
 from tests.memory.state.test_large_states import Program
 
@@ -106,14 +110,17 @@ def test_last_of_several_threads_gives_them_back() -> None:
     assert gc.get_threshold() == (500, 7, 8)
 
 
-def test_what_the_user_sets_meanwhile_stays() -> None:
+@pytest.mark.parametrize("held", [no_full_collections, rare_young_collections])
+def test_what_the_user_sets_meanwhile_stays(held: Callable[[], AbstractContextManager[None]]) -> None:
     """It is their collector."""
-    with no_full_collections():
+    with held():
         gc.set_threshold(900, 9, 9)
+        with no_full_collections():
+            assert gc.get_threshold() == (900, 9, 9)
     assert gc.get_threshold() == (900, 9, 9)
 
     gc.disable()
-    with no_full_collections():
+    with held():
         assert gc.get_threshold() == (900, 9, 9)
     assert not gc.isenabled()
 
@@ -130,3 +137,44 @@ def test_what_is_frozen_stays_frozen() -> None:
         kept += make_objects(1_000)
     assert gc.get_freeze_count() > 0.9 * frozen
     del kept
+
+
+def test_copying_a_large_state_has_nobody_walk_through_the_copy(collections: list[int]) -> None:
+    """What is made beside it is collected at its end, once: else the event loop waits while all entries are looked at."""
+    state = {f"SYM{number}": {"levels": [number]} for number in range(30_000)}
+    secrets = StateSecrets(SecretNames())
+
+    async def capture_twice() -> list[int]:
+        first = await capture_state({"cached_data": state}, secrets=secrets, timestamp=0.0)
+        for entry in state.values():
+            entry["levels"].append(0)
+        gc.collect()
+        collections.clear()
+        second = await capture_state(
+            {"cached_data": state}, secrets=secrets, timestamp=1.0, known=first.packed
+        )
+        assert second.packed.keys() == first.packed.keys()
+        return collections.copy()
+
+    assert asyncio.run(capture_twice()) in ([], [0])
+    assert gc.get_threshold() == (500, 7, 8)
+
+
+def test_young_objects_are_collected_all_the_same_where_a_copy_never_ends(collections: list[int]) -> None:
+    """A program may stop its event loop in the middle of one."""
+    with rare_young_collections():
+        kept = make_objects(40_000)
+        assert collections == []
+        kept += make_objects(20_000)
+        assert collections == [0]
+
+
+def test_copy_and_restore_at_a_time_each_have_what_they_need(collections: list[int]) -> None:
+    """Whichever ends first."""
+    with rare_young_collections():
+        with no_full_collections():
+            assert gc.get_threshold()[0] > 10_000
+            assert gc.get_threshold()[2] > 10_000
+        assert gc.get_threshold()[0] > 10_000
+        assert gc.get_threshold()[1:] == (7, 8)
+    assert gc.get_threshold() == (500, 7, 8)

@@ -383,7 +383,7 @@ def replaces_the_changes_of_before(patch: pytest.MonkeyPatch) -> None:
 def writes_what_has_changed_only(patch: pytest.MonkeyPatch) -> None:
     difference = state_changes._difference
     patch.setattr(
-        state_changes, "_difference", lambda before, now, pace: ([], difference(before, now, pace)[1])
+        state_changes, "_difference", lambda before, now, *rest: ([], difference(before, now, *rest)[1])
     )
 
 

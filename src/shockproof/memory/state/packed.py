@@ -29,6 +29,7 @@ __all__ = [
     "frozen_entry",
     "json_ready",
     "let_go_packed",
+    "packed_in",
     "size_of",
 ]
 
@@ -45,10 +46,10 @@ _SIGHT: Final = 4
 # but equal values are other bytes as soon as somebody else holds, or lets go of, something in them.
 _NOT_PLAIN: Final = b"\0"  # no value of marshal's begins with it
 
-_SIZE: Final = 8
+_SIZE: Final = 12
 # Entries of a part: more, and a change has more to look through; fewer, and what is done for each part shows.
 _LEAST: Final = 4
-_MOST: Final = 16
+_MOST: Final = 24
 _AT_ONCE: Final = 16
 # Parts: what is done for all of them costs little for each. Of large ones, one.
 _LARGE: Final = 8 * 1024
@@ -130,6 +131,12 @@ def json_ready(entry: Entry) -> Frozen:
     return frozen if isinstance(entry, list) or entry[:1] == _NOT_PLAIN else freeze(frozen)
 
 
+def packed_in(fields: Mapping[str, Frozen]) -> list[Packed]:
+    """The large dicts of a state: sections, or in them."""
+    sections = [child for value in fields.values() if type(value) is dict for child in value.values()]
+    return [part for part in (*fields.values(), *sections) if isinstance(part, Packed)]
+
+
 def size_of(entry: Entry) -> int:
     """About how many bytes it is on the disk; of one with secrets in it, nobody knows."""
     return _MOST_VALUES if isinstance(entry, list) else len(entry)
@@ -175,9 +182,15 @@ class Packer:
         yield  # a million of them takes some milliseconds to copy, and so does this
         keys = list(source)
         yield
+        known = self._known.get(path)
+        if known is not None and known.keys == keys:
+            keys = (
+                known.keys
+            )  # kept by both, and so no young object that the garbage collector would walk through
+            yield
         packed.keys = keys
         values = iter(source.values())
-        before = _Before(self._known.get(path), keys)
+        before = _Before(known, keys)
         changed = _Changed()
         at, new_at_once = 0, _SIZE
         while at < len(keys):
@@ -435,7 +448,10 @@ class _Before:
             # The last one takes up what is new, until it is full.
             is_full = self._at + many < len(self._parts) or len(parts[-1].entries) >= _SIZE
             if (
-                self._keys[at:end] == self._known_keys[self._key : self._key + size]
+                (
+                    self._keys is self._known_keys
+                    or self._keys[at:end] == self._known_keys[self._key : self._key + size]
+                )
                 and (is_full or end >= len(self._keys))
                 and len({part.is_plain for part in parts}) == 1
             ):

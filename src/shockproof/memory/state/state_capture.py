@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from shockproof.memory.state.codec import TAG, Frozen, freeze_steps, sealed_form
+from shockproof.memory.state.collector import rare_young_collections
 from shockproof.memory.state.packed import NotPackedError, Packed, Packer
 from shockproof.memory.state.secrets import SecretCipher, SecretNames
 
@@ -110,16 +111,20 @@ async def capture_state(
     """
     sink = SecretCollector(secrets)
     packer = Packer(sink, known)
-    checked = {name: _checked_section(name, value) for name, value in sections.items()}
     fields: dict[str, Frozen] = {}
     packed: dict[tuple[str, ...], Packed] = {}
-    for name, value in checked.items():
-        if type(value) is dict:
-            steps = _section_steps(name, value, fields, packed, packer, sink)
-        else:
-            steps = freeze_steps({name: value}, into=fields, secrets=sink)
-        for _ in steps:
-            await asyncio.sleep(0)
+    with rare_young_collections():
+        checked = {name: _checked_section(name, value) for name, value in sections.items()}
+        while checked:
+            name = next(iter(checked))
+            value = checked.pop(name)
+            if type(value) is dict:
+                steps = _section_steps(name, value, fields, packed, packer, sink)
+            else:
+                steps = freeze_steps({name: value}, into=fields, secrets=sink)
+            for _ in steps:
+                await asyncio.sleep(0)
+            del value, steps  # the copy of which entries there are, before anybody walks through it
     stamp = datetime.fromtimestamp(timestamp, UTC).astimezone().isoformat(timespec="microseconds")
     return CapturedState({"timestamp": stamp, **fields}, tuple(sink.left_out), sink.unsealed, packed)
 

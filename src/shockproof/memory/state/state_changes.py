@@ -6,6 +6,7 @@ A dict that was packed stands in it as ``{"$": "changed", "removed": [...], "set
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import compress
 from operator import is_not, ne
@@ -13,13 +14,13 @@ from typing import Any, Final
 
 from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.state.codec import TAG, Frozen, MalformedValueError
-from shockproof.memory.state.packed import Entry, Packed, Part
+from shockproof.memory.state.packed import Entry, Packed, Part, packed_in
 
 __all__ = ["apply_changes", "changes_between"]
 
 _CHANGED: Final = "changed"
 _BETWEEN_PAUSES: Final = 200
-_PARTS_BETWEEN_PAUSES: Final = 50
+_PARTS_BETWEEN_PAUSES: Final = 20
 _LARGEST_SHARE: Final = 1 / 3
 """Of the entries: beyond that a save of the whole costs little more, and leaves less to read."""
 
@@ -28,35 +29,45 @@ def changes_between(
     before: dict[str, Frozen], now: dict[str, Frozen], pace: Pace
 ) -> dict[str, Frozen] | None:
     """What has to be written so that `apply_changes` makes *now* of *before*; None: better all of it."""
-    entries = changed = 0
+    left = sum(map(len, packed_in(now))) * _LARGEST_SHARE
 
     def of(old: Frozen, new: Frozen) -> Frozen:
-        nonlocal entries, changed
+        nonlocal left
         if isinstance(new, Packed):
-            entries += len(new)
             if not isinstance(old, Packed):
-                changed += len(new)
+                left -= len(new)
                 return new
-            removed, added = _difference(old, new, pace)
-            changed += len(removed) + len(added)
+            removed, added = _difference(old, new, pace, left)
+            left -= len(removed) + len(added)
+            if left < 0:
+                raise _TooManyError
             return {TAG: _CHANGED, "removed": removed, "set": Packed(added)}
         if isinstance(new, dict) and any(isinstance(child, Packed) for child in new.values()):
             older = old if isinstance(old, dict) else {}
             return {name: of(older.get(name), child) for name, child in new.items()}
         return new
 
-    fields = {name: of(before.get(name), value) for name, value in now.items()}
-    return fields if changed <= entries * _LARGEST_SHARE else None
+    try:
+        fields = {name: of(before.get(name), value) for name, value in now.items()}
+    except _TooManyError:
+        return None
+    return fields if left >= 0 else None
 
 
-def _difference(before: Packed, now: Packed, pace: Pace) -> tuple[list[str], dict[str, Entry]]:
+class _TooManyError(Exception):
+    """There is no need to find out what else has changed, or to put it together."""
+
+
+def _difference(
+    before: Packed, now: Packed, pace: Pace, most: float = math.inf
+) -> tuple[list[str], dict[str, Entry]]:
     """
     The keys to remove from *before*, and then the entries to set in it, so that it is *now*, in this order.
 
     Setting keeps the place of a key that is there, and puts another one at the end: a key that has moved is removed
     first, and so are all behind the first one that is new.
     """
-    in_place = _changed_in_place(before.parts, now.parts, pace)
+    in_place = _changed_in_place(before.parts, now.parts, pace, most)
     if in_place is not None:
         return [], in_place
     removed: list[str] = []
@@ -73,7 +84,9 @@ def _difference(before: Packed, now: Packed, pace: Pace) -> tuple[list[str], dic
     return removed, added
 
 
-def _changed_in_place(before: list[Part], now: list[Part], pace: Pace) -> dict[str, Entry] | None:
+def _changed_in_place(
+    before: list[Part], now: list[Part], pace: Pace, most: float
+) -> dict[str, Entry] | None:
     """The entries to set where both have the same keys in the same parts; None where they have not."""
     if len(before) != len(now):
         return None
@@ -86,6 +99,8 @@ def _changed_in_place(before: list[Part], now: list[Part], pace: Pace) -> dict[s
         changed.update(compress(new.entries.items(), others_in_it))
         if number % _PARTS_BETWEEN_PAUSES == 0:
             pace.keep()
+            if len(changed) > most:
+                raise _TooManyError
     return changed
 
 

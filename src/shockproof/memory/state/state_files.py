@@ -34,7 +34,7 @@ from shockproof.memory.state.codec import Frozen
 from shockproof.memory.state.collector import no_full_collections
 from shockproof.memory.state.daily_states import DailyStates
 from shockproof.memory.state.damaged_files import DamagedFile, set_aside
-from shockproof.memory.state.packed import Packed, let_go_packed
+from shockproof.memory.state.packed import Packed, let_go_packed, packed_in
 from shockproof.memory.state.schema import Schema
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import CapturedState, StateSecrets
@@ -203,9 +203,8 @@ class StateFiles:
             pace = Pace()
             self._last = self._write_changes(captured, last, pace) or self._write_whole(captured, head, pace)
         if last is not None:
-            old: list[Packed] = [
-                part for part in _packed_parts(last.fields) if part not in _packed_parts(captured.fields)
-            ]
+            kept = packed_in(captured.fields)
+            old: list[Packed] = [part for part in packed_in(last.fields) if part not in kept]
             del last
             let_go_packed(old, pace)
         return self._stored.last_sequence
@@ -495,8 +494,3 @@ class _Size:
         for piece in self._pieces:
             self.bytes += len(piece)
             yield piece
-
-
-def _packed_parts(fields: dict[str, Frozen]) -> list[Packed]:
-    sections = [child for value in fields.values() if type(value) is dict for child in value.values()]
-    return [part for part in (*fields.values(), *sections) if isinstance(part, Packed)]
