@@ -89,6 +89,8 @@ class Session:
         self._begun: float | None = None
         self._is_up = False
         """Whether this life of the trader has said anything yet."""
+        self._is_ending = asyncio.Event()
+        """This life of the trader has said that it begins nothing new."""
         self._trader: TraderProcess | None = None
         self._stopping = asyncio.Event()
         self._stops = 0
@@ -146,6 +148,7 @@ class Session:
         unplanned = 0
         while not self.was_stopped:
             self._is_up = False
+            self._is_ending.clear()
             self._trader = trader = await TraderProcess.start(self._trader_command(venue), self._report)
             if self._stopping.is_set():  # meanwhile
                 trader.stop()
@@ -200,15 +203,17 @@ class Session:
     async def _kill(self, venue: VenueProcess, trader: TraderProcess, ending: asyncio.Future[int]) -> None:
         """
         SIGKILL, as soon as the venue has booked an order of which the trader does not know it; without one, when
-        there has been none for a while.
+        there has been none for a while, or none comes any more, as where the machine stood still until then.
         """
         await venue.fall_silent_behind_the_next_order()
         in_flight = asyncio.ensure_future(venue.order_in_flight())
         stopped = asyncio.ensure_future(self._stopping.wait())
+        no_more = asyncio.ensure_future(self._is_ending.wait())
         try:
             moments: set[asyncio.Future[Any]] = {
                 in_flight,
                 stopped,
+                no_more,
                 ending,
             }  # Any: each has a result of its own
             await asyncio.wait(
@@ -227,6 +232,7 @@ class Session:
             self._say(f"SIGKILL: the trader is dead, with {what}", "weather")
         finally:
             stopped.cancel()
+            no_more.cancel()
             await venue.speak_again()
             in_flight.cancel()
             await asyncio.wait({in_flight})
@@ -263,6 +269,8 @@ class Session:
             self._is_up = True
             if self._begun is None:
                 self._begun = line["begun"]
+        if line.get("kind") == "ending":
+            self._is_ending.set()
         happening = self.board.report(line)
         if happening is not None:
             self._view.happened(happening)

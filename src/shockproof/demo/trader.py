@@ -75,6 +75,8 @@ _MOST_UNSETTLED = 8
 """With so many orders under way no new risk is taken."""
 _HURRY = 2.5
 """Seconds for what is under way when somebody asked for the end."""
+_STANDS_STILL = 15.0
+"""More seconds for it at the end of the session: only a machine that stands still, or is very slow, takes any of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +380,8 @@ class Trader:
             return
         self.tell(f"no new orders; seeing the last {len(orders)} through")
         # A life that began late gets its time, too.
-        patience = max(0.0, self.begun + self.assignment.seconds - time.time()) + self.timing.until_settled
+        left = max(0.0, self.begun + self.assignment.seconds - time.time())
+        patience = left + self.timing.until_settled + _STANDS_STILL
         if self.stopping.is_set():
             patience = min(patience, _HURRY)
         _, late = await asyncio.wait(set(orders), timeout=patience)
