@@ -129,6 +129,12 @@ class Misbehaving:
                     self._then = None
                 return True
 
+    async def has_heard(self) -> bool:
+        """Whether a request has come through, of all that was sent before this: whoever sent it may have given up since."""
+        for _ in range(50):  # looks at the sockets, of which each takes some
+            await asyncio.sleep(0)
+        return bool(self.requests)
+
     async def end(self) -> None:
         """Drop what is still open."""
         for task in self._serving:

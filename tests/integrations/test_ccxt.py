@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio
 
-PATIENT = 5.0
+PATIENT = 60.0
 IMPATIENT = 0.1
 
 
@@ -106,9 +106,12 @@ async def test_an_answer_that_did_not_come_leaves_it_open(
 ) -> None:
     """The same classes as for a connection that never stood, and the request had arrived."""
     server.manner = manner
-    error = await error_of(server.url, IMPATIENT if manner == "silent" else PATIENT)
-    assert type(error).__name__ == raised
-    assert meaning_of(error) is Meaning.UNKNOWN
+    while True:  # its one timer may end before anything is sent, on a machine that stands still
+        error = await error_of(server.url, IMPATIENT if manner == "silent" else PATIENT)
+        assert type(error).__name__ == raised
+        assert meaning_of(error) is Meaning.UNKNOWN
+        if await server.has_heard():
+            break
     assert len(server.requests) == 1
 
 

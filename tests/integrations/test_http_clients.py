@@ -41,16 +41,22 @@ from tests.integrations.conftest import HOST, Misbehaving, Weather  # noqa: E402
 
 pytestmark = pytest.mark.asyncio
 
-PATIENT = 5.0
+PATIENT = 30.0
 IMPATIENT = 0.05
 
 Post = Callable[..., Awaitable[object]]
 
 
 async def post_by_aiohttp(
-    url: str, *, timeout: float = PATIENT, proxy: str | None = None, verify: bool = True, follow: bool = True
+    url: str,
+    *,
+    connect: float = PATIENT,
+    read: float = PATIENT,
+    proxy: str | None = None,
+    verify: bool = True,
+    follow: bool = True,
 ) -> object:
-    limits = aiohttp.ClientTimeout(sock_connect=timeout, sock_read=timeout)
+    limits = aiohttp.ClientTimeout(sock_connect=connect, sock_read=read)
     async with (
         aiohttp.ClientSession(timeout=limits) as session,
         session.post(url, data=b"an order", proxy=proxy, ssl=verify, allow_redirects=follow) as answer,
@@ -63,13 +69,15 @@ def post_by(module: ModuleType) -> Post:
     async def post(
         url: str,
         *,
-        timeout: float = PATIENT,
+        connect: float = PATIENT,
+        read: float = PATIENT,
         proxy: str | None = None,
         verify: bool = True,
         follow: bool = True,
     ) -> object:
+        limits = module.Timeout(PATIENT, connect=connect, read=read)
         async with module.AsyncClient(
-            timeout=timeout, proxy=proxy, verify=verify, follow_redirects=follow
+            timeout=limits, proxy=proxy, verify=verify, follow_redirects=follow
         ) as client:
             answer = await client.post(url, content=b"an order")
             answer.raise_for_status()
@@ -79,11 +87,18 @@ def post_by(module: ModuleType) -> Post:
 
 
 def post_by_requests(
-    url: str, *, timeout: float = PATIENT, proxy: str | None = None, verify: bool = True, follow: bool = True
+    url: str,
+    *,
+    connect: float = PATIENT,
+    read: float = PATIENT,
+    proxy: str | None = None,
+    verify: bool = True,
+    follow: bool = True,
 ) -> object:
     proxies = {"http": proxy, "https": proxy} if proxy else None
+    limits = (connect, read)
     answer = requests.post(
-        url, data=b"an order", timeout=timeout, proxies=proxies, verify=verify, allow_redirects=follow
+        url, data=b"an order", timeout=limits, proxies=proxies, verify=verify, allow_redirects=follow
     )
     answer.raise_for_status()
     return answer.json()
@@ -144,7 +159,7 @@ async def test_a_connection_that_never_stood_sent_nothing(
 ) -> None:
     """Refused, too slow to connect, no such host: sent again, even when unsafe."""
     url = where if where.startswith("http") else request.getfixturevalue(where)
-    tried = await attempt(url, timeout=IMPATIENT if where == "unreachable" else PATIENT)
+    tried = await attempt(url, connect=IMPATIENT if where == "unreachable" else PATIENT)
     assert tried.meaning is Meaning.NOT_SENT
     assert tried.outcomes == TWICE
     assert server.requests == []
@@ -215,7 +230,7 @@ async def test_a_redirect_to_where_nobody_is_proves_nothing_about_the_order_befo
     """The order was booked; only what came after it was not sent."""
     url = where if where.startswith("http") else request.getfixturevalue(where)
     server.answers(status, b"", Location=f"{url}/orders/1")
-    tried = await attempt(server.url, timeout=1.0 if where == "unreachable" else PATIENT)
+    tried = await attempt(server.url, connect=1.0 if where == "unreachable" else PATIENT)
     assert tried.meaning is Meaning.UNKNOWN
     assert tried.outcomes == [Outcome.UNKNOWN]
     assert len(server.requests) == 1
@@ -316,9 +331,10 @@ async def test_an_answer_that_did_not_come_leaves_it_open(
 ) -> None:
     """The request arrived and nobody knows what came of it: an unsafe call is not repeated."""
     server.manner = manner
-    tried = await attempt(server.url, timeout=IMPATIENT if manner == "silent" else PATIENT)
+    tried = await attempt(server.url, read=IMPATIENT if manner == "silent" else PATIENT)
     assert tried.meaning is Meaning.UNKNOWN
     assert tried.outcomes == [Outcome.UNKNOWN]
+    assert await server.has_heard()
     assert len(server.requests) == 1
 
 

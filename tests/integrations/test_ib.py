@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 
 HOST = "127.0.0.1"
+PATIENT = 60.0
 AAPL = Stock("AAPL", "SMART", "USD", conId=265598)
 
 
@@ -96,7 +97,14 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 
 async def connect(ib: IB, gateway: Gateway) -> None:
-    await ib.connectAsync(HOST, gateway.port, clientId=1, fetchFields=StartupFetchNONE)
+    await ib.connectAsync(HOST, gateway.port, clientId=1, timeout=PATIENT, fetchFields=StartupFetchNONE)
+
+
+async def have_come(gateway: Gateway, count: int) -> None:
+    """So many orders have come to it: whoever gave up waiting for its word may have done so before."""
+    async with asyncio.timeout(PATIENT):
+        while len(gateway.placed) < count:  # noqa: ASYNC110 - sockets are at it
+            await asyncio.sleep(0)
 
 
 @pytest_asyncio.fixture
@@ -204,6 +212,7 @@ async def test_an_order_that_ib_never_speaks_of_is_unknown(
     with pytest.raises(AttemptTimeoutError) as caught:
         await venue.placeOrderAsync(AAPL, MarketOrder("BUY", 10))
     assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+    await have_come(gateway, 1)
     assert len(gateway.orders) == 1
 
 
@@ -297,7 +306,9 @@ async def test_order_that_is_sent_again_over_the_same_connection_keeps_its_id(
     gateway.manner = "silent"
     with pytest.raises(AttemptTimeoutError):
         await venue.placeOrderAsync(AAPL, order)
+    await have_come(gateway, 1)
     gateway.tells = [201]
+    recovery.service("ib.orders", timeout=PATIENT)
     with pytest.raises(
         OrderNotConfirmedError, match=r"refused a second copy .*as told.* not spoken of the first"
     ) as caught:

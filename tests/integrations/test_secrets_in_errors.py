@@ -45,7 +45,7 @@ HEADERS = {
     "X-MBX-APIKEY": SECRETS["apiKey"],
     "Cookie": f"session={SECRETS['cookie']}",
 }
-PATIENT = 5.0
+PATIENT = 30.0
 IMPATIENT = 0.05
 
 Get = Callable[..., Awaitable[object]]
