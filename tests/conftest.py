@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 import shockproof
 from shockproof.calls import plan
-from shockproof.testing import VirtualClock, no_blocking_files
+from shockproof.memory.disk import writer
+from shockproof.testing import VirtualClock, no_blocking_files, virtual_time
 
 pytest_plugins = ["shockproof.testing.pytest_plugin"]
 
@@ -41,6 +42,10 @@ settings.load_profile(
 
 # The first write of a life waits for the disk for five real seconds: a busy one may take longer to say that nothing is halted.
 plan._PATIENCE = 60.0  # type: ignore[misc]  # see above
+# So may a thread for which virtual time stands still: it must not go on before, or what the thread does comes too late in it.
+virtual_time._PATIENCE = 60.0  # type: ignore[misc]  # see above
+# And so may what another thread imports, which a fork waits for: the child could never import it.
+writer._FORK_PATIENCE = 60.0  # type: ignore[misc]  # see above
 
 # A shell's own settings of the service are no input of the tests.
 for name in [name for name in os.environ if name.startswith("ERROR_RECOVERY_")]:

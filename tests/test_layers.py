@@ -195,6 +195,8 @@ def test_first_call_of_a_program_has_the_rest_loaded_beside_it(tmp_path: Path) -
     program = f"""
         import asyncio, sys, threading
         from shockproof import ErrorRecoveryService
+        from shockproof import service
+        service._PATIENCE = 60.0
         threads, main_thread = set(), threading.current_thread()
         def hook(event, args):
             if event == "import" and args[0].startswith("shockproof.memory.journal."):
@@ -348,6 +350,8 @@ def test_first_order_of_a_process_loads_the_journal_beside_the_loop(tmp_path: Pa
     program = f"""
         import asyncio, sys, threading
         from shockproof import NOT_FOUND, ErrorRecoveryService
+        from shockproof import service
+        service._PATIENCE = 60.0
         by_the_loop, main_thread = [], threading.current_thread()
         def hook(event, args):
             if event == "import" and threading.current_thread() is main_thread:
