@@ -321,7 +321,7 @@ async def a_beat(recovery: ErrorRecoveryService) -> None:
 def test_each_of_several_loops_is_watched_that_started_the_service(tmp_path: Path) -> None:
     """The one that stands still is named, by a line of its own thread, while the other one runs."""
     recovery, looked, watcher = with_looked(tmp_path)
-    started, told = threading.Barrier(2), threading.Event()
+    started, counted, told = threading.Barrier(2), threading.Barrier(2), threading.Event()
 
     def listener(event: Event) -> None:
         assert isinstance(event, LoopStalled)
@@ -333,6 +333,7 @@ def test_each_of_several_loops_is_watched_that_started_the_service(tmp_path: Pat
     async def one_that_blocks() -> None:
         await recovery.start()
         started.wait(PATIENCE)
+        counted.wait(PATIENCE)
         while not told.is_set():
             await a_beat(recovery)
             looked.wait_here()
@@ -341,6 +342,7 @@ def test_each_of_several_loops_is_watched_that_started_the_service(tmp_path: Pat
         await recovery.start()
         started.wait(PATIENCE)
         assert loop_of(recovery)["loops"] == 2
+        counted.wait(PATIENCE)  # else the other one may have ended before
         while not told.is_set():
             await a_beat(recovery)
 
