@@ -120,6 +120,8 @@ def top(served: Served, place: Path) -> Iterator[tuple[subprocess.Popen[bytes], 
         "top",
         "--every",
         "60",
+        "--timeout",
+        "60",
         "--state-dir",
         str(place / "state"),
     ]

@@ -7,7 +7,9 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -92,6 +94,7 @@ class Pair:
 
     def __init__(self, place: Path) -> None:
         self._journal = place / "state" / "journal"
+        self._store = place / "shared.db"
         self._traders = [Trader(name, place) for name in ("trader-1", "trader-2")]
 
     def hears(self, *words: str) -> Trader:
@@ -111,15 +114,28 @@ class Pair:
 
     def stop_who_has_the_journal(self) -> Trader:
         """As a debugger does. On a slow machine the account may have gone to the other one in that moment: then that one."""
+        trader = self.hears("sent")
         while True:
-            trader = self.hears("sent")
             os.kill(trader.pid, signal.SIGSTOP)
             _, status = os.waitpid(trader.pid, os.WUNTRACED)
             assert os.WIFSTOPPED(status)
             owner = owner_of(self._journal)
-            if owner.pid == trader.pid and owner.is_owned is not False:
+            is_owner = owner.pid == trader.pid and owner.is_owned is not False
+            if is_owner and self._store_is_free():
                 return trader
             os.kill(trader.pid, signal.SIGCONT)
+            if not is_owner:
+                trader = self.hears("sent")
+
+    def _store_is_free(self) -> bool:
+        """Whether it was not stopped in the middle of a step, with the file that the other one needs."""
+        with closing(sqlite3.connect(self._store, timeout=0.0)) as store:
+            try:
+                store.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError:
+                return False
+            store.rollback()
+            return True
 
     def end(self) -> None:
         for trader in self._traders:
