@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from shockproof import FileStore, StateStore, StoreUnavailableError, take_lease
+from shockproof import FileStore, StateStore, StoreConflictError, StoreUnavailableError, take_lease
 from shockproof.integrations.etcd import EtcdStore
 from shockproof.integrations.redis import RedisStore
 from tests.integrations.store_servers import (
@@ -124,13 +124,65 @@ async def test_a_watch_ends_with_an_error_when_the_server_dies_and_all_goes_on_w
     with pytest.raises(StoreUnavailableError):
         await lease.renew()
     server_of_its_own.start()
-    assert (await store.era() != era) is (server_of_its_own.kind == "redis")
+    assert await store.era() != era
     assert await store.get("a") is None
     assert not await lease.renew()
     assert not lease.is_held
     after = await store.put("a", b"y", expect=0)
-    if server_of_its_own.kind == "redis":
-        assert after > before, "versions and tokens go on although everything is lost"
+    assert after > before, "versions and tokens go on although everything is lost"
+
+
+async def test_who_had_something_before_all_was_lost_has_nothing_of_what_others_took_afterwards(
+    server_of_its_own: Server, opens: Opens
+) -> None:
+    """However few changes there were: a server that begins anew counts as the one before did, and knows it by no id of its own."""
+    server_of_its_own.kill()
+    server_of_its_own.start()
+    store, other = opens(), opens()
+    read = await store.put("a", b"x")
+    mine = await take_lease(store, "journal", length=600.0)
+    server_of_its_own.kill()
+    server_of_its_own.start()
+    assert await other.put("a", b"y") > read
+    theirs = await take_lease(other, "journal", length=600.0)
+    assert mine is not None
+    assert theirs is not None
+    assert theirs.token > mine.token
+    steps = (
+        partial(store.put, "a", b"z", expect=read),
+        partial(store.put, "b", b"z", guard=mine.guard),
+        partial(store.delete, "a", expect=read),
+    )
+    for step in steps:
+        with pytest.raises(StoreConflictError):
+            await answered(step)
+    await answered(mine.release)
+    assert not await answered(mine.renew)
+    assert await theirs.renew()
+    assert [entry.key for entry in await other.entries("")] == ["a", "lease/journal"]
+
+
+async def test_an_etcd_of_which_somebody_says_that_it_is_an_older_one_counts_as_a_new_one(
+    etcd_session: Server,
+) -> None:
+    """By deleting what versions are counted from: what stands there is of another era, and nothing that was read holds."""
+    store = EtcdStore(f"http://{etcd_session.address}", prefix="older", timeout=PATIENCE)
+    era, read = await store.era(), await store.put("a", b"x")
+    lease = await take_lease(store, "journal", length=600.0)
+    assert lease is not None
+    admin = EtcdStore(f"http://{etcd_session.address}", prefix="older", timeout=PATIENCE)
+    async with admin._asked() as client:
+        await admin._ask(client, "kv/deleterange", {"key": base64.b64encode(b"older/").decode()})
+    with pytest.raises(StoreConflictError):
+        await store.put("a", b"y", expect=read)
+    assert not await lease.renew()
+    assert await store.era() != era
+    entry = await store.get("a")
+    assert entry is not None
+    assert (entry.value, entry.version > read) == (b"x", True)
+    assert await store.put("a", b"y", expect=entry.version) > entry.version
+    for one in (store, admin):
+        await one.aclose()
 
 
 async def test_a_redis_that_writes_each_change_down_is_the_same_after_a_restart(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import asyncio
 import json
 import math
 import ssl
+import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -50,6 +51,10 @@ _Json = dict[str, Any]  # Any: JSON
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _UNAUTHENTICATED: Final = 16
 """gRPC's number for a token that is not, or no longer, known."""
+_BEGINNING: Final = ""
+"""The key, which nobody else can have, of what is lost with all the rest, and then is another one."""
+_LOSSES: Final = 3
+"""More of them within one step is nonsense."""
 
 
 class EtcdStore:
@@ -58,7 +63,9 @@ class EtcdStore:
 
     Made anywhere, also outside a loop; it connects at first need, with connections of their own for each loop. A step
     that changes something is one transaction, and goes to another endpoint only where it has not been sent. etcd counts the
-    life of a value in whole seconds, of which there are at least two or three.
+    life of a value in whole seconds, of which there are at least two or three. Its own count of changes begins anew when its data
+    is lost: versions are counted from a number that stands beside the values, under the prefix alone, and is made of the clock of
+    whoever finds none there.
 
     Args:
         *urls: the endpoints of one cluster, such as ``"https://etcd-1:2379"``: the next one is asked when one is away.
@@ -102,6 +109,8 @@ class EtcdStore:
             # No endpoint needs one, and reading the system's certificates takes long: this one trusts nobody.
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._token: str | None = None
+        self._began: int | None = None
+        """What versions are counted from, as it was read last; None: it was not read yet, or is another one by now."""
         self._first = 0  # the endpoint that answered last
         self._connections = Connections(self._connected, httpx2.AsyncClient.aclose)
 
@@ -109,20 +118,22 @@ class EtcdStore:
         """What is under *key* now."""
         check_key("key", key)
         async with self._asked() as client:
-            kept = await self._kept(client, key)
-            return None if kept is None else self._entry(kept)
+            began, kept = await self._beginning(client), await self._kept(client, key)
+            return None if kept is None else self._entry(kept, began)
 
     async def entries(self, prefix: str) -> list[StoreEntry]:
         """Everything whose key begins with *prefix*, by key."""
         begin = f"{self._prefix}/{prefix}".encode()
         async with self._asked() as client:
+            began = await self._beginning(client)
             answer = await self._ask(
                 client,
                 "kv/range",
                 {"key": _base64(begin), "range_end": _base64(_end_of(begin))},
                 is_read=True,
             )
-            return [self._entry(kept) for kept in answer.get("kvs", [])]
+            entries = [self._entry(kept, began) for kept in answer.get("kvs", [])]
+            return [entry for entry in entries if entry.key != _BEGINNING]
 
     async def put(
         self,
@@ -142,20 +153,23 @@ class EtcdStore:
                 granted = await self._ask(client, "lease/grant", {"TTL": str(math.ceil(life))})
                 what["lease"] = granted["ID"]
             try:
-                answer = await self._change(client, {"request_put": what}, key, expected, guard)
+                _, version = await self._change(client, {"request_put": what}, key, expected, guard)
             except StoreConflictError:
                 if life is not None:
                     with suppress(StoreUnavailableError):  # it ends by itself
                         await self._ask(client, "lease/revoke", {"ID": what["lease"]})
                 raise
-            return int(answer["header"]["revision"])
+            return version
 
     async def renew(self, key: str, version: int) -> bool:
         """Begin the time of what was put anew; False: it is gone, or has another version."""
         check_key("key", key)
         async with self._asked() as client:
             kept = await self._kept(client, key)
-            if kept is None or int(kept["mod_revision"]) != version:
+            # Asked anew, and behind it: since the data was lost a lease of another process may have the same number.
+            self._began = None
+            began = await self._beginning(client)
+            if kept is None or began + int(kept["mod_revision"]) != version:
                 return False
             if "lease" not in kept:
                 return True
@@ -168,7 +182,7 @@ class EtcdStore:
         expected, guard = check_expected(expect), check_guard(guard)
         async with self._asked() as client:
             try:
-                answer = await self._change(
+                answer, _ = await self._change(
                     client, {"request_delete_range": {"key": self._key(key)}}, key, expected, guard
                 )
             except StoreConflictError as conflict:
@@ -185,9 +199,8 @@ class EtcdStore:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(self._connections.used())
             async with self._asked():
-                await self._ask(
-                    client, "kv/range", {**wanted, "count_only": True}, is_read=True
-                )  # who answers, and the token
+                self._began = None
+                began = await self._beginning(client)  # and with it who answers, and the token
                 answer = await stack.enter_async_context(
                     client.stream(
                         "POST",
@@ -199,25 +212,28 @@ class EtcdStore:
                 lines = answer.aiter_lines()
                 if not json.loads(await anext(lines))["result"].get("created"):
                     raise ValueError("the watch was not created")
-            yield self._changes(lines)
+            yield self._changes(lines, began)
 
-    async def _changes(self, lines: AsyncIterator[str]) -> AsyncIterator[StoreChange]:
+    async def _changes(self, lines: AsyncIterator[str], began: int) -> AsyncIterator[StoreChange]:
         while True:
             try:
                 result = json.loads(await anext(lines))["result"]
                 if result.get("canceled"):
                     raise ValueError(f"the watch was cancelled: {result.get('cancel_reason')}")
-                changes = [self._told(event) for event in result.get("events", [])]
+                changes = [self._told(event, began) for event in result.get("events", [])]
             except StopAsyncIteration:
                 raise StoreUnavailableError(f"{self!r}: it has ended the watch") from None
             except (httpx2.HTTPError, OSError, *NONSENSE) as error:
                 raise self._unavailable(error) from error
             for change in changes:
-                yield change
+                if change.key != _BEGINNING:
+                    yield change
 
     async def era(self) -> str:
-        """Always the same: etcd keeps what it has acknowledged."""
-        return ""
+        """Another one only when all of its data was lost: etcd keeps what it has acknowledged."""
+        async with self._asked() as client:
+            self._began = None
+            return str(await self._beginning(client))
 
     async def aclose(self) -> None:
         """Give the connections of this loop back. The store can be used again afterwards."""
@@ -251,33 +267,74 @@ class EtcdStore:
         found: list[_Json] = answer.get("kvs", [])
         return found[0] if found else None
 
+    async def _beginning(self, client: httpx2.AsyncClient) -> int:
+        """What versions are counted from, as far as is known; read if it is not, and written down where nothing is."""
+        if self._began is not None:
+            return self._began
+        kept = await self._kept(client, _BEGINNING)
+        if kept is None:
+            where, now = self._key(_BEGINNING), str(time.time_ns() // 1000)
+            answer = await self._ask(
+                client,
+                "kv/txn",
+                {
+                    "compare": [self._compared(_BEGINNING, 0)],
+                    "success": [{"request_put": {"key": where, "value": _base64(now.encode())}}],
+                },
+            )
+            if answer.get("succeeded"):
+                self._began = int(now)
+                return self._began
+            kept = await self._kept(client, _BEGINNING)
+            if kept is None:
+                raise ValueError("what others have just written down is gone")
+        self._began = int(b64decode(kept["value"]))
+        return self._began
+
     async def _change(
         self, client: httpx2.AsyncClient, change: _Json, key: str, expected: int | None, guard: Guard | None
-    ) -> _Json:
+    ) -> tuple[_Json, int]:
+        """What etcd answers, and the version that its change has made."""
         wanted = [] if expected is None else [(key, expected)]
         if guard is not None:
             wanted.append(guard)
-        answer = await self._ask(
-            client,
-            "kv/txn",
-            {
-                "compare": [self._compared(*one) for one in wanted],
-                "success": [change],
-                "failure": [{"request_range": {"key": self._key(name)}} for name, _ in wanted],
-            },
-        )
-        if answer.get("succeeded"):
-            return answer
-        for (name, version), response in zip(wanted, answer["responses"], strict=True):
-            kept = response["response_range"].get("kvs")
-            found = int(kept[0]["mod_revision"]) if kept else 0
-            if found != version:
-                raise StoreConflictError(name, version, found)
-        raise ValueError("a transaction failed although everything it asked for was so")
+        for _ in range(_LOSSES):
+            began = await self._beginning(client)
+            is_as_known = {
+                "key": self._key(_BEGINNING),
+                "target": "VALUE",
+                "result": "EQUAL",
+                "value": _base64(str(began).encode()),
+            }
+            looked_at = [_BEGINNING, *(name for name, _ in wanted)]
+            answer = await self._ask(
+                client,
+                "kv/txn",
+                {
+                    # Of a key that is not there the revision is 0.
+                    "compare": [
+                        is_as_known,
+                        *(self._compared(name, version and version - began) for name, version in wanted),
+                    ],
+                    "success": [change],
+                    "failure": [{"request_range": {"key": self._key(name)}} for name in looked_at],
+                },
+            )
+            if answer.get("succeeded"):
+                return answer, began + int(answer["header"]["revision"])
+            found = [response["response_range"].get("kvs") for response in answer["responses"]]
+            if not found[0] or int(b64decode(found[0][0]["value"])) != began:
+                self._began = None  # the data was lost since that was read
+                continue
+            for (name, version), kept in zip(wanted, found[1:], strict=True):
+                there = began + int(kept[0]["mod_revision"]) if kept else 0
+                if there != version:
+                    raise StoreConflictError(name, version, there)
+            raise ValueError("a transaction failed although everything it asked for was so")
+        raise ValueError("its data was lost again and again")
 
-    def _compared(self, key: str, version: int) -> _Json:
-        # Of a key that is not there the revision is 0.
-        return {"key": self._key(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(version)}
+    def _compared(self, key: str, revision: int) -> _Json:
+        return {"key": self._key(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
 
     async def _ask(
         self, client: httpx2.AsyncClient, path: str, body: _Json, *, is_read: bool = False
@@ -336,15 +393,14 @@ class EtcdStore:
     def _key(self, key: str) -> str:
         return _base64(f"{self._prefix}/{key}".encode())
 
-    def _entry(self, kept: _Json) -> StoreEntry:
-        return StoreEntry(
-            self._name(kept["key"]), b64decode(kept.get("value", "")), int(kept["mod_revision"])
-        )
+    def _entry(self, kept: _Json, began: int) -> StoreEntry:
+        version = began + int(kept["mod_revision"])
+        return StoreEntry(self._name(kept["key"]), b64decode(kept.get("value", "")), version)
 
-    def _told(self, event: _Json) -> StoreChange:
+    def _told(self, event: _Json, began: int) -> StoreChange:
         kept = event["kv"]
         value = None if event.get("type") == "DELETE" else b64decode(kept.get("value", ""))
-        return StoreChange(self._name(kept["key"]), value, int(kept["mod_revision"]))
+        return StoreChange(self._name(kept["key"]), value, began + int(kept["mod_revision"]))
 
     def _name(self, key: str) -> str:
         return b64decode(key).decode()[len(self._prefix) + 1 :]

@@ -128,7 +128,7 @@ class StateStore(Protocol):
     async def era(self) -> str:
         """
         In which life of the store this is, in one line: in another one than before, the last of what was put may be missing, and
-        older values may be in its place. Always the same where nothing that was acknowledged is lost, but all at once.
+        older values may be in its place. It may stay the same where nothing that was acknowledged is lost, but all at once.
         """
         ...
 
