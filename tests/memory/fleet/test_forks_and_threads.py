@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -17,14 +19,21 @@ from shockproof import (
     DeadlineExceededError,
     ErrorRecoveryService,
     FileStore,
+    HaltedError,
+    JournalLockedError,
+    LookUp,
     MemoryStore,
+    OperationCompletedError,
     RateLimitedError,
     RetryBudget,
     StateStore,
     StoreUnavailableError,
 )
 from shockproof.memory.disk import fork_barrier
+from shockproof.memory.disk.file_layer import SYSTEM_FILES
 from shockproof.memory.disk.fork_barrier import ForkBarrier
+from shockproof.memory.fleet import ownership
+from shockproof.memory.journal.identity import identity_with
 from shockproof.policies.fleet_budget import BudgetRecord
 from shockproof.policies.fleet_limit import LimitRecord
 from tests.forked_child import ForkedChild
@@ -138,6 +147,78 @@ def test_a_forked_child_uses_nothing_of_what_its_parent_has_and_both_keep_to_the
         )
 
     assert asyncio.run(members()) == (2, 2), "two processes, two lives"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_neither_owns_the_account_nor_has_the_journal_until_its_parent_gives_both_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it goes on from the same journal: it knows what its parent has sent, and has to look up nothing."""
+    monkeypatch.setattr(ownership, "_LENGTH", 3600.0)  # however long this machine stands still meanwhile
+    store = FileStore(tmp_path / "shared.db", timeout=PATIENCE, poll_every=0.01)
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors", store=store, owns="account 7")
+    venue, given_back = tmp_path / "venue", os.pipe()
+
+    async def submit(key: str) -> str:
+        with venue.open("a") as ledger:
+            ledger.write(f"{key}\n")
+        return f"placed {key}"
+
+    async def find(key: str) -> LookUp[str]:
+        raise AssertionError(f"{key} was looked up")
+
+    async def order(key: str) -> str:
+        orders = recovery.service("orders", effect="unsafe", max_retries=0)
+        return await orders.once(key, confirm=find, key_argument="key").call(submit)
+
+    async def beside_its_parent() -> list[str]:
+        await recovery.start()
+        refused = list[str]()
+        for step in (order("K-2"), recovery._journal.take()):
+            try:
+                await step
+            except (HaltedError, JournalLockedError) as error:
+                refused.append(str(error))
+        return refused
+
+    async def after_its_parent() -> list[str]:
+        await recovery.owned()
+        with pytest.raises(OperationCompletedError) as known:
+            await order("K-1")
+        placed = [known.value.result, await order("K-2")]
+        await recovery.aclose()
+        return placed
+
+    def after_a_word() -> list[str]:
+        os.read(given_back[0], 1)
+        return asyncio.run(after_its_parent())
+
+    identity = identity_with(SYSTEM_FILES, tmp_path / "state" / "journal", "account 7")
+
+    async def session() -> tuple[list[str], list[str], str]:
+        known = json.dumps({"holder": "an earlier life", "journal": identity}).encode()
+        await store.put("owned/account 7", known)
+        await recovery.owned()
+        await order("K-1")
+        child, next_owner = ForkedChild(lambda: asyncio.run(beside_its_parent())), ForkedChild(after_a_word)
+        refused = await asyncio.to_thread(child.answer)
+        await order("K-0")
+        await recovery.aclose()
+        os.write(given_back[1], b"!")
+        placed = await asyncio.to_thread(next_owner.answer)
+        last = await store.get("owned/account 7")
+        assert last is not None
+        return refused, placed, json.loads(last.value)["journal"]
+
+    refused, placed, journal = asyncio.run(session())
+    for end in given_back:
+        os.close(end)
+    assert len(refused) == 2, "neither its parent's orders nor its parent's journal are the child's"
+    assert "does not own 'account 7'" in refused[0]
+    assert f"belongs to process {os.getpid()}" in refused[1]
+    assert placed == ["placed K-1", "placed K-2"]
+    assert venue.read_text().split() == ["K-1", "K-0", "K-2"]
+    assert journal == identity, "it is the same one"
 
 
 def test_a_fork_waits_for_the_end_of_a_step_of_the_file_store(tmp_path: Path) -> None:
