@@ -34,15 +34,15 @@ def test_the_first_vote_opens_nobody_elses_and_the_quorum_all() -> None:
     assert vote is not None
     assert vote == (FleetRecord(is_open=False, votes=by("a"), circuit=OPEN), 0)
     first.announced(vote, 7)
-    assert not first.is_suspected, "that it voted itself is no news to it"
+    assert not first.suspicious, "that it voted itself is no news to it"
     assert second.learned(vote.record, 7) == "nothing"
-    assert second.is_suspected
+    assert second.suspicious == {"a"}
     quorum = second.opened(OPEN, by_a_probe=False)
     assert quorum is not None
     assert quorum == (FleetRecord(is_open=True, votes=by("a", "b"), circuit=OPEN), 7)
     second.announced(quorum, 8)
     assert (second.record.is_open, second.version) == (True, 8)
-    assert not second.is_suspected
+    assert not second.suspicious
     assert first.learned(quorum.record, 8) == "open"
 
 
@@ -61,7 +61,7 @@ def test_a_machine_opens_its_own_and_only_another_machine_those_of_all() -> None
     assert (third.learned(record, version), third.open_for) == ("open", "machine")
     assert third.opened(OPEN, by_a_probe=False) is None, "it is open already"
     assert (elsewhere.learned(record, version), elsewhere.open_for) == ("nothing", "nobody")
-    assert (elsewhere.is_suspected, third.is_suspected) == (True, False)
+    assert (elsewhere.suspicious, third.suspicious) == ({"bad"}, frozenset())
     both = elsewhere.opened(OPEN, by_a_probe=False)
     assert both is not None
     assert both.record.is_open
@@ -79,7 +79,7 @@ def test_who_is_well_again_closes_for_its_machine_and_leaves_the_others_votes() 
     assert news == (FleetRecord(votes=by("d@good"), circuit=OPEN), 5)
     assert follower.learned(news.record, 6) == "close"
     assert elsewhere.learned(news.record, 6) == "nothing"
-    assert elsewhere.is_suspected
+    assert elsewhere.suspicious == {"good"}
 
 
 def test_a_probe_that_fails_keeps_a_machine_open_whoever_has_gone_meanwhile() -> None:
@@ -175,9 +175,9 @@ def test_what_the_store_has_forgotten_closes_nothing_and_frees_from_suspicion() 
     """Its time was over, or it has lost its data: nobody has decided anything."""
     fleet = of("a", 2)
     fleet.learned(FleetRecord(votes=by("b"), circuit=OPEN), 5)
-    assert fleet.is_suspected
+    assert fleet.suspicious
     assert fleet.learned(None, 0) == "nothing"
-    assert not fleet.is_suspected
+    assert not fleet.suspicious
     fleet.learned(FleetRecord(is_open=True, votes=by("b", "c"), circuit=OPEN), 6)
     assert fleet.learned(None, 0) == "nothing"
     vote = fleet.opened(OPEN, by_a_probe=False)
@@ -375,7 +375,7 @@ def test_a_circuit_without_rules_follows_and_suspects_nobody() -> None:
     """Who switched it off has it off."""
     circuit = Circuit(threshold=None, timeout=60.0)
     assert not circuit.follow(OPEN, 100.0)
-    circuit.is_suspected = True
+    circuit.suspected_at = 0
     ticket = circuit.admit(100.0)
     assert ticket is not None
     ticket.failed(100.0, "OSError: no")
@@ -383,21 +383,36 @@ def test_a_circuit_without_rules_follows_and_suspects_nobody() -> None:
 
 
 @pytest.mark.parametrize(("threshold", "rates"), [(5, Rates()), (None, Rates(failure_rate=0.5))])
-def test_under_suspicion_two_failures_in_a_row_open(threshold: int | None, rates: Rates) -> None:
-    """However many stray ones there were, with a success between."""
-    circuit = Circuit(threshold=threshold, timeout=60.0)
-    circuit.watch(rates)
-    circuit.is_suspected = True
-    for fails in (False, True, False, True, False, True):
-        assert circuit.state(100.0) == "closed"
-        ticket = circuit.admit(100.0)
-        assert ticket is not None
-        ticket.failed(100.0, "OSError: no") if fails else ticket.succeeded(100.0)
-    assert circuit.state(100.0) == "closed"
-    ticket = circuit.admit(100.0)
+def test_under_suspicion_two_failures_in_a_row_open_unless_a_call_was_well_since(
+    threshold: int | None, rates: Rates
+) -> None:
+    """However many stray ones there were before it, and after that success."""
+
+    def circuit_after(*are_well: bool) -> Circuit:
+        circuit = Circuit(threshold=threshold, timeout=60.0)
+        circuit.watch(rates)
+        circuit.entrance.successes = 7
+        circuit.suspected_at = 7
+        for is_well in are_well:
+            ticket = circuit.admit(100.0)
+            assert ticket is not None
+            if is_well:
+                ticket.succeeded(100.0)
+                circuit.entrance.successes += 1
+            else:
+                ticket.failed(100.0, "OSError: no")
+        return circuit
+
+    assert circuit_after(False).state(100.0) == "closed"
+    assert circuit_after(False, False).state(100.0) == "open"
+    for before in ((True,), (False, True)):
+        assert circuit_after(*before, False, False).state(100.0) == "closed"
+    again = circuit_after(True, False)
+    again.suspected_at = again.entrance.successes
+    ticket = again.admit(100.0)
     assert ticket is not None
     ticket.failed(100.0, "OSError: no")
-    assert circuit.state(100.0) == "open"
+    assert again.state(100.0) == "open", "what has failed in a row before counts"
 
 
 def test_a_closing_elsewhere_closes_and_tells_once() -> None:

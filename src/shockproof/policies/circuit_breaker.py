@@ -39,8 +39,7 @@ CircuitState = Literal["closed", "open", "half-open"]
 
 
 _ENOUGH_UNDER_SUSPICION: Final = 2
-"""Failures in a row that open a circuit where another process has opened its own. One would be too few: a stray failure that
-befalls a healthy process is no evidence, and while a bad machine stays bad there is always a suspicion."""
+"""Failures in a row that open a circuit where another process has opened its own, and no call was well here since."""
 _LONGEST_PAUSE: Final = 7 * 86_400.0
 """Seconds: what a header asks for beyond that is a mistake of the other side's."""
 
@@ -197,10 +196,10 @@ class Circuit(_WhatEveryRefusalReads):
         "_lane_is_open",
         "_outage",
         "entrance",
-        "is_suspected",
         "last_error",
         "observer",
         "rates",
+        "suspected_at",
         "threshold",
     )
 
@@ -238,8 +237,11 @@ class Circuit(_WhatEveryRefusalReads):
         self.entrance = Entrance()
         self._lane_is_open = False
         self.last_error: str | None = None
-        self.is_suspected = False
-        """Whether another process has opened its circuit to the same service: the second failure in a row here opens this one."""
+        self.suspected_at: int | None = None
+        """
+        How many successes there had been here when another machine was found to have opened its circuit to the same service; None:
+        none has. As long as there are no more, the second failure in a row opens this one.
+        """
         self.observer: CircuitObserver | None = None
         if rng is not None:
             self.rng = rng
@@ -606,7 +608,9 @@ class Closed:
         threshold = circuit.threshold
         self.streak += 1  # no call stands between its load and its store: see `ServiceState`
         in_a_row = threshold is not None and self.streak >= threshold
-        is_confirmed = circuit.is_suspected and self.streak >= _ENOUGH_UNDER_SUSPICION
+        # Who is answered knows better than who suspects: a bad machine does not make two stray failures an outage.
+        is_suspected = circuit.suspected_at == circuit.entrance.successes
+        is_confirmed = is_suspected and self.streak >= _ENOUGH_UNDER_SUSPICION
         if self._window is None and not (in_a_row or is_confirmed):
             return  # nearly always; the lock would take as long as all the rest
         with _lock:

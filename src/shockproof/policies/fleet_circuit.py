@@ -1,11 +1,11 @@
 """
 What the processes that call one service agree on about its circuit.
 
-Each decides by its own rules, for itself and at once. Who opens its circuit gives a vote. One vote is a suspicion: it
-opens nobody's circuit, but where it is known the second failure in a row does, in place of the usual number; a single one does
-not, for a stray failure is no evidence. Votes from as many machines as the quorum open all; as many votes from one machine open
-those of that machine. Then there is one probe, whose verdict is that of all who were opened. The machine that voted first, or whose
-probe failed last, lets the others ask for it before: what it sees is known. So a process whose own network is bad keeps nobody from calling, a bad machine keeps no other
+Each decides by its own rules, for itself and at once. Who opens its circuit gives a vote. One vote is a suspicion: it opens
+nobody's circuit, but where no call was well since it is known, the second failure in a row does, in place of the usual number.
+Votes from as many machines as the quorum open all; as many votes from one machine open those of that machine. Then there is one
+probe, whose verdict is that of all who were opened. The machine that voted first, or whose probe failed last, lets the others ask
+for it before: what it sees is known. So a process whose own network is bad keeps nobody from calling, a bad machine keeps no other
 machine from it, and an outage that all see is one after a few failures of the fleet.
 
 Where a record cannot be read or written, everything stays as each process decides by itself.
@@ -156,9 +156,11 @@ class FleetCircuit:
         return tuple(vote for vote in votes if vote.machine == self.me.machine)
 
     @property
-    def is_suspected(self) -> bool:
-        """Whether somebody else has voted, and it is open for nobody."""
-        return self.open_for == "nobody" and any(vote.name != self.me.name for vote in self.record.votes)
+    def suspicious(self) -> frozenset[str]:
+        """The machines on which others have voted, while it is open for nobody."""
+        if self.open_for != "nobody":
+            return frozenset()
+        return frozenset(vote.machine for vote in self.record.votes if vote.name != self.me.name)
 
     def opened(
         self, circuit: SavedCircuit, *, by_a_probe: bool, gone: Collection[str] = ()

@@ -135,6 +135,42 @@ async def test_where_one_has_found_it_down_two_own_failures_are_enough(joins: Jo
     assert (third.sent, await third.call()) == (0, REFUSED), "and two votes are the quorum"
 
 
+async def test_who_was_answered_since_opens_by_its_usual_number_and_seconds_the_suspicion_then(
+    joins: Joins,
+) -> None:
+    """What one machine sees that is bad for long makes nobody else's two failures an outage, and three are one as ever."""
+    first, second, third = await fleet_of(joins, 3)
+    await first.opens()
+    await settled()
+    assert await second.call() == "fine"
+    second.is_down = True
+    assert [await second.call() for _ in range(4)] == ["failed"] * 3 + [REFUSED]
+    await settled()
+    assert (third.sent, await third.call()) == (0, REFUSED)
+
+
+async def test_another_machine_that_finds_it_down_is_a_suspicion_anew(joins: Joins) -> None:
+    """What was well before that says nothing about it; and what one machine tells again is no news."""
+    first, second, third = await fleet_of(joins, 3, circuit_quorum=3)
+    await first.opens()
+    await settled()
+    assert await third.call() == "fine"
+    await asyncio.sleep(31.0)
+    assert await first.call() == REFUSED  # it has no lease yet
+    await settled()
+    assert await first.call() == "failed", "it votes once more"
+    await settled()
+    third.is_down = True
+    assert [await third.call() for _ in range(2)] == ["failed"] * 2
+    third.is_down = False
+    assert await third.call() == "fine"
+    second.is_down = True
+    assert [await second.call() for _ in range(3)] == ["failed", "failed", REFUSED]
+    await settled()
+    third.is_down = True
+    assert [await third.call() for _ in range(3)] == ["failed", "failed", REFUSED]
+
+
 async def test_a_quorum_opens_all_at_once_and_tells_them_why(joins: Joins) -> None:
     """Nobody has to find out for itself what the fleet knows."""
     bots = await fleet_of(joins, 5)

@@ -193,7 +193,7 @@ class Fleet:
         shared = self._circuits.pop(name, None)
         if shared is not None:
             shared.state.circuit.may_probe = None
-            shared.state.circuit.is_suspected = False
+            shared.state.circuit.suspected_at = None
 
     def transitioned(self, state: ServiceState, to: CircuitState) -> None:
         """A circuit of this process has changed; from any thread."""

@@ -50,6 +50,7 @@ class SharedCircuit:
         self._fleet = FleetCircuit(me, quorum)
         self._wake = wake
         self._lock = threading.Lock()
+        self._suspicious: frozenset[str] = frozenset()
         self._untold: Untold | None = None
         self._telling: Announcement | None = None
         self._was: CircuitState = "closed"
@@ -116,7 +117,7 @@ class SharedCircuit:
                 self._let_others_ask(now)
                 return
             verdict = self._fleet.learned(record, version)
-            circuit.is_suspected = self._fleet.is_suspected
+            self._suspect()
             if verdict == "nothing":
                 return
             self._following_in = threading.get_ident()
@@ -171,7 +172,7 @@ class SharedCircuit:
             self._telling = None
             self._fleet.announced(announcement, version)
             self._let_others_ask(now)
-            self.state.circuit.is_suspected = self._fleet.is_suspected
+            self._suspect()
 
     @property
     def open_for(self) -> OpenFor:
@@ -182,6 +183,15 @@ class SharedCircuit:
     def votes(self) -> tuple[Vote, ...]:
         """Who has opened its circuit by its own rules, as far as is known."""
         return self._fleet.record.votes
+
+    def _suspect(self) -> None:
+        # What is told again of a machine that is known to be bad is no news: what was well here since still counts.
+        before, self._suspicious = self._suspicious, self._fleet.suspicious
+        circuit = self.state.circuit
+        if not self._suspicious:
+            circuit.suspected_at = None
+        elif not self._suspicious <= before:
+            circuit.suspected_at = circuit.entrance.successes
 
     def _let_others_ask(self, now: float) -> None:
         # A bad machine that has the lease again and again would keep all others from calling.
