@@ -61,8 +61,8 @@ class Gateway(IbGateway):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tells: list[int | tuple[str, int]] = []
-        """Codes of errors, and statuses with what is filled."""
+        self.tells: list[int | tuple[str, int] | tuple[str, int, str]] = []
+        """Codes of errors, and statuses with what is filled, and why it is held."""
         self.placed: list[tuple[int, str]] = []
         self.tells_of_cancel: list[int | tuple[str, int]] = []
         """As `tells`."""
@@ -94,6 +94,18 @@ class Gateway(IbGateway):
 async def gateway() -> AsyncIterator[Gateway]:
     async with Gateway() as gateway:
         yield gateway
+
+
+@pytest.fixture(autouse=True)
+def says_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, what IB says of an order is heard to its end."""
+    monkeypatch.setattr(shockproof.integrations.ib, "_SAYS_MORE_WITHIN", 30.0)
+
+
+@pytest.fixture
+def says_no_more(says_all: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is known that nothing comes any more."""
+    monkeypatch.setattr(shockproof.integrations.ib, "_SAYS_MORE_WITHIN", 0.05)
 
 
 async def connect(ib: IB, gateway: Gateway) -> None:
@@ -219,8 +231,18 @@ async def test_an_order_that_ib_never_speaks_of_is_unknown(
 @pytest.mark.parametrize(
     ("code", "meaning"),
     [
-        (201, Meaning.REFUSED),
-        (10999, Meaning.REFUSED),
+        (201, Meaning.REFUSED),  # for want of margin, most often
+        (110, Meaning.REFUSED),  # its price
+        (200, Meaning.REFUSED),
+        (203, Meaning.REFUSED),
+        (321, Meaning.REFUSED),
+        (355, Meaning.REFUSED),  # its size
+        (387, Meaning.REFUSED),
+        (388, Meaning.REFUSED),
+        (434, Meaning.REFUSED),
+        (460, Meaning.REFUSED),  # no permission to trade it
+        (10243, Meaning.REFUSED),
+        (10268, Meaning.REFUSED),
         (103, Meaning.UNKNOWN),
         (100, Meaning.TURNED_AWAY),
         (1100, Meaning.UNKNOWN),
@@ -229,7 +251,7 @@ async def test_an_order_that_ib_never_speaks_of_is_unknown(
 async def test_an_order_that_was_refused_raises(
     venue: ProtectedIB, gateway: Gateway, code: int, meaning: Meaning
 ) -> None:
-    """An error that names a new order is a refusal, but for the few codes that say something else."""
+    """The ordinary noes cost no look-up; a few codes say something else."""
     gateway.manner, gateway.code = "reject", code
     with pytest.raises(OrderRejectedError, match="Order rejected") as caught:
         await venue.placeOrderAsync(AAPL, MarketOrder("BUY", 10))
@@ -274,7 +296,6 @@ async def test_order_refused_with_what_ib_async_takes_for_a_warning_is_not_place
         ([("Submitted", 0), 201], "Cancelled", 0),  # rested, and then its margin was gone
         ([("Cancelled", 4)], "Cancelled", 4),
         ([202], "Cancelled", 0),
-        ([399, ("Inactive", 0)], "Inactive", 0),
     ],
 )
 async def test_order_that_ib_has_booked_is_placed_whatever_became_of_it(
@@ -286,11 +307,119 @@ async def test_order_that_ib_has_booked_is_placed_whatever_became_of_it(
     assert (trade.orderStatus.status, trade.orderStatus.filled) == (status, filled)
 
 
+@pytest.mark.parametrize(
+    ("tells", "status"),
+    [
+        ([10349, ("Submitted", 0)], "Submitted"),
+        ([10349, ("PreSubmitted", 0), ("Submitted", 0)], "Submitted"),
+        ([("Submitted", 0), 10349], "ValidationError"),  # as with 399
+        ([481, ("Submitted", 0)], "Submitted"),  # a smaller size
+        ([10999, ("Submitted", 0)], "Submitted"),  # a code of tomorrow
+        ([("PreSubmitted", 0), 10999, ("Submitted", 0)], "Submitted"),
+        ([10349, ("Filled", 10)], "Filled"),
+        ([404, ("Inactive", 0, "locate")], "Inactive"),  # shares are located for a short sale
+    ],
+)
+async def test_order_of_which_ib_has_changed_something_is_placed(
+    venue: ProtectedIB, gateway: Gateway, tells: Any, status: str
+) -> None:
+    """10349, "Order TIF was set to DAY based on order preset", is of an order that lives: ib_async calls it cancelled."""
+    gateway.tells = tells
+    trade = await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0))
+    assert trade.orderStatus.status == status
+    assert gateway.asked.count(3) == 1
+
+
+@pytest.mark.parametrize(
+    ("tells", "why", "is_over"),
+    [
+        ([10999], r"not known to be a refusal \(Error 10999, reqId 1: as told\)", False),
+        ([109], "not known to be a refusal", False),  # TWS may hold it back for its user
+        ([10999, ("Inactive", 0)], "not known to be a refusal", True),
+        ([("Inactive", 0), 10999], "not known to be a refusal", True),
+        ([10999, ("Cancelled", 0)], "not known to be a refusal", True),
+        ([("Inactive", 0)], "IB calls it Inactive and does not say why", True),
+    ],
+)
+async def test_order_of_which_ib_says_nothing_clear_is_unknown(
+    venue: ProtectedIB, gateway: Gateway, says_no_more: None, tells: Any, why: str, *, is_over: bool
+) -> None:
+    """It may be in the market, so that its key is not free; and it is asked after as any that lives, unless IB says that it is over."""
+    gateway.tells = tells
+    order = LimitOrder("BUY", 10, 140.0, orderRef="bot-1")
+    with pytest.raises(OrderNotConfirmedError, match=why) as caught:
+        await venue.placeOrderAsync(AAPL, order)
+    assert meaning_of(caught.value) is Meaning.UNKNOWN
+    assert caught.value.trade.isDone() is is_over
+    gateway.tells = [("Submitted", 0)]
+    await venue.placeOrderAsync(AAPL, order)
+    (first, _), (second, _) = gateway.placed
+    assert (first == second) is not is_over
+
+
+@pytest.mark.parametrize(
+    "tells",
+    [
+        [("Inactive", 0), 201],
+        [201, ("Inactive", 0)],
+        [("Cancelled", 0), 201],
+        [("Inactive", 0), 399, 201],
+        [10349, ("Inactive", 0), 201],
+        [10999, 201],
+    ],
+)
+async def test_order_that_ib_calls_inactive_and_refuses_is_not_placed(
+    venue: ProtectedIB, gateway: Gateway, tells: Any
+) -> None:
+    """For want of margin IB says both, in either order; ib_async drops an error of what is Inactive."""
+    gateway.tells = tells
+    with pytest.raises(OrderRejectedError, match="as told") as caught:
+        await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0))
+    assert caught.value.code == 201
+    assert meaning_of(caught.value) is Meaning.REFUSED
+    assert 201 in [entry.errorCode for entry in caught.value.trade.log]
+
+
+async def test_order_whose_refusal_comes_later_than_inactive_is_not_placed(
+    venue: ProtectedIB, gateway: Gateway
+) -> None:
+    """In two messages, each read by itself."""
+    gateway.tells = [("Inactive", 0)]
+    placing = asyncio.ensure_future(venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0)))
+    trade = await asyncio.ensure_future(venue.orderStatusEvent)
+    assert trade.orderStatus.status == "Inactive"
+    gateway.complain(trade.order.orderId, 201, "as told")
+    with pytest.raises(OrderRejectedError, match="as told"):
+        await placing
+
+
+async def test_order_that_ib_calls_cancelled_and_says_no_more_is_placed(
+    venue: ProtectedIB, gateway: Gateway, says_no_more: None
+) -> None:
+    """It was there, as an order that is filled at once or not at all; what it was refused for would have come with it."""
+    gateway.tells = [("Cancelled", 0)]
+    trade = await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0, tif="FOK"))
+    assert trade.orderStatus.status == "Cancelled"
+
+
+async def test_order_that_nobody_has_asked_to_transmit_is_placed_when_it_is_inactive(
+    venue: ProtectedIB, gateway: Gateway
+) -> None:
+    """TWS holds the first orders of a bracket, until its last one comes; unless it refuses them."""
+    gateway.tells = [("Inactive", 0)]
+    held = await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0, transmit=False))
+    assert held.orderStatus.status == "Inactive"
+    gateway.tells = [("Inactive", 0), 201]
+    with pytest.raises(OrderRejectedError):
+        await venue.placeOrderAsync(AAPL, LimitOrder("BUY", 10, 140.0, transmit=False))
+
+
+@pytest.mark.parametrize("tells", [[10349], [399]])
 async def test_order_of_which_ib_says_only_a_warning_is_unknown(
-    bare: IB, gateway: Gateway, recovery: ErrorRecoveryService
+    bare: IB, gateway: Gateway, recovery: ErrorRecoveryService, tells: Any
 ) -> None:
     """It is no word about the order itself."""
-    gateway.tells = [399]
+    gateway.tells = tells
     venue = shockproof.integrations.ib.protect(bare, recovery, orders={"timeout": 0.05})
     with pytest.raises(AttemptTimeoutError) as caught:
         await venue.placeOrderAsync(AAPL, MarketOrder("BUY", 10))

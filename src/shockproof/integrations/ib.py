@@ -8,6 +8,7 @@ ib_async: what its errors say about the request, and orders that are confirmed o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -51,6 +52,9 @@ _log = logging.getLogger("shockproof")
 _LOOK_UP_WITHIN: Final = 10.0
 """Seconds for the three questions of `find_order`; ib_async itself waits for an answer for ever."""
 
+_SAYS_MORE_WITHIN: Final = 2.0
+"""Seconds for the status after an error that proves nothing, and for the error after an Inactive: IB sends both at once, in either order."""
+
 # https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/#api-error-codes
 _BY_CODE: Final = {
     100: Meaning.TURNED_AWAY,  # more messages a second than allowed
@@ -70,13 +74,37 @@ _BY_CODE: Final = {
     1100: Meaning.UNKNOWN,  # the connection between the gateway and IB is lost
     10148: Meaning.UNKNOWN,  # as 136
 }
+# IB tells of what it has changed in an order by errors, too, and new TWS versions have new ones. So what is not on this list proves nothing.
+# Not on it either: what TWS does not transmit, and its user may (109, 116, 154, 163, 382, 383), and what may be about a first copy (389).
+_REFUSES_AN_ORDER: Final = frozenset(
+    {
+        *(110, 111, *range(113, 116), *range(117, 122)),  # its price, its time in force, its destination
+        *(140, 141, 144, 146, 147, 148, 152, 153, *range(155, 161), 167, 168),  # a field that is not valid
+        *(200, 201, 203),  # no such contract; rejected, as for want of margin; not for this account
+        *(312, 313, 314, 315, 321, 325, 328),  # combos, the request as a whole, a trailing stop
+        *(*range(332, 344), 345, *range(347, 351), 352, 353),  # accounts, dates, short sales
+        *(355, 356, 358, 359, *range(361, 365)),  # its size, OCA groups, stops
+        *(*range(367, 376), *range(377, 381)),  # orders by volatility
+        *(387, 388, *range(390, 399)),  # its type, too small, an expired contract, what IB does not take now
+        *(402, 403, *range(406, 411), 412, *range(417, 420)),  # conditions, stops, scales
+        *(426, 429, *range(433, 437), 439, 441, 442, 443, *range(446, 450)),  # allocations, algos, scales
+        460,  # no permission to trade it
+        *(10002, 10003, *range(10006, 10013), 10020),  # combos, hedges, no parent
+        *(10234, 10235, 10236, 10240, *range(10243, 10253), 10254),  # fractions, an expired bond
+        *(10268, 10269, 10270),  # attributes that are no more
+    }
+)
+_IS_CLEAR: Final = frozenset(_BY_CODE) | _REFUSES_AN_ORDER
 _CANCELLED: Final = 202
 _NOES_AMONG_WARNINGS: Final = frozenset({105, 110, 321, 329, 434})
 """Codes that ib_async takes for warnings of an order that lives: it then says ``ValidationError``, also where IB has refused it."""
+_NOTICES: Final = frozenset({131, 481, 10233, 10349})
+"""IB has changed an attribute or the size of an order, and takes it. ib_async calls it ``Cancelled``; of other such codes it knows."""
 _LOST, _RESTORED, _RESTORED_WITHOUT_DATA = 1100, 1102, 1101
 
 _BOOKED: Final = (OrderStatus.PreSubmitted, OrderStatus.Submitted, OrderStatus.Filled)
 _OUT_OF_THE_MARKET: Final = (OrderStatus.Cancelled, OrderStatus.ApiCancelled, OrderStatus.Inactive)
+_WHILE_SHARES_ARE_LOCATED: Final = "locate"
 
 _REMEMBERED: Final = 1_000
 """So many of the last orders are known by their permId, too."""
@@ -103,7 +131,12 @@ class OrderNotCancelledError(RequestError):
 
 
 class OrderNotConfirmedError(Exception):
-    """IB has not spoken of the order, and the connection broke, or it spoke of a second copy: nobody knows. `trade` is ib_async's."""
+    """
+    Nobody knows of the order. `trade` is ib_async's, with its log.
+
+    The connection broke before IB had spoken of it; or IB spoke of a second copy; or all it said is an error that is not known to be a
+    refusal, or ``Inactive``.
+    """
 
     def __init__(self, trade: Trade, why: str = "the connection to IB broke before it was confirmed") -> None:
         known = f" (permId {perm_id})" if (perm_id := _perm_id_of(trade)) else ""
@@ -144,6 +177,10 @@ def _by_code(error: RequestError) -> Meaning | None:
     return _BY_CODE.get(error.code)
 
 
+def _if_it_is_a_no(error: OrderRejectedError) -> Meaning | None:
+    return Meaning.REFUSED if error.code in _REFUSES_AN_ORDER else None
+
+
 def _if_not_connected(error: ConnectionError) -> Meaning | None:
     # ib_async says it before it sends anything.
     return Meaning.NOT_SENT if str(error) == "Not connected" else None
@@ -151,7 +188,7 @@ def _if_not_connected(error: ConnectionError) -> Meaning | None:
 
 TABLE: Final = OutcomeTable(
     Rule("a code", (RequestError,), _by_code),
-    Rule("an order that was refused", (OrderRejectedError,), Meaning.REFUSED),
+    Rule("an order that was refused", (OrderRejectedError,), _if_it_is_a_no),
     Rule("an order that is there", (OrderIsThereError,), Meaning.DONE),
     Rule("not connected", (ConnectionError,), _if_not_connected),
     Rule("no connection", (ConnectionRefusedError,), Meaning.NOT_SENT),
@@ -188,7 +225,7 @@ class ProtectedIB(Protocol):
         Raises:
             OrderRejectedError: IB refused it.
             OrderIsThereError: IB has booked it already. Nothing was sent.
-            OrderNotConfirmedError: the connection broke; nobody knows.
+            OrderNotConfirmedError: nobody knows: the connection broke, or what IB says is neither a booking nor a refusal.
         """
         ...
 
@@ -222,11 +259,15 @@ class _Desk:
         ib.errorEvent += self._note
         ib.connectedEvent += self._connected
 
-    def _note(self, _request: int, code: int, _text: str, _contract: object) -> None:
+    def _note(self, request: int, code: int, _text: str, _contract: object) -> None:
         if code == _LOST:
             self._is_lost = True
         elif code in (_RESTORED, _RESTORED_WITHOUT_DATA):
             self._is_lost = False
+        elif code in _NOTICES:
+            trade = self._ib.wrapper.trades.get((self._ib.wrapper.clientId, request))
+            if trade is not None and trade.log[-1].errorCode == code:  # as ib_async has it for other notices
+                trade.orderStatus.status = trade.log[-1].status = OrderStatus.ValidationError
 
     def _connected(self) -> None:
         self._is_lost = False
@@ -245,17 +286,48 @@ class _Desk:
         self._placed.move_to_end(key)
         if len(self._placed) > _REMEMBERED:
             self._placed.popitem(last=False)
-        await self._until(
-            trade, lambda: _is_booked(trade) or trade.isDone() or _no_to(trade, seen) is not None
-        )
-        no = _no_to(trade, seen)
-        if no is None or no.errorCode == _CANCELLED or _is_booked(trade):
+        await self._hear(trade, seen)
+        no, error = _no_to(trade, seen), _error_to(trade, seen)
+        if _is_booked(trade) or (no is not None and no.errorCode == _CANCELLED):
+            return trade
+        if no is None and error is not None:
+            if trade.log[-1] is error:
+                # IB has not called it cancelled, ib_async has: it may be open, and is asked after.
+                trade.orderStatus.status = _status_before(trade, error)
+            said = f"IB says what is not known to be a refusal ({error.message})"
+            raise OrderNotConfirmedError(trade, said)
+        if no is None and trade.orderStatus.status == OrderStatus.Inactive:
+            raise OrderNotConfirmedError(trade, "IB calls it Inactive and does not say why")
+        if no is None:
             return trade
         if first is not None:
             raise OrderNotConfirmedError(
                 trade, f"IB refused a second copy ({no.message}) and has not spoken of the first"
             )
         raise OrderRejectedError(trade, no.errorCode, no.message)
+
+    async def _hear(self, trade: Trade, seen: int) -> None:
+        """Until IB has booked it or refused it, or has said something else and nothing more for a while."""
+        request = trade.order.orderId
+
+        def note(about: int, code: int, text: str, _contract: object) -> None:
+            # ib_async drops an error of what is over, as for one that is Inactive, and refused.
+            is_in_log = trade.log[-1].errorCode == code
+            if about == request and not is_in_log and trade.orderStatus.status in _OUT_OF_THE_MARKET:
+                said = f"Error {code}, reqId {about}: {text}"
+                trade.log.append(TradeLogEntry(trade.log[-1].time, trade.orderStatus.status, said, code))
+
+        def is_clear() -> bool:
+            return _is_booked(trade) or _no_to(trade, seen) is not None
+
+        self._ib.errorEvent += note
+        try:
+            await self._until(trade, lambda: is_clear() or trade.isDone())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SAYS_MORE_WITHIN):
+                    await self._until(trade, is_clear)
+        finally:
+            self._ib.errorEvent -= note
 
     def _under_the_id_of(self, order: Order, client_id: int) -> Trade | None:
         """What ib_async knows by that id, over this connection."""
@@ -307,12 +379,12 @@ class _Desk:
         trade = self._ib.cancelOrder(order)
         if trade is None:
             return None
-        await self._until(trade, lambda: trade.isDone() or _no_to(trade, seen) is not None)
-        no = _no_to(trade, seen)
-        if no is None or no.errorCode == _CANCELLED or _is_over_since(trade, no):
+        await self._until(trade, lambda: trade.isDone() or _error_to(trade, seen) is not None)
+        error = _error_to(trade, seen)
+        if error is None or error.errorCode == _CANCELLED or _is_over_since(trade, error):
             return trade
         trade.orderStatus.status = status  # for ib_async it is cancelled, and not asked after any more
-        raise OrderNotCancelledError(trade, no.errorCode, no.message)
+        raise OrderNotCancelledError(trade, error.errorCode, error.message)
 
     async def _open(self) -> list[Order]:
         """The open orders of this client, under the ids that they have now."""
@@ -325,8 +397,9 @@ class _Desk:
         def note(*_: object) -> None:
             changed.set()
 
-        trade.statusEvent += note
-        self._ib.disconnectedEvent += note
+        events = (trade.statusEvent, self._ib.errorEvent, self._ib.disconnectedEvent)
+        for event in events:
+            event.connect(note)
         try:
             while not holds():
                 if not self._ib.isConnected():
@@ -334,8 +407,8 @@ class _Desk:
                 changed.clear()
                 await changed.wait()
         finally:
-            trade.statusEvent -= note
-            self._ib.disconnectedEvent -= note
+            for event in events:
+                event.disconnect(note)
 
 
 def _does(name: str) -> Does | None:
@@ -459,21 +532,46 @@ def _perm_id_of(trade: Trade) -> int:
 def _is_booked(trade: Trade) -> bool:
     """Whether IB has taken the order into its book, whatever became of it."""
     statuses = (trade.orderStatus.status, *(entry.status for entry in trade.log))
-    return trade.orderStatus.filled > 0 or bool(trade.fills) or any(one in _BOOKED for one in statuses)
+    return (
+        trade.orderStatus.filled > 0
+        or bool(trade.fills)
+        or any(one in _BOOKED for one in statuses)
+        or _is_held(trade)
+    )
+
+
+def _is_held(trade: Trade) -> bool:
+    """Whether it is ``Inactive`` without having been refused: shares are located for it, or nobody has asked to transmit it yet."""
+    is_kept = trade.orderStatus.whyHeld == _WHILE_SHARES_ARE_LOCATED or not trade.order.transmit
+    return trade.orderStatus.status == OrderStatus.Inactive and is_kept and _no_to(trade) is None
+
+
+def _errors_to(trade: Trade, since: int) -> Iterator[TradeLogEntry]:
+    """The errors in the log of *trade* that ended it, or that refused it while ib_async says that it lives; the last one first."""
+    for entry in reversed(trade.log[since:]):
+        if entry.errorCode in _NOES_AMONG_WARNINGS or (
+            entry.errorCode and entry.status in _OUT_OF_THE_MARKET
+        ):
+            yield entry
+
+
+def _error_to(trade: Trade, since: int) -> TradeLogEntry | None:
+    return next(_errors_to(trade, since), None)
 
 
 def _no_to(trade: Trade, since: int = 0) -> TradeLogEntry | None:
-    """The last error in the log of *trade* that ended it, or that refused it while ib_async says that it lives."""
-    for entry in reversed(trade.log[since:]):
-        if entry.errorCode in _NOES_AMONG_WARNINGS or (
-            entry.errorCode and entry.status == OrderStatus.Cancelled
-        ):
-            return entry
-    return None
+    """The last of those errors of which it is known what it says about a new order."""
+    return next((one for one in _errors_to(trade, since) if one.errorCode in _IS_CLEAR), None)
 
 
-def _is_over_since(trade: Trade, no: TradeLogEntry) -> bool:
-    later = trade.log[trade.log.index(no) + 1 :]
+def _status_before(trade: Trade, error: TradeLogEntry) -> str:
+    """What IB, or the order itself, said before."""
+    earlier = trade.log[: trade.log.index(error)]
+    return next(entry.status for entry in reversed(earlier) if not entry.errorCode)
+
+
+def _is_over_since(trade: Trade, error: TradeLogEntry) -> bool:
+    later = trade.log[trade.log.index(error) + 1 :]
     return any(entry.status in OrderStatus.DoneStates and not entry.errorCode for entry in later)
 
 

@@ -112,8 +112,11 @@ class IbGateway:
         elif kind == _EXECUTIONS:
             self._executions(fields[2])
 
-    def _status(self, order_id: int, status: str, filled: int = 0) -> None:
-        self.say(_STATUS, order_id, status, filled, 10 - filled, 150.0, 900 + order_id, 0, 150.0, 1, "", 0)
+    def _status(self, order_id: int, status: str, filled: int = 0, why_held: str = "") -> None:
+        permanent_id = 900 + order_id
+        self.say(
+            _STATUS, order_id, status, filled, 10 - filled, 150.0, permanent_id, 0, 150.0, 1, why_held, 0
+        )
 
     def _place(self, order_id: int, order_ref: str) -> None:
         if self.manner == "reject":
