@@ -26,6 +26,7 @@ from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.known_there import meaning_of_words
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
+from shockproof.integrations.unclear_noes import is_unclear
 from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.arguments import seconds
 from shockproof.vocabulary.clock import Clock as OurClock
@@ -79,6 +80,10 @@ def _by_words(error: APIError) -> Meaning | None:
     return meaning_of_words(str(_answer_of(error).get("message")))
 
 
+def _if_it_is_unclear(error: APIError) -> Meaning | None:
+    return Meaning.UNKNOWN if is_unclear(str(_answer_of(error).get("message"))) else None
+
+
 def _by_status(error: APIError) -> Meaning:
     return meaning_of_status(error.status_code or 0) or Meaning.UNKNOWN
 
@@ -94,6 +99,7 @@ def _asked_to_wait(error: object, clock: OurClock) -> float | None:
 
 TABLE: Final = OutcomeTable(
     Rule("the id is known, in words", (APIError,), _by_words),
+    Rule("no clear no, in words", (APIError,), _if_it_is_unclear),
     Rule("a status", (APIError,), _by_status),
     *requests_outcomes.TABLE.rules,
     asked_to_wait=_asked_to_wait,

@@ -29,6 +29,7 @@ from shockproof.integrations.protected_client import (
     only_closes,
     stand_in,
 )
+from shockproof.integrations.unclear_noes import is_unclear
 from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
@@ -67,6 +68,10 @@ def _by_words(error: BinanceAPIException) -> Meaning | None:
     return meaning_of_words(str(error.message))
 
 
+def _if_it_is_unclear(error: BinanceAPIException) -> Meaning | None:
+    return Meaning.UNKNOWN if is_unclear(str(error.message)) else None
+
+
 def _by_code(error: BinanceAPIException) -> Meaning | None:
     return _BY_CODE.get(error.code)
 
@@ -86,6 +91,7 @@ def _asked_to_wait(error: object, clock: Clock) -> float | None:
 TABLE: Final = OutcomeTable(
     Rule("a code", (BinanceAPIException,), _by_code),
     Rule("the id is known, in words", (BinanceAPIException,), _by_words),
+    Rule("no clear no, in words", (BinanceAPIException,), _if_it_is_unclear),
     Rule("a status", (BinanceAPIException,), _by_status),
     Rule("an answer that nobody can read", (BinanceRequestException,), Meaning.UNKNOWN),
     *aiohttp_outcomes.TABLE.rules,

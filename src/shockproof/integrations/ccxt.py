@@ -26,6 +26,7 @@ from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.known_there import meaning_of_words
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
 from shockproof.integrations.protected_client import Does, ProtectedClient, only_closes, stand_in
+from shockproof.integrations.unclear_noes import is_unclear
 from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.look_up import NOT_FOUND, UNKNOWN, Found, LookUp
@@ -55,6 +56,10 @@ def _if_known(error: Exception) -> Meaning | None:
 
 def _if_it_may_be_known(error: Exception) -> Meaning | None:
     return meaning_of_words(str(error))
+
+
+def _if_it_is_unclear(error: Exception) -> Meaning | None:
+    return Meaning.UNKNOWN if is_unclear(str(error)) else None
 
 
 def _if_never_connected(error: Exception) -> Meaning | None:
@@ -88,6 +93,8 @@ TABLE: Final = OutcomeTable(
     Rule("something is there already", (ccxt.BaseError,), _if_it_may_be_known),
     # A nonce or a timestamp that is off is refused unread.
     Rule("a clock that is off", (ccxt.InvalidNonce,), Meaning.TURNED_AWAY),
+    # Ccxt calls a time limit inside the venue an InvalidOrder or a BadRequest, where the venue's code is among those of its noes.
+    Rule("no clear no, in words", (ccxt.BaseError,), _if_it_is_unclear),
     Rule(
         "a clear no",
         (

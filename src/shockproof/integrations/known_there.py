@@ -12,7 +12,7 @@ from typing import Final
 
 from shockproof.integrations.outcome_table import Meaning
 
-__all__ = ["meaning_of_words"]
+__all__ = ["meaning_of_words", "words_of"]
 
 # An id that the answer repeats is the caller's own text: an order called "repeat-7" is no repeated one.
 _ECHOED: Final = re.compile(r'"\w*(?:id|Id|ID)"\s*:\s*"[^"]*"')
@@ -36,8 +36,16 @@ _IS_KNOWN: Final = re.compile(
 )
 _MAY_BE_KNOWN: Final = re.compile(
     rf"{_TWICE}|already (?:\w+ )?exist|exist\w* already|\bexisted\b|existing (?:\w+ ){{0,3}}order\b"
-    rf"|already (?:been )?(?:requested\b|{_USED})|\b(?:not|non) unique|must be unique|unique check"
+    rf"|already (?:been )?(?:requested\b|consumed\b|{_USED})|\b(?:not|non) unique|must be unique|unique check"
+    # What only an order that was there can be; "already filled" alone is what a cancel is told.
+    r"|\bmatched order,|\bioc order is already filled|\border is fully filled|\bpartially filled\W*(?:\"|\Z)"
+    r"|\bpreviously (?:cancelled|removed) and therefore cannot be placed|\bidempotency key\b.* mismatch"
 )
+
+
+def words_of(text: str) -> str:
+    """The words of an answer in one way of writing, without the ids that it repeats."""
+    return _BETWEEN_WORDS.sub(" ", _ECHOED.sub("", text)).lower()
 
 
 def meaning_of_words(text: str) -> Meaning | None:
@@ -45,7 +53,7 @@ def meaning_of_words(text: str) -> Meaning | None:
     What the *text* of a refusal says of an order that was there before: `DONE` where it speaks of the order or of its id,
     `UNKNOWN` where it may, None where it does not.
     """
-    words = _BETWEEN_WORDS.sub(" ", _ECHOED.sub("", text)).lower()
+    words = words_of(text)
     if _IS_KNOWN.search(words):
         return Meaning.DONE
     return Meaning.UNKNOWN if _MAY_BE_KNOWN.search(words) else None
