@@ -182,15 +182,14 @@ class Packer:
         yield  # a million of them takes some milliseconds to copy, and so does this
         keys = list(source)
         yield
-        known = self._known.get(path)
-        if known is not None and known.keys == keys:
-            keys = (
-                known.keys
-            )  # kept by both, and so no young object that the garbage collector would walk through
+        earlier = self._known.get(path)
+        if earlier is not None and earlier.keys == keys:
+            # Both keep them: so they are no young object, through which the garbage collector would walk.
+            keys = earlier.keys
             yield
         packed.keys = keys
         values = iter(source.values())
-        before = _Before(known, keys)
+        before = _Before(earlier, keys)
         changed = _Changed()
         at, new_at_once = 0, _SIZE
         while at < len(keys):
