@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from shockproof import FileStore, StateStore, StoreConflictError, StoreUnavailableError, take_lease
 from shockproof.integrations.etcd import EtcdStore
@@ -488,6 +490,67 @@ async def test_an_etcd_endpoint_that_is_away_is_passed_over(
         assert await answered(partial(store.get, "a")) is None
         assert await answered(partial(store.put, "a", b"x")) > 0
         await store.aclose()
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"code": 14, "message": "etcdserver: no leader"}', b"<html>"], ids=["member", "proxy"]
+)
+async def test_an_etcd_endpoint_that_answers_for_nobody_is_passed_over(
+    etcd_session: Server, server: Misbehaving, body: bytes
+) -> None:
+    """A member without a leader, a proxy without its member: a step that reads goes on at once, and all later ones."""
+    server.answers(503, body)
+    here, prefix = f"http://{etcd_session.address}", f"passed over {len(body)}"
+    reads = EtcdStore(server.url, here, prefix=prefix, timeout=PATIENCE)
+    assert await reads.get("a") is None
+    writes = EtcdStore(server.url, here, prefix=prefix, timeout=PATIENCE)
+    writes._began = 0  # known: then a change is the first request, and nobody knows what came of it
+    with pytest.raises(StoreUnavailableError, match="answered 503"):
+        await writes.put("a", b"x")
+    assert await writes.put("a", b"y") > 0
+    asked = len(server.requests)
+    assert await reads.get("a") is not None
+    assert len(server.requests) == asked
+    for store in (reads, writes):
+        await store.aclose()
+
+
+async def test_an_etcd_whose_users_somebody_changes_goes_on_with_a_new_token(tmp_path: Path) -> None:
+    """A JWT is refused from then on, with another word than one that is over."""
+    import httpx2
+
+    private = rsa.generate_private_key(65_537, 2_048)
+    (tmp_path / "private").write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
+    (tmp_path / "public").write_bytes(
+        private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    token = f"jwt,pub-key={tmp_path / 'public'},priv-key={tmp_path / 'private'},sign-method=RS256,ttl=1h"
+    with etcd_server(tmp_path / "data", "--auth-token", token) as server:
+        url = f"http://{server.address}"
+        async with httpx2.AsyncClient(base_url=f"{url}/v3/auth/", trust_env=False, timeout=PATIENCE) as admin:
+
+            async def change(path: str, body: dict[str, str], headers: dict[str, str] | None = None) -> None:
+                assert (await admin.post(path, json=body, headers=headers)).is_success
+
+            root = {"name": "root", "password": SECRET}
+            await change("user/add", root)
+            await change("role/add", {"name": "root"})
+            await change("user/grant", {"user": "root", "role": "root"})
+            await change("enable", {})
+            store = EtcdStore(url, username="root", password=SECRET, timeout=PATIENCE)
+            version = await store.put("a", b"x")
+            told = (await admin.post("authenticate", json=root)).json()
+            await change("role/add", {"name": "another"}, {"Authorization": told["token"]})
+            assert await store.put("a", b"y", expect=version) > version
+            await store.aclose()
 
 
 async def test_redis_behind_sentinel_is_found_and_watched(tmp_path: Path, redis_session: Server) -> None:

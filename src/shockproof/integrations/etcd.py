@@ -51,6 +51,9 @@ _Json = dict[str, Any]  # Any: JSON
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _UNAUTHENTICATED: Final = 16
 """gRPC's number for a token that is not, or no longer, known."""
+_AUTH_CHANGED: Final = "revision of auth store is old"
+"""What is said, with another number, of a JWT that was given before somebody changed a user or a role."""
+_SERVER_ERROR: Final = 500
 _BEGINNING: Final = ""
 """The key, which nobody else can have, of what is lost with all the rest, and then is another one."""
 _LOSSES: Final = 3
@@ -341,7 +344,7 @@ class EtcdStore:
     ) -> _Json:
         token = self._token
         answer = await self._post(client, path, body, await self._headers(client), is_read=is_read)
-        if not answer.is_success and token is not None and _json_of(answer).get("code") == _UNAUTHENTICATED:
+        if not answer.is_success and token is not None and _is_over(_json_of(answer)):
             self._token = None  # it is over; the request was refused, and so nothing was done
             answer = await self._post(client, path, body, await self._headers(client), is_read=is_read)
         told = _json_of(answer)
@@ -371,8 +374,11 @@ class EtcdStore:
                     self._first = (at + 1) % len(self._urls)
                     raise
             else:
-                self._first = at
-                return answer
+                is_well = answer.status_code < _SERVER_ERROR
+                if is_well or is_last or not is_read:
+                    # One that has no leader, or stands before nobody, answers, and would be asked for ever.
+                    self._first = at if is_well else (at + 1) % len(self._urls)
+                    return answer
         raise AssertionError("there is at least one endpoint")
 
     def _connected(self) -> httpx2.AsyncClient:
@@ -421,6 +427,11 @@ def _endpoint(number: int, url: object) -> str:
             f"URL no. {number} of urls must be like https://host:2379, without a path; user and password are arguments"
         )
     return url.rstrip("/")
+
+
+def _is_over(told: _Json) -> bool:
+    """Whether the token is of no use any more."""
+    return told.get("code") == _UNAUTHENTICATED or _AUTH_CHANGED in str(told.get("message"))
 
 
 def _json_of(answer: httpx2.Response) -> _Json:
