@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
@@ -26,6 +26,7 @@ from shockproof import (
     OutcomeUnknownError,
     OwnershipLost,
     OwnershipTaken,
+    StoreEntry,
     Verdict,
     attempts_of,
 )
@@ -33,6 +34,8 @@ from shockproof.command_line.screen import Screen
 from shockproof.command_line.status_lines import show_head
 from shockproof.endpoints.checks import is_ready, readiness
 from shockproof.integrations.measurements import METRICS, Measured
+from shockproof.memory.fleet.ownership import Ownership
+from shockproof.memory.services.listeners import Listeners
 from shockproof.testing import VirtualClock
 from shockproof.views.status import status_of
 from shockproof.views.status_history import StatusHistory
@@ -264,6 +267,72 @@ async def test_the_first_owner_ever_waits_and_later_ones_do_not(joins: Joins, cl
     await first.recovery.aclose()
     second = await joins()
     assert await second.may_send()
+
+
+class Sleepy(MemoryStore):
+    """One whose answer about the first owner reaches its asker late."""
+
+    def __init__(self, inner: MemoryStore, clock: VirtualClock) -> None:
+        super().__init__(clock=clock)
+        self._inner = inner
+        self.is_awake = asyncio.Event()
+
+    async def get(self, key: str) -> StoreEntry | None:
+        found = await self._inner.get(key)
+        await self.is_awake.wait()
+        return found
+
+    def __getattribute__(self, name: str) -> Any:  # Any: whatever a store has
+        if name in {"put", "renew", "delete", "entries"}:
+            return getattr(self._inner, name)
+        return super().__getattribute__(name)
+
+
+class Files:
+    """Tell whose journal was there before."""
+
+    hindrance = None
+
+    def __init__(self) -> None:
+        self.former: list[str | None] = []
+
+    def before_owning(self) -> None: ...
+
+    async def take_over(self, account: str, former: str | None) -> str | None:
+        self.former.append(former)
+        return f"journal {id(self)}"
+
+    async def seen(self, account: str, owner: str) -> None: ...
+
+    def while_owning(self) -> None: ...
+
+    def no_longer(self) -> None: ...
+
+
+async def keep_until(ownership: Ownership, store: MemoryStore) -> None:
+    wait = await ownership.keep(store)
+    while not ownership.is_held:
+        await asyncio.sleep(max(wait, 0.001))
+        wait = await ownership.keep(store)
+
+
+async def test_who_stood_still_while_another_one_was_the_first_owner_knows_of_it(
+    inner: Forgetful, clock: VirtualClock
+) -> None:
+    """Else it would take itself for the first of all, and send an order blindly that the other one has sent."""
+    theirs, files, sleepy = Files(), Files(), Sleepy(inner, clock)
+    sleeper = Ownership("account 7", "sleeper", files, clock, Listeners())
+    asleep = asyncio.create_task(sleeper.keep(sleepy))
+    await keep_until(Ownership("account 7", "first", theirs, clock, Listeners()), inner)
+    assert theirs.former == [None]
+    await asyncio.sleep(40.0)  # it has died
+
+    sleepy.is_awake.set()
+    await asleep
+    assert not sleeper.is_held
+    await keep_until(sleeper, sleepy)
+
+    assert files.former == [f"journal {id(theirs)}"]
 
 
 async def test_reconciling_waits_until_it_is_ones_own_to_do(joins: Joins) -> None:

@@ -319,6 +319,11 @@ class Ownership:
             if remembered is not None and remembered.value != self._seen:
                 await self._saw(remembered.value)
             return None
+        if remembered is None and await store.get(_REMEMBERED + self.name) is not None:
+            # Somebody was the first owner since that was read, for however long this process stood still: nothing is known of
+            # what they sent. From here on nobody else can write there.
+            await lease.release()
+            return None
         told = None if remembered is None else unmarked(remembered.value, self._era)
         self._standing = None if told is None else _journal_of(told)
         # Who owned it all the time until now is itself the one that might not know, and no other one has sent anything.
