@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -267,6 +268,34 @@ async def test_the_first_owner_ever_waits_and_later_ones_do_not(joins: Joins, cl
     await first.recovery.aclose()
     second = await joins()
     assert await second.may_send()
+
+
+async def test_an_owner_with_much_to_tell_a_slow_store_stays_the_owner(joins: Joins) -> None:
+    """A venue that goes down opens the circuits of all its services; nobody's orders wait for the news of it, nor does the next news."""
+    bot, other = await joins(), await joins()
+    await bot.recovery.owned()
+    names = [f"symbol {number}" for number in range(40)]
+    services = {
+        name: [one.recovery.service(name, shared=True, max_retries=0) for one in (bot, other)]
+        for name in names
+    }
+
+    async def fails() -> None:
+        raise ConnectionError("down")
+
+    bot.way.turn("slow")
+    for _ in range(5):
+        for service, _ in services.values():
+            with suppress(ConnectionError):
+                await service.call(fails)
+    for _ in range(6):
+        await asyncio.sleep(0.5)
+        assert await bot.may_send()
+    assert set(other.recovery.get_health_status()["shared"]["votes"]) == set(names)
+
+    for _ in range(30):
+        await asyncio.sleep(1.0)
+        assert await bot.may_send()
 
 
 class Sleepy(MemoryStore):

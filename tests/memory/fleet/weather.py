@@ -21,7 +21,7 @@ class Weather:
 
     def turn(self, kind: str) -> None:
         self.kind = kind
-        if kind not in {"fair", "full"}:
+        if kind not in {"fair", "full", "slow"}:
             for task in self._watching:
                 task.get_loop().call_soon(task.cancel)
 
@@ -32,6 +32,8 @@ class Weather:
         if self.kind == "hangs":
             await asyncio.sleep(1.0)
             raise StoreUnavailableError("has not answered within 1 s")
+        if self.kind == "slow":
+            await asyncio.sleep(0.4)
         if self.kind == "broken":
             raise ZeroDivisionError("a mistake in a store")
 

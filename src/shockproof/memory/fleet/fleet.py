@@ -47,6 +47,8 @@ _LOOK_EVERY: Final = 10.0
 """Seconds between two looks at all records: a network may drop a connection without a word."""
 _CONFLICT_APART: Final = 0.002
 """Seconds, multiplied and at random, by which those who write at the same moment get out of each other's way."""
+_AT_ONCE: Final = 16
+"""Circuits whose news is on its way at a time: a venue that goes down may open the circuits of hundreds."""
 _LEAST_WAIT: Final = 0.001
 """Seconds: whatever is due, the loop belongs to others in between."""
 
@@ -359,7 +361,6 @@ class Fleet:
         """Listen and tell, until the store does not answer."""
         async with self._store.watch(_CIRCUITS) as changes:
             await self._look()
-            self._own_at = 0.0
             if self._ownership is not None:
                 era = await self._store.era()
                 self._ownership.is_asked_again(era)
@@ -371,13 +372,16 @@ class Fleet:
                 await self._try_to_put()
             self._is_there()
             self._was_looked_at.set()
-            listening = asyncio.create_task(self._listen(changes), name="shockproof fleet listens")
-            listening.add_done_callback(lambda _: self._woken.set())
+            beside = [asyncio.create_task(self._listen(changes), name="shockproof fleet listens")]
+            if self._ownership is not None:
+                # Whatever the circuits have to tell, and however long the store takes for it, the lease is renewed in time.
+                beside.append(asyncio.create_task(self._keep_owning(), name="shockproof fleet owns"))
+            for task in beside:
+                task.add_done_callback(lambda _: self._woken.set())
             try:
-                await self._work(listening)
+                await self._work(*beside)
             finally:
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                await _end_all(beside)
 
     async def _listen(self, changes: AsyncIterator[StoreChange]) -> None:
         async for change in changes:
@@ -398,21 +402,18 @@ class Fleet:
         for name, shared in list(self._circuits.items()):
             self._learned(shared, self._known.get(name))
 
-    async def _work(self, listening: asyncio.Task[None]) -> None:
+    async def _work(self, *beside: asyncio.Task[None]) -> None:
         look_at = self._clock.monotonic() + self._spread(_LOOK_EVERY)
         while True:
             self._woken.clear()
-            if listening.done():
-                await listening
-                raise StoreUnavailableError(f"{self._store!r} has ended the watch")
+            for task in beside:
+                if task.done():
+                    await task
+                    raise StoreUnavailableError(f"{self._store!r} has ended the watch")
             if self._is_doubted:
                 self._is_doubted = False
                 await self._try_to_put()
-            due = min(look_at, await self._own())
-            for shared in list(self._circuits.values()):
-                await self._tell(shared)
-                await self._give_back(shared)
-                due = min(due, await self._ask_for_the_probe(shared))
+            due = min(look_at, await self._attend_to_circuits())
             now = self._clock.monotonic()
             if now >= look_at:
                 await self._look()
@@ -428,13 +429,32 @@ class Fleet:
     async def _try_to_put(self) -> None:
         await self._store.put(_TRIAL, b"", expires_after=_TRIAL_LASTS)
 
-    async def _own(self) -> float:
-        """Keep what is owned, or try to; when it is time to do so again."""
-        if self._ownership is None:
-            return float("inf")
-        if self._clock.monotonic() >= self._own_at:
+    async def _own(self) -> None:
+        """Keep what is owned, or try to, until when it is time to do so again."""
+        if self._ownership is not None:
             self._own_at = self._clock.monotonic() + await self._ownership.keep(self._store)
-        return self._own_at
+
+    async def _keep_owning(self) -> None:
+        while True:
+            await self._clock.sleep(max(self._own_at - self._clock.monotonic(), _LEAST_WAIT))
+            await self._own()
+
+    async def _attend_to_circuits(self) -> float:
+        """Do what they want done in the store, some side by side; when it is worth looking again."""
+        left, dues = iter(list(self._circuits.values())), [float("inf")]
+
+        async def attend() -> None:
+            for shared in left:
+                await self._tell(shared)
+                await self._give_back(shared)
+                dues.append(await self._ask_for_the_probe(shared))
+
+        tasks = [asyncio.create_task(attend()) for _ in range(min(_AT_ONCE, len(self._circuits)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await _end_all(tasks)
+        return min(dues)
 
     async def _tell(self, shared: SharedCircuit) -> None:
         key, conflicts = _CIRCUITS + shared.state.name, 0
@@ -541,3 +561,9 @@ class Fleet:
 
     def __repr__(self) -> str:
         return f"<Fleet {self.name!r}, {self._store!r} {self._state}>"
+
+
+async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
