@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -75,6 +76,26 @@ async def test_a_large_state_goes_through_the_store_to_the_next_machine(
         )
         assert await bot.save_state(cached_data={"large": large, "saved by": number})
         await bot.aclose(timeout=PATIENCE)
+
+
+async def test_a_process_with_a_service_for_each_of_many_symbols_shares_all_of_them(
+    server_of_its_own: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More of them than a client has connections, each with a rate limit."""
+    recovery = ErrorRecoveryService(
+        tmp_path / "state", tmp_path / "errors", store=store_at(server_of_its_own, timeout=PATIENCE)
+    )
+    for number in range(102):
+        recovery.service(f"symbol {number}", shared=True, rate_limit="1000/min")
+    await recovery.start()
+    admin = store_at(server_of_its_own, timeout=PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        while len(await admin.entries("lease/limits/")) < 102:  # noqa: ASYNC110 - what is waited for happens on a server
+            await asyncio.sleep(0.05)
+    assert recovery.get_health_status()["shared"]["state"] == "reachable"
+    assert "failed" not in caplog.text
+    await admin.aclose()
+    await recovery.aclose(timeout=PATIENCE)
 
 
 async def test_a_fleet_is_one_through_everything_that_befalls_its_store(

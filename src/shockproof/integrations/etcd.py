@@ -251,7 +251,7 @@ class EtcdStore:
     async def _asked(self) -> AsyncGenerator[httpx2.AsyncClient]:
         """One step: within the time, and with its errors made ours."""
         try:
-            async with self._connections.used() as client, asyncio.timeout(self._timeout):
+            async with self._connections.step() as client, asyncio.timeout(self._timeout):
                 yield client
         except (StoreConflictError, StoreUnavailableError):
             raise

@@ -309,7 +309,7 @@ class RedisStore:
     async def _asked(self) -> AsyncGenerator[_Client]:
         """One step: within the time, and with its errors made ours."""
         try:
-            async with self._connections.used() as client, asyncio.timeout(self._timeout):
+            async with self._connections.step() as client, asyncio.timeout(self._timeout):
                 if self._is_cluster:
                     # If need be. Else a step would go to any node, which may be down.
                     await client.redis.initialize()

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from shockproof.memory.disk.writer import after_fork
 from shockproof.memory.fleet import background_task
 from shockproof.memory.fleet.ownership import Ownership
-from shockproof.memory.fleet.shared_budget import SharedBudget
+from shockproof.memory.fleet.shared_budget import BUDGETS, SharedBudget
 from shockproof.memory.fleet.shared_circuit import SharedCircuit, longest_lead
-from shockproof.memory.fleet.shared_limit import SharedLimit
+from shockproof.memory.fleet.shared_limit import LIMITS, SharedLimit
 from shockproof.memory.fleet.shared_record import SharedRecord
+from shockproof.memory.fleet.shared_watch import SharedWatch
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.memory.stores.lease import take_lease
 from shockproof.memory.stores.own_name import own_machine, own_name
@@ -97,6 +98,7 @@ class Fleet:
         self._own_at = 0.0
         self._backoff = Backoff(base_delay=0.1, max_delay=5.0, factor=2.0, jitter="full", rng=rng)
         self._circuits: dict[str, SharedCircuit] = {}
+        self._watches = {kind: SharedWatch(store, kind) for kind in (LIMITS, BUDGETS)}
         self._limits: dict[str, SharedLimit] = {}
         self._budgets: dict[str, SharedBudget] = {}
         self._payers: dict[str, str] = {}
@@ -145,7 +147,12 @@ class Fleet:
         limit = self._limits.get(state.name)
         if limit is None:
             limit = self._limits[state.name] = SharedLimit(
-                self._store, state.name, self.name, clock=self._clock, rng=self._rng
+                self._store,
+                state.name,
+                self.name,
+                clock=self._clock,
+                rng=self._rng,
+                watch=self._watches[LIMITS],
             )
             limit.on_failure = self._doubt
         state.shared_limit = limit
@@ -179,7 +186,13 @@ class Fleet:
             )
         else:
             mine = self._budgets[name] = SharedBudget(
-                self._store, budget, name, self.name, clock=self._clock, rng=self._rng
+                self._store,
+                budget,
+                name,
+                self.name,
+                clock=self._clock,
+                rng=self._rng,
+                watch=self._watches[BUDGETS],
             )
             mine.on_failure = self._doubt
         self._payers[state.name] = name

@@ -16,6 +16,7 @@ from shockproof.memory.fleet.shared_record import (
     SharedRecord,
     process_of,
 )
+from shockproof.memory.fleet.shared_watch import SharedWatch
 from shockproof.memory.stores.lease import LEASE_MARGIN
 from shockproof.memory.stores.state_store import StateStore
 from shockproof.policies.backoff import Randomness
@@ -24,9 +25,9 @@ from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError
 
-__all__ = ["SharedBudget"]
+__all__ = ["BUDGETS", "SharedBudget"]
 
-_RECORDS: Final = "budgets/"
+BUDGETS: Final = "budgets/"
 _NEEDED_FOR: Final = 5.0
 """Seconds for which a retry that was refused is taken for one of many."""
 _NEWS_APART: Final = 0.1
@@ -44,6 +45,7 @@ class SharedBudget(SharedRecord):
         process: the name of this one, to be shown.
         clock: by what this process counts.
         rng: what spreads the requests of many.
+        watch: as of every shared record.
     """
 
     def __init__(
@@ -55,10 +57,10 @@ class SharedBudget(SharedRecord):
         *,
         clock: Clock,
         rng: Randomness,
+        watch: SharedWatch | None = None,
     ) -> None:
-        super().__init__(
-            store, _RECORDS + name, f"the shared retry budget {name!r}", process, clock=clock, rng=rng
-        )
+        what = f"the shared retry budget {name!r}"
+        super().__init__(store, BUDGETS + name, what, process, clock=clock, rng=rng, watch=watch)
         self.budget = budget
         self._fleet: FleetBudget | None = None
         self._refused, self._refused_at = 0.0, 0.0

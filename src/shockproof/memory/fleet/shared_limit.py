@@ -19,6 +19,7 @@ from shockproof.memory.fleet.shared_record import (
     SharedRecord,
     process_of,
 )
+from shockproof.memory.fleet.shared_watch import SharedWatch
 from shockproof.memory.stores.lease import LEASE_MARGIN
 from shockproof.memory.stores.state_store import StateStore
 from shockproof.policies.backoff import Randomness
@@ -35,9 +36,9 @@ from shockproof.policies.rate_limit import Rate
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError
 
-__all__ = ["Divided", "SharedLimit"]
+__all__ = ["LIMITS", "Divided", "SharedLimit"]
 
-_RECORDS: Final = "limits/"
+LIMITS: Final = "limits/"
 _LEAVES_EVERY: Final = 50
 """In so many parts of a window it is looked whether enough has left it for a share to go to others."""
 
@@ -72,14 +73,21 @@ class SharedLimit(SharedRecord):
         process: the name of this one, to be shown.
         clock: by what this process counts.
         rng: what spreads the requests of many.
+        watch: as of every shared record.
     """
 
     def __init__(
-        self, store: StateStore, service: str, process: str, *, clock: Clock, rng: Randomness
+        self,
+        store: StateStore,
+        service: str,
+        process: str,
+        *,
+        clock: Clock,
+        rng: Randomness,
+        watch: SharedWatch | None = None,
     ) -> None:
-        super().__init__(
-            store, _RECORDS + service, f"the shared rate limit of {service!r}", process, clock=clock, rng=rng
-        )
+        what = f"the shared rate limit of {service!r}"
+        super().__init__(store, LIMITS + service, what, process, clock=clock, rng=rng, watch=watch)
         self._divided: Divided | None = None
         self._rates: tuple[Rate, ...] = ()
         self._limits: dict[str, int] = {}

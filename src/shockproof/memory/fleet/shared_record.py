@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from shockproof.memory.fleet import background_task
 from shockproof.memory.fleet.marked import marked, unmarked
+from shockproof.memory.fleet.shared_watch import SharedWatch
 from shockproof.memory.stores.lease import Lease, take_lease
 from shockproof.memory.stores.state_store import StateStore, StoreChange
 from shockproof.policies.backoff import Backoff, Randomness
@@ -62,12 +63,22 @@ class SharedRecord(ABC):
         process: the name of this one, to be shown.
         clock: by what this process counts.
         rng: what spreads the requests of many.
+        watch: of the store, together with others; None: its own.
     """
 
     def __init__(
-        self, store: StateStore, key: str, what: str, process: str, *, clock: Clock, rng: Randomness
+        self,
+        store: StateStore,
+        key: str,
+        what: str,
+        process: str,
+        *,
+        clock: Clock,
+        rng: Randomness,
+        watch: SharedWatch | None = None,
     ) -> None:
         self._store = store
+        self._watch = SharedWatch(store, key) if watch is None else watch
         self._key = key
         self.what = what
         self._process = process
@@ -209,7 +220,7 @@ class SharedRecord(ABC):
         while True:
             began = self._clock.monotonic()
             try:
-                async with self._store.watch(self._key) as changes:
+                async with self._watch.watch(self._key) as changes:
                     self._has_news = True
                     self._era = await self._store.era()
                     await self._keep(changes)
@@ -243,7 +254,7 @@ class SharedRecord(ABC):
 
     async def _listen(self, changes: AsyncIterator[StoreChange]) -> None:
         async for change in changes:
-            if change.key == self._key and change.version != self._version:
+            if change.version != self._version:
                 self._has_news = True
                 self._woken.set()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 __all__ = ["Connections"]
@@ -16,9 +16,14 @@ __all__ = ["Connections"]
 C = TypeVar("C")
 
 
+_STEPS_AT_ONCE: Final = 64
+"""Fewer than the hundred connections that a client has at most, of which each watch takes one."""
+
+
 class _Open(Generic[C]):
     def __init__(self, client: C) -> None:
         self.client = client
+        self.steps = asyncio.Semaphore(_STEPS_AT_ONCE)
         self.users = 0
         self.is_given_back = False
 
@@ -39,14 +44,25 @@ class Connections(Generic[C]):
 
     @asynccontextmanager
     async def used(self) -> AsyncGenerator[C]:
-        """For a step, or as long as something is watched."""
+        """As long as something is watched."""
+        async with self._used() as mine:
+            yield mine.client
+
+    @asynccontextmanager
+    async def step(self) -> AsyncGenerator[C]:
+        """For a step, when it is its turn: of hundreds at a time some wait for the others."""
+        async with self._used() as mine, mine.steps:
+            yield mine.client
+
+    @asynccontextmanager
+    async def _used(self) -> AsyncGenerator[_Open[C]]:
         loop = asyncio.get_running_loop()
         mine = self._open.get(loop)
         if mine is None:
             mine = self._open[loop] = _Open(self._make())
         mine.users += 1
         try:
-            yield mine.client
+            yield mine
         finally:
             mine.users -= 1
             await self._close_if_over(mine)
