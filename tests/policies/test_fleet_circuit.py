@@ -7,7 +7,14 @@ import json
 import pytest
 
 from shockproof.policies.circuit_breaker import Circuit
-from shockproof.policies.fleet_circuit import NOTHING_KNOWN, FleetCircuit, FleetRecord, ProbePermit, Vote
+from shockproof.policies.fleet_circuit import (
+    NOTHING_KNOWN,
+    FleetCircuit,
+    FleetRecord,
+    ProbePermit,
+    Vote,
+    Wanted,
+)
 from shockproof.policies.saved_circuit import SavedCircuit
 from shockproof.policies.trip_rates import Rates
 from tests.policies.told import Told
@@ -277,18 +284,58 @@ def test_alone_every_process_has_its_own_probes() -> None:
     assert permit.length_to_ask_for(0.0) is None
 
 
-def test_who_was_refused_the_lease_asks_again_when_it_may_be_free() -> None:
+def test_who_was_refused_the_lease_asks_again_soon_and_then_when_it_may_be_free() -> None:
     """Ten thousand do not ask all the time; the end of the round is a reason to."""
     permit = ProbePermit(is_alone=False)
     permit.may_probe(10.0, 4.0)
-    permit.refused(10.0, 9.0)
-    assert permit.length_to_ask_for(14.4) is None
-    assert permit.length_to_ask_for(14.5) == 9.0
-    permit.refused(14.5, 9.0)
+    for at, again in ((10.0, 12.0), (12.0, 14.0), (14.0, 18.5), (18.5, 23.0)):
+        assert permit.length_to_ask_for(at) == 9.0
+        assert permit.refused(at, 9.0, spread=1.0) is None, "one call alone may be the last for long"
+        assert permit.length_to_ask_for(again - 0.1) is None
+    permit.may_probe(20.0, 4.0)
+    assert permit.refused(23.0, 9.0, spread=0.5) == 2.25
+    assert permit.ask_from == 25.25
     permit.over()
-    assert permit.length_to_ask_for(15.0) is None, "nobody wants to probe any more"
-    permit.may_probe(15.0, 4.0)
-    assert permit.length_to_ask_for(15.0) == 9.0
+    assert permit.length_to_ask_for(26.0) is None, "nobody wants to probe any more"
+    permit.may_probe(26.0, 4.0)
+    assert permit.length_to_ask_for(26.0) == 9.0
+    assert permit.refused(26.0, 9.0, spread=1.0) is None
+    assert permit.ask_from == 28.0
+
+
+def test_who_stands_back_says_at_once_when_it_asks_again() -> None:
+    """So that whoever has the lease keeps it until then, and no longer."""
+    permit = ProbePermit(is_alone=False)
+    permit.may_probe(10.0, 4.0)
+    assert permit.refused(10.0, 9.0, spread=1.0, stands_back=60.0) == 60.0
+    assert permit.length_to_ask_for(69.9) is None
+
+
+def test_a_lease_that_is_not_used_is_kept_until_somebody_else_asks_for_it() -> None:
+    """Who gives way lets the other one come first, and wants it again with its next call."""
+    permit = ProbePermit(is_alone=False)
+    permit.granted(until=55.0)
+    assert not permit.looked(0.0, 61.0, None)
+    assert permit.looks_at == 2.0
+    assert not permit.looked(2.0, 61.0, 60.0)
+    assert not permit.looked(4.0, 61.0, None), "it was overtaken by what another one said, or is over"
+    assert permit.may_probe(50.0, 4.0)
+    assert not permit.looked(59.0, 61.0, None)
+    assert permit.looks_at == 60.0
+    assert permit.looked(60.0, 61.0, None)
+    assert not permit.may_probe(60.5, 4.0)
+    assert permit.length_to_ask_for(63.9) is None
+    assert permit.length_to_ask_for(64.0) == 9.0
+    permit.granted(until=120.0)
+    assert permit.looked(66.0, 61.0, 1.5), "it asks before it would be looked again"
+
+
+@pytest.mark.parametrize("value", [b"", b"7", b"{}", b'{"by": "a", "asks_in": []}', b'{"by": "a", "asks_in": 1' + b"0" * 400 + b"}"])  # fmt: skip
+def test_what_is_no_word_to_the_holder_is_refused(value: bytes) -> None:
+    """Whoever wrote it, nobody gives way to it."""
+    assert Wanted.from_bytes(Wanted("a", 2.5).to_bytes()) == Wanted("a", 2.5)
+    with pytest.raises(ValueError, match=r"\S"):
+        Wanted.from_bytes(value)
 
 
 # -- the circuit -----------------------------------------------------------------------------------------

@@ -14,19 +14,23 @@ Where a record cannot be read or written, everything stays as each process decid
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from shockproof.policies.saved_circuit import SavedCircuit
 
-__all__ = ["Announcement", "FleetCircuit", "FleetRecord", "OpenFor", "ProbePermit", "Vote"]
+__all__ = ["Announcement", "FleetCircuit", "FleetRecord", "OpenFor", "ProbePermit", "Vote", "Wanted"]
 
 _MOST_VOTES: Final = 64
 """More are not kept: they tell nothing new, and a record has to stay small."""
 _LONGEST_TEXT: Final = 300
 _REMEMBERED_FOR: Final = 60.0
 """Seconds that the store keeps a record for longer than the circuit is open."""
+_SOON: Final = 2.0
+"""Seconds, at most, after which the lease for probing is asked for again at first, and looked after where it is not used."""
+_SOON_TIMES: Final = 2
 
 
 class Vote(NamedTuple):
@@ -219,12 +223,21 @@ class ProbePermit:
     """Seconds of the probe that was refused; None: none was."""
     ask_from: float = 0.0
     """When it is worth asking again: somebody else has the lease until about then."""
+    refusals: int = 0
+    """How often somebody else had the lease, since the round began or this process had it last."""
+    refused_calls: int = 0
+    """How many probes were refused since then for want of the lease."""
+    looks_at: float = 0.0
+    """When it is looked whether somebody else wants the lease that is here."""
+    gives_way_at: float = math.inf
+    """When that lease is somebody else's, unless a call has used it here by then."""
 
     def may_probe(self, now: float, lease: float) -> bool:
         """Whether a probe may begin that is over after *lease* seconds at the latest."""
         if self.is_alone or now + lease <= self.until:
             return True
         self.wanted_for = lease
+        self.refused_calls += 1
         return False
 
     def length_to_ask_for(self, now: float) -> float | None:
@@ -236,16 +249,82 @@ class ProbePermit:
 
     def granted(self, until: float) -> None:
         """The lease is here."""
-        self.until, self.wanted_for = until, None
+        self.until, self.wanted_for, self.refusals, self.refused_calls = until, None, 0, 0
+
+    def lost(self) -> None:
+        """The lease is here no longer."""
+        self.until = 0.0
+
+    def looked(self, now: float, length: float, asks_in: float | None) -> bool:
+        """
+        The lease of *length* seconds is here and not in use, and somebody else asks for it in *asks_in* seconds, None: nobody does.
+
+        True: it is to be given away now. It is wanted again when another call is refused here, and not before then.
+        """
+        apart = min(_SOON, length / 4)
+        if asks_in is not None:
+            self.gives_way_at = min(self.gives_way_at, now + asks_in - apart)
+        if now < self.gives_way_at:
+            self.looks_at = min(now + apart, self.gives_way_at)
+            return False
+        self.over()
+        self.ask_from = now + 2 * apart
+        return True
 
     def lets_others_ask(self, until: float) -> None:
         """They come first: what this process would find out is known."""
         self.ask_from = until
 
-    def refused(self, now: float, length: float) -> None:
-        """Somebody else has it, for about *length* seconds."""
-        self.ask_from = now + length / 2
+    def refused(
+        self, now: float, length: float, spread: float, stands_back: float | None = None
+    ) -> float | None:
+        """
+        Somebody else has it, and it was asked for for *length* seconds; seconds until it is asked for again, if its holder is to know.
+
+        At first it is asked for soon: perhaps it is in use. Who refuses a second call says that he wants it: one that calls more
+        rarely than its holder would take it from him in vain. So does at once who *stands_back* for so many seconds. *spread* is by
+        what many get out of each other's way.
+        """
+        soon = length / 2 if self.refusals >= _SOON_TIMES else min(_SOON, length / 2)
+        again_in = spread * (soon if stands_back is None else stands_back)
+        self.refusals += 1
+        self.ask_from = now + again_in
+        return again_in if self.refused_calls > 1 or stands_back is not None else None
 
     def over(self) -> None:
         """The round has ended, here or elsewhere: nobody wants to probe now, and whoever does next may ask."""
         self.until, self.wanted_for, self.ask_from = 0.0, None, 0.0
+        self.refusals, self.refused_calls = 0, 0
+        self.looks_at, self.gives_way_at = 0.0, math.inf
+
+
+class Wanted(NamedTuple):
+    """Said to the holder of the lease for probing: if no call uses it there, one may somewhere else."""
+
+    by: str
+    """Whose word it is, so that nobody gives way to himself."""
+    asks_in: float
+    """Seconds after which the lease is asked for again."""
+
+    @property
+    def life(self) -> float:
+        """Seconds after which it means nothing any more; by then the holder has looked."""
+        return self.asks_in + _SOON
+
+    def to_bytes(self) -> bytes:
+        """As JSON; `from_bytes` reads it."""
+        return json.dumps(self._asdict()).encode()
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Wanted:
+        """
+        What `to_bytes` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            fields = json.loads(value)
+            return cls(str(fields["by"]), float(fields["asks_in"]))
+        except (KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error

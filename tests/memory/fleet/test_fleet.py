@@ -295,24 +295,95 @@ async def test_a_probe_that_fails_opens_all_for_another_time(joins: Joins) -> No
         assert [bot.circuit for bot in bots] == ["open"] * 4
 
 
-async def test_who_has_the_lease_and_no_call_keeps_the_others_waiting_for_no_longer_than_it(
-    joins: Joins,
-) -> None:
-    """A lease that is not used ends by itself."""
-    idle, busy = await fleet_of(joins, 2)
-    for bot in (idle, busy):
-        await bot.opens()
-    await settled()
+async def test_who_has_the_lease_and_no_call_gives_way_to_one_that_has_calls(joins: Joins) -> None:
+    """However long it would have it: another one that has refused a second call says so."""
+    first, idle, busy = await fleet_of(joins, 3)
+    for bot in (first, idle):
+        bot.is_down = True
+        while await bot.call() != REFUSED:
+            await settled()
+        await settled()
     assert await idle.call() == REFUSED  # it will want to probe, and fetches the lease ahead
     await asyncio.sleep(31.0)
-    busy.is_down = False
     assert await busy.call() == REFUSED
     results = []
-    for _ in range(100):
+    for _ in range(12):
         await asyncio.sleep(1.0)
         results.append(await busy.call())
     assert "fine" in results
     assert idle.circuit == "closed"
+
+
+@pytest.mark.parametrize("timeout", [2.0, None])
+@pytest.mark.parametrize("every", [15.0, 50.0, 300.0])
+async def test_who_calls_more_rarely_than_a_lease_lasts_probes_with_its_next_call(
+    joins: Joins, every: float, timeout: float | None
+) -> None:
+    """As long as nobody else wants the lease it stays where a call was refused, and the circuit is not open for ever."""
+    rare, idle = await fleet_of(joins, 2, timeout=timeout)
+    for bot in (idle, rare):
+        await bot.opens()
+    rare.is_down = False
+    await asyncio.sleep(70.0)
+    answers = [await rare.call()]
+    for _ in range(2):
+        await asyncio.sleep(every)
+        answers.append(await rare.call())
+    assert answers[1:] == ["fine"] * 2
+    assert idle.circuit == "closed"
+
+
+async def test_who_calls_rarely_does_not_take_the_lease_from_another_one_that_does(joins: Joins) -> None:
+    """Or neither would ever have it with a call: who has refused one call alone waits for the other's."""
+    bots = await fleet_of(joins, 2, timeout=2.0)
+    for bot in bots:
+        await bot.opens()
+        bot.is_down = False
+    answers = []
+    await asyncio.sleep(40.0)
+    for _ in range(2):
+        for bot in bots:
+            answers.append(await bot.call())
+            await asyncio.sleep(150.0)
+    assert answers == [REFUSED, REFUSED, "fine", "fine"]
+
+
+async def test_a_bad_machine_that_calls_all_the_time_leaves_the_probe_to_good_ones_that_call_rarely(
+    joins: Joins,
+) -> None:
+    """It has had its say, and stands back as long as another one has the lease, though not for ever."""
+    bad, good = await joins(machine="bad"), await joins()
+    for bot in (bad, good):
+        bot.is_down = True
+        while await bot.call() != REFUSED:
+            await settled()
+        await settled()
+    good.is_down = False
+    sent, answers = bad.sent, list[str]()
+    for second in range(300):
+        await asyncio.sleep(1.0)
+        await bad.call()
+        if second % 50 == 10:
+            answers.append(await good.call())
+        await settled()
+    assert bad.sent > sent
+    assert answers[-2:] == ["fine"] * 2
+
+
+async def test_a_lease_that_was_fetched_ahead_is_given_back_where_the_circuit_is_held_open(
+    joins: Joins, store: Weather
+) -> None:
+    """Nobody probes there any more."""
+    held, other = await fleet_of(joins, 2)
+    for bot in (held, other):
+        await bot.opens()
+    await settled()
+    assert await held.call() == REFUSED
+    await asyncio.sleep(31.0)
+    assert await store.inner.get("lease/probe of venue") is not None
+    held.recovery.set_circuit_mode("venue", "forced-open", reason="by hand")
+    await asyncio.sleep(3.0)
+    assert await store.inner.get("lease/probe of venue") is None
 
 
 async def test_who_probes_when_the_store_has_forgotten_the_outage_closes_for_all_the_same(

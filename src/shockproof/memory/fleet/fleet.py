@@ -8,6 +8,7 @@ need, and when the store is away says so and comes back by itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -23,12 +24,12 @@ from shockproof.memory.fleet.shared_limit import LIMITS, SharedLimit
 from shockproof.memory.fleet.shared_record import SharedRecord
 from shockproof.memory.fleet.shared_watch import SharedWatch
 from shockproof.memory.services.service_state import ServiceState
-from shockproof.memory.stores.lease import take_lease
+from shockproof.memory.stores.lease import Lease, take_lease
 from shockproof.memory.stores.own_name import own_machine, own_name
 from shockproof.memory.stores.state_store import StateStore, StoreChange, StoreEntry
 from shockproof.policies.backoff import Backoff, Randomness
 from shockproof.policies.circuit_breaker import CircuitState
-from shockproof.policies.fleet_circuit import FleetRecord, Vote
+from shockproof.policies.fleet_circuit import FleetRecord, Vote, Wanted
 from shockproof.policies.retry_budget import RetryBudget
 from shockproof.vocabulary.clock import Clock
 from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Fleet"]
 
 _CIRCUITS: Final = "circuits/"
+_PROBES: Final = "probes/"
+"""Where it is said to the holder of the lease for probing that another one wants it."""
 _TRIAL: Final = "trial"
 """What is put to find out whether anything can be: a store that is full still answers whoever reads and renews."""
 _TRIAL_LASTS: Final = 60.0
@@ -125,9 +128,7 @@ class Fleet:
         # The task and the leases are the parent's; the child's first call starts a task of its own.
         self._task, self._state, self._since = None, "unused", None
         for shared in self._circuits.values():
-            shared.lease = None
-            shared.permit.over()
-            shared.reach(is_reachable=False)
+            shared.in_the_child()
         for record in self._records:
             record.in_the_child()
 
@@ -489,18 +490,16 @@ class Fleet:
                 shared.told(what, version, self._clock.monotonic())
 
     async def _ask_for_the_probe(self, shared: SharedCircuit) -> float:
-        """Fetch the lease if it is wanted now; when it is worth looking again."""
+        """Fetch the lease if it is wanted now, and keep it until a call has used it or somebody else wants it; when to look again."""
         now = self._clock.monotonic()
         lead = longest_lead(shared.state.circuit.timeout) * self._rng.random()
         soon = shared.probes_soon(now, lead)
         length = shared.permit.length_to_ask_for(now)
         if (lease := shared.lease) is not None:
-            if length is None or shared.state.circuit.probing:
+            if shared.state.circuit.probing:
                 return now + lease.remaining
-            if lease.seconds >= length:
-                if await lease.renew():
-                    shared.permit.granted(now + lease.remaining)
-                return now + lease.remaining
+            if length is None or lease.seconds >= length:
+                return await self._keep_for_the_probe(shared, lease, is_wanted=length is not None)
             # It was fetched ahead, before anybody knew how long a probe would take: however often it is renewed, it is too short.
             shared.lease = None
             await lease.release()
@@ -517,17 +516,58 @@ class Fleet:
         )
         now = self._clock.monotonic()
         if lease is None:
-            shared.permit.refused(now, self._spread(length))
+            wanted = shared.refused(now, length, self._spread(1.0))
+            if wanted is not None:
+                await self._want(shared, wanted)
             return shared.permit.ask_from
         shared.lease = lease
         shared.permit.granted(now + lease.remaining)
-        return now + lease.remaining
+        shared.permit.looked(now, lease.seconds, None)
+        return shared.permit.looks_at
+
+    async def _keep_for_the_probe(self, shared: SharedCircuit, lease: Lease, *, is_wanted: bool) -> float:
+        permit = shared.permit
+        if self._clock.monotonic() >= permit.looks_at:
+            said = await self._store.get(_PROBES + shared.state.name)
+            if permit.looked(self._clock.monotonic(), lease.seconds, self._asked_in(shared, said)):
+                # In another thread a call may have used it at the last moment: then it ends with that.
+                if not shared.state.circuit.probing:
+                    shared.lease = None
+                    await lease.release()
+                return permit.ask_from
+        elif not is_wanted:
+            return permit.looks_at
+        if await lease.renew():
+            permit.granted(self._clock.monotonic() + lease.remaining)
+        else:
+            permit.lost()
+        return permit.looks_at
+
+    async def _want(self, shared: SharedCircuit, wanted: Wanted) -> None:
+        # Who stands back says nothing where another one wants it sooner.
+        expect = None if shared.stands_back is None else 0
+        with contextlib.suppress(StoreConflictError):
+            await self._store.put(
+                _PROBES + shared.state.name, wanted.to_bytes(), expect=expect, expires_after=wanted.life
+            )
+
+    def _asked_in(self, shared: SharedCircuit, said: StoreEntry | None) -> float | None:
+        """Seconds after which another one asks for the lease; None: none has said so."""
+        if said is None:
+            return None
+        try:
+            wanted = Wanted.from_bytes(said.value)
+        except ValueError as error:
+            _log.debug("what stands under %r is none: %s", said.key, error)
+            return None
+        return None if wanted.by == shared.life else wanted.asks_in
 
     async def _give_back(self, shared: SharedCircuit) -> None:
         lease = shared.lease
-        if lease is None or (lease.is_held and not shared.is_over):
+        if lease is None or (lease.is_held and not shared.is_over and shared.may_need_a_probe):
             return
         shared.lease, shared.is_over = None, False
+        shared.permit.lost()
         await lease.release()
 
     def _learned(self, shared: SharedCircuit, entry: StoreEntry | None) -> None:

@@ -4,6 +4,7 @@ One service's circuit, and what the fleet knows of it: brought together without 
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Final, Literal
@@ -19,6 +20,7 @@ from shockproof.policies.fleet_circuit import (
     OpenFor,
     ProbePermit,
     Vote,
+    Wanted,
 )
 
 __all__ = ["SharedCircuit", "longest_lead"]
@@ -55,7 +57,13 @@ class SharedCircuit:
         self._telling: Announcement | None = None
         self._was: CircuitState = "closed"
         self._following_in: int | None = None  # the thread in which the circuit does as the fleet does
+        self.life = secrets.token_hex(8)
+        """Whom nobody else is, in what is said to the holder of the lease."""
         self._refused_before = 0
+        self._is_called = False
+        """Whether calls were refused in an earlier round of this outage."""
+        self._asks_late = False
+        """Whether the lease of this round is still to be asked for because of them."""
         self.is_over = False
         """Whether the round for which the lease was taken has ended."""
         state.circuit.may_probe = self._may_probe
@@ -73,6 +81,8 @@ class SharedCircuit:
         with self._lock:
             was, self._was = self._was, to
             if to == "open":
+                was_refused = self.state.rejections != self._refused_before
+                self._asks_late = self._is_called = was != "closed" and (self._is_called or was_refused)
                 self._refused_before = self.state.rejections
             if to == "half-open" or self._following_in == threading.get_ident():
                 return
@@ -87,21 +97,47 @@ class SharedCircuit:
         """
         When the open circuit, at which somebody was refused, is worth asking for the lease; None: it is not.
 
-        *ahead*: how many seconds before it is half-open.
+        *ahead*: how many seconds before it is half-open. Who was refused in an earlier round only lets those of this one ask before.
         """
         circuit = self.state.circuit
-        if circuit.closed is not None or circuit.mode != "normal" or self.lease is not None:
+        if not self.may_need_a_probe or self.lease is not None:
             return None
-        if circuit.state(now) == "half-open" or self.state.rejections == self._refused_before:
+        is_late = self.state.rejections == self._refused_before
+        if not self._asks_late if is_late else circuit.state(now) == "half-open":
             return None
-        at = now + max(0.0, circuit.open_for(now) - ahead)
-        if at <= now and self.permit.wanted_for is None:
-            self.permit.wanted_for = (
-                circuit.timeout if self.state.probe_lease is None else self.state.probe_lease
-            )
+        at = now + max(0.0, circuit.open_for(now) - (0.0 if is_late else ahead))
+        if at <= now:
+            self._asks_late = False
+            if self.permit.wanted_for is None:
+                self.permit.wanted_for = (
+                    circuit.timeout if self.state.probe_lease is None else self.state.probe_lease
+                )
         return at
 
+    @property
+    def may_need_a_probe(self) -> bool:
+        """Whether the circuit is not closed, nor in somebody's hands."""
+        circuit = self.state.circuit
+        return circuit.closed is None and circuit.mode == "normal"
+
+    def refused(self, now: float, length: float, spread: float) -> Wanted | None:
+        """Somebody else has the lease, asked for for *length* seconds; what to say to him, None: nothing yet."""
+        stands_back = self.stands_back
+        asks_in = self.permit.refused(now, length, spread, stands_back)
+        return None if asks_in is None else Wanted(self.life, asks_in)
+
+    @property
+    def stands_back(self) -> float | None:
+        """Seconds for which the lease is left to whoever has it; None: it is not."""
+        return self.state.circuit.timeout if self._fleet.lets_others_probe else None
+
     # -- told by the background task -----------------------------------------------------------------------
+
+    def in_the_child(self) -> None:
+        """The lease is the parent's, who is another one from now on."""
+        self.lease, self.life = None, secrets.token_hex(8)
+        self.permit.over()
+        self.reach(is_reachable=False)
 
     def reach(self, *, is_reachable: bool) -> None:
         """The store answers, or does not."""
@@ -138,7 +174,7 @@ class SharedCircuit:
         """The store is there again: what was decided meanwhile is told, as far as it still holds."""
         circuit = self.state.circuit
         with self._lock:
-            is_own = circuit.closed is None and circuit.mode == "normal" and not circuit.is_following
+            is_own = self.may_need_a_probe and not circuit.is_following
             if is_own and self._untold is None:
                 self._untold = "opened"
 
@@ -195,7 +231,7 @@ class SharedCircuit:
 
     def _let_others_ask(self, now: float) -> None:
         # A bad machine that has the lease again and again would keep all others from calling.
-        if self._fleet.lets_others_probe:
+        if self.stands_back is not None:
             circuit = self.state.circuit
             self.permit.lets_others_ask(now + circuit.open_for(now) + longest_lead(circuit.timeout))
 
