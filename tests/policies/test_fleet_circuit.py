@@ -131,6 +131,30 @@ def test_votes_without_machines_each_count_as_one() -> None:
     assert FleetRecord.from_bytes(json.dumps(earlier).encode()).votes == by("a", "b")
 
 
+def test_what_one_machine_was_told_to_wait_is_for_its_own_processes_until_another_one_is_told_so_too() -> (
+    None
+):
+    """It may be that machine's address, and nobody else's, that has to wait."""
+    told, beside, elsewhere, another = of("b@bad", 2), of("c@bad", 2), of("d@good", 2), of("e@fine", 2)
+    pause = SavedCircuit(remaining=3600.0, is_paused=True)
+    told.learned(FleetRecord(votes=by("a@good"), circuit=OPEN), 5)
+    vote = told.opened(pause, by_a_probe=False)
+    assert vote is not None
+    assert (vote.record.is_open, vote.record.told_to_wait) == (True, ("bad",))
+    assert FleetRecord.from_bytes(vote.record.to_bytes()) == vote.record
+    for one in (beside, elsewhere, another):
+        assert one.learned(vote.record, 6) == "open"
+    assert beside.to_follow == pause
+    assert elsewhere.to_follow == pause._replace(is_paused=False)
+    probe = elsewhere.opened(pause._replace(remaining=90.0), by_a_probe=True)
+    assert probe is not None
+    another.learned(probe.record, 7)
+    assert another.to_follow == SavedCircuit(remaining=90.0, is_paused=True)
+    trouble = elsewhere.opened(OPEN, by_a_probe=True)
+    assert trouble is not None
+    assert trouble.record.told_to_wait == ("bad",)
+
+
 def test_who_votes_again_counts_once() -> None:
     """A process that fails on and on is one process."""
     fleet = of("a", 2)
@@ -257,7 +281,8 @@ def test_a_record_comes_back_from_its_bytes_and_lives_longer_than_the_circuit() 
      b'{"is_open": true, "votes": [7], "circuit": {}}', b'{"is_open": true, "votes": "a", "circuit": {}}',
      b'{"is_open": true, "votes": [], "circuit": {"remaining": -1}}',
      b'{"is_open": true, "votes": ["a"], "machines": [], "circuit": {}}',
-     b'{"is_open": true, "votes": ["a"], "machines": [7], "circuit": {}}'],
+     b'{"is_open": true, "votes": ["a"], "machines": [7], "circuit": {}}',
+     b'{"is_open": true, "votes": ["a"], "circuit": {}, "told_to_wait": [7]}'],
 )  # fmt: skip
 def test_what_is_no_record_is_refused(value: bytes) -> None:
     """Whoever wrote it, it opens nothing."""
@@ -395,6 +420,32 @@ def test_a_circuit_that_is_open_stays_so_for_as_long_as_the_fleet(pause: float |
     circuit.follow(OPEN, 150.0)
     assert circuit.open_for(150.0) == 30.0
     assert (told, circuit.trips, circuit.is_following) == ([], 1, False)
+
+
+def test_a_circuit_that_waits_by_itself_for_what_it_was_told_waits_no_longer_for_what_others_were() -> None:
+    """Unless the fleet takes their word for everybody."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    circuit.pause(100.0, 90.0, "busy")
+    circuit.follow(OPEN._replace(remaining=3600.0), 130.0)
+    assert circuit.open_for(130.0) == 60.0
+    circuit.follow(OPEN._replace(remaining=3600.0, is_paused=True), 130.0)
+    assert circuit.open_for(130.0) == 3600.0
+
+
+def test_a_circuit_that_was_told_to_wait_does_not_close_because_another_one_was_answered() -> None:
+    """Not before that time; then it does, and at once where somebody closes it here."""
+    circuit = Circuit(threshold=1, timeout=60.0)
+    circuit.pause(100.0, 90.0, "busy")
+    assert not circuit.follow_closing(150.0)
+    assert circuit.open_for(150.0) == 40.0
+    assert circuit.follow_closing(190.0)
+    circuit.pause(200.0, 90.0, "busy")
+    circuit.reset(210.0)
+    circuit.follow(OPEN, 220.0)
+    assert circuit.follow_closing(230.0), "somebody here knew better"
+    restored = Circuit(threshold=1, timeout=60.0)
+    restored.restore(OPEN._replace(is_paused=True, remaining=600.0), 300.0, 0.0)
+    assert not restored.follow_closing(310.0)
 
 
 def test_what_opens_by_its_own_rules_follows_nobody() -> None:

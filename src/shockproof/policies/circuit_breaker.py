@@ -145,6 +145,7 @@ class _Outage:
         "probing",
         "restored_for",
         "round",
+        "told_to_wait_until",
         "trips",
     )
 
@@ -161,6 +162,8 @@ class _Outage:
         self.round: HalfOpen | None = None
         self.probing: set[Probe] | None = None
         """Made by the first round."""
+        self.told_to_wait_until = 0.0
+        """Until when the other side has asked this process itself to wait."""
         self.trips = 0
 
 
@@ -334,6 +337,7 @@ class Circuit(_WhatEveryRefusalReads):
             if opens:
                 self._open(now, cause)
             self.plain_since, self._own_outage().open_until = None, until
+            self._outage.told_to_wait_until = until
         if opens:
             self._told("open", now)
 
@@ -416,7 +420,7 @@ class Circuit(_WhatEveryRefusalReads):
             if self.mode != "normal":
                 return False
             if is_open:
-                self._stay_open(other.remaining, now)
+                self._stay_open(other, now)
                 return False
             self._open(now, other.last_error)
             self._reopen(other, other.remaining, now)
@@ -425,9 +429,13 @@ class Circuit(_WhatEveryRefusalReads):
         return True
 
     def follow_closing(self, now: float) -> bool:
-        """Close, because a probe of another process was well; True when that is news."""
+        """
+        Close, because a probe of another process was well; True when that is news.
+
+        One that the other side has itself asked to wait stays open for that time.
+        """
         with _lock:
-            if self.closed is not None or self.mode != "normal":
+            if self.closed is not None or self.mode != "normal" or self._is_told_to_wait(now):
                 return False
             self._close(now)
         self._told("closed", now)
@@ -474,6 +482,7 @@ class Circuit(_WhatEveryRefusalReads):
             self._open(now, saved.last_error)
             self._own_outage().trips = 0  # it is the other process's
             self._reopen(saved, left, now)
+            self._outage.told_to_wait_until = self._outage.open_until or 0.0
         self._told("open", now)
         return True
 
@@ -498,6 +507,9 @@ class Circuit(_WhatEveryRefusalReads):
             return outage.open_until
         return outage.opened_at + min(outage.restored_for, self._seconds_open())
 
+    def _is_told_to_wait(self, now: float) -> bool:
+        return now < self._outage.told_to_wait_until
+
     def _seconds_open(self) -> float:
         outage = self._outage
         return self.open_time.seconds(self.timeout, max(0, outage.openings - 1), outage.draw)
@@ -506,6 +518,7 @@ class Circuit(_WhatEveryRefusalReads):
         if self._outage is not _NO_OUTAGE:
             # A service that fails again before it was well for as long as it was away has not recovered.
             self._outage.calm_from = now + self._seconds_open()
+            self._outage.told_to_wait_until = 0.0
         self._end_round()
         self.last_error = None
         self._begin_closed(is_counting=self.mode != "disabled")
@@ -525,14 +538,16 @@ class Circuit(_WhatEveryRefusalReads):
         if self.mode == "normal" and outage.openings == 1 and not outage.draw:
             self.plain_since = now
 
-    def _stay_open(self, seconds: float, now: float) -> None:
-        outage = self._own_outage()
+    def _stay_open(self, other: SavedCircuit, now: float) -> None:
+        outage, seconds = self._own_outage(), other.remaining
+        seconds = min(seconds, _LONGEST_PAUSE if other.is_paused else self._seconds_open())
         if now + seconds <= self._admits_from():
             return
-        if outage.open_until is None:
-            outage.opened_at, outage.restored_for, self.plain_since = now, seconds, None
+        if outage.open_until is None and not other.is_paused:
+            outage.opened_at, outage.restored_for = now, seconds
         else:
             outage.open_until = now + seconds
+        self.plain_since = None
 
     def _reopen(self, other: SavedCircuit, seconds: float, now: float) -> None:
         """It was opened now, and stays so for the *seconds* that another process had left."""

@@ -50,6 +50,8 @@ class FleetRecord(NamedTuple):
     """Who has opened its circuit by its own rules since. The first one's machine, where all are open, has had its say."""
     circuit: SavedCircuit = SavedCircuit()
     """That of the last one who voted."""
+    told_to_wait: tuple[str, ...] = ()
+    """The machines of those who voted because the other side asked them to wait."""
 
     @property
     def life(self) -> float:
@@ -65,6 +67,7 @@ class FleetRecord(NamedTuple):
             "votes": [vote.name for vote in self.votes],
             "machines": [vote.machine for vote in self.votes],
             "circuit": circuit.to_dict(),
+            "told_to_wait": self.told_to_wait,
         }
         return json.dumps(fields).encode()
 
@@ -84,7 +87,10 @@ class FleetRecord(NamedTuple):
             votes = tuple(map(Vote, names, machines))
             if len(names) != len(machines):
                 raise ValueError(f"{len(names)} votes are of {len(machines)} machines")
-            return cls(fields["is_open"] is True, votes, SavedCircuit.from_dict(fields["circuit"]))
+            told_to_wait = tuple(_texts("told_to_wait", fields.get("told_to_wait", [])))
+            return cls(
+                fields["is_open"] is True, votes, SavedCircuit.from_dict(fields["circuit"]), told_to_wait
+            )
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -151,6 +157,18 @@ class FleetCircuit:
         return "machine" if len(self._of_my_machine(self.record.votes)) >= self.quorum else "nobody"
 
     @property
+    def to_follow(self) -> SavedCircuit:
+        """
+        The circuit of the record, as this process follows it.
+
+        How long the other side asked one machine to wait is not for the others, who have another address: they follow for no longer than
+        any circuit, until as many machines as the quorum were told so.
+        """
+        circuit, told = self.record.circuit, self.record.told_to_wait
+        is_meant = self.me.machine in told or len(told) >= self.quorum
+        return circuit if is_meant else circuit._replace(is_paused=False)
+
+    @property
     def lets_others_probe(self) -> bool:
         """Whether it is open for all, and this machine was the first to vote or the last whose probe has failed."""
         votes = self.record.votes
@@ -185,7 +203,9 @@ class FleetCircuit:
         if known.is_open and by_a_probe:
             votes = (self.me, *(vote for vote in votes if vote.name != self.me.name))
         is_open = known.is_open or len({vote.machine for vote in votes}) >= self.quorum
-        return Announcement(FleetRecord(is_open, votes, circuit), self.version)
+        waiting = {self.me.machine} if circuit.is_paused else set()
+        told_to_wait = tuple(sorted({*known.told_to_wait, *waiting} & {vote.machine for vote in votes}))
+        return Announcement(FleetRecord(is_open, votes, circuit, told_to_wait), self.version)
 
     def closed(self) -> Announcement | None:
         """The own circuit has closed, by a probe or by hand; None: nobody else's depends on it."""

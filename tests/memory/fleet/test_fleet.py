@@ -12,11 +12,14 @@ import pytest
 import pytest_asyncio
 
 from shockproof import (
+    CallInfo,
     CircuitOpenError,
     ErrorRecoveryService,
     Handle,
     MemoryStore,
+    Outcome,
     StateStore,
+    Verdict,
 )
 from shockproof.testing import VirtualClock
 from tests.memory.fleet.weather import Weather
@@ -24,6 +27,18 @@ from tests.memory.fleet.weather import Weather
 pytestmark = pytest.mark.asyncio
 
 REFUSED = "refused"
+
+
+class TurnedAwayError(ConnectionError):
+    """The venue says for how long it wants to be left alone."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(f"come back in {wait:g} s")
+        self.wait = wait
+
+
+def told_to_wait(error: object, call: CallInfo) -> Verdict | None:
+    return Verdict(Outcome.FAILURE, retry_after=error.wait) if isinstance(error, TurnedAwayError) else None
 
 
 class Bot:
@@ -35,13 +50,14 @@ class Bot:
             "venue", shared=True, max_retries=0, circuit_threshold=3, circuit_timeout=30.0, **options
         )
         self.is_down = False
+        self.wait: float | None = None
         self.sent = 0
 
     async def call(self) -> str:
         async def send() -> str:
             self.sent += 1
             if self.is_down:
-                raise ConnectionError("reset")
+                raise ConnectionError("reset") if self.wait is None else TurnedAwayError(self.wait)
             return "fine"
 
         try:
@@ -231,6 +247,41 @@ async def test_a_bad_machine_does_not_get_the_probe_of_all_again_and_again(joins
         await settled()
     assert [await bot.call() for bot in good] == ["fine"] * 2
     assert good[0].recovery.get_health_status()["shared"]["open_for_all"] == []
+
+
+async def test_what_one_machine_was_told_to_wait_keeps_the_others_no_longer_than_any_outage(
+    joins: Joins,
+) -> None:
+    """A ban of one address, beside trouble elsewhere that is over soon; and whoever was told so waits."""
+    banned, *good = await fleet_of(joins, 3, classify=told_to_wait)
+    await good[0].opens()
+    await settled()
+    banned.is_down, banned.wait = True, 3600.0
+    assert [await banned.call() for _ in range(2)] == ["failed", REFUSED]
+    await settled()
+    assert [bot.circuit for bot in good] == ["open"] * 2
+    good[0].is_down = False
+    answers = list[str]()
+    for _ in range(60):
+        await asyncio.sleep(1.0)
+        answers.append(await good[1].call())
+        assert await banned.call() == REFUSED
+        await settled()
+    assert answers[-20:] == ["fine"] * 20
+    assert banned.sent == 1
+
+
+async def test_what_two_machines_were_told_to_wait_all_wait(joins: Joins) -> None:
+    """It is the account that has to."""
+    bots = await fleet_of(joins, 3, classify=told_to_wait)
+    for bot in bots[:2]:
+        bot.is_down, bot.wait = True, 600.0
+        assert await bot.call() == "failed"
+        await settled()
+    for _ in range(59):
+        await asyncio.sleep(10.0)
+        assert await bots[2].call() == REFUSED
+    assert bots[2].sent == 0
 
 
 async def test_a_quorum_of_one_follows_the_first(joins: Joins) -> None:

@@ -162,7 +162,7 @@ class SharedCircuit:
             self._end_round()
         try:
             if verdict == "open" and record is not None:
-                circuit.follow(record.circuit, now)
+                circuit.follow(self._fleet.to_follow, now)
                 self._let_others_ask(now)
             elif verdict == "close":
                 circuit.follow_closing(now)
