@@ -600,6 +600,34 @@ async def test_one_that_owns_two_accounts_for_the_first_time_knows_all_of_both(
     assert told(first) is None
 
 
+@pytest.mark.parametrize("has_its_own", [False, True])
+async def test_take_over_of_one_account_concerns_the_orders_of_another_one_where_both_have_one_journal(
+    machines: Machines, clock: VirtualClock, *, has_its_own: bool
+) -> None:
+    """They are looked up, and the first waits for the window once; with a journal of its own each account is for itself."""
+    first, venue = await machines.start(1), machines.venue
+    await machines.order("K-1", first)
+    for place in (3, 2 if has_its_own else 1):
+        other = ErrorRecoveryService(
+            machines.state_dir(place),
+            machines.state_dir(place) / "errors",
+            store=machines.store,
+            owns="account 8",
+            process_name=f"other on {place}",
+            clock=clock,
+        )
+        await other.start()
+        await other.owned()
+        if place == 3:
+            await other.aclose()
+    began = clock.monotonic()
+    assert [await machines.order(key, first) for key in ("K-2", "K-3")] == ["placed K-2", "placed K-3"]
+    assert sorted(set(venue.asked)) == ([] if has_its_own else ["K-2", "K-3"])
+    assert (clock.monotonic() - began >= SETTLE - 1.0) is not has_its_own
+    assert venue.booked == ["K-1", "K-2", "K-3"]
+    await other.aclose()
+
+
 async def test_an_operation_that_is_not_known_here_says_that_it_may_have_run(machines: Machines) -> None:
     """It begins from nothing, on the next machine as after damage; what its orders were, their own keys find out."""
     first = await machines.start(1)
