@@ -316,7 +316,12 @@ def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothin
             "halted": True,
             "halt": {"reason": "lost the risk feed"},
             "error_log": {"state": "failing", "last_error": "no space", "dropped": 3},
-            "journal": {"state": "failing", "last_error": "no space", "incomplete": "it was removed"},
+            "journal": {
+                "state": "failing",
+                "last_error": "no space",
+                "incomplete": "it was removed",
+                "owned_elsewhere": "the account was owned by another",
+            },
             "errors": [{"error_message": "\x1b]0;x\x07"}, "not one"],
             "pending": [{"key": "\x1b[31m"}, 7],
             "pending_in_state": {"first": [{"operation": "\x1b[31m"}, 7]},
@@ -329,6 +334,7 @@ def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothin
         "error log: failing: no space",
         "journal: failing: no space",
         "journal: something is missing: it was removed",
+        "journal: the account was owned by another",
         "error log: 3 records were dropped",
     ):
         assert line in told.out.splitlines()

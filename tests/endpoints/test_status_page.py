@@ -235,6 +235,23 @@ async def test_a_journal_of_which_something_is_missing_is_told(recovery: ErrorRe
     assert "Something is missing from the journal: somebody removed it." in page
 
 
+async def test_an_account_that_another_machine_may_have_traded_is_told_and_is_no_alarm(
+    recovery: ErrorRecoveryService,
+) -> None:
+    """Orders are slower for it, and nothing is wrong; the words are a person's own."""
+    journal = recovery.state_dir / "journal"
+    journal.mkdir(parents=True)
+    why = "'account <b>7</b>' was owned by a process with another journal"
+    mark = {"reason": why, "lost": None, "owned_elsewhere": {"why": why, "since": None}}
+    (journal / "incomplete.json").write_text(json.dumps(mark))
+    async with recovery.operation("rebalance", key="today"):
+        text = (await ask(health_app(recovery, status_page=True), "GET", "/status")).text
+    assert f"1. Orders: {why}." in Page(text).words
+    assert "<b>7</b>" not in text
+    assert 'class="banner" role="alert"></div>' in text
+    assert "Healthy" in Page(text).words
+
+
 async def test_what_happened_several_times_at_one_moment_is_there_as_often(
     recovery: ErrorRecoveryService,
 ) -> None:

@@ -570,6 +570,8 @@ def _pending(status: Mapping[str, Any]) -> Iterator[Part]:  # Any: JSON
     if count := status["pending_in_state"]["count"]:
         before = "" if said == "none" else f"{said}, and "
         said = f"{before}{count:,} of the saved state, which the journal does not know"
+    if journal["owned_elsewhere"] is not None:
+        said = f"{said}. Orders: {markup(journal['owned_elsewhere'])}."
     yield _note("pending", said)
     for name, one in _numbered("p", [*pending, *status["pending_in_state"]["first"]]):
         since = "" if one["since"] is None else _time(one["since"])
