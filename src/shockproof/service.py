@@ -1619,7 +1619,7 @@ _REST: Final = (
     "shockproof.memory.state.state_capture",
     "shockproof.memory.state.state_changes",
     "shockproof.memory.state.daily_states",
-    "shockproof.memory.state.damaged_files",
+    "shockproof.memory.disk.damaged_files",
     "shockproof.memory.state.state_file",
     "shockproof.memory.state.stored_states",
     "shockproof.memory.state.state_survey",

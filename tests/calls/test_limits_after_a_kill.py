@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -332,9 +333,9 @@ async def test_program_without_rate_limits_or_without_a_restore_leaves_no_file(l
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b'{"checksum": 1}', b"\xff"])
 async def test_damaged_file_is_set_aside_and_stops_nothing(
-    lives: Lives, caplog: pytest.LogCaptureFixture, content: bytes
+    lives: Lives, clock: VirtualClock, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    """The saved state tells what it knows."""
+    """With the time in its name, as a damaged state is. The saved state tells what it knows."""
     venue = await lives.next()
     await send(venue, 5)
     await lives.made[-1].save_state()
@@ -343,7 +344,9 @@ async def test_damaged_file_is_set_aside_and_stops_nothing(
         venue = await lives.next()
     assert used(venue) == 5
     assert "what was sent under rate limits is not known" in caplog.text
-    assert (lives.state_dir / "damaged" / f"{FILE}.1").read_bytes() == content
+    (aside,) = (lives.state_dir / "damaged").iterdir()
+    assert aside.name == f"{FILE}.{datetime.fromtimestamp(clock.time(), UTC):%Y%m%dT%H%M%SZ}"
+    assert aside.read_bytes() == content
     await send(venue, 50)
     await lives.disk()
     assert used(await lives.next()) >= 55

@@ -15,12 +15,12 @@ from shockproof.command_line.options import add_json, add_state_dir, day, existi
 from shockproof.command_line.outcome import CommandError, ExitCode
 from shockproof.command_line.reading import files_with_progress
 from shockproof.command_line.screen import Screen
+from shockproof.memory.disk.damaged_files import DAMAGED_DIRECTORY
 from shockproof.memory.disk.file_layer import SystemFiles
 from shockproof.memory.journal.journal_files import read_journal
 from shockproof.memory.journal.operation import with_pending
 from shockproof.memory.services.halt import Mark, read_mark
 from shockproof.memory.state.daily_states import days_kept, states_of_days
-from shockproof.memory.state.damaged_files import DAMAGED_DIRECTORY
 from shockproof.memory.state.state_files import StateFiles
 from shockproof.memory.state.state_survey import SurveyedFile
 from shockproof.views.saved_circuits import circuits_in_words

@@ -20,10 +20,12 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shockproof.memory.disk.directory import DurableDirectory, make_durable
+from shockproof.memory.disk.damaged_files import set_aside
+from shockproof.memory.disk.directory import DurableDirectory
 from shockproof.memory.disk.file_layer import FileLayer, SystemFiles, write_all
 from shockproof.memory.disk.writer import DiskThread, after_fork, at_exit, wait_on_this_loop
 from shockproof.memory.services.registry import Registry
@@ -35,7 +37,6 @@ __all__ = ["FILE_NAME", "EarlierSends", "KeptSends"]
 FILE_NAME: Final = "rate_limits.json"
 _LEFTOVER: Final = f".{FILE_NAME}."
 _TEMPORARY: Final = ".tmp"
-_ASIDE: Final = "damaged"
 _FORMAT_VERSION: Final = 1
 _MOST_BYTES: Final = 1 << 26
 _AGAIN_AFTER: Final = 1.0
@@ -129,18 +130,15 @@ class KeptSends:
                     self._layer.unlink(self._directory / name)
 
     def _set_aside(self, reason: str) -> None:
-        aside, moved_to = self._directory / _ASIDE, "stays there until the next one is written"
-        with contextlib.suppress(OSError):
-            make_durable(self._layer, aside)
-            taken = set(self._layer.list_directory(aside))
-            name = next(name for n in itertools.count(1) if (name := f"{FILE_NAME}.{n}") not in taken)
-            self._layer.replace(self._directory / FILE_NAME, aside / name)
-            moved_to = f"was set aside as {aside / name}"
+        at = datetime.fromtimestamp(self._clock.time(), UTC)
+        damaged = set_aside(self._layer, self._directory, FILE_NAME, reason, at)
         _log.warning(
             "what was sent under rate limits is not known: %s is damaged (%s), and %s",
-            self._directory / FILE_NAME,
-            reason,
-            moved_to,
+            damaged.path,
+            damaged.reason,
+            "stays there until the next one is written"
+            if damaged.moved_to is None
+            else f"was set aside as {damaged.moved_to}",
         )
 
     # -- what this one sends -------------------------------------------------------------------------

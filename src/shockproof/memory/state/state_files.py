@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from shockproof.memory.disk.damaged_files import DamagedFile, set_aside
 from shockproof.memory.disk.directory import DurableDirectory, make_durable
 from shockproof.memory.disk.durable_file import Replacement, replace_durably
 from shockproof.memory.disk.file_layer import FileLayer, FileStamp, NotAFileError, SystemFiles
@@ -33,7 +34,6 @@ from shockproof.memory.disk.pacing import Pace
 from shockproof.memory.state.codec import Frozen
 from shockproof.memory.state.collector import no_full_collections
 from shockproof.memory.state.daily_states import DailyStates
-from shockproof.memory.state.damaged_files import DamagedFile, set_aside
 from shockproof.memory.state.packed import Packed, let_go_packed, packed_in
 from shockproof.memory.state.schema import Schema
 from shockproof.memory.state.secrets import SecretNames

@@ -1,5 +1,5 @@
 """
-State files that cannot be read: set aside with the time, and never deleted.
+Files that cannot be read: set aside with the time, and never deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DAMAGED_DIRECTORY = "damaged"
 
 
 class DamagedFile(NamedTuple):
-    """A state file that could not be read."""
+    """A file that could not be read."""
 
     path: Path
     reason: str
