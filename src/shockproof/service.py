@@ -770,7 +770,8 @@ class ErrorRecoveryService:
 
         ``overall_health``, ``service_statuses``, ``recent_error_count`` (the last 300 s),
         ``circuit_breakers``, ``services`` (counts), ``error_log`` (``state``, ``written``, ``queued``,
-        ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``, ``incomplete``), ``halted``, ``halt``
+        ``dropped``), ``journal`` (``state``, ``pending``, ``last_error``, ``incomplete``), ``kept_sends`` (``state``, ``last_error``),
+        ``halted``, ``halt``
         (``reason``, ``since``, ``is_known``, ``is_durable``, ``last_error``), ``loop`` (``state``, ``loops``, ``stalled_for``, ``stalls``,
         ``recent_stalls``, ``lag``; None without a ``loop_monitor``), ``shared`` (``state``, ``since``, ``last_error``,
         ``trouble``, ``owns``, ``open_for_all``, ``limits``, ``budgets``, ``votes``; None without a ``store``), ``timestamp``.
@@ -785,6 +786,7 @@ class ErrorRecoveryService:
             recent_errors=self._history.recent_count(now, within=RECENT_SECONDS),
             error_log=self._error_log_report(),
             journal=self._journal_status()._asdict(),
+            kept_sends=self._kept_sends_report(),
             halt=self._halt,
             loop=self._loop_report(),
             shared=self._shared_report(),
@@ -796,6 +798,11 @@ class ErrorRecoveryService:
         # Whoever asks for the health loads no journal that nobody has used.
         has_been_loaded = "shockproof.memory.journal.journal" in sys.modules
         return self._journal.status() if has_been_loaded else UNOPENED
+
+    def _kept_sends_report(self) -> dict[str, Any]:  # Any: texts, and nothing
+        if not self._has_made("_kept_sends"):
+            return {"state": "closed", "last_error": None}
+        return self._kept_sends.report(self._clock.monotonic())
 
     def _shared_report(self) -> dict[str, Any] | None:  # Any: JSON
         return None if self._fleet is None else self._fleet.health
@@ -980,7 +987,8 @@ class ErrorRecoveryService:
         Circuits that were open when it was saved are open again for the time that is left, never longer
         than it was then, whatever the clock did; those of services that were called already stay as
         they are. What the life before has sent under rate limits counts, also after a kill: from here on it is kept in the
-        background, ahead of what is sent, whether the state is saved or not. Before the first save of a life, retry
+        background, ahead of what is sent, whether the state is saved or not; for a disk that is read and does not answer when that is
+        written, this waits 10 seconds, and the log and the health tell of it. Before the first save of a life, retry
         budgets hold no more than the one before has left (if that is less than 5 minutes ago).
 
         With *share_state*, the state of the last owner in the store is taken where it is newer than that on disk; it waits at most

@@ -39,6 +39,7 @@ def health(
     dropped: int = 0,
     log: str = "ok",
     journal: str = "open",
+    kept_sends: str = "ok",
     halt: str | None = None,
     **services: dict[str, Any],
 ) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def health(
         "services": services,
         "error_log": {"state": log, "dropped": dropped, "last_error": "ENOSPC"},
         "journal": {"state": journal, "pending": 0, "last_error": "EIO"},
+        "kept_sends": {"state": kept_sends, "last_error": "the disk has not answered for 10 s"},
         "halt": {"last_error": halt},
     }
 
@@ -219,6 +221,10 @@ def test_only_records_that_are_dropped_from_now_on_are_told() -> None:
         ({"journal": "no space"}, "the journal is not written (no space): EIO"),
         ({"journal": "locked"}, "the journal is not written (locked): EIO"),
         ({"journal": "failed"}, "the journal is not written (failed): EIO"),
+        (
+            {"kept_sends": "degraded"},
+            "the file of what is sent under rate limits is not written (degraded): the disk has not answered for 10 s",
+        ),
         ({"halt": "EROFS"}, "the halt is not written: EROFS"),
     ],
 )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -16,8 +17,11 @@ import pytest
 import pytest_asyncio
 
 from shockproof import NOT_FOUND, ErrorRecoveryService, Handle, LookUp, RateLimitedError
+from shockproof.memory.disk.directory import DurableDirectory
 from shockproof.memory.disk.writer import wait_on_this_loop
-from shockproof.testing import VirtualClock
+from shockproof.memory.services import kept_sends
+from shockproof.testing import VirtualClock, virtual_time
+from tests.memory.disk.simulated_disk import Files, SimulatedDisk
 
 pytestmark = pytest.mark.asyncio
 
@@ -356,8 +360,6 @@ async def test_service_that_cannot_be_read_is_logged_and_the_others_count(
     lives: Lives, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Somebody edited the file, with its checksum."""
-    from shockproof.memory.services import kept_sends
-
     venue = await lives.next()
     other = lives.made[-1].service("other", rate_limit="9/min")
     await send(venue, 5)
@@ -402,6 +404,82 @@ async def test_disk_that_refuses_is_told_of_once_and_asked_again(
     await lives.disk()
     assert kept.last_error is None
     assert used(await lives.next()) >= 61
+
+
+class HangsOnWriting(SimulatedDisk):
+    """It is read, and hangs as soon as something is written, until it is let go."""
+
+    def __init__(self, files: Files) -> None:
+        super().__init__(files)
+        self.goes_on = threading.Event()
+
+    def called(self, what: str) -> None:
+        self.goes_on.wait(60.0)
+        super().called(what)
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_disk_that_hangs_on_writing_holds_a_start_up_for_ten_seconds(
+    lives: Lives,
+    clock: VirtualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_damaged: bool,
+) -> None:
+    """What the life before has sent counts; log and health tell of it, calls go out, and once it goes on all is well."""
+    await send(await lives.next(), 50)
+    await lives.disk()
+    content = b"{" if is_damaged else (lives.state_dir / FILE).read_bytes()
+    recovery = lives.killed()
+    venue = venue_of(recovery)
+    left_over = recovery.state_dir / f".{FILE}.1-1.tmp"
+    disk = HangsOnWriting({recovery.state_dir / FILE: content, left_over: b"half of it"})
+    kept = recovery._kept_sends
+    kept._layer, kept._durable_directory = disk, DurableDirectory(disk, recovery.state_dir)
+    try:
+        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="shockproof"):
+            patch.setattr(virtual_time, "_PATIENCE", 0.01)
+            began = clock.monotonic()
+            await recovery.restore_state()
+        assert clock.monotonic() - began == pytest.approx(10.0)
+        assert caplog.text.count("the disk has not answered within 10 s") == 1
+        assert used(venue) >= (0 if is_damaged else 50)
+        health = recovery.get_health_status()
+        why = "the disk has not answered for 10 s"
+        assert health["kept_sends"] == {"state": "degraded", "last_error": why}
+        assert health["overall_health"] == "degraded"
+        await send(venue, 7)
+    finally:
+        disk.goes_on.set()
+    await lives.disk()
+    assert recovery.get_health_status()["kept_sends"] == {"state": "ok", "last_error": None}
+    told = kept_sends._decoded(disk.names[recovery.state_dir / FILE].data).services["venue"]
+    assert sum(counts["weight"] for _, counts in told["sent"]) + told["reserved"]["weight"] >= used(venue)
+    assert left_over not in disk.names
+    aside = {path: inode.data for path, inode in disk.names.items() if path.parent.name == "damaged"}
+    assert list(aside.values()) == ([content] if is_damaged else [])
+
+
+async def test_orderly_end_tells_what_a_disk_that_refused_from_the_start_has_not_taken(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again then, also where nothing was ever written."""
+    await send(await lives.next(), 50)
+    await lives.disk()
+    recovery = lives.killed()
+    venue, layer = venue_of(recovery), recovery._kept_sends._layer
+
+    def refuse(path: Path) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "create", refuse)
+        await recovery.restore_state()
+        before = used(venue)
+        await send(venue, 3)
+        await lives.disk()
+    await recovery.aclose()
+    assert used(await lives.next()) == before + 3
 
 
 async def test_rate_limit_that_was_taken_away_during_a_pause_stops_nobody_from_being_kept(

@@ -322,6 +322,7 @@ def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothin
                 "incomplete": "it was removed",
                 "owned_elsewhere": "the account was owned by another",
             },
+            "kept_sends": {"state": "degraded", "last_error": "the disk has not answered for 10 s"},
             "errors": [{"error_message": "\x1b]0;x\x07"}, "not one"],
             "pending": [{"key": "\x1b[31m"}, 7],
             "pending_in_state": {"first": [{"operation": "\x1b[31m"}, 7]},
@@ -335,6 +336,7 @@ def test_what_is_wrong_beside_the_services_is_told_and_texts_of_others_do_nothin
         "journal: failing: no space",
         "journal: something is missing: it was removed",
         "journal: the account was owned by another",
+        "kept sends: degraded: the disk has not answered for 10 s",
         "error log: 3 records were dropped",
     ):
         assert line in told.out.splitlines()

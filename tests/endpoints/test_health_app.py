@@ -149,6 +149,18 @@ async def test_a_halt_warns_with_its_reason(recovery: ErrorRecoveryService) -> N
     assert "[!]halt warns: halted: lost the risk feed\n" in verbose.text
 
 
+async def test_what_is_sent_and_not_kept_warns(recovery: ErrorRecoveryService) -> None:
+    """It goes out all the same. A program that keeps nothing is asked nothing."""
+    app, kept = health_app(recovery), recovery._kept_sends
+    assert "kept_sends" not in (await ask(app, "GET", "/readyz?verbose")).text
+    kept.is_on = True
+    assert "[+]kept_sends ok\n" in (await ask(app, "GET", "/readyz?verbose")).text
+    kept.last_error = "OSError: no space"
+    assert "[!]kept_sends warns: degraded\n" in (await ask(app, "GET", "/readyz?verbose")).text
+    (check,) = json.loads((await ask(app, "GET", "/health")).text)["checks"]["kept_sends:state"]
+    assert (check["observedValue"], check["status"]) == ("degraded", "warn")
+
+
 async def test_health_has_the_form_that_monitoring_knows(
     recovery: ErrorRecoveryService, clock: VirtualClock
 ) -> None:

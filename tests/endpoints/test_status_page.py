@@ -252,6 +252,14 @@ async def test_an_account_that_another_machine_may_have_traded_is_told_and_is_no
     assert "Healthy" in Page(text).words
 
 
+async def test_what_is_sent_and_not_kept_is_told(recovery: ErrorRecoveryService) -> None:
+    """After a kill nobody would know of it."""
+    recovery._kept_sends.is_on, recovery._kept_sends.last_error = True, "OSError: <b>full</b>"
+    page = (await ask(health_app(recovery, status_page=True), "GET", "/status")).text
+    assert "What is sent under rate limits is not kept: OSError: <b>full</b>." in Page(page).words
+    assert "<b>full</b>" not in page
+
+
 async def test_what_happened_several_times_at_one_moment_is_there_as_often(
     recovery: ErrorRecoveryService,
 ) -> None:

@@ -250,6 +250,7 @@ class Alerts:
                 "services": services,
                 "error_log": recovery._error_log_report(),
                 "journal": recovery._journal.status()._asdict(),
+                "kept_sends": recovery._kept_sends_report(),
                 "halt": halt_report(recovery._halt),
             }
             known = {state.name for state in recovery._registry.all()}

@@ -38,7 +38,7 @@ class AlertRules:
             after it was looked up). A person has to look: no end is told, and the next one after `resolve_after` is a new
             incident. Default: 0.
         records_dropped: the error log lost records. Default: 0.
-        disk_failing: the error log, the journal or the mark of a halt cannot be written. Default: 10.
+        disk_failing: the error log, the journal, what is kept of rate limits or the mark of a halt cannot be written. Default: 10.
         resolve_after: seconds for which nothing of an incident may be seen before it is over, at least 0.
             Default: 60.
 
@@ -258,6 +258,7 @@ def _failing(health: Mapping[str, Any]) -> Iterator[str]:  # Any: as above
     for part, name, bad in (
         ("error_log", "error log", ("degraded",)),
         ("journal", "journal", ("locked", "no space", "failed")),
+        ("kept_sends", "file of what is sent under rate limits", ("degraded",)),
     ):
         state = health[part]["state"]
         if state in bad:

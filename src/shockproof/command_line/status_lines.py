@@ -48,7 +48,11 @@ def show_head(status: Status, name: str, screen: Screen) -> None:
     elif owns.get("is_owner"):
         screen.line(screen.cut(f"shared: this process owns {owns.get('name')!r}"))
     log, journal = _dict(status.get("error_log")), _dict(status.get("journal"))
-    for what, one, fine in (("error log", log, ("ok", "closed")), ("journal", journal, ("open", "closed"))):
+    for what, one, fine in (
+        ("error log", log, ("ok", "closed")),
+        ("journal", journal, ("open", "closed")),
+        ("kept sends", _dict(status.get("kept_sends")), ("ok", "closed")),
+    ):
         if one and one.get("state") not in fine:
             screen.line(screen.cut(f"{what}: {one.get('state')}: {one.get('last_error')}"), "red")
     if journal.get("incomplete"):

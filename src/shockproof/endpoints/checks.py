@@ -36,6 +36,7 @@ def readiness(health: dict[str, Any]) -> list[Check]:  # Any: JSON
         *services,
         _state("error_log", health["error_log"]["state"], fine=("ok", "closed")),
         _state("journal", health["journal"]["state"], fine=("open", "closed")),
+        *_kept_sends(health["kept_sends"]["state"]),
         _halt(health),
         *_shared(health["shared"]),
         *_loop(health["loop"]),
@@ -71,6 +72,11 @@ def _service(name: str, health: dict[str, Any]) -> Check:  # Any: JSON
 
 def _state(name: str, state: str, *, fine: tuple[str, ...]) -> Check:
     return Check(name, "ok") if state in fine else Check(name, "warns", state)
+
+
+def _kept_sends(state: str) -> list[Check]:
+    # Most programs have no rate limit to keep anything of.
+    return [] if state == "closed" else [_state("kept_sends", state, fine=("ok",))]
 
 
 def _halt(health: dict[str, Any]) -> Check:  # Any: JSON

@@ -67,6 +67,7 @@ def _details(health: dict[str, Any], checks: dict[str, Check]) -> Iterator[_Deta
     for part, kind, seen in (
         ("error_log", "datastore", health["error_log"]["state"]),
         ("journal", "datastore", health["journal"]["state"]),
+        ("kept_sends", "datastore", health["kept_sends"]["state"]),
         ("halt", "component", "halted" if health["halted"] else "not halted"),
         ("shared", "datastore", None if health["shared"] is None else health["shared"]["state"]),
         ("event_loop", "system", None if health["loop"] is None else health["loop"]["state"]),

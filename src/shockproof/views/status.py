@@ -132,9 +132,9 @@ def _in_portions(
     over_time = _errors_over_time(recovery._history.latest(ERRORS_KEPT), now)
     yield
     loop, shared = recovery._loop_report(), recovery._shared_report()
-    journal = recovery._journal.status()._asdict()
+    journal, kept_sends = recovery._journal.status()._asdict(), recovery._kept_sends_report()
     return {
-        "overall_health": overall_health(statuses, recovery._halt, loop, shared, journal),
+        "overall_health": overall_health(statuses, recovery._halt, loop, shared, journal, kept_sends),
         "halted": recovery._halt.mark is not None,
         "halt": hide(halt_report(recovery._halt)),
         "counts": {
@@ -159,6 +159,7 @@ def _in_portions(
         "loop": hide(loop),
         "shared": hide(shared),
         "journal": hide(journal),
+        "kept_sends": hide(kept_sends),
         "saved_at": recovery._saver.saved_at,
         "pid": os.getpid(),
         "at": wall,

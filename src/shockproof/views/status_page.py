@@ -244,6 +244,8 @@ def _banner(status: Mapping[str, Any]) -> Part:  # Any: JSON
         said.append(f"The journal is {journal['state']}: {journal['last_error'] or ''}")
     if journal["incomplete"] is not None:
         said.append(f"Something is missing from the journal: {journal['incomplete']}.")
+    if status["kept_sends"]["state"] == "degraded":
+        said.append(f"What is sent under rate limits is not kept: {status['kept_sends']['last_error']}.")
     lines = "".join(f"<p>{_sign('bad')}{markup(line)}</p>" for line in said)
     return Part("banner", f'<div id="banner" class="banner" role="alert">{lines}</div>')
 

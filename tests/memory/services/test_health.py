@@ -38,7 +38,7 @@ def report(*conditions: str) -> dict[str, Any]:
     return health_of([service(f"s{number}", condition) for number, condition in enumerate(conditions)])
 
 
-def health_of(services: list[ServiceState]) -> dict[str, Any]:
+def health_of(services: list[ServiceState], kept_sends: str = "ok") -> dict[str, Any]:
     return health_report(
         services,
         now=100.0,
@@ -46,6 +46,7 @@ def health_of(services: list[ServiceState]) -> dict[str, Any]:
         recent_errors=3,
         error_log=LOG,
         journal={"incomplete": None},
+        kept_sends={"state": kept_sends},
         halt=Halt(Path("nowhere"), clock=SystemClock(), submit=lambda job: None, on_change=lambda: None),
         loop=None,
         shared=None,
@@ -67,6 +68,12 @@ def health_of(services: list[ServiceState]) -> dict[str, Any]:
 def test_the_worst_service_decides(conditions: tuple[str, ...], overall: str) -> None:
     """Any unavailable one, else any degraded one, else healthy."""
     assert report(*conditions)["overall_health"] == overall
+
+
+@pytest.mark.parametrize(("state", "overall"), [("closed", "healthy"), ("degraded", "degraded")])
+def test_what_is_sent_and_not_kept_degrades_the_health(state: str, overall: str) -> None:
+    """A kill would make the program forget it; one that keeps nothing has nothing to forget."""
+    assert health_of([service("s0", "good")], state)["overall_health"] == overall
 
 
 def test_the_parts_of_the_contract_are_there() -> None:

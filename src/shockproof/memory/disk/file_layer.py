@@ -19,8 +19,11 @@ from io import BufferedIOBase, BufferedReader, FileIO
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["SYSTEM_FILES", "FileLayer", "FileStamp", "NotAFileError", "SystemFiles", "write_all"]
+__all__ = ["PATIENCE", "SYSTEM_FILES", "FileLayer", "FileStamp", "NotAFileError", "SystemFiles", "write_all"]
 
+
+PATIENCE: Final = 10.0
+"""Seconds for which another writer is waited for, and a disk by what could go on without it."""
 
 _CANNOT: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system says to what it never does for anybody: FUSE and network shares, mostly."""
@@ -193,7 +196,7 @@ class SystemFiles:
     BlockingIOError.
     """
 
-    def __init__(self, lock_timeout: float = 10.0) -> None:
+    def __init__(self, lock_timeout: float = PATIENCE) -> None:
         self._lock_timeout = lock_timeout
 
     def is_directory(self, path: Path) -> bool:

@@ -28,6 +28,7 @@ def health_report(
     recent_errors: int,
     error_log: dict[str, Any],  # Any: state is text, counts are numbers
     journal: dict[str, Any],  # Any: as above
+    kept_sends: dict[str, Any],  # Any: as above
     halt: Halt,
     loop: dict[str, Any] | None,  # Any: as above
     shared: dict[str, Any] | None,  # Any: JSON
@@ -36,8 +37,8 @@ def health_report(
     The health at *now* (monotonic seconds) and *wall* (seconds since 1970 UTC).
 
     ``overall_health`` is ``"unhealthy"`` if any service is unavailable, else ``"degraded"`` if any is
-    degraded, it is halted, something of the journal is missing, a watched loop was late, or what is shared is in
-    trouble, else ``"healthy"``.
+    degraded, it is halted, something of the journal is missing, what is sent under rate limits is not kept, a watched loop
+    was late, or what is shared is in trouble, else ``"healthy"``.
     """
     statuses: list[ServiceStatus] = []
     words: dict[str, str] = {}
@@ -50,13 +51,14 @@ def health_report(
         told = reports[name] = service_report(state, now, status)
         words[name], circuits[name] = told["status"], told["circuit"]
     return {
-        "overall_health": overall_health(statuses, halt, loop, shared, journal),
+        "overall_health": overall_health(statuses, halt, loop, shared, journal, kept_sends),
         "service_statuses": words,
         "recent_error_count": recent_errors,
         "circuit_breakers": circuits,
         "services": reports,
         "error_log": error_log,
         "journal": journal,
+        "kept_sends": kept_sends,
         "halted": halt.mark is not None,
         "halt": halt_report(halt),
         "loop": loop,
@@ -109,6 +111,7 @@ def overall_health(
     loop: Mapping[str, Any] | None,  # Any: text and numbers
     shared: Mapping[str, Any] | None,  # Any: JSON
     journal: Mapping[str, Any],  # Any: as above
+    kept_sends: Mapping[str, Any],  # Any: as above
 ) -> Literal["healthy", "degraded", "unhealthy"]:
     """The one word for all of them together; see `health_report`."""
     if ServiceStatus.UNAVAILABLE in statuses:
@@ -118,6 +121,7 @@ def overall_health(
         or halt.mark is not None
         or halt.last_error is not None
         or journal["incomplete"] is not None
+        or kept_sends["state"] == "degraded"
         or (loop is not None and loop["state"] == "degraded")
         or (shared is not None and shared["trouble"] is not None)
     ):

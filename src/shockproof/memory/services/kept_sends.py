@@ -10,6 +10,7 @@ It is written from `begin` on, when this life knows what the one before has left
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -26,7 +27,7 @@ from typing import Any, Final, NamedTuple
 
 from shockproof.memory.disk.damaged_files import set_aside
 from shockproof.memory.disk.directory import DurableDirectory
-from shockproof.memory.disk.file_layer import FileLayer, SystemFiles, write_all
+from shockproof.memory.disk.file_layer import PATIENCE, FileLayer, SystemFiles, write_all
 from shockproof.memory.disk.writer import DiskThread, after_fork, at_exit, wait_on_this_loop
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
@@ -81,6 +82,9 @@ class KeptSends:
         """The services that have or had a rate limit: there may be many others."""
         self._is_there = False
         """Whether there is a file, as far as is known."""
+        self._damage: str | None = None
+        """Why the file that is there cannot be read."""
+        self._has_tidied_up = False
         self._is_over = True
         """Whether it tells of nothing that is still to be sent."""
         self._rests_until = -math.inf
@@ -94,11 +98,17 @@ class KeptSends:
         self.is_on = False
         self._is_asked = False
         self._lock = threading.Lock()
+        self._unanswered: dict[Future[None], float] = {}
+        """What was asked of the disk, and when: monotonic."""
 
     # -- what an earlier life has left ---------------------------------------------------------------
 
     async def earlier(self) -> EarlierSends | None:
-        """What the file tells, before `begin`; None: there is none that can be read, which is logged. Cancelled, only the waiting ends."""
+        """
+        What the file tells, before `begin`; None: there is none that can be read, which is logged.
+
+        The disk is only read here: one that hangs as soon as something is written has told it. Cancelled, only the waiting ends.
+        """
         found: list[EarlierSends | None] = []
         try:
             await wait_on_this_loop(self._submit(lambda: found.append(self._read())))
@@ -109,7 +119,6 @@ class KeptSends:
     def _read(self) -> EarlierSends | None:
         path = self._directory / FILE_NAME
         try:
-            self._remove_leftovers()
             content = self._layer.read(path, _MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -120,26 +129,11 @@ class KeptSends:
         try:
             return _decoded(content)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            self._set_aside(f"{type(error).__name__}: {error}")
+            self._damage = f"{type(error).__name__}: {error}"
+            _log.warning(
+                "what was sent under rate limits is not known: %s is damaged (%s)", path, self._damage
+            )
             return None
-
-    def _remove_leftovers(self) -> None:
-        for name in self._layer.list_directory(self._directory):
-            if name.startswith(_LEFTOVER) and name.endswith(_TEMPORARY):
-                with contextlib.suppress(OSError):
-                    self._layer.unlink(self._directory / name)
-
-    def _set_aside(self, reason: str) -> None:
-        at = datetime.fromtimestamp(self._clock.time(), UTC)
-        damaged = set_aside(self._layer, self._directory, FILE_NAME, reason, at)
-        _log.warning(
-            "what was sent under rate limits is not known: %s is damaged (%s), and %s",
-            damaged.path,
-            damaged.reason,
-            "stays there until the next one is written"
-            if damaged.moved_to is None
-            else f"was set aside as {damaged.moved_to}",
-        )
 
     # -- what this one sends -------------------------------------------------------------------------
 
@@ -147,15 +141,27 @@ class KeptSends:
         """
         From now on the file is never less than what was sent; returns when it tells of all services that are there.
 
-        A disk that refuses is logged, and asked again at the next call. Cancelled, only the waiting ends.
+        A disk that refuses, or has not answered within `PATIENCE`, is logged, and asked again at the next call. Cancelled, only
+        the waiting ends.
         """
         self.is_on = True
         at_exit(self._write_at_exit)
         for state in self._registry.all():
             if state.windows is not None:
                 self.watch(state)
-        if self._names or self._is_there:
-            await self._written(is_last=False)
+        if not (self._names or self._is_there):
+            return
+        self._is_over = False
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._written(is_last=False)
+        except TimeoutError:
+            _log.warning(
+                "what is sent under rate limits would be forgotten after a kill, as long as %s is not written: the disk has not "
+                "answered within %g s",
+                self._directory / FILE_NAME,
+                PATIENCE,
+            )
 
     def watch(self, state: ServiceState) -> None:
         """*state* has a rate limit, or may get one."""
@@ -176,8 +182,9 @@ class KeptSends:
             was_asked, self._is_asked = self._is_asked, True
         if was_asked:
             return
+        self._is_over = False
         try:
-            self._submit(lambda: self._write_if_low(now))
+            self._ask(lambda: self._write_if_low(now), now)
         except RuntimeError:  # the system has no thread left: the next call asks again
             self._is_asked = False
 
@@ -189,7 +196,25 @@ class KeptSends:
     async def _written(self, *, is_last: bool) -> None:
         now = self._clock.monotonic()
         with contextlib.suppress(Exception):  # logged; without a thread the next call asks again
-            await wait_on_this_loop(self._submit(lambda: self._write(now, is_last=is_last)))
+            await wait_on_this_loop(self._ask(lambda: self._write(now, is_last=is_last), now))
+
+    def _ask(self, job: Callable[[], None], now: float) -> Future[None]:
+        asked = self._submit(job)
+        self._unanswered[asked] = now
+        asked.add_done_callback(self._answered)
+        return asked
+
+    def _answered(self, asked: Future[None]) -> None:
+        self._unanswered.pop(asked, None)
+
+    def report(self, now: float) -> dict[str, Any]:  # Any: texts, and nothing
+        """For the health, at *now* (monotonic): whether what is sent is kept, and why not."""
+        waits = round(now - min(list(self._unanswered.values()), default=now), 3)
+        why = f"the disk has not answered for {waits:.0f} s" if waits >= PATIENCE else self.last_error
+        return {
+            "state": "closed" if not self.is_on else "ok" if why is None else "degraded",
+            "last_error": why,
+        }
 
     def _write_at_exit(self, timeout: float) -> str | None:
         if not self.is_on or self._is_over:
@@ -258,8 +283,25 @@ class KeptSends:
         for windows, _ in told:
             windows.marked(content["written_at"])
         self._durable_directory.make()
+        self._tidy_up()
         self._replace(_encoded(content))
         return told
+
+    def _tidy_up(self) -> None:
+        """What the life before has left beside it, once in a life."""
+        if self._damage is not None:
+            at = datetime.fromtimestamp(self._clock.time(), UTC)
+            damaged = set_aside(self._layer, self._directory, FILE_NAME, self._damage, at)
+            self._damage = None  # where that is refused, it is replaced
+            if damaged.moved_to is not None:
+                _log.warning("%s was set aside as %s", damaged.path, damaged.moved_to)
+        if self._has_tidied_up:
+            return
+        for name in self._layer.list_directory(self._directory):
+            if name.startswith(_LEFTOVER) and name.endswith(_TEMPORARY):
+                with contextlib.suppress(OSError):
+                    self._layer.unlink(self._directory / name)
+        self._has_tidied_up = True
 
     def _replace(self, content: bytes) -> None:
         # Not `replace_durably`, which needs the lock of the directory: a large state holds it for seconds.
