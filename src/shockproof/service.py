@@ -416,9 +416,11 @@ class ErrorRecoveryService:
 
     @made_at_first_use
     def _kept_sends(self) -> KeptSends:
+        from shockproof.memory.journal.moments import moment_of
         from shockproof.memory.services.kept_sends import KeptSends
 
-        return KeptSends(self.state_dir, registry=self._registry, clock=self._clock)
+        moment = partial(moment_of, self._clock)
+        return KeptSends(self.state_dir, registry=self._registry, clock=self._clock, moment=moment)
 
     def _has_made(self, part: str) -> bool:
         return part in vars(self)
@@ -951,12 +953,13 @@ class ErrorRecoveryService:
     async def _save(
         self, given: dict[str, Any], *, force: bool, automatic: bool
     ) -> bool:  # Any: the user's own values
+        from shockproof.memory.journal.moments import moment_of
         from shockproof.memory.services.earlier_life import export_services, export_statuses
 
         require_running_loop()
         now = self._clock.monotonic()
         state = {"service_statuses": export_statuses(self._registry, now), **given}
-        state |= export_services(self._registry, now)
+        state |= export_services(self._registry, now, moment_of(self._clock))
         await self._have_loaded_the_rest()
         if self._handover is not None:
             state |= self._handover.sections()
@@ -1067,27 +1070,33 @@ class ErrorRecoveryService:
         *,
         is_from_elsewhere: bool,
     ) -> None:
+        from shockproof.memory.journal.moments import moment_of
         from shockproof.memory.services.earlier_life import (
             SavedAt,
+            counted_from,
             restore_circuits,
             restore_kept_sends,
             restore_orders,
             restore_sends,
             restore_statuses,
+            wall_not_set_forward,
         )
 
-        now, wall = self._clock.monotonic(), self._clock.time()
+        now, moment = self._clock.monotonic(), moment_of(self._clock)
         saved_at = -math.inf if state is None else state.timestamp.timestamp()
         saved = {} if state is None else state.model_extra or {}
         # By the clock of another machine nobody could tell how long ago it was: then it was just now, and which of the
         # orders journalled here it knows of is as unknown: then none.
-        elapsed, since = (0.0, -math.inf) if is_from_elsewhere else (wall - saved_at, saved_at)
+        measured = None if is_from_elsewhere else counted_from(saved)
+        elapsed = moment.wall - saved_at if measured is None else moment.passed_since(measured)
+        elapsed, since = (0.0, -math.inf) if is_from_elsewhere else (elapsed, saved_at)
+        wall = wall_not_set_forward(moment, measured, None if kept is None else kept.at)
         restore_circuits(self._registry, saved, now, elapsed)
         # From the first save on the file tells of this life, whose own calls would count twice.
         is_of_this_life = not self._is_first_save_to_come
         counted: Collection[str] = ()
         if kept is not None:
-            when = SavedAt(now, wall, since, elapsed, is_from_elsewhere)
+            when = SavedAt(now, moment, wall, since, elapsed, is_from_elsewhere)
             counted = restore_kept_sends(self._registry, kept, {} if is_of_this_life else saved, sends, when)
         if not is_of_this_life:
             self._is_first_save_to_come = False

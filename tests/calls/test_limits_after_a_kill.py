@@ -190,6 +190,72 @@ async def test_clock_that_is_set_back_forgets_nothing(lives: Lives, clock: Virtu
     assert used(venue) == 0
 
 
+@pytest.mark.parametrize("step", [-1e8, -3_600.0, 40.0, 3_600.0, 1e8])
+@pytest.mark.parametrize("saves", [False, True])
+async def test_clock_that_is_set_between_two_lives_on_a_machine_that_runs_on_changes_nothing(
+    lives: Lives, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, step: float, saves: bool
+) -> None:
+    """There is another one that nobody sets, for the file and for the state, which may know more than the file has reserved."""
+    venue, sent = await lives.next(), 60
+    await send(venue, 50)
+    await lives.disk()
+    with monkeypatch.context() as patch:
+        patch.setattr(lives.made[-1]._kept_sends, "_submit", lambda job: Future())
+        await clock.sleep(1.0)
+        await send(venue, 10)
+        if saves:
+            await send(venue, 90)
+            sent += 90
+            await lives.made[-1].save_state(force=True)
+    await clock.sleep(30.0)
+    clock.step_wall(step)
+    venue = await lives.next()
+    assert sent <= used(venue) <= sent + BLOCK
+    await clock.sleep(28.9)
+    assert used(venue) >= sent
+    await clock.sleep(1.2)
+    assert used(venue) <= BLOCK
+    await clock.sleep(30.0)
+    assert used(venue) == 0
+
+
+@pytest.mark.parametrize(("step", "count"), [(-3_600.0, 50), (3_600.0, BLOCK)])
+async def test_machine_that_was_started_again_goes_by_the_clock_on_the_wall(
+    lives: Lives, clock: VirtualClock, step: float, count: int
+) -> None:
+    """Nothing else is left of the time before; set back, it counts as no time. What may have been sent counts as sent now."""
+    await send(await lives.next(), 50)
+    await lives.disk()
+    clock.step_wall(step)
+    clock.boot = "another"
+    venue = await lives.next()
+    assert count <= used(venue) <= count + BLOCK
+    await clock.sleep(60.1)
+    assert used(venue) == 0
+
+
+@pytest.mark.parametrize("when", ["between the lives", "before the orders"])
+async def test_orders_count_whenever_the_clock_was_set_forward(
+    lives: Lives, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The journal knows their times of day, and the file from which moment on these may be wrong."""
+    venue = await lives.next()
+    monkeypatch.setattr(lives.made[-1]._kept_sends, "_submit", lambda job: Future())
+    await clock.sleep(1.0)
+    if when == "before the orders":
+        clock.step_wall(3_600.0)
+    for number in range(50):
+        await place(venue, f"{number}")
+    await clock.sleep(30.0)
+    if when == "between the lives":
+        clock.step_wall(3_600.0)
+    monkeypatch.undo()
+    venue = await lives.next()
+    assert used(venue) == 50
+    await clock.sleep(30.1 if when == "between the lives" else 60.1)
+    assert used(venue) == 0
+
+
 async def test_service_that_the_next_life_declares_later_or_never_is_not_forgotten(
     lives: Lives, clock: VirtualClock
 ) -> None:

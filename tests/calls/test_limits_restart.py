@@ -75,7 +75,7 @@ def saved(directory: Path) -> dict[str, Any]:
 async def test_what_was_sent_counts_after_a_restart_until_it_would_have_left(
     process: Make, clock: VirtualClock, step: float, count: int, wait: float, declares: str
 ) -> None:
-    """Whether the rates are declared before or after restoring; a clock set back counts as no time."""
+    """Whether the rates are declared before or after restoring; of a machine that was started again, a clock set back counts as no time."""
     first = process()
     for _ in range(3):
         await venue_of(first).call(answer)
@@ -83,6 +83,7 @@ async def test_what_was_sent_counts_after_a_restart_until_it_would_have_left(
     await first.save_state()
     await clock.sleep(10)
     clock.step_wall(step)
+    clock.boot = "another"
     second = process()
     if declares == "before":
         venue_of(second)
@@ -95,6 +96,28 @@ async def test_what_was_sent_counts_after_a_restart_until_it_would_have_left(
         assert refused.value.retry_after == pytest.approx(wait)
         await clock.sleep(wait)
     assert await venue.call(answer) == "answer"
+
+
+@pytest.mark.parametrize("step", [-1e8, 30.0, 1e8])
+async def test_clock_that_is_set_while_the_machine_runs_on_changes_nothing_that_was_saved(
+    process: Make, clock: VirtualClock, step: float
+) -> None:
+    """Neither what counts in a rate limit nor how low a budget is; there is another clock, that nobody sets."""
+    first = process()
+    venue = venue_of(first, retry_budget=RetryBudget(), circuit_threshold=None, base_delay=0.0)
+    with pytest.raises(ConnectionError):
+        await venue.using(max_retries=2).call(fail)
+    await clock.sleep(15)
+    await first.save_state()
+    await clock.sleep(10)
+    clock.step_wall(step)
+    second, budget = process(), RetryBudget()
+    await second.restore_state()
+    venue = venue_of(second, retry_budget=budget)
+    assert budget.tokens == 8.0
+    with pytest.raises(RateLimitedError) as refused:
+        await venue.call(answer)
+    assert refused.value.retry_after == pytest.approx(35.0)
 
 
 async def test_what_was_sent_after_a_save_by_hand_is_saved_at_an_orderly_end_if_the_state_is_tracked(
@@ -258,6 +281,7 @@ async def test_retry_budget_is_as_low_as_the_life_before_has_left_it(
     await first.save_state()
     await clock.sleep(10)
     clock.step_wall(step)
+    clock.boot = "another"
     second = process()
     if declares == "before":
         handle(second)

@@ -35,6 +35,19 @@ def test_both_clocks_must_agree_where_starts_have_no_name(
     assert Moment(sent.wall + wall, sent.running + running, None).since(sent) == passed
 
 
+@pytest.mark.parametrize(
+    ("later", "passed"),
+    [
+        (Moment(1_003_600.0, 510.0, "this start"), 10.0),
+        (Moment(1_003_600.0, 3.0, "other start"), 3600.0),
+        (Moment(996_400.0, 3.0, "other start"), -3600.0),
+    ],
+)
+def test_clock_on_the_wall_is_believed_where_nothing_better_tells(later: Moment, passed: float) -> None:
+    """What is counted by it is bounded anyway."""
+    assert later.passed_since(SENT) == passed
+
+
 def test_moment_comes_back_from_json() -> None:
     """The journal keeps it so."""
     for moment in (SENT, SENT._replace(boot=None), SENT.later(5.0)):

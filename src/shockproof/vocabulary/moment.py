@@ -41,6 +41,11 @@ class Moment(NamedTuple):
             return None
         return passed
 
+    def passed_since(self, earlier: Moment) -> float:
+        """`since`, and where nobody can tell, what the wall clocks say: a guess, and below 0 if one was set back."""
+        passed = self.since(earlier)
+        return self.wall - earlier.wall if passed is None else passed
+
     def as_dict(self) -> dict[str, Any]:  # Any: numbers, a text, None
         """For JSON."""
         return self._asdict()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shockproof.calls.limits import Limits
+from shockproof.memory.journal.moments import moment_of
 from shockproof.memory.services.earlier_life import SavedAt, restore_kept_sends
 from shockproof.memory.services.kept_sends import FILE_NAME, KeptSends
 from shockproof.memory.services.registry import Registry
@@ -46,11 +47,19 @@ class Process:
     def __init__(self, disk: SimulatedDisk) -> None:
         self.clock = VirtualClock()
         registry = Registry(circuit_threshold=5, circuit_timeout=60.0, on_transition=lambda *_: None)
-        self.kept = KeptSends(HOME, registry=registry, clock=self.clock, submit=at_once, layer=disk)
+        moment = moment_of(self.clock)
+        self.kept = KeptSends(
+            HOME,
+            registry=registry,
+            clock=self.clock,
+            moment=lambda: moment,
+            submit=at_once,
+            layer=disk,
+        )
         earlier = self.kept._read()
         if earlier is not None:
             now, wall = self.clock.monotonic(), self.clock.time()
-            restore_kept_sends(registry, earlier, {}, [], SavedAt(now, wall, wall, 0.0))
+            restore_kept_sends(registry, earlier, {}, [], SavedAt(now, moment, wall, wall, 0.0))
         state = registry.get_or_create("venue")
         self.limits = state.limits = Limits("venue", self.clock)
         self.limits.declare({"rate_limit": (Rate(1000, 86_400.0),)})

@@ -1,8 +1,9 @@
 """
 What of the services outlives the process: open circuits, what was sent under rate limits, retry budgets that ran low.
 
-Times in it are lengths, counted from the moment of the save: how much of them is over, the next life finds out. A
-wall clock that was set back meanwhile counts as no time at all, so that nothing lasts longer than it would have.
+Times in it are lengths, counted from the moment of the save: how much of them is over, the next life finds out. Within one start
+of the machine a clock tells it that nobody sets. Otherwise the wall clock does, and if that was set back meanwhile, it counts as no time
+at all, so that nothing lasts longer than it would have.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.policies.rate_limit import WEIGHT, RollingWindows, SentEarlier, Weight
 from shockproof.policies.saved_circuit import SavedCircuit
+from shockproof.vocabulary.moment import Moment
 from shockproof.vocabulary.statuses import ServiceStatus
 
 __all__ = [
+    "counted_from",
     "export_services",
     "export_statuses",
     "restore_circuits",
@@ -27,11 +30,13 @@ __all__ = [
     "restore_orders",
     "restore_sends",
     "restore_statuses",
+    "wall_not_set_forward",
 ]
 
 _CIRCUITS: Final = "circuit_breakers"
 _RATES: Final = "rate_limits"
 _BUDGETS: Final = "retry_budgets"
+_MOMENT: Final = "counted_from"
 
 _BUDGET_BELIEVED_FOR: Final = 300.0
 """Seconds: an outage that is longer ago says nothing about the calls of now."""
@@ -67,8 +72,10 @@ class SavedAt(NamedTuple):
 
     now: float
     """This moment, monotonic."""
+    moment: Moment
+    """The same, as another life tells it."""
     wall: float
-    """This moment, seconds since 1970 UTC."""
+    """The same, seconds since 1970 UTC, by a clock that was not set forward since; see `wall_not_set_forward`."""
     at: float
     """When it was saved, seconds since 1970 UTC; -infinite: there is none, or by another machine's clock."""
     elapsed: float
@@ -76,8 +83,8 @@ class SavedAt(NamedTuple):
     is_from_elsewhere: bool = False
 
 
-def export_services(registry: Registry, now: float) -> dict[str, dict[str, Any]]:  # Any: JSON
-    """The sections of a state that tell of it; one that would be empty is left out."""
+def export_services(registry: Registry, now: float, moment: Moment) -> dict[str, dict[str, Any]]:  # Any: JSON
+    """The sections of a state that tell of it at *now*, which is that *moment*; one that would be empty is left out."""
     circuits: dict[str, Any] = {}  # Any: JSON
     rates: dict[str, Any] = {}  # Any: JSON
     budgets: dict[str, Any] = {}  # Any: JSON
@@ -92,7 +99,23 @@ def export_services(registry: Registry, now: float) -> dict[str, dict[str, Any]]
         if budget is not None and not budget.is_shared and not budget.is_full:
             budgets[state.name] = budget.tokens
     sections = {_CIRCUITS: circuits, _RATES: rates, _BUDGETS: budgets}
-    return {name: section for name, section in sections.items() if section}
+    there = {name: section for name, section in sections.items() if section}
+    return {**there, _MOMENT: moment.as_dict()} if there else {}
+
+
+def counted_from(saved: Mapping[str, object]) -> Moment | None:
+    """The moment from which the lengths in a saved state are counted; None: it does not say."""
+    return Moment.from_dict(saved.get(_MOMENT))
+
+
+def wall_not_set_forward(now: Moment, *earlier: Moment | None) -> float:
+    """
+    What the wall clock would read now if nobody had set it forward since any of the *earlier* moments, as far as they tell.
+
+    By that, nothing whose wall time is all that is known of it seems to be older than it is, whenever the clock was set.
+    """
+    passed = [(one.wall, now.since(one)) for one in earlier if one is not None]
+    return min([now.wall, *(wall + seconds for wall, seconds in passed if seconds is not None)])
 
 
 def export_statuses(registry: Registry, now: float) -> dict[str, str]:
@@ -206,10 +229,11 @@ def restore_kept_sends(
         The services for which all of this is counted now.
     """
     counted: set[str] = set()
+    elapsed = when.moment.passed_since(kept.at)
     orders, rates = _of_each_service(sends), saved.get(_RATES)
 
     def count(name: str, one: object) -> None:
-        windows = RollingWindows.from_export(when.now, when.wall - kept.at, one)
+        windows = RollingWindows.from_export(when.now, elapsed, one)
         reserved = _counts(one, "reserved")
         saved_later = _saved_after(
             kept.at, name, rates.get(name) if isinstance(rates, Mapping) else None, when
@@ -218,7 +242,7 @@ def restore_kept_sends(
             windows.restore(when.now, when.elapsed, saved_later)
             for _, counts in saved_later["sent"]:
                 reserved = {of: left - counts.get(of, 0) for of, left in reserved.items()}
-        later = _sent_after(max(when.at, kept.at), orders.get(name, ()), when.now, when.wall)
+        later = _sent_after(max(when.at, kept.at.wall), orders.get(name, ()), when.now, when.wall)
         for order in later:
             reserved = {of: left - _part(order, of) for of, left in reserved.items()}
         unknown = {of: left for of, left in reserved.items() if left > 0}
@@ -237,8 +261,8 @@ def _counts(one: Any, name: str) -> dict[str, int]:  # Any: JSON
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _saved_after(at: float, name: str, saved: Any, when: SavedAt) -> dict[str, Any] | None:  # Any: JSON
-    """Of what a state tells of a service, what was sent after the wall time *at*; None: it tells nothing that can be read."""
+def _saved_after(at: Moment, name: str, saved: Any, when: SavedAt) -> dict[str, Any] | None:  # Any: JSON
+    """Of what a state tells of a service, what was sent after the moment *at*; None: it tells nothing that can be read."""
     if saved is None:
         return None
     try:
@@ -250,10 +274,10 @@ def _saved_after(at: float, name: str, saved: Any, when: SavedAt) -> dict[str, A
         return dict(saved)
     # Where the state knows of that very file, it tells how long ago that was by the clock of its sends; no slice lies on both sides.
     try:
-        marks = [float(ago) for written_at, ago in saved.get("kept", ()) if written_at == at]
+        marks = [float(ago) for written_at, ago in saved.get("kept", ()) if written_at == at.wall]
     except (TypeError, ValueError, OverflowError):  # somebody edited it
         marks = []
-    since = marks[0] if marks else when.at - at
+    since = marks[0] if marks else when.moment.passed_since(at) - when.elapsed
     return {**saved, "sent": [one for one in saved["sent"] if one[0] < since]}
 
 

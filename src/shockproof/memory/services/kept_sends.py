@@ -32,6 +32,7 @@ from shockproof.memory.disk.writer import DiskThread, after_fork, at_exit, wait_
 from shockproof.memory.services.registry import Registry
 from shockproof.memory.services.service_state import ServiceState
 from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.moment import Moment
 
 __all__ = ["FILE_NAME", "EarlierSends", "KeptSends"]
 
@@ -50,8 +51,8 @@ _numbers = itertools.count(1)
 class EarlierSends(NamedTuple):
     """What an earlier life has left."""
 
-    at: float
-    """When it was told: wall time, seconds since 1970 UTC."""
+    at: Moment
+    """When it was told."""
     services: Mapping[str, Any]  # Any: JSON
     """Of each what `RollingWindows.export` gave, and under ``reserved`` how much more of each name may have been sent."""
 
@@ -60,7 +61,7 @@ class KeptSends:
     """
     The file of one recovery service; what it writes, *registry* tells.
 
-    *submit* runs a function in the thread that writes, one after the other. Default: one of its own.
+    *moment* reads what another life can tell the time by. *submit* runs a function in the thread that writes, one after the other. Default: one of its own.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class KeptSends:
         *,
         registry: Registry,
         clock: Clock,
+        moment: Callable[[], Moment],
         submit: Callable[[Callable[[], None]], Future[None]] | None = None,
         layer: FileLayer | None = None,
     ) -> None:
         self._directory = directory
         self._registry = registry
         self._clock = clock
+        self._moment = moment
         self._submit = DiskThread(f"shockproof-sends {directory}").submit if submit is None else submit
         self._layer: FileLayer = SystemFiles() if layer is None else layer
         self._durable_directory = DurableDirectory(self._layer, directory)
@@ -275,13 +278,16 @@ class KeptSends:
                 services[name] = {**windows.export(now), "reserved": reserved}
             if ahead is not None:
                 told.append((windows, ahead))
+        at = self._moment()
         content = {
             "format_version": _FORMAT_VERSION,
-            "written_at": self._clock.time(),
+            "written_at": at.wall,
+            "running": at.running,
+            "boot": at.boot,
             "services": services,
         }
         for windows, _ in told:
-            windows.marked(content["written_at"])
+            windows.marked(at.wall)
         self._durable_directory.make()
         self._tidy_up()
         self._replace(_encoded(content))
@@ -339,4 +345,9 @@ def _decoded(read: bytes) -> EarlierSends:
         raise ValueError("its checksum is wrong")
     if content["format_version"] != _FORMAT_VERSION:
         raise ValueError("a newer shockproof has written it")
-    return EarlierSends(float(content["written_at"]), dict(content["services"]))
+    at = Moment.from_dict(
+        {"wall": content["written_at"], "running": content["running"], "boot": content["boot"]}
+    )
+    if at is None:
+        raise ValueError("it does not say when it was written")
+    return EarlierSends(at, dict(content["services"]))
