@@ -17,6 +17,7 @@ from ib_async import (
     Fill,
     LimitOrder,
     MarketOrder,
+    OrderState,
     OrderStatus,
     StartupFetchNONE,
     Stock,
@@ -677,6 +678,95 @@ async def test_client_without_protection_tells_of_an_order_booked_twice_in_the_l
         bare.placeOrder(AAPL, MarketOrder("BUY", 10, orderRef="bot-1"))
     assert isinstance(await find_order(bare, "bot-1"), Found)
     assert "'bot-1' 2 times: permIds 901, 902" in caplog.text
+
+
+class Tws:
+    """Answers after open orders as TWS does: all in order, message by message, whether somebody waits for them or not."""
+
+    def __init__(self, ib: IB) -> None:
+        self._wrapper = ib.wrapper
+        self._asked = asyncio.Semaphore(0)
+        ib.client.reqAllOpenOrders = self._note
+        ib.client.reqCompletedOrders = self._have_none
+
+    def _note(self) -> None:
+        self._asked.release()
+
+    def _have_none(self, _api_only: bool) -> None:
+        asyncio.get_running_loop().call_soon(self._wrapper.completedOrdersEnd)
+
+    async def was_asked(self, times: int = 1) -> None:
+        for _ in range(times):
+            await self._asked.acquire()
+
+    def tells_of(self, *order_refs: str) -> None:
+        for ref in order_refs:
+            number = int(ref.removeprefix("bot-"))
+            order = LimitOrder("BUY", 10, 140.0, orderId=number, permId=900 + number, orderRef=ref)
+            self._wrapper.openOrder(number, AAPL, order, OrderState(status="Submitted"))
+
+    def is_done(self) -> None:
+        self._wrapper.openOrderEnd()
+
+
+@pytest.fixture(params=["protected", "bare"])
+def asked(request: pytest.FixtureRequest, bare: IB, recovery: ErrorRecoveryService) -> Any:
+    return bare if request.param == "bare" else shockproof.integrations.ib.protect(bare, recovery)
+
+
+async def test_look_ups_side_by_side_get_an_answer_each(bare: IB, asked: Any) -> None:
+    """Else the second has the rest of the first one's answer, and an order that is open would be sent again."""
+    tws = Tws(bare)
+    first = asyncio.ensure_future(find_order(asked, "bot-2"))
+    await tws.was_asked()
+    tws.tells_of("bot-1")
+    others = [asyncio.ensure_future(find_order(asked, key)) for key in ("bot-1", "bot-3")]
+    await tws.was_asked(2)
+    tws.tells_of("bot-2")
+    tws.is_done()
+    assert isinstance(await first, Found)
+    assert not any(one.done() for one in others)
+    for _ in others:
+        tws.tells_of("bot-1", "bot-2")
+        tws.is_done()
+    found, missing = await asyncio.gather(*others)
+    assert isinstance(found, Found)
+    assert missing is NOT_FOUND
+
+
+async def test_answer_to_a_look_up_that_was_given_up_is_not_the_next_ones(bare: IB, asked: Any) -> None:
+    """TWS goes on with it, and its end is that of a list that began before the next one was asked for."""
+    tws = Tws(bare)
+    given_up = asyncio.ensure_future(find_order(asked, "bot-2"))
+    await tws.was_asked()
+    tws.tells_of("bot-1")
+    given_up.cancel()
+    await asyncio.wait({given_up})
+    looking = asyncio.ensure_future(find_order(asked, "bot-1"))
+    await tws.was_asked()
+    tws.tells_of("bot-2")
+    tws.is_done()
+    tws.tells_of("bot-1", "bot-2")
+    tws.is_done()
+    assert isinstance(await looking, Found)
+
+
+async def test_look_ups_that_wait_for_their_answer_end_with_the_connection(
+    bare: IB, gateway: Gateway, recovery: ErrorRecoveryService
+) -> None:
+    """All of them, at once; and over the next one nothing is owed."""
+    tws = Tws(bare)
+    venue = shockproof.integrations.ib.protect(bare, recovery, reads={"max_retries": 0})
+    looking = [asyncio.ensure_future(find_order(venue, "bot-1")) for _ in range(3)]
+    await tws.was_asked(3)
+    gateway.cut()
+    assert await asyncio.gather(*looking) == [UNKNOWN] * 3
+    await connect(bare, gateway)
+    again = asyncio.ensure_future(find_order(venue, "bot-1"))
+    await tws.was_asked()
+    tws.tells_of("bot-1")
+    tws.is_done()
+    assert isinstance(await again, Found)
 
 
 class Answers:

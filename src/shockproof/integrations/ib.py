@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from weakref import WeakSet
 
 from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
@@ -411,6 +412,53 @@ class _Desk:
                 event.disconnect(note)
 
 
+_ASKED_BY_NAME: Final = ("openOrders", "completedOrders")
+"""What ib_async calls the questions that have no number of their own."""
+_IN_ORDER: Final[WeakSet[IB]] = WeakSet()
+"""The clients that keep such questions apart."""
+
+
+def _keep_questions_apart(ib: IB) -> None:
+    """
+    Have each question after orders get the answer to itself, whole.
+
+    ib_async has one future and one list for all of a kind: a question replaces the one before, and is ended by its answer, with what was
+    still to come of it. IB answers all of them, one after the other, also those that nobody waits for any more.
+    """
+    if ib in _IN_ORDER:
+        return
+    _IN_ORDER.add(ib)
+    wrapper = ib.wrapper
+    start: Callable[..., asyncio.Future[Any]] = wrapper.startReq  # Any: ib_async's own results
+    end: Callable[..., None] = wrapper._endReq
+    lines: dict[object, deque[tuple[asyncio.Future[Any], Any]]]  # Any: as above
+    lines = {name: deque() for name in _ASKED_BY_NAME}
+
+    def start_in_line(key: object, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:  # Any: as above
+        earlier, its_result = wrapper._futures.get(key), wrapper._results.get(key)
+        future = start(key, *args, **kwargs)
+        if key in lines and earlier is not None:
+            lines[key].append((future, wrapper._results[key]))
+            wrapper._futures[key], wrapper._results[key] = earlier, its_result
+        return future
+
+    def end_in_line(key: object, *args: Any, **kwargs: Any) -> None:  # Any: as above
+        end(key, *args, **kwargs)
+        if lines.get(key):
+            wrapper._futures[key], wrapper._results[key] = lines[key].popleft()
+
+    def end_all() -> None:  # ib_async itself has ended the first of each kind
+        for line in lines.values():
+            for future, _ in line:
+                if not future.done():
+                    future.set_exception(ConnectionError("Socket disconnect"))
+            line.clear()
+
+    wrapper.startReq = start_in_line  # type: ignore[method-assign]  # there is no other way
+    wrapper._endReq = end_in_line  # type: ignore[method-assign]  # as above
+    ib.disconnectedEvent += end_all
+
+
 def _does(name: str) -> Does | None:
     if name == "place_order_async":
         return Does.WRITE
@@ -446,8 +494,9 @@ def protect(
     ids are handed out again after a restart of the gateway, and are no key. ``cancelOrderAsync(order)`` may be
     repeated and reduces risk. Everything else is *ib*'s own, ``placeOrder`` and ``connectAsync`` too.
 
-    *ib* is changed in one way: ``RaiseRequestErrors`` is set, for otherwise a failed request looks like an
-    empty answer. Its events feed the health of ``name.reads``, every ``check_every`` seconds.
+    *ib* is changed in two ways: ``RaiseRequestErrors`` is set, for otherwise a failed request looks like an
+    empty answer; and questions after open or completed orders that are under way at the same time get an answer each, where ib_async
+    gives the answer to one of them to another. Its events feed the health of ``name.reads``, every ``check_every`` seconds.
 
     Args:
         ib: the client.
@@ -465,6 +514,7 @@ def protect(
     if not isinstance(ib, IB):
         raise TypeError(f"ib must be an ib_async.IB, got {ib!r}")
     ib.RaiseRequestErrors = True
+    _keep_questions_apart(ib)
     desk = _Desk(ib, lambda error: recovery._record_critical(f"{name}.orders", "find_order", error))
     of_orders: ServiceOptions = {"timeout": 10.0, **(orders or {})}
     of_reads: ServiceOptions = {"timeout": 30.0, "health_check": desk.is_up, **(reads or {})}
@@ -498,6 +548,8 @@ async def find_order(ib: IB | ProtectedIB, key: str) -> LookUp[Trade | Fill]:
     Where IB has several orders under *key*, each with a permId of its own and none the child of another, it was booked so many
     times: that is a CRITICAL record of an `OrderBookedTwiceError`, or in the log where *ib* is not protected, and the first is given.
 
+    Look-ups may run side by side, and beside questions of yours: of an *ib* that is not protected from its first look-up on.
+
     `Found` holds the trade, or a fill of it. `NOT_FOUND` proves absence only if the look-up began after IB had
     time to accept the order, and on the day on which the order was sent, by the gateway's clock: IB lists completed
     orders and executions of the day alone, and a key does not say when it was sent. After midnight, `NOT_FOUND` may
@@ -507,6 +559,8 @@ async def find_order(ib: IB | ProtectedIB, key: str) -> LookUp[Trade | Fill]:
     found: list[Trade | Fill] = []
     perm_id: int = getattr(ib, "_perm_id_of", lambda _: 0)(key)
     answer: LookUp[Trade | Fill] = NOT_FOUND
+    if isinstance(ib, IB) and not isinstance(ib, ProtectedClient):
+        _keep_questions_apart(ib)
     try:
         async with asyncio.timeout(_LOOK_UP_WITHIN):
             # What ib_async itself remembers is not asked: an order that never arrived is in there, too.
