@@ -30,6 +30,7 @@ import shockproof.integrations.requests  # noqa: E402  after the importorskip
 from shockproof import (  # noqa: E402  after the importorskip
     NOT_FOUND,
     ErrorRecoveryService,
+    Found,
     LookUp,
     OperationCompletedError,
     Outcome,
@@ -432,6 +433,63 @@ async def test_order_that_a_returned_answer_refuses_is_not_placed(
             assert answer.status_code == status
         with pytest.raises(OperationCompletedError):
             await venue.once("mine", confirm=find, settle=0.0).call(made.post, server.url, content="mine")
+    assert len(server.requests) == 2
+
+
+CLASSIFY = {
+    "aiohttp": shockproof.integrations.aiohttp.classify,
+    "httpx": shockproof.integrations.httpx.classify,
+    "httpx2": shockproof.integrations.httpx2.classify,
+    "requests": shockproof.integrations.requests.classify,
+}
+
+
+async def post_to(url: str, client: str, key: str = "other") -> Any:
+    """One POST, whose redirect is returned, by each client as it is without `raise_for_status`."""
+    if client == "aiohttp":
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, data=key, allow_redirects=False) as answer,
+        ):
+            return answer
+    if client == "requests":
+        return await asyncio.to_thread(requests.post, url, data=key, allow_redirects=False)
+    async with {"httpx": httpx, "httpx2": httpx2}[client].AsyncClient(verify=False) as session:
+        return await session.post(url, content=key)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_order_that_is_answered_with_a_redirect_is_looked_up(
+    client: str, server: Misbehaving, recovery: ErrorRecoveryService
+) -> None:
+    """It may have been booked or not: it is no yes, and no failure of the service."""
+    venue = recovery.service("venue", classify=CLASSIFY[client], circuit_threshold=1)
+    answers: list[LookUp[object]] = [NOT_FOUND, Found("there")]
+    asked: list[str] = []
+
+    async def find(key: str) -> LookUp[object]:
+        asked.append(key)
+        return answers.pop(0)
+
+    server.answers(307, b"", Location="/elsewhere")
+    once = venue.using(max_retries=0).once
+    for expected in (307, "there"):
+        answer = await once("mine", confirm=find, settle=0.0).call(post_to, server.url, client, "mine")
+        assert getattr(answer, "status_code", getattr(answer, "status", answer)) == expected
+    assert asked == ["mine"] * 2
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_redirect_that_is_returned_to_another_call_is_its_answer(
+    client: str, server: Misbehaving, recovery: ErrorRecoveryService
+) -> None:
+    """A form that is answered with "see other" has not failed: nothing is repeated, and no circuit opens."""
+    venue = recovery.service("venue", classify=CLASSIFY[client], max_retries=2, circuit_threshold=1)
+    server.answers(303, b"", Location="/elsewhere")
+    for handle in (venue.using(effect="unsafe"), venue.using(effect="idempotent")):
+        answer = await handle.call(post_to, server.url, client)
+        assert getattr(answer, "status_code", getattr(answer, "status", None)) == 303
     assert len(server.requests) == 2
 
 

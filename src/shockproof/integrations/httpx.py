@@ -31,6 +31,7 @@ from shockproof.integrations.httpx_outcomes import table_of
 from shockproof.integrations.httpx_transport import HttpxRequests
 from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning
+from shockproof.integrations.redirects import of_a_returned_redirect
 from shockproof.integrations.service_per_host import ServicePerHost
 from shockproof.vocabulary.outcomes import CallEffect, CallInfo, Verdict
 
@@ -51,7 +52,15 @@ def meaning_of(value: object) -> Meaning | None:
 
 
 def classify(value: object, call: CallInfo) -> Verdict | None:
-    """For ``recovery.service(..., classify=...)``. Retry-After is taken from the answer's headers."""
+    """
+    For ``recovery.service(..., classify=...)``. Retry-After is taken from the answer's headers.
+
+    Of an unsafe call that was answered with a redirect nobody knows what became: it is returned, and an order is looked up.
+    """
+    if isinstance(value, httpx.Response):
+        redirected = of_a_returned_redirect(value.status_code, call)
+        if redirected is not None:
+            return redirected
     return TABLE.classify(value, call)
 
 

@@ -2,7 +2,7 @@
 What a redirect takes from a proof: the request that failed, or was refused, is not the first one.
 
 A write that was booked and answered with a redirect to a host that refuses the connection looks, by its error alone,
-as if nothing had been sent.
+as if nothing had been sent. And one that is answered with a redirect which nobody follows is neither done nor refused.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Final
 
 from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.outcome_table import Meaning
+from shockproof.vocabulary.outcomes import CallInfo, Outcome, Verdict
 
-__all__ = ["meaning_of_last_status", "not_sent_unless", "raised_within"]
+__all__ = ["meaning_of_last_status", "not_sent_unless", "of_a_returned_redirect", "raised_within"]
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -40,6 +41,15 @@ def raised_within(
 def not_sent_unless(was_redirected: Callable[[BaseException], bool]) -> Callable[[BaseException], Meaning]:
     """For errors of a connection that never stood: `NOT_SENT`, and `UNKNOWN` for one that a redirect led to."""
     return lambda error: Meaning.UNKNOWN if was_redirected(error) else Meaning.NOT_SENT
+
+
+_NOBODY_KNOWS: Final = Verdict(Outcome.NEUTRAL, effect="unknown")
+"""Nobody failed, nothing is repeated, and an order is looked up."""
+
+
+def of_a_returned_redirect(status: int, call: CallInfo) -> Verdict | None:
+    """What an answer with *status* says of an unsafe call where it is a redirect that was not followed; else None."""
+    return _NOBODY_KNOWS if 300 <= status < 400 and call.effect == "unsafe" else None
 
 
 def meaning_of_last_status(status: int, first_method: str | None) -> Meaning | None:

@@ -23,7 +23,12 @@ from typing import Final
 from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.optional import missing
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
-from shockproof.integrations.redirects import meaning_of_last_status, not_sent_unless, raised_within
+from shockproof.integrations.redirects import (
+    meaning_of_last_status,
+    not_sent_unless,
+    of_a_returned_redirect,
+    raised_within,
+)
 from shockproof.vocabulary.outcomes import CallInfo, Verdict
 
 try:
@@ -160,5 +165,13 @@ def meaning_of(value: object) -> Meaning | None:
 
 
 def classify(value: object, call: CallInfo) -> Verdict | None:
-    """For ``recovery.service(..., classify=...)``. Retry-After is taken from the answer's headers."""
+    """
+    For ``recovery.service(..., classify=...)``. Retry-After is taken from the answer's headers.
+
+    Of an unsafe call that was answered with a redirect nobody knows what became: it is returned, and an order is looked up.
+    """
+    if isinstance(value, requests.Response):
+        redirected = of_a_returned_redirect(value.status_code, call)
+        if redirected is not None:
+            return redirected
     return TABLE.classify(value, call)
