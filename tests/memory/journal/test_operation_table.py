@@ -169,7 +169,7 @@ def test_a_snapshot_makes_the_same_table() -> None:
 def test_completed_keys_are_forgotten_when_they_are_old_and_many_followed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both: a clock that jumps a year ahead makes nobody forget the last ones."""
+    """Both: the last ones are kept, whenever they ended."""
     monkeypatch.setattr(operation_table, "REMEMBERED_COUNT", 3)
     table = begun()
     week = operation_table.REMEMBERED_SECONDS
@@ -181,6 +181,23 @@ def test_completed_keys_are_forgotten_when_they_are_old_and_many_followed(
     keys = [key for key in "01234" if table.get(Name("done", key)) is not None]
     assert keys == ["1", "2", "3", "4"]
     assert table.get(A) is not None
+
+
+@pytest.mark.parametrize("ahead", [2, 3, 4])
+def test_end_while_the_clock_is_days_ahead_makes_no_other_key_old(
+    monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    """All are of today: the key of an order of this morning that is forgotten would be sent again."""
+    monkeypatch.setattr(operation_table, "REMEMBERED_COUNT", 3)
+    table = OperationTable()
+    day = 86_400.0
+    for number in range(5):
+        ended = number + (8 * day if number == ahead else 0.0)
+        table.apply(Kind.END, record(Name("done", str(number)), status="completed", at=ended))
+
+    table.forget_old()
+
+    assert [key for key in "01234" if table.get(Name("done", key)) is not None] == list("01234")
 
 
 @pytest.mark.parametrize(

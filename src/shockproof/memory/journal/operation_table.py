@@ -19,7 +19,7 @@ __all__ = ["REMEMBERED_COUNT", "REMEMBERED_SECONDS", "Body", "OperationEntry", "
 
 REMEMBERED_SECONDS: Final = 7 * 86_400.0
 REMEMBERED_COUNT: Final = 10_000
-"""A completed key is forgotten when it is older than the one, and as many as the other ended after it."""
+"""A completed key is forgotten when each of the last so many ended after it, and later by more than so long."""
 
 Status = Literal["pending", "completed"]
 Body = dict[str, Any]  # Any: frozen values
@@ -227,11 +227,13 @@ class OperationTable:
             self.apply(kind, decoded)
 
     def forget_old(self) -> None:
-        """Forget completed operations that nobody will ask for any more; the latest end tells what is old."""
+        """Forget completed operations that nobody will ask for any more; all of the last ends together tell what is old."""
         too_many = len(self._completed) - REMEMBERED_COUNT
         if too_many <= 0:
             return
-        old = _ended_at(next(reversed(self._completed.values()))) - REMEMBERED_SECONDS
+        # The earliest of them, not the latest: one that ended while the wall clock was days ahead must make no other old.
+        last = itertools.islice(reversed(self._completed.values()), REMEMBERED_COUNT)
+        old = min(map(_ended_at, last)) - REMEMBERED_SECONDS
         for name in [
             name
             for name, completed in itertools.islice(self._completed.items(), too_many)
