@@ -152,8 +152,6 @@ class Trader:
             aiohttp.ClientSession(trace_configs=[latency.trace()]) as http,
             self._status_page(),
         ):
-            if not self._has_others:
-                await self._is_up(restored=await self._restore())
             exchange = connect_ccxt(
                 self.assignment.base_url,
                 timeout=2 * self.timing.timeout,  # shockproof's is shorter, and decides
@@ -161,6 +159,8 @@ class Trader:
             )
             exchange.session, exchange.own_session = http, False
             try:
+                if not self._has_others:
+                    await self._is_alone()
                 with self.recovery.context(life=self.life):
                     await self._live(exchange, http)
             finally:
@@ -199,6 +199,12 @@ class Trader:
                 self.life = state.cached_data["life"] + 1
             self.begun = state.configuration["session_begun"]
         return state is not None
+
+    async def _is_alone(self) -> None:
+        restored = await self._restore()
+        if not restored and self.assignment.begun is None:
+            self.begun = time.time()  # as at the venue: a slow start costs nothing of the session
+        await self._is_up(restored=restored)
 
     async def _is_up(self, *, restored: bool) -> None:
         self.has_begun = True
