@@ -131,6 +131,35 @@ async def test_a_stall_is_told_when_it_is_over_with_the_line_that_held_the_loop(
 
 
 @pytest.mark.asyncio
+async def test_of_two_stalls_in_a_row_each_has_its_line(
+    watched: ErrorRecoveryService, clock: VirtualClock, looks: Looks
+) -> None:
+    """The second one is there before anybody has told of the first."""
+
+    def pricing() -> None:
+        clock.advance(0.2)
+        looks.look()
+        clock.advance(0.2)
+
+    def hedging() -> None:
+        clock.advance(0.3)
+        looks.look()
+        clock.advance(0.3)
+
+    await watched.start()
+    await clock.sleep(2 * TICK)
+    pricing()
+    await clock.sleep(2 * TICK)
+    hedging()
+    await clock.sleep(2 * TICK)
+    looks.look()
+    stalls = loop_of(watched)["recent_stalls"]
+    assert ["pricing" in stall["where"] for stall in stalls] == [True, False]
+    assert ["hedging" in stall["where"] for stall in stalls] == [False, True]
+    await watched.aclose()
+
+
+@pytest.mark.asyncio
 async def test_a_stall_that_nobody_saw_is_told_without_a_line(
     watched: ErrorRecoveryService, clock: VirtualClock, looks: Looks
 ) -> None:

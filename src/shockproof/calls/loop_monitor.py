@@ -296,6 +296,7 @@ class _Pulse:
         if not self.loop.is_running():
             self._was_stopped = True
             return
+        self._tell()  # of the stall before, while what was seen of it is there: stalls come in rows
         beat = self._beats
         if self.overdue() >= self._monitor.stall_after / 2 and not self._was_stopped:
             known = self._sightings
