@@ -17,6 +17,7 @@ from shockproof.memory.state.collector import no_full_collections, rare_young_co
 from shockproof.memory.state.secrets import SecretNames
 from shockproof.memory.state.state_capture import StateSecrets, capture_state
 from shockproof.memory.state.state_files import StateFiles
+from tests.forked_child import ForkedChild
 from tests.memory.state.test_large_states import Program
 
 pytestmark = pytest.mark.skipif(
@@ -177,4 +178,20 @@ def test_copy_and_restore_at_a_time_each_have_what_they_need(collections: list[i
             assert gc.get_threshold()[2] > 10_000
         assert gc.get_threshold()[0] > 10_000
         assert gc.get_threshold()[1:] == (7, 8)
+    assert gc.get_threshold() == (500, 7, 8)
+
+
+@pytest.mark.parametrize("held", [no_full_collections, rare_young_collections])
+def test_forked_child_has_the_thresholds_of_before(held: Callable[[], AbstractContextManager[None]]) -> None:
+    """Whoever restored or copied is a thread of the parent's, and never gives them back there."""
+
+    def in_the_child() -> list[object]:
+        at_first = gc.get_threshold()
+        with no_full_collections(), rare_young_collections():
+            pass
+        return [at_first, gc.get_threshold()]
+
+    with held():
+        child = ForkedChild(in_the_child)
+        assert child.answer() == [[500, 7, 8], [500, 7, 8]]
     assert gc.get_threshold() == (500, 7, 8)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
-import threading
 from collections.abc import Generator
 from typing import Final
+
+from shockproof.vocabulary.shared_lock import shared_lock
 
 __all__ = ["no_full_collections", "rare_young_collections"]
 
@@ -24,7 +26,7 @@ _COLLECTS_IN_STEPS: Final = sys.version_info >= (3, 14)
 
 _Thresholds = tuple[int, int, int]
 
-_lock = threading.Lock()
+_lock = shared_lock()
 _restoring = _copying = 0
 _theirs: _Thresholds | None = None
 """What was set before the first of us; None when nothing was changed."""
@@ -63,13 +65,27 @@ def rare_young_collections() -> Generator[None]:
         _count(copying=-1)
 
 
+def _in_the_child() -> None:
+    """Nobody there restores or copies: the threads that did are the parent's."""
+    global _restoring, _copying, _theirs, _ours
+    if _theirs is not None and gc.get_threshold() == _ours:
+        gc.set_threshold(*_theirs)
+    _restoring = _copying = 0
+    _theirs = _ours = None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_in_the_child)
+
+
 def _count(*, restoring: int = 0, copying: int = 0) -> None:
     global _restoring, _copying, _theirs, _ours
     with _lock:
         if not (_restoring or _copying) and gc.isenabled():
             _theirs = _ours = gc.get_threshold()
-        _restoring += restoring
-        _copying += copying
+        # Not less than none: what forked in the middle leaves it in the child, too.
+        _restoring = max(0, _restoring + restoring)
+        _copying = max(0, _copying + copying)
         if _theirs is None or _ours is None or gc.get_threshold() != _ours:
             _ours = None
         else:
