@@ -112,6 +112,8 @@ def test_a_property_that_raises_is_no_status() -> None:
         (named("TransportError", "TimeoutException", "ReadTimeout"), "timeout"),
         (named("TransportError", "NetworkError", "ConnectError"), "connection"),
         (named("RequestException", "ConnectionError", "ConnectTimeout"), "timeout"),
+        (named("RedisError", "ConnectionError"), "connection"),
+        (named("RedisError", "TimeoutError"), "timeout"),
         (named("ClientError", "ClientConnectionError", "ServerDisconnectedError"), "connection"),
         (None, "other"),
     ],

@@ -37,9 +37,11 @@ _BY_NAME: Final[dict[str, ErrorKind]] = {
     "TimeoutException": "timeout",
     "ConnectTimeout": "timeout",
     "Timeout": "timeout",
+    "TimeoutError": "timeout",  # not Python's own: redis has one
     "ExchangeNotAvailable": "server",
     "OnMaintenance": "server",
     "NetworkError": "connection",
+    "ConnectionError": "connection",  # as above; requests has one, too
     "ClientConnectionError": "connection",
     "RemoteProtocolError": "connection",
     "SSLError": "connection",
