@@ -465,23 +465,25 @@ class _GatewayError(Exception):
     status = 504
 
 
-async def own_limit(clock: VirtualClock, stall: float) -> None:
+async def own_limit(clock: VirtualClock, before: float, stall: float) -> None:
+    await clock.sleep(before)
     async with asyncio.timeout(1.0):
         clock.advance(stall)
         await clock.sleep(3600)
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("before", [0.0, 20.0])
 @pytest.mark.parametrize(("stall", "is_open"), [(0.9, False), (0.1, True)])
 async def test_a_time_limit_of_the_functions_own_opens_no_circuit_after_our_stall(
-    watched: ErrorRecoveryService, clock: VirtualClock, stall: float, is_open: bool
+    watched: ErrorRecoveryService, clock: VirtualClock, before: float, stall: float, is_open: bool
 ) -> None:
-    """An HTTP client's timeout knows nothing of our loop; the monitor does."""
+    """An HTTP client's timeout knows nothing of our loop; the monitor does, also where it is that of the last of many steps."""
     api = watched.service("api", max_retries=0, circuit_threshold=1)
     await watched.start()
     await clock.sleep(TICK)
     with pytest.raises(TimeoutError):
-        await api.call(own_limit, clock, stall)
+        await api.call(own_limit, clock, before, stall)
     assert watched.is_circuit_open("api") is is_open
     await watched.aclose()
 

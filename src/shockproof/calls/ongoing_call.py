@@ -70,6 +70,8 @@ _LONGEST_PAUSE: Final = 86_400.0
 
 
 # On 3.11 asking an enum for a member takes as long as calling a function.
+_LAST_STEP: Final = 1.0
+"""Seconds at the end of an attempt, in which a time limit of its own may have begun and passed."""
 _SUCCESS: Final = Outcome.SUCCESS
 _NEUTRAL: Final = Outcome.NEUTRAL
 _UNKNOWN: Final = Outcome.UNKNOWN
@@ -657,7 +659,11 @@ class OngoingCall:
         error = failure.error
         if error is None or status_of(error) is not None or kind_of(error) != "timeout":
             return False
-        return was_stalled(stood_still(failure.duration), failure.duration)
+        if was_stalled(stood_still(failure.duration), failure.duration):
+            return True
+        # Nobody knows how long that limit was: it may be that of the last of many steps.
+        last = min(failure.duration, _LAST_STEP)
+        return was_stalled(stood_still(last), last)
 
     def _verdict_of(self, failure: Failure) -> Verdict:
         verdict = failure.verdict or failure.judged
