@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
@@ -923,3 +925,49 @@ async def test_fallback_of_a_read_answers_whatever_became_of_an_order_that_it_ha
 
     reads = recovery.service("positions", max_retries=0, effect="read", fallback=stand_in)
     assert await reads.call(position) == 1.0
+
+
+# ---- what is left behind
+
+
+async def alone(place: Place) -> None:
+    await place()
+
+
+@pytest.mark.parametrize("way", [in_a_group, in_wait, alone])
+@pytest.mark.parametrize("ends", [False, True])
+def test_loop_that_is_closed_is_freed_with_its_orders(
+    tmp_path: Path, way: Callable[[Place], Coroutine[Any, Any, None]], ends: bool
+) -> None:
+    """Also by hand and in the middle of one: whoever starts a loop for each burst of orders would keep them all."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+    desk = Desk(recovery, SystemClock(), takes=0.0 if ends else 100.0)
+
+    def lives_and_ends() -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)  # it is told of tasks that are still pending
+        submit = desk.submit
+
+        async def submit_and_stop(client_order_id: str) -> Booked:
+            if not ends:
+                asyncio.get_running_loop().stop()
+            return await submit(client_order_id)
+
+        desk.submit = submit_and_stop  # type: ignore[method-assign]  # the same, and it stops the loop
+        trading = loop.create_task(way(desk.place))
+        if ends:
+            loop.run_until_complete(trading)
+        else:
+            loop.run_forever()
+        loop.close()
+        return weakref.ref(loop)
+
+    loop = lives_and_ends()
+    gc.collect()
+    asyncio.run(recovery.aclose())
+    recovery._state_writer.submit(lambda: None).result(
+        60.0
+    )  # no thread is still at what it has told that loop
+    gc.collect()
+    assert desk.booked
+    assert loop() is None

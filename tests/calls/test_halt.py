@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
@@ -742,3 +743,20 @@ async def test_halted_write_leaves_no_cycle(recovery: ErrorRecoveryService) -> N
         ] == []  # other tests keep some of their own
     finally:
         gc.enable()
+
+
+def test_loop_that_has_asked_whether_it_is_halted_is_freed(tmp_path: Path) -> None:
+    """The answer is all that is kept."""
+    recovery = ErrorRecoveryService(tmp_path / "state", tmp_path / "errors")
+
+    def lives_and_ends() -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(recovery._halt.learn())
+        loop.close()
+        return weakref.ref(loop)
+
+    loop = lives_and_ends()
+    recovery._state_writer.submit(lambda: None).result(60.0)  # its thread is not still at telling it
+    gc.collect()
+    assert recovery._halt.is_known
+    assert loop() is None

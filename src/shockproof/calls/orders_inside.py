@@ -164,9 +164,7 @@ class OrderInside:
             return
         self._shown_to = around
         for task, tie in around.items():
-            orders = _seen.get(task)
-            if orders is None:
-                orders = _seen.setdefault(task, _Orders())
+            orders = _orders_kept_for(task)
             if isinstance(tie, float):  # who has waited for it at some time, has more to do with it
                 orders.on_their_way.setdefault(self, tie)
             else:
@@ -188,7 +186,7 @@ _Ended = dict[type, tuple["OrderInside", "Tie"]]
 class _Orders:
     """Those of one task, and of the tasks that it has made or waits for, at the end of a group at the latest."""
 
-    __slots__ = ("known", "on_their_way", "placed", "unknown")
+    __slots__ = ("__weakref__", "known", "on_their_way", "placed", "unknown")
 
     def __init__(self) -> None:
         self.on_their_way: dict[OrderInside, Tie] = {}
@@ -244,7 +242,32 @@ def _keep(ended: _Ended, order: OrderInside, tie: Tie) -> None:
         ended[type(tie)] = order, tie
 
 
-_seen: Final = weakref.WeakKeyDictionary["asyncio.Task[Any]", _Orders]()  # Any: whatever they return
+_ATTRIBUTE: Final = "_shockproof_orders"
+"""
+Of a task: its `_Orders`. They lead back to it, by what waits for it or by a group; so whatever else held them, if only under a weak
+reference to the task, would hold both for ever where its loop is closed before they end.
+"""
+_seen: Final = weakref.WeakKeyDictionary[
+    "asyncio.Task[Any]", "weakref.ref[_Orders]"
+]()  # Any: whatever they return
+"""The tasks that have any."""
+
+
+def _orders_of(task: asyncio.Task[Any]) -> _Orders | None:  # Any: as above
+    orders: _Orders | None = getattr(task, _ATTRIBUTE, None)
+    return orders
+
+
+def _orders_kept_for(task: asyncio.Task[Any]) -> _Orders:  # Any: as above
+    orders = _orders_of(task)
+    if orders is None:
+        made = _Orders()
+        # A thread that it waits for may be here at this moment, too: the first is the one for both.
+        orders = _seen.setdefault(task, weakref.ref(made))() or made
+        setattr(task, _ATTRIBUTE, orders)
+    return orders
+
+
 _thread_of: ContextVar[asyncio.Future[None] | None] = ContextVar("shockproof_thread_of", default=None)
 _parts: ContextVar[tuple[tuple[_Task, _Task], ...]] = ContextVar("shockproof_parts", default=())
 """Tasks of ours and the tasks that they are parts of, around the running code."""
@@ -271,7 +294,7 @@ def order_placed_since(
 ) -> OrderInside | None:
     """The order, other than *but*, that is there, and was sent inside of what runs here since *began*: nobody sends it elsewhere."""
     task = None if began is None else running_task()
-    orders = None if task is None else _seen.get(task)
+    orders = None if task is None else _orders_of(task)
     if began is not None and orders is not None:
         for order in orders.those_there(began):
             if order is not but and order.was_sent_since(began, clock):
@@ -289,9 +312,9 @@ def take_over_orders(error: BaseException, began: float | None, clock: Clock) ->
     if began is None or here is None:
         return
     for task in tasks_at_hand(error):
-        others = _seen.get(task)
+        others = _orders_of(task)
         if others is not None and task is not here:
-            _seen.setdefault(here, _Orders()).take_over(others, began, clock)
+            _orders_kept_for(here).take_over(others, began, clock)
 
 
 def withdraw_orders(began: float | None, clock: Clock, *, but: OrderInside | None = None) -> None:
@@ -306,7 +329,7 @@ def _inside_of_what_runs(
     but: OrderInside | None, those_inside: Callable[[_Orders], Iterator[OrderInside]]
 ) -> Iterator[OrderInside]:
     task = running_task()
-    orders = None if task is None else _seen.get(task)
+    orders = None if task is None else _orders_of(task)
     if orders is None:
         return
     around = set(orders_around())

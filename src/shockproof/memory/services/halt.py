@@ -223,6 +223,7 @@ class Halt:
                 f"whether it was halted cannot be read ({why}); resume() lifts this", self._clock.time()
             )
         with self._lock:
+            self._reading = None  # it holds those who have waited for it, and their loops
             if self.is_known:
                 return  # somebody has decided meanwhile
             self.mark, self.is_known = mark, True
