@@ -715,3 +715,34 @@ async def test_a_look_up_that_is_cancelled_ends(venue: Venue) -> None:
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await looking
+
+
+@pytest.mark.parametrize(
+    ("statuses", "meaning"),
+    [
+        (
+            [{"resting": {"oid": 1}}, {"error": "Insufficient margin to place order. asset=4"}],
+            Meaning.UNKNOWN,
+        ),
+        (
+            [{"filled": {"totalSz": "1", "oid": 1}}, {"error": "Order must have minimum value of $10."}],
+            Meaning.UNKNOWN,
+        ),
+        (["waitingForFill", {"error": "Order must have minimum value of $10."}], Meaning.UNKNOWN),
+        ([{"error": "Insufficient margin to place order. asset=4"}], Meaning.REFUSED),
+        (
+            [{"error": "Order must have minimum value of $10."}, {"error": "Order has zero size."}],
+            Meaning.REFUSED,
+        ),
+    ],
+)
+async def test_refusal_of_one_order_is_no_proof_about_those_beside_it(
+    statuses: list[Any], meaning: Meaning
+) -> None:
+    """Hyperliquid answers for all at once, and ccxt's own code raises the first refusal."""
+    exchange = ccxt.hyperliquid()
+    answer = {"status": "ok", "response": {"type": "order", "data": {"statuses": statuses}}}
+    with pytest.raises(ccxt.BaseError) as caught:
+        exchange.handle_errors(200, "OK", "https://venue", "POST", {}, json.dumps(answer), answer, {}, None)
+    await exchange.close()
+    assert meaning_of(caught.value) is meaning

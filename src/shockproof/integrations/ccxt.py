@@ -47,6 +47,8 @@ _log = logging.getLogger("shockproof")
 # "binance POST https://... 403 Forbidden <html>...": what ccxt makes of a status that the exchange's own
 # code does not know.
 _STATUS: Final = re.compile(r"\A\S+ (?:GET|POST|PUT|PATCH|DELETE) \S+ (\d{3}) ")
+# Hyperliquid answers for several orders at once: an order with its stop, or a batch. Ccxt raises the first refusal among them.
+_ONE_IS_THERE: Final = re.compile(r'"(?:resting|filled)"\s*:\s*\{|"waitingFor(?:Fill|Trigger)"')
 _BANNED_UNTIL: Final = re.compile(r"banned until (\d{13})\b")
 
 
@@ -56,6 +58,10 @@ def _if_known(error: Exception) -> Meaning | None:
 
 def _if_it_may_be_known(error: Exception) -> Meaning | None:
     return meaning_of_words(str(error))
+
+
+def _if_one_of_several_is_there(error: Exception) -> Meaning | None:
+    return Meaning.UNKNOWN if _ONE_IS_THERE.search(str(error)) else None
 
 
 def _if_it_is_unclear(error: Exception) -> Meaning | None:
@@ -87,6 +93,7 @@ TABLE: Final = OutcomeTable(
     Rule("the id is known", (ccxt.DuplicateOrderId,), Meaning.DONE),
     # Ccxt has that class for few venues; the others' word for it is an InvalidOrder or a BadRequest.
     Rule("the id is known, in words", (ccxt.BaseError,), _if_known),
+    Rule("one of several is there", (ccxt.BaseError,), _if_one_of_several_is_there),
     # Siblings, not parent and child.
     Rule("too many requests", (ccxt.DDoSProtection, ccxt.RateLimitExceeded), Meaning.TURNED_AWAY),
     Rule("no connection", (ccxt.NetworkError,), _if_never_connected),
