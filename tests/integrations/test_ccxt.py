@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -588,9 +590,8 @@ async def test_a_page_that_is_full_proves_no_absence(venue: Venue, *, known: boo
 class TwoKinds:
     """An exchange that lists its trigger orders apart, as OKX and Binance's futures; Bybit's wants a promise to be asked by id."""
 
-    id = "two"
-
     def __init__(self, *, plain: list[str], trigger: list[str], by_id: type[Exception] | None = None) -> None:
+        self.id = "okx" if by_id is None else "bybit"
         self.ids = {False: plain, True: trigger}
         self.by_id = by_id
         self.has = {"fetchOpenOrders": True, "fetchClosedOrders": True, "fetchCanceledAndClosedOrders": True}
@@ -611,6 +612,9 @@ class TwoKinds:
 
     async def fetch_closed_orders(self, *_: object) -> list[dict[str, Any]]:
         return []  # the filled ones, and these were cancelled
+
+    async def fetch_canceled_orders(self, *_: object) -> list[dict[str, Any]]:
+        return []
 
     async def fetch_canceled_and_closed_orders(
         self, _symbol: str, _since: None, _limit: int, params: dict[str, Any]
@@ -651,8 +655,91 @@ async def test_exchange_that_cannot_be_asked_by_id_and_lists_filled_ones_only_pr
     exchange: Any = TwoKinds(plain=[], trigger=[], by_id=ccxt.ArgumentsRequired)
     exchange.has["fetchCanceledAndClosedOrders"] = "emulated"
     assert await find_order(exchange, "other", "BTC/USDT") is UNKNOWN
-    exchange.by_id = None
+    exchange.has["fetchCanceledOrders"] = True
     assert await find_order(exchange, "other", "BTC/USDT") is NOT_FOUND
+    del exchange.has["fetchCanceledOrders"]
+    exchange.id, exchange.by_id = "okx", None
+    assert await find_order(exchange, "other", "BTC/USDT") is NOT_FOUND
+
+
+class Lists:
+    """An exchange that has lists; what it calls all orders is what it likes."""
+
+    def __init__(self, exchange_id: str, by_id: type[Exception], **listed: list[str] | None) -> None:
+        self.id = exchange_id
+        self.by_id = by_id
+        self.listed = listed
+        self.has = {ability: ids is not None for ability, ids in listed.items()}
+        self.asked: list[str] = []
+
+    def feature_value(self, *_: object) -> None:
+        return None
+
+    async def fetch_order(self, *_: object) -> dict[str, Any]:
+        raise self.by_id("by id")
+
+    def __getattr__(self, name: str) -> Any:
+        ability = re.sub(r"_(\w)", lambda letter: letter[1].upper(), name)
+
+        async def fetch(*_: object) -> list[dict[str, Any]]:
+            self.asked.append(ability)
+            return [{"clientOrderId": one} for one in self.listed[ability] or ()]
+
+        return fetch
+
+
+ENDED: dict[str, list[str] | None] = {"fetchClosedOrders": [], "fetchCanceledOrders": []}
+
+
+@pytest.mark.parametrize("by_id", [ccxt.OrderNotFound, ccxt.ExchangeError, ccxt.RequestTimeout])
+@pytest.mark.parametrize("exchange_id", ["krakenfutures", "upbit", "revolutx"])
+async def test_exchange_that_does_not_know_client_ids_and_finds_nothing_says_nothing(
+    exchange_id: str, by_id: type[Exception]
+) -> None:
+    """It was asked after an empty id of its own. Its lists decide, and "all orders" is none of them that proves anything."""
+    for has, outcome in (
+        ({"fetchOrders": []}, UNKNOWN),
+        ({"fetchOrders": [], "fetchClosedOrders": []}, UNKNOWN),
+        ({"fetchOrders": [], **ENDED}, NOT_FOUND),
+        ({"fetchCanceledAndClosedOrders": []}, NOT_FOUND),
+        ({**ENDED, "fetchCanceledOrders": None}, UNKNOWN),
+    ):
+        exchange: Any = Lists(exchange_id, by_id, fetchOpenOrders=[], **has)
+        assert await find_order(exchange, "mine", "BTC/USD", trigger=False) is outcome, has
+    for ability in ("fetchOrders", "fetchClosedOrders", "fetchOpenOrders"):
+        exchange = Lists(
+            exchange_id, by_id, **{"fetchOpenOrders": [], "fetchOrders": [], **ENDED, ability: ["mine"]}
+        )
+        assert await find_order(exchange, "mine", "BTC/USD", trigger=False) == Found(
+            {"clientOrderId": "mine"}
+        )
+
+
+@pytest.mark.parametrize("exchange_id", ["paradex", "coinbase"])
+async def test_open_orders_are_asked_for_beside_what_is_called_all(exchange_id: str) -> None:
+    """At many venues that is a history: a resting order is in none of it."""
+    exchange: Any = Lists(exchange_id, ccxt.OrderNotFound, fetchOrders=[], fetchOpenOrders=["mine"])
+    assert isinstance(await find_order(exchange, "mine", "BTC/USD", trigger=False), Found)
+    assert await find_order(exchange, "other", "BTC/USD", trigger=False) is NOT_FOUND
+    exchange = Lists(exchange_id, ccxt.OrderNotFound, fetchOrders=[], fetchOpenOrders=None)
+    assert await find_order(exchange, "other", "BTC/USD", trigger=False) is UNKNOWN
+
+
+async def test_exchange_that_knows_client_ids_and_fails_to_answer_says_nothing() -> None:
+    """Its lists may be of before the order was booked."""
+    exchange: Any = Lists("okx", ccxt.RequestTimeout, fetchOrders=[], fetchOpenOrders=[])
+    assert await find_order(exchange, "mine", "BTC/USDT", trigger=False) is UNKNOWN
+    assert exchange.asked == []
+
+
+async def test_exchanges_that_are_asked_by_a_client_id_ask_by_it() -> None:
+    """In the source of the installed ccxt: a name more on the list would make "not found" a proof of nothing."""
+    for name in shockproof.integrations.ccxt._KNOW_CLIENT_IDS:
+        kind = getattr(ccxt, name)
+        source = inspect.getsource(kind.fetch_order)
+        for inner in re.findall(r"self\.(fetch_\w+)\(", source):
+            source += inspect.getsource(getattr(kind, inner)) if inner != "fetch_order" else ""
+        assert "'clientOrderId'" in re.sub(r'"""[\s\S]*?"""', "", source), name
 
 
 def lists(exchange: Any, *ids: str | None) -> Any:
@@ -664,8 +751,11 @@ def lists(exchange: Any, *ids: str | None) -> Any:
     async def listed(*_: object) -> list[dict[str, Any]]:
         return [{"clientOrderId": one} for one in ids]
 
+    async def nothing(*_: object) -> list[dict[str, Any]]:
+        return []
+
     exchange.has = {**exchange.has, "fetchOrders": True}
-    exchange.fetch_order, exchange.fetch_orders = not_by_id, listed
+    exchange.fetch_order, exchange.fetch_orders, exchange.fetch_open_orders = not_by_id, listed, nothing
     return exchange
 
 

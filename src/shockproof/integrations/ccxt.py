@@ -314,9 +314,9 @@ async def find_order(exchange: Exchange, key: str, symbol: str, *, trigger: bool
     """
     Look up the order of *symbol* whose client order id is *key*.
 
-    The venue is asked for it, and if it has none of that id, or cannot tell, for its list of all orders, or for those of the open and of
-    the closed ones. Where it has no such lists, or a list is as long as the longest page it gives, the order may be where
-    nobody looked: `UNKNOWN`. Many venues list trigger orders (stops, take-profits) apart: there they are looked for as well.
+    The venue is asked for it, and if it has none of that id, for its lists of the open orders and of those that ended. Where it cannot be asked
+    by that id, the cancelled ones have to be among those. Where it has no such lists, or a list is as long as the longest page it gives,
+    the order may be where nobody looked: `UNKNOWN`. Many venues list trigger orders (stops, take-profits) apart: there they are looked for as well.
 
     `NOT_FOUND` proves absence only if the look-up began after the venue had time to book the order, and before the
     order was older than what the venue lists. A look-up that fails says nothing, so that every error means `UNKNOWN`;
@@ -339,6 +339,23 @@ async def find_order(exchange: Exchange, key: str, symbol: str, *, trigger: bool
     return answer
 
 
+_KNOW_CLIENT_IDS: Final = frozenset(
+    {
+        *("apex", "aster", "binance", "binancecoinm", "binanceus", "binanceusdm"),
+        *("bitget", "bithumb", "bitrue", "bitstamp", "bitvavo", "coinbaseexchange"),
+        *("coinsph", "delta", "extended", "gate", "gateeu", "grvt"),
+        *("hashkey", "htx", "hyperliquid", "kraken", "kucoin", "kucoinfutures"),
+        *("mexc", "modetrade", "myokx", "okx", "okxus", "paradex"),
+        *("phemex", "weex", "woo", "woofipro"),
+    }
+)
+"""
+Exchanges whose ``fetch_order`` asks by ``params["clientOrderId"]``. The others ask after an empty id of their own: that they do not find it
+says nothing.
+"""
+_LIST_ALL: Final = frozenset({"alpaca", "coinbase"})
+"""Others, whose ``fetch_orders`` lists the open ones and all that ended."""
+
 _ALL_THAT_ENDED: Final = "fetchCanceledAndClosedOrders"
 _LISTS: Final = ("fetchOrders", "fetchOpenOrders", "fetchClosedOrders")
 
@@ -350,17 +367,24 @@ def _lists_triggers_apart(exchange: Exchange, symbol: str) -> bool:
 async def _find(
     exchange: Exchange, key: str, symbol: str, kind: dict[str, Any]
 ) -> LookUp[Order]:  # Any: ccxt's own
-    by_id = not kind or exchange.feature_value(symbol, "fetchOrder", "trigger") is True
-    if by_id:
+    by_id = exchange.id in _KNOW_CLIENT_IDS
+    if not kind or exchange.feature_value(symbol, "fetchOrder", "trigger") is True:
         try:
             order = await exchange.fetch_order("", symbol, {"clientOrderId": key, **kind})
         except ccxt.OrderNotFound:
             pass
         except (ccxt.ArgumentsRequired, ccxt.BadRequest, ccxt.NotSupported):
             by_id = False  # it is not asked so: Bybit wants a promise, others the venue's own id
+        except ccxt.BaseError:
+            if by_id:
+                raise
         else:
-            # An exchange that does not know the parameter may have answered with another order.
-            return Found(order) if order["clientOrderId"] == _id_at(exchange, key) else UNKNOWN
+            if order["clientOrderId"] == _id_at(exchange, key):
+                return Found(order)
+            if by_id:
+                return UNKNOWN  # it may have answered with another order
+    else:
+        by_id = False
     return await _find_listed(exchange, key, symbol, kind, by_id=by_id)
 
 
@@ -382,24 +406,25 @@ async def _find_listed(
     *,
     by_id: bool,
 ) -> LookUp[Order]:
-    # "emulated" is no list of the venue's. Among closed ones many list the filled alone, and cancelled ones may be filled in part.
-    lists: tuple[tuple[str, Callable[..., Any]], ...]  # Any: ccxt's own arguments
-    if exchange.has.get("fetchOrders") is True:
-        lists = (("fetchOrders", exchange.fetch_orders),)
-    elif exchange.has.get(_ALL_THAT_ENDED) is True or not by_id:
-        lists = (
-            ("fetchOpenOrders", exchange.fetch_open_orders),
-            (_ALL_THAT_ENDED, exchange.fetch_canceled_and_closed_orders),
-        )
+    # "emulated" is no list of the venue's. What ccxt calls all orders is at many venues a history, without the open ones; at Kraken's futures
+    # those that ended in the last five seconds. Among closed ones many list the filled alone, and cancelled ones may be filled in part.
+    lists: dict[str, Callable[..., Any]] = {"fetchOpenOrders": exchange.fetch_open_orders}  # Any: ccxt's own
+    beside: dict[str, Callable[..., Any]] = {}  # Any: as above
+    has_all = exchange.has.get("fetchOrders") is True
+    if has_all and (by_id or exchange.id in _LIST_ALL):
+        lists["fetchOrders"] = exchange.fetch_orders
+    elif exchange.has.get(_ALL_THAT_ENDED) is True:
+        lists[_ALL_THAT_ENDED] = exchange.fetch_canceled_and_closed_orders
     else:
-        lists = (
-            ("fetchOpenOrders", exchange.fetch_open_orders),
-            ("fetchClosedOrders", exchange.fetch_closed_orders),
-        )
+        lists["fetchClosedOrders"] = exchange.fetch_closed_orders
+        if not by_id:
+            lists["fetchCanceledOrders"] = exchange.fetch_canceled_orders
+    if has_all and "fetchOrders" not in lists:
+        beside["fetchOrders"] = exchange.fetch_orders  # it may be found there
     is_whole = True
     known_as = _id_at(exchange, key)
     ids: list[str | None] = []
-    for ability, fetch in lists:
+    for ability, fetch in (lists | beside).items():
         if exchange.has.get(ability) is not True:
             is_whole = False
             continue
@@ -412,7 +437,7 @@ async def _find_listed(
         if order is not None:
             return Found(order)
         ids += [one["clientOrderId"] for one in listed]
-        is_whole = is_whole and len(listed) < limit
+        is_whole = is_whole and (ability in beside or len(listed) < limit)
     if ids and not any(ids):  # it does not list them, or got none
         return UNKNOWN
     changed = _may_be(key)
