@@ -493,6 +493,45 @@ async def test_what_cannot_be_protected_is_refused(recovery: ErrorRecoveryServic
         shockproof.integrations.ccxt.protect(synchronous.binance(), recovery)
 
 
+class Two(ccxt.kraken):  # type: ignore[misc]  # ccxt's classes are Any
+    """An exchange whose change of an order is a cancel and a new order, which fails."""
+
+    edit_order = ccxt.Exchange.edit_order
+
+    def __init__(self, fails: type[Exception]) -> None:
+        super().__init__()
+        self.has = {**self.has, "editOrder": "emulated"}
+        self.fails = fails
+        self.done: list[str] = []
+
+    async def cancel_order(self, *_: object, **__: object) -> dict[str, Any]:
+        self.done.append("cancel")
+        return {}
+
+    async def create_order(self, *_: object, **__: object) -> dict[str, Any]:
+        self.done.append("create")
+        raise self.fails("kraken no")
+
+
+@pytest.mark.parametrize("fails", [ccxt.InsufficientFunds, ccxt.RateLimitExceeded])
+@pytest.mark.parametrize("emulated", [True, False])
+async def test_change_of_an_order_that_is_two_requests_is_unknown_whichever_failed(
+    recovery: ErrorRecoveryService, fails: type[Exception], *, emulated: bool
+) -> None:
+    """The cancel was done; repeated, it would be told that there is no such order, and that is no proof of anything."""
+    exchange: Any = Two(fails)
+    exchange.has["editOrder"] = "emulated" if emulated else True
+    venue = shockproof.integrations.ccxt.protect(exchange, recovery, orders={"max_retries": 1})
+    with pytest.raises(fails) as caught:
+        await venue.edit_order("1", "BTC/USD", "limit", "buy", 1, 100)
+    if emulated:
+        assert [attempt.outcome for attempt in attempts_of(caught.value)] == [Outcome.UNKNOWN]
+        assert exchange.done == ["cancel", "create"]
+    else:
+        assert Outcome.UNKNOWN not in [attempt.outcome for attempt in attempts_of(caught.value)]
+    await exchange.close()
+
+
 # -- looking orders up -------------------------------------------------------------------------------------
 
 

@@ -146,10 +146,14 @@ def classify_for(exchange: Exchange) -> Classify:
 
     ccxt sets ``last_response_headers`` and raises without a pause in between, so that an error which is
     judged at once, as shockproof does, finds its own answer's headers.
+
+    And a change of an order that ccxt makes out of a cancel and a new order is unknown, whichever of the two has failed.
     """
 
     def classify(value: object, call: CallInfo) -> Verdict | None:
         verdict = TABLE.classify(value, call)
+        if verdict is not None and _EDITS.match(call.function_name) and _cancels_and_creates(exchange):
+            return Meaning.UNKNOWN.verdict()
         if verdict is None or verdict.retry_after is not None:
             return verdict
         if isinstance(value, (ccxt.DDoSProtection, ccxt.RateLimitExceeded)):
@@ -157,6 +161,13 @@ def classify_for(exchange: Exchange) -> Classify:
         return verdict
 
     return classify
+
+
+_EDITS: Final = re.compile(r"edit_\w*order")
+
+
+def _cancels_and_creates(exchange: Exchange) -> bool:
+    return exchange.has.get("editOrder") is not True
 
 
 class _Answer:
