@@ -343,6 +343,20 @@ async def test_the_exchanges_own_retry_would_have_doubled_it(
     assert venue.orders == ["bare"] * 3 + ["guarded"]
 
 
+@pytest.mark.parametrize("where", [None, "order"])
+async def test_its_own_retries_that_are_switched_on_later_are_switched_off_too(
+    venue: Venue, caplog: pytest.LogCaptureFixture, where: str | None
+) -> None:
+    """By the protected client, or by the exchange itself, in new options as well."""
+    venue.befall(FaultKind.CUT_AFTER)
+    on = {"maxRetriesOnFailure": 3}
+    venue.protected.options = {**venue.exchange.options, **(on if where is None else {where: on})}
+    with pytest.raises(ccxt.ExchangeNotAvailable):
+        await venue.buy(key="mine")
+    assert venue.orders == ["mine"]
+    assert "its own retries (maxRetriesOnFailure=3) are switched off" in caplog.text
+
+
 async def test_order_that_goes_by_get_is_sent_once(venue: Venue, server: Misbehaving) -> None:
     """Some exchanges place orders so, and aiohttp would send them again; a session that is opened later is no other."""
     server.manner = "close"

@@ -276,13 +276,21 @@ def protect(
         raise TypeError(f"exchange must be one of ccxt.async_support or ccxt.pro, got {exchange!r}")
     _switch_off_retries(exchange)
     _switch_off_retries_of_sessions(exchange)
+
+    def with_key(
+        args: tuple[Any, ...],  # Any: ccxt's own arguments
+        kwargs: dict[str, Any],  # Any: as above
+    ) -> tuple[tuple[Any, ...], dict[str, Any], str | None]:  # Any: as above
+        _switch_off_retries(exchange)  # also those that were switched on since
+        return _with_key(args, kwargs)
+
     return stand_in(
         exchange,
         recovery,
         name=name or str(exchange.id),
         classify=classify_for(exchange),
         does=_does,
-        with_key=lambda method: None if _does(method) is Does.READ else _with_key,
+        with_key=lambda method: None if _does(method) is Does.READ else with_key,
         closes=lambda method: _closes if _CREATES_ONE.match(method) else None,
         orders=orders,
         reads=reads,
