@@ -507,6 +507,64 @@ async def test_what_cannot_be_protected_is_refused(recovery: ErrorRecoveryServic
         shockproof.integrations.ccxt.protect(synchronous.binance(), recovery)
 
 
+class SlowMarkets(ccxt.kraken):  # type: ignore[misc]  # ccxt's classes are Any
+    """An exchange whose markets take as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads = 0
+        self.is_loading, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def fetch_currencies(self, *_: object) -> dict[str, Any]:
+        return {}
+
+    async def fetch_markets(self, *_: object) -> list[Any]:
+        self.loads += 1
+        self.is_loading.set()
+        await self.may_end.wait()
+        return []
+
+    async def fetch_ticker(self, symbol: str, *_: object) -> str:
+        await self.load_markets()
+        return symbol
+
+    async def create_order(self, symbol: str, *_: object) -> str:
+        await self.load_markets()
+        return symbol
+
+
+@pytest.mark.parametrize("reload", [False, True])
+async def test_call_that_is_cut_off_while_the_markets_load_takes_no_other_with_it(
+    recovery: ErrorRecoveryService, *, reload: bool
+) -> None:
+    """All await one task of ccxt's, and nobody has cancelled the others."""
+    exchange: Any = SlowMarkets()
+    venue = shockproof.integrations.ccxt.protect(exchange, recovery)
+    if reload:
+        exchange.may_end.set()
+        await venue.load_markets()
+        exchange.may_end.clear()
+        exchange.is_loading.clear()
+    began = asyncio.ensure_future(exchange.load_markets(reload))
+    await exchange.is_loading.wait()
+    others = [
+        asyncio.ensure_future(waiting)
+        for waiting in (
+            venue.fetch_ticker("A"),
+            venue.create_order("B", "market", "buy", 1),
+            exchange.fetch_ticker("C"),
+        )
+    ]
+    await asyncio.sleep(0)
+    began.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await began
+    exchange.may_end.set()
+    assert await asyncio.gather(*others) == ["A", "B", "C"]
+    assert exchange.loads == (2 if reload else 1)
+    await exchange.close()
+
+
 class Two(ccxt.kraken):  # type: ignore[misc]  # ccxt's classes are Any
     """An exchange whose change of an order is a cancel and a new order, which fails."""
 

@@ -7,6 +7,8 @@ Only a clear answer, or a connection that never stood, proves that nothing happe
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import re
 from collections.abc import Callable
@@ -253,8 +255,8 @@ def protect(
     reduces risk and is not repeated blindly, and so does an order whose ``params`` hold a true ``reduceOnly`` or
     ``closePosition``; everything else that talks to the venue, with ``create_*`` and ``edit_*``, is unsafe. ``watch_*`` and the implicit methods (``private_post_order``) are left alone, and
     so is everything that is no call. The exchange itself stays as it is, but for its own retries
-    (``maxRetriesOnFailure``) and those of its session, which are switched off: they send an order a second time. The client order id
-    among an order's ``params`` stands in the error log, and in a note on the error that ends the call.
+    (``maxRetriesOnFailure``) and those of its session, which are switched off: they send an order a second time. And its markets go on
+    loading when the call that began it is cut off, for all others wait for the same. The client order id among an order's ``params`` stands in the error log, and in a note on the error that ends the call.
 
     Args:
         exchange: an asynchronous exchange of ccxt, of ``ccxt.async_support`` or ``ccxt.pro``.
@@ -276,6 +278,7 @@ def protect(
         raise TypeError(f"exchange must be one of ccxt.async_support or ccxt.pro, got {exchange!r}")
     _switch_off_retries(exchange)
     _switch_off_retries_of_sessions(exchange)
+    _have_loading_survive(exchange)
 
     def with_key(
         args: tuple[Any, ...],  # Any: ccxt's own arguments
@@ -321,6 +324,24 @@ def _switch_off_retries_of_sessions(exchange: Exchange) -> None:
             aiohttp_outcomes.switch_off_retries(exchange.session)
 
     exchange.open = open_and_switch_off  # there is no other way
+
+
+def _have_loading_survive(exchange: Exchange) -> None:
+    # All calls that need the markets await one task of ccxt's: whoever is cut off would cancel it for the others, whom nobody has cancelled.
+    load = exchange.load_markets
+
+    @functools.wraps(load)
+    async def load_and_survive(
+        reload: bool = False,
+        *args: Any,  # Any: as ccxt has them
+        **kwargs: Any,  # Any: as above
+    ) -> Any:  # Any: as above
+        loading = load(reload, *args, **kwargs)
+        if not reload and exchange.markets_loading is not None and exchange.markets_loading.done():
+            return await loading
+        return await asyncio.shield(asyncio.ensure_future(loading))
+
+    exchange.load_markets = load_and_survive  # there is no other way
 
 
 _GATES: Final = ("gate", "gateeu")
