@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("alpaca", reason="the alpaca extra is not installed")
 
 import requests
+from alpaca.broker.client import BrokerClient
 from alpaca.common.exceptions import APIError
 from alpaca.trading.client import TradingClient
 from alpaca.trading.enums import OrderSide, TimeInForce
@@ -290,6 +291,32 @@ async def test_an_order_whose_answer_was_lost_is_sent_once_and_can_be_found(
     assert isinstance(found, Found) is kind.may_book
     if isinstance(found, Found):
         assert found.value.client_order_id == key
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_order_for_an_account_gets_an_id_too(recovery: ErrorRecoveryService, *, named: bool) -> None:
+    """A broker's client sends it by another name; one that has an id keeps it."""
+    client = BrokerClient("key", "secret", url_override="http://127.0.0.1")
+    sent: list[dict[str, Any]] = []
+
+    def post(_path: str, data: dict[str, Any]) -> None:
+        sent.append(data)
+        raise requests.ConnectionError("cut")
+
+    client.post = post
+    broker: Any = shockproof.integrations.alpaca.protect(client, recovery, name="broker")
+    account = "11111111-2222-3333-4444-555555555555"
+    for key in (None, "mine"):
+        order = MarketOrderRequest(
+            symbol="EURUSDT", qty=1, side=OrderSide.BUY, time_in_force=TimeInForce.DAY, client_order_id=key
+        )
+        args, kwargs = ((), {"account_id": account, "order_data": order}) if named else ((account, order), {})
+        with pytest.raises(requests.ConnectionError) as caught:
+            await broker.submit_order_for_account(*args, **kwargs)
+        made = sent.pop()["client_order_id"]
+        assert made == key or (key is None and made.startswith("sp-"))
+        assert f"client order id: {made}" in caught.value.__notes__
+    assert sent == []
 
 
 async def test_a_second_order_of_the_same_id_is_told_that_the_first_is_there(

@@ -25,7 +25,7 @@ import shockproof.integrations.requests as requests_outcomes
 from shockproof.integrations.http_status import meaning_of_status
 from shockproof.integrations.known_there import meaning_of_words
 from shockproof.integrations.outcome_table import Meaning, OutcomeTable, Rule
-from shockproof.integrations.protected_client import Does, ProtectedClient, new_key, stand_in
+from shockproof.integrations.protected_client import Does, ProtectedClient, WithKey, new_key, stand_in
 from shockproof.integrations.unclear_noes import is_unclear
 from shockproof.policies.retry_after import asked_to_wait
 from shockproof.vocabulary.arguments import seconds
@@ -136,14 +136,26 @@ def _does(name: str) -> Does | None:
     return Does.READ if name == "get" else Does.WRITE
 
 
-def _with_key(
-    args: tuple[Any, ...],  # Any: alpaca-py's own arguments
-    kwargs: dict[str, Any],  # Any: as above
-) -> tuple[tuple[Any, ...], dict[str, Any], str]:  # Any: as above
-    order: OrderRequest = args[0] if args else kwargs["order_data"]
-    if not order.client_order_id:
-        order = order.model_copy(update={"client_order_id": new_key()})
-    return (order,), {}, str(order.client_order_id)
+_ORDER_AT: Final = {"submit_order": 0, "submit_order_for_account": 1}
+"""The methods that send an order, the second of a BrokerClient, and where their ``order_data`` stands."""
+
+
+def _with_key(method: str) -> WithKey | None:
+    position = _ORDER_AT.get(method)
+    if position is None:
+        return None
+
+    def with_key(
+        args: tuple[Any, ...],  # Any: alpaca-py's own arguments
+        kwargs: dict[str, Any],  # Any: as above
+    ) -> tuple[tuple[Any, ...], dict[str, Any], str]:  # Any: as above
+        order: OrderRequest = args[position] if len(args) > position else kwargs["order_data"]
+        if not order.client_order_id:
+            order = order.model_copy(update={"client_order_id": new_key()})
+        named = {name: value for name, value in kwargs.items() if name != "order_data"}
+        return args[:position], {**named, "order_data": order}, str(order.client_order_id)
+
+    return with_key
 
 
 class ProtectedTradingClient(Protocol):
@@ -194,7 +206,8 @@ def protect(
     get one.
 
     Args:
-        client: a ``TradingClient``; other clients of alpaca-py work, too.
+        client: a ``TradingClient``; other clients of alpaca-py work, too. A ``BrokerClient`` has orders by account: their id is made as
+            well, and looked up with ``get_order_for_account_by_client_id``, which `find_order` does not know.
         recovery: guards the calls.
         name: what the two services are called after: ``name.orders`` and ``name.reads``.
         connect_timeout: seconds a connection may take, more than 0. Beyond it nothing was sent.
@@ -232,7 +245,7 @@ def protect(
         name=name,
         classify=classify,
         does=_does,
-        with_key=lambda method: _with_key if method == "submit_order" else None,
+        with_key=_with_key,
         orders=orders,
         reads=reads,
         methods_are="functions that wait",
