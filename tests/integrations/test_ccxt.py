@@ -803,30 +803,23 @@ ENDED: dict[str, list[str] | None] = {"fetchClosedOrders": [], "fetchCanceledOrd
 
 
 @pytest.mark.parametrize("by_id", [ccxt.OrderNotFound, ccxt.ExchangeError, ccxt.RequestTimeout])
-@pytest.mark.parametrize("exchange_id", ["krakenfutures", "upbit", "revolutx"])
+@pytest.mark.parametrize("exchange_id", ["krakenfutures", "upbit", "revolutx", "kraken"])
 async def test_exchange_that_does_not_know_client_ids_and_finds_nothing_says_nothing(
     exchange_id: str, by_id: type[Exception]
 ) -> None:
-    """It was asked after an empty id of its own. Its lists decide, and "all orders" is none of them that proves anything."""
-    for has, outcome in (
-        ({"fetchOrders": []}, UNKNOWN),
-        ({"fetchOrders": [], "fetchClosedOrders": []}, UNKNOWN),
-        ({"fetchOrders": [], **ENDED}, NOT_FOUND),
-        ({"fetchCanceledAndClosedOrders": []}, NOT_FOUND),
-        ({**ENDED, "fetchCanceledOrders": None}, UNKNOWN),
-    ):
-        exchange: Any = Lists(exchange_id, by_id, fetchOpenOrders=[], **has)
-        assert await find_order(exchange, "mine", "BTC/USD", trigger=False) is outcome, has
-    for ability in ("fetchOrders", "fetchClosedOrders", "fetchOpenOrders"):
-        exchange = Lists(
-            exchange_id, by_id, **{"fetchOpenOrders": [], "fetchOrders": [], **ENDED, ability: ["mine"]}
-        )
+    """It was asked after an empty id of its own, and nobody knows what its lists leave out; what is in one of them is found."""
+    lists: dict[str, list[str] | None] = {"fetchOpenOrders": [], "fetchOrders": [], **ENDED}
+    for has in (lists, {**lists, "fetchOrders": None}, {**lists, "fetchCanceledAndClosedOrders": []}):
+        exchange: Any = Lists(exchange_id, by_id, **has)
+        assert await find_order(exchange, "mine", "BTC/USD", trigger=False) is UNKNOWN
+    for ability in lists:
+        exchange = Lists(exchange_id, by_id, **{**lists, ability: ["mine"]})
         assert await find_order(exchange, "mine", "BTC/USD", trigger=False) == Found(
             {"clientOrderId": "mine"}
         )
 
 
-@pytest.mark.parametrize("exchange_id", ["paradex", "coinbase"])
+@pytest.mark.parametrize("exchange_id", ["paradex", "alpaca"])
 async def test_open_orders_are_asked_for_beside_what_is_called_all(exchange_id: str) -> None:
     """At many venues that is a history: a resting order is in none of it."""
     exchange: Any = Lists(exchange_id, ccxt.OrderNotFound, fetchOrders=[], fetchOpenOrders=["mine"])
@@ -834,6 +827,25 @@ async def test_open_orders_are_asked_for_beside_what_is_called_all(exchange_id: 
     assert await find_order(exchange, "other", "BTC/USD", trigger=False) is NOT_FOUND
     exchange = Lists(exchange_id, ccxt.OrderNotFound, fetchOrders=[], fetchOpenOrders=None)
     assert await find_order(exchange, "other", "BTC/USD", trigger=False) is UNKNOWN
+
+
+@pytest.mark.parametrize("exchange_id", ["mexc", "htx", "hashkey"])
+@pytest.mark.parametrize("spot", [True, False])
+async def test_exchange_that_is_asked_by_the_id_for_spot_orders_alone_proves_nothing_of_others(
+    exchange_id: str, *, spot: bool
+) -> None:
+    """Of swaps it is asked after an empty id."""
+    exchange: Any = Lists(exchange_id, ccxt.OrderNotFound, fetchOpenOrders=[], **ENDED)
+    exchange.market = lambda _symbol: {"spot": spot}
+    assert await find_order(exchange, "mine", "BTC/USDT", trigger=False) is (NOT_FOUND if spot else UNKNOWN)
+
+
+async def test_trigger_orders_that_are_not_all_listed_prove_nothing() -> None:
+    """Bitget keeps stop-losses apart from the triggers that ccxt lists."""
+    exchange: Any = TwoKinds(plain=[], trigger=[])
+    exchange.id, exchange.has["fetchCanceledOrders"] = "bitget", True
+    assert await find_order(exchange, "other", "BTC/USDT") is UNKNOWN
+    assert await find_order(exchange, "other", "BTC/USDT", trigger=False) is NOT_FOUND
 
 
 async def test_exchange_that_knows_client_ids_and_fails_to_answer_says_nothing() -> None:

@@ -339,9 +339,24 @@ def _have_loading_survive(exchange: Exchange) -> None:
         loading = load(reload, *args, **kwargs)
         if not reload and exchange.markets_loading is not None and exchange.markets_loading.done():
             return await loading
-        return await asyncio.shield(asyncio.ensure_future(loading))
+        # Not asyncio.shield: what an order shields is a part of it, which may send something yet.
+        loaded: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # Any: as above
+        asyncio.ensure_future(loading).add_done_callback(functools.partial(_pass_on, loaded))
+        return await loaded
 
     exchange.load_markets = load_and_survive  # there is no other way
+
+
+def _pass_on(to: asyncio.Future[Any], of: asyncio.Future[Any]) -> None:  # Any: whatever it is
+    error = None if of.cancelled() else of.exception()  # looked at in any case, for else asyncio complains
+    if to.done():
+        return
+    if of.cancelled():
+        to.cancel()
+    elif error is not None:
+        to.set_exception(error)
+    else:
+        to.set_result(of.result())
 
 
 _GATES: Final = ("gate", "gateeu")
@@ -354,9 +369,9 @@ async def find_order(exchange: Exchange, key: str, symbol: str, *, trigger: bool
     """
     Look up the order of *symbol* whose client order id is *key*.
 
-    The venue is asked for it, and if it has none of that id, for its lists of the open orders and of those that ended. Where it cannot be asked
-    by that id, the cancelled ones have to be among those. Where it has no such lists, or a list is as long as the longest page it gives,
-    the order may be where nobody looked: `UNKNOWN`. Many venues list trigger orders (stops, take-profits) apart: there they are looked for as well.
+    The venue is asked for it, and if it has none of that id, for its lists of the open orders and of those that ended. Where ccxt cannot ask
+    by that id (but for Alpaca and Bybit, whose lists hold all), where there are no such lists, and where one is as long as the longest page
+    that the venue gives, the order may be where nobody looked: `UNKNOWN`. Many venues list trigger orders (stops, take-profits) apart: there they are looked for as well.
 
     `NOT_FOUND` proves absence only if the look-up began after the venue had time to book the order, and before the
     order was older than what the venue lists. A look-up that fails says nothing, so that every error means `UNKNOWN`;
@@ -382,19 +397,25 @@ async def find_order(exchange: Exchange, key: str, symbol: str, *, trigger: bool
 _KNOW_CLIENT_IDS: Final = frozenset(
     {
         *("apex", "aster", "binance", "binancecoinm", "binanceus", "binanceusdm"),
-        *("bitget", "bithumb", "bitrue", "bitstamp", "bitvavo", "coinbaseexchange"),
-        *("coinsph", "delta", "extended", "gate", "gateeu", "grvt"),
-        *("hashkey", "htx", "hyperliquid", "kraken", "kucoin", "kucoinfutures"),
-        *("mexc", "modetrade", "myokx", "okx", "okxus", "paradex"),
-        *("phemex", "weex", "woo", "woofipro"),
+        *("bitget", "bitstamp", "bitvavo", "coinbaseexchange", "coinsph", "delta"),
+        *("extended", "gate", "gateeu", "grvt", "hashkey", "htx"),
+        *("hyperliquid", "kucoin", "kucoinfutures", "mexc", "modetrade", "myokx"),
+        *("okx", "okxus", "paradex", "phemex", "weex", "woo"),
+        "woofipro",
     }
 )
 """
-Exchanges whose ``fetch_order`` asks by ``params["clientOrderId"]``. The others ask after an empty id of their own: that they do not find it
-says nothing.
+Exchanges whose ``fetch_order`` asks by ``params["clientOrderId"]``. The others ask after an empty id of their own, or after one of another
+kind beside it: that they do not find it says nothing.
 """
-_LIST_ALL: Final = frozenset({"alpaca", "coinbase"})
-"""Others, whose ``fetch_orders`` lists the open ones and all that ended."""
+_ONLY_OF_SPOT: Final = frozenset({"hashkey", "htx", "mexc"})
+"""Of those, who ask by it for spot orders alone; at HTX others have a margin mode, which nobody knows here."""
+_ONLY_OF_PLAIN: Final = frozenset({"bitget", "woo"})
+"""Of those, who do not ask for trigger orders by it."""
+_LIST_ALL: Final = frozenset({"alpaca", "bybit", "bybiteu", "bybitid"})
+"""Others, whose lists hold the open orders and all that ended."""
+_LIST_NOT_ALL_TRIGGERS: Final = frozenset({"bitget"})
+"""Bitget lists its take-profits and stop-losses apart from the triggers that ccxt asks for."""
 
 _ALL_THAT_ENDED: Final = "fetchCanceledAndClosedOrders"
 _LISTS: Final = ("fetchOrders", "fetchOpenOrders", "fetchClosedOrders")
@@ -407,7 +428,7 @@ def _lists_triggers_apart(exchange: Exchange, symbol: str) -> bool:
 async def _find(
     exchange: Exchange, key: str, symbol: str, kind: dict[str, Any]
 ) -> LookUp[Order]:  # Any: ccxt's own
-    by_id = exchange.id in _KNOW_CLIENT_IDS
+    by_id = exchange.id in _KNOW_CLIENT_IDS and not (kind and exchange.id in _ONLY_OF_PLAIN)
     if not kind or exchange.feature_value(symbol, "fetchOrder", "trigger") is True:
         try:
             order = await exchange.fetch_order("", symbol, {"clientOrderId": key, **kind})
@@ -423,6 +444,8 @@ async def _find(
                 return Found(order)
             if by_id:
                 return UNKNOWN  # it may have answered with another order
+        if exchange.id in _ONLY_OF_SPOT:
+            by_id = by_id and not kind and exchange.market(symbol)["spot"] is True
     else:
         by_id = False
     return await _find_listed(exchange, key, symbol, kind, by_id=by_id)
@@ -449,7 +472,6 @@ async def _find_listed(
     # "emulated" is no list of the venue's. What ccxt calls all orders is at many venues a history, without the open ones; at Kraken's futures
     # those that ended in the last five seconds. Among closed ones many list the filled alone, and cancelled ones may be filled in part.
     lists: dict[str, Callable[..., Any]] = {"fetchOpenOrders": exchange.fetch_open_orders}  # Any: ccxt's own
-    beside: dict[str, Callable[..., Any]] = {}  # Any: as above
     has_all = exchange.has.get("fetchOrders") is True
     if has_all and (by_id or exchange.id in _LIST_ALL):
         lists["fetchOrders"] = exchange.fetch_orders
@@ -459,12 +481,17 @@ async def _find_listed(
         lists["fetchClosedOrders"] = exchange.fetch_closed_orders
         if not by_id:
             lists["fetchCanceledOrders"] = exchange.fetch_canceled_orders
-    if has_all and "fetchOrders" not in lists:
-        beside["fetchOrders"] = exchange.fetch_orders  # it may be found there
-    is_whole = True
+    if has_all and not kind:
+        lists["fetchOrders"] = (
+            exchange.fetch_orders
+        )  # where it proves nothing, the order may be in it all the same
+    if kind:
+        is_whole = exchange.id in _KNOW_CLIENT_IDS | _LIST_ALL and exchange.id not in _LIST_NOT_ALL_TRIGGERS
+    else:
+        is_whole = by_id or exchange.id in _LIST_ALL
     known_as = _id_at(exchange, key)
     ids: list[str | None] = []
-    for ability, fetch in (lists | beside).items():
+    for ability, fetch in lists.items():
         if exchange.has.get(ability) is not True:
             is_whole = False
             continue
@@ -477,7 +504,7 @@ async def _find_listed(
         if order is not None:
             return Found(order)
         ids += [one["clientOrderId"] for one in listed]
-        is_whole = is_whole and (ability in beside or len(listed) < limit)
+        is_whole = is_whole and len(listed) < limit
     if ids and not any(ids):  # it does not list them, or got none
         return UNKNOWN
     changed = _may_be(key)
