@@ -169,7 +169,9 @@ _EDITS: Final = re.compile(r"edit_\w*order")
 
 
 def _cancels_and_creates(exchange: Exchange) -> bool:
-    return exchange.has.get("editOrder") is not True
+    from ccxt.async_support import Exchange as AsyncExchange
+
+    return exchange.has.get("editOrder") is not True or type(exchange).edit_order is AsyncExchange.edit_order
 
 
 class _Answer:
