@@ -845,10 +845,16 @@ async def test_exchange_that_is_asked_by_the_id_for_spot_orders_alone_proves_not
     assert await find_order(exchange, "mine", "BTC/USDT", trigger=False) is (NOT_FOUND if spot else UNKNOWN)
 
 
-async def test_trigger_orders_that_are_not_all_listed_prove_nothing() -> None:
-    """Bitget keeps stop-losses apart from the triggers that ccxt lists."""
+@pytest.mark.parametrize("exchange_id", ["bitget", "htx", "weex"])
+async def test_trigger_orders_that_are_not_all_listed_prove_nothing(exchange_id: str) -> None:
+    """Some keep stop-losses apart from the triggers that ccxt asks for, or ccxt asks for plain ones in their place."""
     exchange: Any = TwoKinds(plain=[], trigger=[])
-    exchange.id, exchange.has["fetchCanceledOrders"] = "bitget", True
+    exchange.id, exchange.has["fetchCanceledOrders"] = exchange_id, True
+    exchange.market = lambda _symbol: {"spot": True}
+    triggers = exchange.feature_value
+    exchange.feature_value = lambda symbol, ability, what: (
+        ability != "fetchOrder" and triggers(symbol, ability, what)
+    )
     assert await find_order(exchange, "other", "BTC/USDT") is UNKNOWN
     assert await find_order(exchange, "other", "BTC/USDT", trigger=False) is NOT_FOUND
 

@@ -416,8 +416,6 @@ _ONLY_OF_PLAIN: Final = frozenset({"bitget", "woo"})
 """Of those, who do not ask for trigger orders by it."""
 _LIST_ALL: Final = frozenset({"alpaca", "bybit", "bybiteu", "bybitid"})
 """Others, whose lists hold the open orders and all that ended."""
-_LIST_NOT_ALL_TRIGGERS: Final = frozenset({"bitget"})
-"""Bitget lists its take-profits and stop-losses apart from the triggers that ccxt asks for."""
 
 _ALL_THAT_ENDED: Final = "fetchCanceledAndClosedOrders"
 _LISTS: Final = ("fetchOrders", "fetchOpenOrders", "fetchClosedOrders")
@@ -484,13 +482,9 @@ async def _find_listed(
         if not by_id:
             lists["fetchCanceledOrders"] = exchange.fetch_canceled_orders
     if has_all and not kind:
-        lists["fetchOrders"] = (
-            exchange.fetch_orders
-        )  # where it proves nothing, the order may be in it all the same
-    if kind:
-        is_whole = exchange.id in _KNOW_CLIENT_IDS | _LIST_ALL and exchange.id not in _LIST_NOT_ALL_TRIGGERS
-    else:
-        is_whole = by_id or exchange.id in _LIST_ALL
+        lists["fetchOrders"] = exchange.fetch_orders  # it may be there, also where that proves nothing
+    # Also of trigger orders: Bitget, HTX and WEEX list some of them where ccxt does not ask.
+    is_whole = by_id or exchange.id in _LIST_ALL
     known_as = _id_at(exchange, key)
     ids: list[str | None] = []
     for ability, fetch in lists.items():
