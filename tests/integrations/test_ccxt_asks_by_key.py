@@ -58,6 +58,8 @@ class Asked:
             [self.exchange.safe_market_structure(market(symbol)) for symbol in (SPOT, LINEAR, INVERSE)]
         )
         self.questions: list[list[Any]] = []
+        self.paths: list[str] = []
+        self.lists_asked: list[dict[str, Any]] = []
         self.exchange.request = self._request
         for before in ("sign_in", "authenticate_rest", "load_markets"):
             setattr(self.exchange, before, self._nothing)
@@ -67,7 +69,8 @@ class Asked:
     async def _nothing(self, *_: object, **__: object) -> dict[str, Any]:
         return {}
 
-    async def _no_orders(self, *_: object, **__: object) -> list[Any]:
+    async def _no_orders(self, _symbol: str, _since: None, _limit: int, params: dict[str, Any]) -> list[Any]:
+        self.lists_asked.append(params)
         return []
 
     async def _request(
@@ -83,6 +86,7 @@ class Asked:
         if "order" not in path.lower() and KEY not in str(values):
             return {}  # which kind of account it is
         self.questions.append(values)
+        self.paths.append(path)
         raise ccxt.OrderNotFound(path)
 
     def was_asked_by_key(self, *, kinds: int) -> bool:
@@ -117,3 +121,21 @@ async def test_no_exchange_proves_an_absence_that_was_not_asked_for_the_key() ->
     for name in ("alpaca", "coinbaseexchange", "htx", "kucoin", "mexc"):
         assert (name, SPOT, False) in proven
     assert ("bitget", LINEAR, False) in proven
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("binance", "margin/order"),
+        ("kucoin", "hf/margin/orders/client-order/{clientOid}"),
+        ("mexc", "margin/order"),
+    ],
+)
+async def test_margin_order_is_asked_for_where_it_is(name: str, path: str) -> None:
+    """Under the same symbol, but in another account: the spot account knows nothing of it, which proved that it was not there."""
+    asked = Asked(name)
+    margin = {"marginMode": "isolated"}
+    await find_order(asked.exchange, KEY, SPOT, trigger=False, params=margin)
+    assert (asked.paths, asked.lists_asked) == ([path], [margin] * 2)
+    assert asked.was_asked_by_key(kinds=1)
+    assert margin == {"marginMode": "isolated"}

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from socket import gaierror
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -367,7 +367,14 @@ _PAGE: Final = 20
 """Orders asked for where ccxt does not say how many an exchange lists at once: few, so that none lists fewer."""
 
 
-async def find_order(exchange: Exchange, key: str, symbol: str, *, trigger: bool = True) -> LookUp[Order]:
+async def find_order(
+    exchange: Exchange,
+    key: str,
+    symbol: str,
+    *,
+    trigger: bool = True,
+    params: Mapping[str, Any] | None = None,  # Any: ccxt's own
+) -> LookUp[Order]:
     """
     Look up the order of *symbol* whose client order id is *key*.
 
@@ -384,11 +391,14 @@ async def find_order(exchange: Exchange, key: str, symbol: str, *, trigger: bool
         key: the id that the order was sent with.
         symbol: what was ordered.
         trigger: False spares the question after trigger orders, where *key* is certainly not of one.
+        params: what of the order's own ``params`` says in which account, or among which orders, it is, such as
+            ``{"marginMode": "cross"}``. Without that it is looked for where it is not.
     """
+    where = dict(params or {})
     try:
-        answer = await _find(exchange, key, symbol, {})
+        answer = await _find(exchange, key, symbol, {}, where)
         if not isinstance(answer, Found) and trigger and _lists_triggers_apart(exchange, symbol):
-            apart = await _find(exchange, key, symbol, {"trigger": True})
+            apart = await _find(exchange, key, symbol, {"trigger": True}, where)
             answer = apart if isinstance(apart, Found) or answer is NOT_FOUND else answer
     except Exception:  # noqa: BLE001 - whatever it is, nothing was found out
         _log.debug("%s: looking up %s failed", exchange.id, key, exc_info=True)
@@ -426,12 +436,16 @@ def _lists_triggers_apart(exchange: Exchange, symbol: str) -> bool:
 
 
 async def _find(
-    exchange: Exchange, key: str, symbol: str, kind: dict[str, Any]
-) -> LookUp[Order]:  # Any: ccxt's own
+    exchange: Exchange,
+    key: str,
+    symbol: str,
+    kind: dict[str, Any],  # Any: ccxt's own
+    where: dict[str, Any],  # Any: as above
+) -> LookUp[Order]:
     by_id = exchange.id in _KNOW_CLIENT_IDS and not (kind and exchange.id in _ONLY_OF_PLAIN)
     if not kind or exchange.feature_value(symbol, "fetchOrder", "trigger") is True:
         try:
-            order = await exchange.fetch_order("", symbol, {"clientOrderId": key, **kind})
+            order = await exchange.fetch_order("", symbol, {**where, "clientOrderId": key, **kind})
         except ccxt.OrderNotFound:
             pass
         except (ccxt.ArgumentsRequired, ccxt.BadRequest, ccxt.NotSupported):
@@ -448,7 +462,7 @@ async def _find(
             by_id = by_id and not kind and exchange.market(symbol)["spot"] is True
     else:
         by_id = False
-    return await _find_listed(exchange, key, symbol, kind, by_id=by_id)
+    return await _find_listed(exchange, key, symbol, kind, where, by_id=by_id)
 
 
 def _id_at(exchange: Exchange, key: str) -> str:
@@ -466,6 +480,7 @@ async def _find_listed(
     key: str,
     symbol: str,
     kind: dict[str, Any],  # Any: ccxt's own
+    where: dict[str, Any],  # Any: as above
     *,
     by_id: bool,
 ) -> LookUp[Order]:
@@ -495,7 +510,7 @@ async def _find_listed(
         page_of = "fetchClosedOrders" if ability == _ALL_THAT_ENDED else ability
         longest: object = exchange.feature_value(symbol, page_of, "limit")
         limit = longest if isinstance(longest, int) else _PAGE
-        listed: list[Order] = await fetch(symbol, None, limit, kind)
+        listed: list[Order] = await fetch(symbol, None, limit, {**where, **kind})
         order = next((one for one in listed if one["clientOrderId"] == known_as), None)
         if order is not None:
             return Found(order)
