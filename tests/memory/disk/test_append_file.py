@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from io import FileIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
 
 from shockproof.memory.disk.append_file import AppendFile
+from shockproof.memory.disk.file_layer import SYSTEM_FILES, SystemFiles
+from shockproof.memory.disk.line_file import LineFile
 from shockproof.memory.disk.writer import DiskThread
+
+T = TypeVar("T")
 
 
 @pytest_asyncio.fixture
@@ -21,6 +29,10 @@ async def file(tmp_path: Path) -> AsyncIterator[AppendFile]:
     file = AppendFile(tmp_path / "new" / "deeper" / "errors_20261125.jsonl", DiskThread("test"))
     yield file
     await file.close()
+
+
+async def run(file: AppendFile, job: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(file._disk, job)
 
 
 async def append(file: AppendFile, lines: bytes) -> None:
@@ -105,60 +117,165 @@ async def test_a_full_disk_is_told_with_how_far_it_went(tmp_path: Path) -> None:
     assert error.errno == errno.ENOSPC
 
 
-@pytest.mark.asyncio
-async def test_a_line_that_fitted_in_part_is_taken_back(
-    file: AppendFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What other processes append must not end up in the middle of it."""
-    await append(file, b"before\n")
-    inner = file._file
-    assert inner is not None
-    real, room = inner.write, 9
+class SmallFile(FileIO):
+    """On a disk that has room for so many bytes, and takes four at most at once."""
 
-    async def write(data: memoryview) -> int:
-        nonlocal room
-        if not room:
+    room = 0
+    meanwhile: Callable[[], object] | None = None
+    """What another process does when the disk is full, before anybody hears of it."""
+
+    def write(self, data: Any, /) -> int:  # Any: whatever a file takes
+        if not self.room:
+            if self.meanwhile is not None:
+                self.meanwhile()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        taken = data[: min(room, 4)]  # the system may also take less than it could
-        room -= len(taken)
-        return await real(taken)
+        done = super().write(data[: min(self.room, 4)])
+        self.room -= done
+        return done
 
-    monkeypatch.setattr(inner, "write", write)
-    done, error = await file.append(b"one\ntwo\nthree\n")
-    left = file.path.read_bytes()
-    room = 100
-    await append(file, b"three\n")
+
+class SmallDisk(SystemFiles):
+    """Of which one file is opened."""
+
+    file: SmallFile
+
+    def open_to_append(self, path: Path) -> FileIO:
+        super().open_to_append(path).close()
+        self.file = SmallFile(path, "a+")
+        self.file.room = 1_000
+        return self.file
+
+
+@pytest.fixture
+def small_disk() -> SmallDisk:
+    return SmallDisk()
+
+
+@pytest_asyncio.fixture
+async def small(tmp_path: Path, small_disk: SmallDisk) -> AsyncIterator[AppendFile]:
+    file = AppendFile(tmp_path / "errors_20261125.jsonl", DiskThread("test"), small_disk)
+    await append(file, b"before\n")
+    yield file
+    await file.close()
+
+
+@pytest.mark.asyncio
+async def test_a_line_that_fitted_in_part_is_taken_back(small: AppendFile, small_disk: SmallDisk) -> None:
+    """What other processes append must not end up in the middle of it. The system may also take less than it could."""
+    small_disk.file.room = 9
+    done, error = await small.append(b"one\ntwo\nthree\n")
+    left = small.path.read_bytes()
+    small_disk.file.room = 100
+    await append(small, b"three\n")
 
     assert done == 8
     assert error is not None
     assert left == b"before\none\ntwo\n"
-    assert file.path.read_bytes() == b"before\none\ntwo\nthree\n"
+    assert small.path.read_bytes() == b"before\none\ntwo\nthree\n"
 
 
 @pytest.mark.asyncio
-async def test_a_fragment_that_others_have_built_on_is_left(
-    file: AppendFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_fragment_that_others_have_built_on_is_left(small: AppendFile, small_disk: SmallDisk) -> None:
     """Only our own bytes at the very end are taken back; else a newline ends what stands there."""
-    await append(file, b"before\n")
-    inner = file._file
-    assert inner is not None
-    real = inner.write
 
-    async def write(data: memoryview) -> int:
-        if len(data) < 4:
-            with file.path.open("ab") as other:
-                other.write(b"other")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return await real(data[:2])
+    def build_on_it() -> None:
+        with small.path.open("ab") as other:  # which asks for no lock
+            other.write(b"other")
 
-    monkeypatch.setattr(inner, "write", write)
-    done, _ = await file.append(b"two\n")
-    monkeypatch.setattr(inner, "write", real)
-    await append(file, b"two\n")
+    small_disk.file.room, small_disk.file.meanwhile = 2, build_on_it
+    done, _ = await small.append(b"two\n")
+    small_disk.file.room = 100
+    await append(small, b"two\n")
 
     assert done == 0
-    assert file.path.read_bytes() == b"before\ntwother\ntwo\n"
+    assert small.path.read_bytes() == b"before\ntwother\ntwo\n"
+
+
+def test_nobody_appends_between_a_fragment_and_its_taking_back(tmp_path: Path, small_disk: SmallDisk) -> None:
+    """Another process has its turn when the full disk was dealt with: its line is whole, and is not cut off."""
+    path = tmp_path / "errors_20261125.jsonl"
+    with LineFile(path, small_disk) as one, LineFile(path, SYSTEM_FILES) as other:
+        one.open()
+        meanwhile: list[int] = []
+        small_disk.file.room = 2
+        small_disk.file.meanwhile = lambda: meanwhile.append(other.write(b"other\n"))
+        done = one.write(b"two\n")
+        afterwards = other.write(b"other\n")
+
+    assert (done, one.stopped_by is not None) == (0, True)
+    assert (meanwhile, other.stopped_by, afterwards) == ([0], None, 6)
+    assert path.read_bytes() == b"other\n"
+
+
+@pytest.mark.asyncio
+async def test_the_torn_append_of_a_killed_process_is_ended_by_the_next_of_another(file: AppendFile) -> None:
+    """Of one that has had the file open all the time, and has looked at its ending long ago."""
+    await append(file, b"one\n")
+    with file.path.open("ab") as killed:
+        killed.write(b'{"torn')
+    await append(file, b"two\n")
+    await append(file, b"three\n")
+
+    assert file.path.read_bytes() == b'one\n{"torn\ntwo\nthree\n'
+
+
+@pytest.mark.asyncio
+async def test_a_lock_that_is_never_let_go_is_waited_for_once(
+    file: AppendFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner may be stopped: the records are written all the same, and each later batch tries for a moment only."""
+    await append(file, b"one\n")
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    stopped = await run(file, partial(SYSTEM_FILES.open_to_append, file.path))
+    assert await run(file, partial(SYSTEM_FILES.hold, stopped.fileno()))
+    await append(file, b"two\n")
+    first = sum(waits)
+    await append(file, b"three\n")
+    again = sum(waits) - first
+    stopped.close()
+    await append(file, b"four\n")
+
+    assert (round(first, 3), round(again, 3)) == (0.5, 0.02)
+    assert sum(waits) == first + again
+    assert file.path.read_bytes() == b"one\ntwo\nthree\nfour\n"
+
+
+@pytest.mark.asyncio
+async def test_where_there_are_no_locks_nobody_is_waited_for(
+    small: AppendFile, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems have none: all is done as with one."""
+    refusals: list[int] = []
+
+    def refuse(_: int, operation: int) -> None:
+        refusals.append(operation)
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    small_disk.file.room = 6
+    done, _ = await small.append(b"one\ntwo\n")
+
+    assert refusals == [fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN]
+    assert done == 4
+    assert small.path.read_bytes() == b"before\none\n"
+
+
+@pytest.mark.asyncio
+async def test_without_the_lock_nothing_is_cut_off(small: AppendFile, small_disk: SmallDisk) -> None:
+    """What another process has appended by then would go as well: the fragment stays, and is ended."""
+    small_disk.hold = lambda handle: False  # type: ignore[method-assign]  # a stopped process has it
+    small_disk.file.room = 2
+    done, _ = await small.append(b"two\n")
+    small_disk.file.room = 100
+    await append(small, b"two\n")
+
+    assert done == 0
+    assert small.path.read_bytes() == b"before\ntw\ntwo\n"
 
 
 @pytest.mark.asyncio

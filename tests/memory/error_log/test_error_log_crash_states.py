@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
+from shockproof.memory.disk import line_file
 from shockproof.memory.disk.append_file import AppendFile
 from shockproof.memory.disk.file_layer import write_all
+from shockproof.memory.disk.line_file import LineFile
 from shockproof.memory.error_log import error_log
 from shockproof.memory.error_log.capture import CapturedError
 from shockproof.memory.error_log.error_files import PackedBefore, error_files
@@ -148,14 +150,11 @@ def test_step_left_out_of_logging_is_caught(kind: type[SimulatedDisk]) -> None:
 
 
 def appends_to_a_torn_line(patch: pytest.MonkeyPatch) -> None:
-    async def look(self: AppendFile) -> None:
-        """At nothing."""
-
-    patch.setattr(AppendFile, "_look_at_ending", look)
+    patch.setattr(line_file, "_ends_whole", lambda raw, size: True)
 
 
 def syncs_the_content_only(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(AppendFile, "_sync", lambda self: self._layer.fsync(self._raw.fileno()))
+    patch.setattr(LineFile, "sync", lambda self: self._layer.fsync(self._raw.fileno()))
 
 
 def answers_before_the_sync(patch: pytest.MonkeyPatch) -> None:
@@ -166,24 +165,24 @@ def answers_before_the_sync(patch: pytest.MonkeyPatch) -> None:
 
 
 def syncs_the_first_batch_only(patch: pytest.MonkeyPatch) -> None:
-    sync = AppendFile._sync
+    sync = LineFile.sync
 
-    def once(self: AppendFile) -> None:
+    def once(self: LineFile) -> None:
         if not self._has_durable_name:
             sync(self)
 
-    patch.setattr(AppendFile, "_sync", once)
+    patch.setattr(LineFile, "sync", once)
 
 
 def begins_the_file_anew(patch: pytest.MonkeyPatch) -> None:
-    opened = AppendFile._opened
+    opened = LineFile._opened
 
-    def emptied(self: AppendFile) -> FileIO:
+    def emptied(self: LineFile) -> FileIO:
         raw = opened(self)
         raw.truncate(0)
         return raw
 
-    patch.setattr(AppendFile, "_opened", emptied)
+    patch.setattr(LineFile, "_opened", emptied)
 
 
 WRONG_WAYS_OF_LOGGING = (

@@ -28,6 +28,9 @@ PATIENCE: Final = 10.0
 _CANNOT: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system says to what it never does for anybody: FUSE and network shares, mostly."""
 
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EBADF, errno.ENOSYS)
+"""What some network file systems say to every lock."""
+
 
 class NotAFileError(OSError):
     """What has the name is there and no regular file: a directory, a pipe, a loop of symbolic links."""
@@ -175,6 +178,18 @@ class FileLayer(Protocol):
 
     def locked(self, path: Path) -> AbstractContextManager[None]:
         """Hold the directory *path* against other writers, threads and processes alike."""
+        ...
+
+    def hold(self, handle: int) -> bool:
+        """
+        Hold the open file against other writers that ask for it, threads and processes alike, until `let_go` or the end of the process.
+
+        False: another one holds it. Never waits for that one. True also where the file system has no locks.
+        """
+        ...
+
+    def let_go(self, handle: int) -> None:
+        """Give the file to the next one that asks to `hold` it."""
         ...
 
     def own(self, path: Path, owner: bytes) -> int:
@@ -339,6 +354,26 @@ class SystemFiles:
         finally:
             os.close(handle)
 
+    def hold(self, handle: int) -> bool:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+        return True
+
+    def let_go(self, handle: int) -> None:
+        if sys.platform != "win32":
+            import fcntl
+
+            with contextlib.suppress(OSError):  # there are none here, or no file any more
+                fcntl.flock(handle, fcntl.LOCK_UN)
+
     def own(self, path: Path, owner: bytes) -> int:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
@@ -381,7 +416,7 @@ class SystemFiles:
                     ) from None
                 time.sleep(0.005)
             except OSError as error:
-                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
+                if error.errno in _NO_LOCKS:
                     return  # some network file systems have no locks: as on Windows, above
                 raise
 
