@@ -11,16 +11,15 @@ import traceback
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
+
+import pytest
 
 from shockproof.memory.error_log.capture import CapturedError, capture, iso_time
 from shockproof.memory.error_log.json_line import json_line
 from shockproof.memory.error_log.redaction import Redactor
 from shockproof.vocabulary.models import ErrorRecord
 from shockproof.vocabulary.statuses import ErrorSeverity
-
-if TYPE_CHECKING:
-    import pytest
 
 NOON = 1_790_000_000.25
 HEADER = "Traceback (most recent call last):\n"
@@ -325,6 +324,33 @@ def test_secrets_are_gone_wherever_somebody_looks() -> None:
     assert "hidden" not in str((before, after))
     assert "registered-value" not in str((before, after))
     assert "signature=***" in captured.error_message
+
+
+@pytest.mark.parametrize("secret", ["Zq9sEcReT7xPaSsPhRaSe0123456789", "correct horse battery staple"])
+@pytest.mark.parametrize("inside", [1, 4, 8, 16, 27])
+@pytest.mark.parametrize("before", ["x", "words "], ids=["one word", "words"])
+def test_no_part_of_a_secret_is_left_where_a_text_is_cut(secret: str, inside: int, before: str) -> None:
+    """Half of it would not be known any more; a passphrase has blanks of its own at which a text may be cut."""
+    redactor = Redactor(values=[secret])
+
+    def text(longest: int) -> str:
+        return (before * longest)[: longest - inside - 1] + " " * (before != "x") + secret + " y" * 100
+
+    class Shown:
+        def __repr__(self) -> str:
+            return text(500)
+
+    error = raised(ValueError(text(8_000)))
+    error.__cause__ = raised(KeyError("a cause"))
+    error.add_note(text(1_000))
+    deep = {"text": text(4_000), "object": Shown(), text(200): [text(4_000)]}
+    captured = taken(error, context=deep, redactor=redactor, said=text(4_000) if inside % 8 else "")
+    line = json_line(captured).decode() + str(captured.render())
+
+    assert "more characters)" in line
+    assert "more characters)" in captured.error_message
+    for end in range(4, len(secret) + 1):
+        assert secret[:end] not in line
 
 
 def test_a_record_made_by_hand_is_redacted_too() -> None:

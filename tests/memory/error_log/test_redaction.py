@@ -167,6 +167,36 @@ def test_a_registered_value_goes_wherever_it_stands() -> None:
     assert shown == "a *** b *** *** c *** d"
 
 
+@pytest.mark.parametrize("kept", range(4, 16))
+def test_the_beginning_of_a_registered_value_goes_where_somebody_has_cut_the_text(kept: int) -> None:
+    """Before it came here, as the texts of attempts are cut."""
+    redactor = Redactor(values=["Zq9 sEcReT 7xPaSs"])
+    secret = "Zq9 sEcReT 7xPaSs"
+
+    assert redactor.text(f"refused: {secret[:kept]}...") == "refused: ***..."
+    assert redactor.text(f"refused: {secret[:kept]}, wait...") == f"refused: {secret[:kept]}, wait..."
+
+
+def test_a_password_in_a_url_goes_where_the_url_was_cut() -> None:
+    """Behind it is no @ any more; a port in a whole URL stays."""
+    redactor = Redactor()
+
+    assert redactor.text("no answer from redis://me:hunter2... (31 more characters)") == (
+        "no answer from redis://me:*** (31 more characters)"
+    )
+    assert redactor.text("no answer from redis://me:hunter2...") == "no answer from redis://me:***"
+    assert redactor.text("no answer from redis://there:6379") == "no answer from redis://there:6379"
+
+
+def test_values_that_begin_in_each_other_are_not_cut() -> None:
+    """Taken out one after the other, from the place of the cut to the front."""
+    redactor = Redactor(values=["abcdef", "efghij"])
+
+    assert redactor.cut_before("--abcdefghij--", 9) == 2
+    assert redactor.cut_before("--abcdefghij--", 12) == 12
+    assert Redactor((), values=["abcdef"]).cut_before("--abcdef--", 5) == 5
+
+
 def test_a_registered_value_that_contains_another_goes_as_a_whole() -> None:
     """Or the rest of it would be left."""
     redactor = Redactor(values=["abcd", "abcd-efgh"])

@@ -288,7 +288,7 @@ def capture(
     left_out = 0
     chain: tuple[_Link, ...] = ()
     try:
-        message = text_of(error) if text is None else text
+        message = text_of(error, redactor) if text is None else text
         if (
             error.__cause__ is error.__context__ is None
             and not said  # which stands before the message, and not before the last line of the traceback
@@ -301,14 +301,14 @@ def capture(
             size = 150 + len(message) + 27 * len(frames)  # what `_size_of` says, without its call
         else:
             frames = None
-            chain = _chain_of(error, message)
+            chain = _chain_of(error, message, redactor)
             size = sum(map(_size_of, chain))
         if said:
-            message = clean_text(f"{said}: {message}" if message else said, _LONGEST_MESSAGE)
+            message = clean_text(f"{said}: {message}" if message else said, _LONGEST_MESSAGE, redactor)
         size += 500 + len(message)  # of what waits in memory; the line will have about twice as much
         frozen = None
         if context:
-            frozen, context_size = freeze(context)
+            frozen, context_size = freeze(context, redactor)
             size += context_size
     except Exception as failure:  # noqa: BLE001  a hostile exception class must not hurt the caller
         message = f"<the error could not be taken down: {safe_repr(failure)}>"
@@ -383,15 +383,19 @@ _last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
 # Taking down
 
 
-def text_of(error: BaseException) -> str:
-    """The text of *error*, bounded and such that UTF-8 can carry it; of one that cannot be made it is said."""
+def text_of(error: BaseException, redactor: Redactor | None = None) -> str:
+    """
+    The text of *error*, bounded and such that UTF-8 can carry it; of one that cannot be made it is said.
+
+    What *redactor* hides is hidden where the text is cut, and left in it elsewhere.
+    """
     try:
         text = str(error)
     except Exception as failure:  # noqa: BLE001  the text is the user's code
         return f"<{type(error).__name__} whose text cannot be had: {type(failure).__name__}>"
     if type(text) is str and len(text) <= _LONGEST_MESSAGE and text.isascii():
         return text
-    return clean_text(text, _LONGEST_MESSAGE)
+    return clean_text(text, _LONGEST_MESSAGE, redactor)
 
 
 def _frames_of(traceback: TracebackType | None) -> tuple[_Frames, int]:
@@ -416,7 +420,7 @@ def _frames_of(traceback: TracebackType | None) -> tuple[_Frames, int]:
     return (*frames[: 2 * _FIRST_FRAMES], *last), rest - _LAST_FRAMES
 
 
-def _chain_of(error: BaseException, message: str) -> tuple[_Link, ...]:
+def _chain_of(error: BaseException, message: str, redactor: Redactor | None) -> tuple[_Link, ...]:
     # In the order of a printed traceback: what happened first comes first.
     links: list[_Link] = []
     seen: set[int] = set()
@@ -427,9 +431,9 @@ def _chain_of(error: BaseException, message: str) -> tuple[_Link, ...]:
         before = _before(step)
         goes_on = before is not None and id(before) not in seen and room > 1
         lead = "" if not goes_on else (_CAUSE if step.__cause__ is not None else _CONTEXT)
-        text = message if step is error else text_of(step)
+        text = message if step is error else text_of(step, redactor)
         # What led to the error matters as much as its leaves: at most half of the room for them.
-        link = _link_of(step, text, lead, room // 2)
+        link = _link_of(step, text, lead, room // 2, redactor)
         links.append(link)
         room -= 1 + len(link[7])
         step = before
@@ -445,13 +449,15 @@ def _before(error: BaseException) -> BaseException | None:
     return None if error.__suppress_context__ else error.__context__
 
 
-def _link_of(error: BaseException, message: str, lead: str, most_leaves: int) -> _Link:
+def _link_of(
+    error: BaseException, message: str, lead: str, most_leaves: int, redactor: Redactor | None
+) -> _Link:
     kind = type(error)
     frames, left_out = _frames_of(error.__traceback__)
     notes: tuple[str, ...] = ()
     found = error.__dict__.get("__notes__")
     if isinstance(found, list):
-        notes = tuple([clean_text(note, _LONGEST_NOTE) for note in islice(found, _MOST_NOTES)])
+        notes = tuple([clean_text(note, _LONGEST_NOTE, redactor) for note in islice(found, _MOST_NOTES)])
     if not isinstance(error, BaseExceptionGroup):
         return kind.__module__, kind.__qualname__, message, frames, left_out, notes, lead, (), 0
     leaves: list[_Link] = []
@@ -459,7 +465,7 @@ def _link_of(error: BaseException, message: str, lead: str, most_leaves: int) ->
     for leaf in islice(_leaves_of(error), _MOST_COUNTED):
         count += 1
         if len(leaves) < most_leaves:
-            leaves.append(_link_of(leaf, text_of(leaf), "", 0))
+            leaves.append(_link_of(leaf, text_of(leaf, redactor), "", 0, redactor))
     more = count - len(leaves)
     return kind.__module__, kind.__qualname__, message, frames, left_out, notes, lead, tuple(leaves), more
 
@@ -619,10 +625,12 @@ class SourceTexts:
     def _frame(self, file: str, line: int, function: str) -> str:
         text = self._frames.get((file, line, function))
         if text is None:
-            source = shortened(linecache.getline(file, line).strip(), _LONGEST_SOURCE)
-            text = clean_text(_place(file, line, function) + (f"    {source}\n" if source else ""), 2_000)
-            if self._redactor is not None:
-                text = self._redactor.text(text)
+            redactor = self._redactor
+            source = shortened(linecache.getline(file, line).strip(), _LONGEST_SOURCE, redactor)
+            place = _place(file, line, function)
+            text = clean_text(place + (f"    {source}\n" if source else ""), 2_000, redactor)
+            if redactor is not None:
+                text = redactor.text(text)
             if len(self._frames) >= _MOST_FRAME_TEXTS:
                 self._frames.clear()
             self._frames[file, line, function] = text

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from shockproof.memory.error_log.redaction import REDACTED, Redactor
+
 __all__ = ["clean_text", "freeze", "safe_repr", "shortened"]
 
 _DEEPEST: Final = 6
@@ -19,22 +21,26 @@ _LONGEST_WORD: Final = 500
 _LARGEST_INT: Final = 2**512
 
 
-def shortened(text: str, longest: int) -> str:
-    """The text, cut at ``longest`` characters with a word about the rest."""
+def shortened(text: str, longest: int, redactor: Redactor | None = None) -> str:
+    """
+    The text, cut at ``longest`` characters with a word about the rest.
+
+    A registered secret that stands there is taken out, whole: *redactor* would not know half of it later.
+    """
     if len(text) <= longest:
         return text
-    # Back to the last blank: half of a registered secret would not be recognised any more.
-    kept = text[:longest]
-    blank = kept.rfind(" ", max(0, longest - _LONGEST_WORD))
-    kept = kept[:blank] if blank > 0 else kept
-    return f"{kept}... ({len(text) - len(kept)} more characters)"
+    # Back to the last blank: nor would it know the half of what it tells from its looks.
+    blank = text.rfind(" ", max(0, longest - _LONGEST_WORD), longest)
+    cut = blank if blank > 0 else longest
+    begin = cut if redactor is None else redactor.cut_before(text, cut)
+    return f"{text[:begin]}{REDACTED if begin < cut else ''}... ({len(text) - begin} more characters)"
 
 
-def clean_text(text: object, longest: int) -> str:
-    """A bounded text that UTF-8 can carry: lone surrogates, as in odd file names, become escapes."""
+def clean_text(text: object, longest: int, redactor: Redactor | None = None) -> str:
+    """A bounded text that UTF-8 can carry: lone surrogates, as in odd file names, become escapes. Cut as `shortened` does."""
     if type(text) is not str:
-        text = str(text) if isinstance(text, str) else safe_repr(text)
-    text = shortened(text, longest)
+        text = str(text) if isinstance(text, str) else safe_repr(text, redactor)
+    text = shortened(text, longest, redactor)
     if not text.isascii():
         try:
             text.encode()
@@ -43,23 +49,24 @@ def clean_text(text: object, longest: int) -> str:
     return text
 
 
-def safe_repr(value: object) -> str:
-    """A bounded ``repr``, whatever the object does."""
+def safe_repr(value: object, redactor: Redactor | None = None) -> str:
+    """A bounded ``repr``, whatever the object does. Cut as `shortened` does."""
     try:
         text = repr(value)
     except Exception as error:  # noqa: BLE001  it is the user's code
         return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    return clean_text(text, _LONGEST_REPR)
+    return clean_text(text, _LONGEST_REPR, redactor)
 
 
-def freeze(context: Mapping[str, object]) -> tuple[dict[str, object], int]:
+def freeze(context: Mapping[str, object], redactor: Redactor | None = None) -> tuple[dict[str, object], int]:
     """
     A deep copy in plain JSON values, and about how many bytes of JSON it makes.
 
     Containers are copied within bounds of depth, number and length, which leave a word about the
-    rest. Numbers that JSON does not know (NaN, infinity) and everything else become text.
+    rest. Numbers that JSON does not know (NaN, infinity) and everything else become text. What *redactor* hides is
+    hidden where a text is cut, and left in all others for it.
     """
-    freezer = _Freezer()
+    freezer = _Freezer(redactor)
     frozen = freezer.mapping(context, 0)
     return frozen, freezer.size
 
@@ -67,8 +74,9 @@ def freeze(context: Mapping[str, object]) -> tuple[dict[str, object], int]:
 class _Freezer:
     """One run's budget."""
 
-    def __init__(self) -> None:
+    def __init__(self, redactor: Redactor | None) -> None:
         self.size = 2
+        self._redactor = redactor
         self._values = 0
 
     def mapping(self, value: Mapping[object, object] | Mapping[str, object], depth: int) -> dict[str, object]:
@@ -77,7 +85,7 @@ class _Freezer:
             if self._is_spent():
                 copy["..."] = f"{len(value) - len(copy)} more"
                 break
-            name = clean_text(key if isinstance(key, str) else safe_repr(key), 200)
+            name = clean_text(key, 200, self._redactor)
             self.size += len(name) + 6
             copy[name] = self._value(item, depth + 1)
         return copy
@@ -103,7 +111,7 @@ class _Freezer:
             return self._text(f"<{kind.__name__} that could not be copied: {type(error).__name__}>")
 
     def _text(self, value: object) -> str:
-        text = clean_text(value, _LONGEST_TEXT)
+        text = clean_text(value, _LONGEST_TEXT, self._redactor)
         self.size += len(text) + 2
         return text
 
@@ -142,4 +150,4 @@ class _Freezer:
                     break
                 copy.append(self._value(item, depth + 1))
             return copy
-        return self._text(safe_repr(value))
+        return self._text(safe_repr(value, self._redactor))

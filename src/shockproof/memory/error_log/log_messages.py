@@ -103,9 +103,10 @@ class LogMessages:
                 redactor=self._redactor,
                 said=message.text,
             )
-        frozen, size = freeze(context)
-        text = clean_text(message.text, _LONGEST_MESSAGE)
-        stack = None if message.stack_trace is None else clean_text(message.stack_trace, _LONGEST_STACK)
+        redactor, stack = self._redactor, message.stack_trace
+        frozen, size = freeze(context, redactor)
+        text = clean_text(message.text, _LONGEST_MESSAGE, redactor)
+        stack = None if stack is None else clean_text(stack, _LONGEST_STACK, redactor)
         return CapturedError(
             timestamp=when,
             error_type=MESSAGE,
@@ -116,7 +117,7 @@ class LogMessages:
             stack_trace=stack,
             context=frozen or None,
             captured_at=self._clock.monotonic(),
-            redactor=self._redactor,
+            redactor=redactor,
             size=500 + len(text) + len(stack or "") + size,
         )
 

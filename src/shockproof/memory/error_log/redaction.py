@@ -47,6 +47,8 @@ _ALSO: Final = ("passwd", "listen_key", "access_key", "access_sign", "api_sign")
 _SHORTEST_VALUE: Final = 4
 _SHORT: Final = 24
 _MOST_NAMES: Final = 1_024
+_MOST_OVERLAPS: Final = 8
+"""Values that begin in each other."""
 
 # Nothing that could be a secret, whatever the name.
 _HARMLESS: Final = r"(?i:none|null|true|false|nil|undefined|\*{3,}|[\[({]\s*[\])}])\Z"
@@ -54,7 +56,7 @@ _NUMBER: Final = r"(?:[0-9][0-9_.,]{0,11}|[\[({][0-9_.,\s]*+[\])}])\Z"
 _COUNTED: Final = r"(?i:tokens\Z|token[_\- ]?(?:count|limit|budget|usage))"
 
 _ELSEWHERE: Final = r"""
-    (?P<user>://[^/\s:@"']{0,256}:)(?P<password>[^/\s@"']{1,512})(?=@)
+    (?P<user>://[^/\s:@"']{0,256}:)(?P<password>[^/\s@"']{1,512})(?=@|(?<=\.\.\.)(?:\Z|\ \([0-9]+\ more\ characters\)))
     | (?P<scheme>\b(?:bearer|basic)\s{1,4}\\{0,4}["']?)(?P<credentials>[A-Za-z0-9._~+/=\-]{8,})
     | (?P<header>\bheader\ value:?\s{1,4}b?(?P<mark>\\{0,4}["']))(?:(?!(?P=mark))(?s:.))*+
     | (?P<begin>-----BEGIN\ [A-Z0-9 ]{0,40}PRIVATE\ KEY-----)(?s:.*?)(?P<end>-----END|\Z)
@@ -208,6 +210,8 @@ class Redactor:
         for value in self._values:
             if value in text:
                 text = text.replace(value, REDACTED)
+        if self._values and text.endswith("..."):
+            text = self._without_beginning(text)
         lowered = text.lower()
         # Loops, and not any(): its generator takes longer than all the looking, and most texts have nothing.
         for hint in self._hints:
@@ -217,6 +221,29 @@ class Redactor:
         for place in _PLACES:
             if place in lowered:
                 return re.sub(_ELSEWHERE, _hide_elsewhere, text, flags=re.IGNORECASE | re.VERBOSE)
+        return text
+
+    def cut_before(self, text: str, at: int) -> int:
+        """Where *text* can be cut instead of *at* without cutting a registered value: where that begins, or *at*."""
+        if self.names:
+            for _ in range(_MOST_OVERLAPS):
+                for value in self._values:
+                    begin = text.find(value, max(0, at - len(value) + 1), at + len(value) - 1)
+                    if begin >= 0:
+                        at = begin
+                        break
+                else:
+                    break
+        return at
+
+    def _without_beginning(self, text: str) -> str:
+        # Of a value at whose place somebody has cut the text, before it came here.
+        kept = text[:-3]
+        for value in self._values:
+            if value[:_SHORTEST_VALUE] in kept:
+                for length in range(min(len(value) - 1, len(kept)), _SHORTEST_VALUE - 1, -1):
+                    if kept.endswith(value[:length]):
+                        return f"{kept[:-length]}{REDACTED}..."
         return text
 
     def value(self, value: object) -> object:
