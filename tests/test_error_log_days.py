@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,3 +80,43 @@ async def test_each_error_is_in_the_file_of_its_own_date(
         path.name.split(".")[0] for path in (tmp_path / "errors").iterdir() if path.name.startswith("errors_")
     }
     assert names == {f"errors_{day:%Y%m%d}" for day in days}
+
+
+@pytest.mark.asyncio
+async def test_a_clock_that_is_wrong_for_a_moment_deletes_no_day(tmp_path: Path, clock: VirtualClock) -> None:
+    """The whole log would be older than is kept. What is too old by the right clock goes when it is back."""
+    clock.step_wall(datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp() - clock.time())
+    errors = tmp_path / "errors"
+    errors.mkdir()
+    days = [f"errors_202611{day:02d}.jsonl" for day in range(10, 25)]
+    for name in ("errors_20261001.jsonl", *days):
+        (errors / name).write_text("{}\n")
+    recovery = ErrorRecoveryService(
+        tmp_path / "state", errors, clock=clock, error_log={"keep_days": 30}, circuit_threshold=None
+    )
+
+    async def record() -> set[str]:
+        with pytest.raises(ConnectionError):
+            await recovery.retry_with_backoff(fails, 0, max_retries=0)
+        assert await recovery._error_log.aclose(60.0)  # what begins to tidy has ended
+        tidying = recovery._error_log._tidying
+        async with asyncio.timeout(60.0):
+            while tidying is not None and not tidying.done():  # noqa: ASYNC110  it is a task of another loop
+                await asyncio.sleep(0.001)
+        return {path.name for path in errors.iterdir()}
+
+    before = await record()
+    clock.step_wall(366 * 24 * HOUR)
+    meanwhile = await record()
+    clock.step_wall(-366 * 24 * HOUR)
+    back = await record()
+    clock.step_wall(366 * 24 * HOUR)
+    await record()
+    clock.advance(HOUR + 1.0)
+    after_an_hour = await record()
+    await recovery.aclose()
+
+    assert before == {*days, "errors_20261125.jsonl"}
+    assert meanwhile == {*before, "errors_20271126.jsonl"}
+    assert back == meanwhile
+    assert after_an_hour == {"errors_20271126.jsonl"}

@@ -26,6 +26,7 @@ from shockproof.memory.error_log.bounded_queue import BoundedQueue, Gap, WhenFul
 from shockproof.memory.error_log.capture import CapturedError
 from shockproof.memory.error_log.error_files import day_in, error_files, file_name
 from shockproof.memory.error_log.frozen_values import clean_text
+from shockproof.memory.error_log.set_clock import SetClock
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.statuses import ErrorSeverity
 
@@ -132,7 +133,8 @@ class ErrorLog:
         layer: what does the file work.
 
     ``keep_days``, ``keep_bytes`` and ``compress`` are done when a record is written and the day is a new one, or a new part
-    has begun; they never touch today's files, nor any whose name is not ours.
+    has begun; they never touch today's files, nor any whose name is not ours. Where somebody has set the clock by hours
+    or more, nothing is done before it has stood so for one.
     """
 
     def __init__(
@@ -167,6 +169,7 @@ class ErrorLog:
         self._fsync = fsync
         self._max_file_bytes = max_file_bytes
         self._retention: Retention | None = None
+        self._set_clock = SetClock()
         if keep_days is not None or keep_bytes is not None or compress:
             from shockproof.memory.error_log.error_retention import Retention
 
@@ -653,7 +656,11 @@ class ErrorLog:
     def _tidy_at_new_day(self) -> None:
         if self._retention is None:
             return
-        today = self._day_of(self._clock.time())
+        now = self._clock.time()
+        today = self._day_of(now)
+        # Asked each time: it has to know what the clock showed before.
+        if not self._set_clock.is_believed(now, self._clock.monotonic()):
+            return
         if today != self._tidied_on and (self._tidying is None or self._tidying.done()):
             self._tidied_on = today
             self._tidying = self._writer.start_task(self._retention.tidy(today, self._writer))
