@@ -1716,6 +1716,7 @@ def _import_the_rest(nap: float = _TURN) -> None:
 
 _LONG: Final = (
     "shockproof.memory.error_log.json_line",
+    "shockproof.memory.disk.append_file",
     "aiofiles.threadpool",
     "pickle",
     "gzip",

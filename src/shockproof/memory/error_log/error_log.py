@@ -20,17 +20,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 from shockproof.memory.disk import writer as background
-from shockproof.memory.disk.append_file import AppendFile
 from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer
 from shockproof.memory.error_log.bounded_queue import BoundedQueue, Gap, WhenFull
 from shockproof.memory.error_log.capture import CapturedError
 from shockproof.memory.error_log.error_files import day_in, error_files, file_name
 from shockproof.memory.error_log.frozen_values import clean_text
-from shockproof.memory.error_log.set_clock import SetClock
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.statuses import ErrorSeverity
 
 if TYPE_CHECKING:
+    from shockproof.memory.disk.append_file import AppendFile
     from shockproof.memory.error_log.error_reading import ErrorReading
     from shockproof.memory.error_log.error_retention import Retention
     from shockproof.memory.error_log.folding import Folding
@@ -169,7 +168,6 @@ class ErrorLog:
         self._fsync = fsync
         self._max_file_bytes = max_file_bytes
         self._retention: Retention | None = None
-        self._set_clock = SetClock()
         if keep_days is not None or keep_bytes is not None or compress:
             from shockproof.memory.error_log.error_retention import Retention
 
@@ -635,6 +633,9 @@ class ErrorLog:
         return file
 
     def _open(self, day: date, part: int) -> AppendFile:
+        with background.imports:
+            from shockproof.memory.disk.append_file import AppendFile
+
         file = AppendFile(self.directory / file_name(day, part), self._writer.disk, self._layer)
         self._files[day] = (part, file)
         return file
@@ -659,7 +660,7 @@ class ErrorLog:
         now = self._clock.time()
         today = self._day_of(now)
         # Asked each time: it has to know what the clock showed before.
-        if not self._set_clock.is_believed(now, self._clock.monotonic()):
+        if not self._retention.set_clock.is_believed(now, self._clock.monotonic()):
             return
         if today != self._tidied_on and (self._tidying is None or self._tidying.done()):
             self._tidied_on = today

@@ -16,6 +16,7 @@ from typing import Final
 from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer, write_all
 from shockproof.memory.disk.writer import Writer
 from shockproof.memory.error_log.error_files import ErrorFile, PackedBefore, error_files
+from shockproof.memory.error_log.set_clock import SetClock
 
 __all__ = ["Retention"]
 
@@ -50,6 +51,8 @@ class Retention:
         self.keep_days = keep_days
         self.keep_bytes = keep_bytes
         self.compress = compress
+        self.set_clock = SetClock()
+        """Whether today is today; to be asked before each `tidy`, and often."""
 
     async def tidy(self, today: date, writer: Writer) -> None:
         """Do it, on the writer's loop. An error ends it until the next day; the log itself goes on."""
