@@ -1455,7 +1455,8 @@ class ErrorRecoveryService:
         15 seconds later. A hedged request that lost and has
         not ended by then nobody can end: the log names it, and it counts in ``abandoned_attempts`` until it
         really ends. While an order's thread or attempt that was left behind may still send, the log says so, and the
-        journal stays this process's own until that has ended. The service can be used again afterwards: what it needs
+        journal stays this process's own until that has ended, and so does what it ``owns``: as long as the loop runs, which lets it go
+        some 15 seconds after its end. The service can be used again afterwards: what it needs
         starts again.
         """
         require_running_loop()

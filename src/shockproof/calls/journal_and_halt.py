@@ -110,6 +110,12 @@ class JournalAndHalt:
             journal.give_up()
 
     @property
+    def may_still_send(self) -> bool:
+        """Whether an order that was begun here may still be on its way to the venue."""
+        journal = self._journal()
+        return journal is not None and journal.may_still_send
+
+    @property
     def hindrance(self) -> str | None:
         """Why the owner cannot send all the same; None: it can, as far as is known."""
         journal = self._journal()

@@ -321,6 +321,7 @@ class Files:
     """Tell whose journal was there before."""
 
     hindrance = None
+    may_still_send = False
 
     def __init__(self) -> None:
         self.former: list[str | None] = []

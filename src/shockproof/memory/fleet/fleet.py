@@ -109,6 +109,8 @@ class Fleet:
         self._known: dict[str, StoreEntry] = {}
         """The records as last told, also of services that nobody here has declared yet."""
         self._task: asyncio.Task[None] | None = None
+        self._is_outlasting = False
+        """Whether the task only keeps what is owned, for what was begun before this was closed."""
         self._loop: asyncio.AbstractEventLoop | None = None
         """Where it may have connections of the store."""
         self._woken = asyncio.Event()
@@ -127,6 +129,7 @@ class Fleet:
     def _in_the_child(self) -> None:
         # The task and the leases are the parent's; the child's first call starts a task of its own.
         self._task, self._state, self._since = None, "unused", None
+        self._is_outlasting = False
         for shared in self._circuits.values():
             shared.in_the_child()
         for record in self._records:
@@ -273,6 +276,11 @@ class Fleet:
             record.ensure()
         if self.state is not None:
             self.state.ensure()
+        if self._is_outlasting:
+            # Nothing is lost by that: the next task renews the same lease.
+            self._is_outlasting = False
+            outlasting, self._task = self._task, None
+            background_task.end(outlasting)
         task = self._task
         is_idle = not self._circuits and self._ownership is None
         if is_idle or (task is not None and not task.done() and not task.get_loop().is_closed()):
@@ -288,35 +296,73 @@ class Fleet:
             await record.looked()
 
     async def aclose(self) -> None:
-        """End the task, give leases back, and the store's connections; what is needed again starts again."""
+        """
+        End the task, give leases back, and the store's connections; what is needed again starts again.
+
+        As long as an order that was begun here may still be sent, what this process owns stays its own, and a task keeps it.
+        """
         if self.state is not None:
             await self.state.aclose()  # while this process owns what it is of
         for record in self._records:
             await record.aclose()
         task, self._task = self._task, None
+        outlasts = None
         if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            ownership = self._ownership
             try:
-                if self._ownership is not None:
-                    await self._ownership.give_back()
+                if ownership is not None and ownership.may_still_send:
+                    outlasts = ownership
+                elif ownership is not None:
+                    await ownership.give_back()
                 for shared in self._circuits.values():
                     shared.is_over = shared.lease is not None
                     await self._give_back(shared)
             except StoreUnavailableError:
                 pass  # leases end by themselves
         self._state, self._since, self._last_error = "unused", None, None
-        await self._close_the_store()
+        if outlasts is None:
+            await self._close_the_store()
+        else:
+            self._begin_to_outlast(outlasts)
 
     def abandon(self) -> None:
-        """As `aclose`, but never waits: whatever this process holds in the store ends there by itself."""
+        """
+        As `aclose`, but never waits: whatever this process holds in the store ends there by itself.
+
+        Called on a running loop, where what is owned is kept if it has to be.
+        """
         for record in self._records:
             record.pause()
         task, self._task = self._task, None
         background_task.end(task)
+        if self._ownership is not None and self._ownership.may_still_send:
+            self._begin_to_outlast(self._ownership)
+            return
         if self._ownership is not None:
-            self._ownership.drop()
+            self._ownership.drop("not everything could be flushed")
         self._is_used_on(None)
+
+    def _begin_to_outlast(self, ownership: Ownership) -> None:
+        self._is_outlasting = True
+        self._task = asyncio.get_running_loop().create_task(
+            self._outlast(ownership), name="shockproof fleet keeps what it owns"
+        )
+
+    async def _outlast(self, ownership: Ownership) -> None:
+        """Keep what is owned until nothing that was begun here may be sent any more, and then hand it over."""
+        try:
+            await ownership.outlast(self._store)
+            try:
+                await ownership.give_back()
+            except StoreUnavailableError:
+                pass  # the lease ends by itself
+            await self._close_the_store()
+        except asyncio.CancelledError:
+            if self._task is asyncio.current_task():  # nobody here goes on with it: the loop ends
+                ownership.drop("its loop has ended, and an order that was begun here may still be sent")
+            raise
 
     def _is_used_on(self, loop: asyncio.AbstractEventLoop | None) -> None:
         with _in_use_lock:

@@ -21,7 +21,7 @@ from shockproof.memory.stores.lease import Lease, holder_of, take_lease
 from shockproof.memory.stores.own_name import own_name
 from shockproof.memory.stores.state_store import NONSENSE, StateStore
 from shockproof.vocabulary.clock import Clock
-from shockproof.vocabulary.errors import StoreConflictError
+from shockproof.vocabulary.errors import StoreConflictError, StoreUnavailableError
 
 __all__ = ["OwnersFiles", "Ownership"]
 
@@ -30,6 +30,8 @@ _LENGTH: Final = 15.0
 _REMEMBERED: Final = "owned/"
 _LEAST_WAIT: Final = 0.1
 """Seconds after which a lease is asked for again that was lost in between."""
+_LOOK_APART: Final = 0.5
+"""Seconds between two looks whether what was left behind has ended."""
 _UNKNOWN: Final = ""
 """In place of the identity of a journal of which nobody can tell whose it is."""
 
@@ -58,6 +60,10 @@ class OwnersFiles(Protocol):
 
     def no_longer(self) -> None:
         """The account is another one's."""
+
+    @property
+    def may_still_send(self) -> bool:
+        """Whether something that was begun here may still be on its way."""
 
     @property
     def hindrance(self) -> str | None:
@@ -160,6 +166,11 @@ class Ownership:
         """Why its owner cannot send all the same; None: it can, or does not own it."""
         why = self._files.hindrance if self.is_held else None
         return None if why is None else f"this process owns {self.name!r} and cannot send: {why}"
+
+    @property
+    def may_still_send(self) -> bool:
+        """Whether it has the lease, and something that was begun under it may still be on its way: then nobody else must have it."""
+        return self._lease is not None and self._files.may_still_send
 
     @property
     def state(self) -> Literal["owner", "standby", "waiting", "uncertain"]:
@@ -341,15 +352,37 @@ class Ownership:
             await self._files.seen(self.name, _journal_of(told))
         self._seen = value
 
-    def drop(self) -> None:
-        """Own it no longer, without a word to the store: it ends there by itself."""
+    async def outlast(self, store: StateStore) -> None:
+        """Renew the lease until nothing that was begun under it may still be on its way, or it is lost; it is not given back."""
+        _log.warning(
+            "this process keeps %r: an order that is under way, or was left behind, may still be sent; it is given back when that, "
+            "or this process, has ended",
+            self.name,
+        )
+        renew_at = self._clock.monotonic()
+        while self.may_still_send and (lease := self._lease) is not None:
+            if self._clock.monotonic() >= renew_at:
+                try:
+                    if not await lease.renew():
+                        self._lease, self._journal, self._may_send = None, None, False
+                    renew_at, self.store_error = self._clock.monotonic() + _LENGTH / 3, None
+                except StoreUnavailableError as error:
+                    self.store_error = str(error)
+                except Exception as error:  # noqa: BLE001 - nothing may end it: whatever it is, it is told and tried again
+                    self.store_error = f"{type(error).__name__}: {error}"
+                self.tell()
+            await self._clock.sleep(_LOOK_APART)
+
+    def drop(self, why: str) -> None:
+        """Own it no longer, without a word to the store: it ends there by itself. *why* is told."""
         self._lease, self._journal, self._may_send = None, None, False
         if self._was_held:
             self._was_held = False
-            self._publish("not given back, for not everything could be flushed")
+            self._publish(f"not given back: {why}")
             _log.warning(
-                "this process writes nothing for %r any more, and has not given it back: the next one has it when the lease ends",
+                "this process begins nothing for %r any more, and has not given it back, for %s: the next one has it when the lease ends",
                 self.name,
+                why,
             )
 
     async def give_back(self) -> None:

@@ -41,5 +41,10 @@ class Claims:
             del self._holders[name]
             return True
 
+    def names(self) -> list[Name]:
+        """What is held."""
+        with self._lock:
+            return list(self._holders)
+
     def __len__(self) -> int:
         return len(self._holders)

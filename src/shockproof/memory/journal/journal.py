@@ -32,7 +32,7 @@ from shockproof.memory.journal.identity import identity_with, read_identity
 from shockproof.memory.journal.incomplete import OwnedElsewhere, read_incomplete
 from shockproof.memory.journal.journal_files import SEGMENT_BYTES, JournalFiles, read_journal
 from shockproof.memory.journal.journal_status import JournalStatus
-from shockproof.memory.journal.name import Name
+from shockproof.memory.journal.name import Name, is_name_of_sendings
 from shockproof.memory.journal.operation_table import Body, OperationEntry, OperationTable
 from shockproof.memory.journal.record import MAX_BODY, Kind, encode_body
 from shockproof.vocabulary.errors import (
@@ -227,6 +227,13 @@ class Journal:
     def has_lost_something(self) -> bool:
         """Whether a key that it does not know may have been sent all the same."""
         return self.lost is not None or self.owned_elsewhere is not None
+
+    @property
+    def may_still_send(self) -> bool:
+        """Whether an order is under way here, or one that was left behind may still be sent; from any thread."""
+        return bool(self.left_behind) or any(
+            is_name_of_sendings(name.operation) for name in self.claims.names()
+        )
 
     def status(self) -> JournalStatus:
         """How it is doing, as last seen by its thread."""
