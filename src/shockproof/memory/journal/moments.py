@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Final
 
+from shockproof.memory.disk.boot import this_boot
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.moment import Moment
 
 __all__ = ["moment_of", "running_seconds"]
 
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _CLOCKS: Final = Path("/proc/self/ns/time")
 """Containers may see a clock that is set otherwise than the machine's."""
 # It goes on while the machine sleeps, and so do those to whom something was sent.
@@ -45,10 +45,8 @@ def running_seconds(clock: Clock) -> float:
 
 @functools.cache
 def _boot() -> str | None:
-    # No file of a disk: the kernel makes both up when it is asked.
-    try:
-        boot = _BOOT_ID.read_bytes().decode("ascii").strip()
-    except (OSError, ValueError):
+    boot = this_boot()
+    if boot is None:
         return None
     with contextlib.suppress(OSError):  # a kernel without namespaces of time
         boot += f" {_CLOCKS.readlink()}"

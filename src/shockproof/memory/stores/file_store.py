@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from shockproof.memory.disk.boot import this_boot
 from shockproof.memory.disk.fork_barrier import ForkBarrier
 from shockproof.memory.disk.writer import writer_for
 from shockproof.memory.stores.state_store import (
@@ -50,9 +51,15 @@ _TABLES: Final = (
 # SQLite counts in the memory of a process which of its threads has which file locked. A child that was forked in the
 # middle of a step waits for ever for a thread that it does not have.
 _steps: Final = ForkBarrier()
-# One machine's processes read the same monotonic clock. It begins anew when the machine does, and whoever put
-# something before that is gone: what seems to come from the future is over, too.
-_IS_ALIVE: Final = "(seconds IS NULL OR (? >= begun AND ? < begun + seconds))"
+# These came later, and a version that does not know them can do without. The index is for clearing away: a value is
+# long, and lies in front of the numbers behind it.
+_LATER_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS start (boot TEXT NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS expiring ON entries (begun, seconds) WHERE seconds IS NOT NULL",
+)
+# One machine's processes read the same monotonic clock.
+_IS_OVER: Final = "begun + seconds <= ?"
+_IS_ALIVE: Final = f"(seconds IS NULL OR NOT {_IS_OVER})"
 
 
 class FileStore:
@@ -98,7 +105,7 @@ class FileStore:
             now = time.monotonic()
             rows = database.execute(
                 f"SELECT key, value, version FROM entries WHERE {which} AND {_IS_ALIVE} ORDER BY key",  # noqa: S608 - both are ours
-                (*values, now, now),
+                (*values, now),
             )
             return [StoreEntry(str(key), bytes(value), int(version)) for key, value, version in rows]
 
@@ -123,6 +130,7 @@ class FileStore:
             _refuse_another(database, key, expected, now)
             if guard is not None:
                 _refuse_another(database, *guard, now)
+            database.execute(f"DELETE FROM entries WHERE seconds IS NOT NULL AND {_IS_OVER}", (now,))  # noqa: S608 - it is ours
             version = _next_version(database)
             database.execute(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", (key, value, version, lifetime, now)
@@ -139,7 +147,7 @@ class FileStore:
             now = time.monotonic()
             done = database.execute(
                 f"UPDATE entries SET begun = ? WHERE key = ? AND version = ? AND {_IS_ALIVE}",  # noqa: S608 - it is ours
-                (now, key, version, now, now),
+                (now, key, version, now),
             )
             return done.rowcount == 1
 
@@ -226,6 +234,9 @@ class FileStore:
                     if not found:
                         for statement in _TABLES:
                             database.execute(statement)
+                    for statement in _LATER_TABLES:
+                        database.execute(statement)
+                    _notice_the_start(database)
                     return step(database)
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailableError(f"{self!r}: {type(error).__name__}: {error}") from error
@@ -236,10 +247,34 @@ class FileStore:
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o600))
 
 
+def _notice_the_start(database: sqlite3.Connection) -> None:
+    """
+    Let what expires begin its time anew when the machine was started anew, and its clock with it.
+
+    Nobody can tell how long ago the machine went down: whoever had a lease is gone, and what he did with it may have been a moment
+    before. So it ends late rather than early.
+    """
+    now, boot = time.monotonic(), this_boot() or ""
+    known = database.execute("SELECT boot FROM start").fetchone()
+    if known is not None and known[0] == boot:
+        if boot:
+            return
+        # No name for a start: the clock tells, until it is as late again as it was.
+        latest = database.execute("SELECT max(begun) FROM entries WHERE seconds IS NOT NULL").fetchone()[0]
+        if latest is None or latest <= now:
+            return
+    database.execute("UPDATE entries SET begun = ? WHERE seconds IS NOT NULL", (now,))
+    database.execute("DELETE FROM start")
+    database.execute("INSERT INTO start VALUES (?)", (boot,))
+    # Whatever becomes of the step that comes now: one that is refused is taken back.
+    database.execute("COMMIT")
+    database.execute("BEGIN IMMEDIATE")
+
+
 def _version_of(database: sqlite3.Connection, key: str, now: float) -> int:
     row = database.execute(
         f"SELECT version FROM entries WHERE key = ? AND {_IS_ALIVE}",  # noqa: S608 - it is ours
-        (key, now, now),
+        (key, now),
     ).fetchone()
     return int(row[0]) if row else 0
 
