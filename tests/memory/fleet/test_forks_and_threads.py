@@ -32,7 +32,8 @@ from shockproof import (
 from shockproof.memory.disk import fork_barrier
 from shockproof.memory.disk.file_layer import SYSTEM_FILES
 from shockproof.memory.disk.fork_barrier import ForkBarrier
-from shockproof.memory.fleet import ownership
+from shockproof.memory.fleet import background_task, ownership
+from shockproof.memory.fleet.marked import marked
 from shockproof.memory.journal.identity import identity_with
 from shockproof.policies.fleet_budget import BudgetRecord
 from shockproof.policies.fleet_limit import LimitRecord
@@ -386,3 +387,75 @@ def test_a_call_that_waits_on_another_loop_is_not_forgotten_when_the_loop_that_a
         assert has_started.wait(PATIENCE)
         asyncio.run(second())
         one.result(PATIENCE)
+
+
+def test_a_loop_that_closes_what_another_loop_runs_has_it_ended_there_and_given_back(tmp_path: Path) -> None:
+    """The owner of an account runs in a thread, and the program ends in another: the account is free at once."""
+    store = MemoryStore()
+    recovery = ErrorRecoveryService(
+        tmp_path / "state", tmp_path / "errors", store=store, owns="account 7", process_name="bot"
+    )
+    recovery.service("venue", shared=True, rate_limit=f"{LIMIT}/h", circuit_threshold=None)
+    owns, is_over = threading.Event(), threading.Event()
+
+    async def runs() -> None:
+        await store.put(
+            "owned/account 7", marked(b'{"journal": ""}', await store.era())
+        )  # or the first one waits
+        await recovery.start()
+        await recovery.owned()
+        owns.set()
+        await asyncio.to_thread(is_over.wait, PATIENCE)
+        assert not [one for one in asyncio.all_tasks() if one.get_name().startswith("shockproof")]
+
+    async def ends() -> None:
+        assert await store.get("lease/owner of account 7") is not None
+        await recovery.aclose()
+        assert await store.get("lease/owner of account 7") is None
+        assert not await store.entries("lease/limits/venue/bot/")
+
+    with ThreadPoolExecutor(1) as threads:
+        one = threads.submit(asyncio.run, runs())
+        try:
+            assert owns.wait(PATIENCE)
+            asyncio.run(ends())
+        finally:
+            is_over.set()
+        one.result(PATIENCE)
+
+
+def test_two_loops_that_need_the_same_task_at_the_same_moment_begin_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them would renew two leases, and count one process twice."""
+    recovery = bot(tmp_path, MemoryStore(), "bot")
+    assert recovery._fleet is not None
+    shared = recovery._fleet._limits["venue"]
+    has_looked, second_begins = threading.Event(), threading.Event()
+    is_alive = background_task.is_alive
+
+    def looks(task: asyncio.Task[None] | None) -> bool:
+        found = is_alive(task)
+        if not has_looked.is_set():
+            has_looked.set()
+            second_begins.wait(0.3)  # it does only where nothing keeps it from that
+        return found
+
+    monkeypatch.setattr(background_task, "is_alive", looks)
+
+    async def first() -> object:
+        shared.ensure()
+        task = shared._task
+        await asyncio.to_thread(second_begins.wait, PATIENCE)
+        return task
+
+    async def second() -> object:
+        assert has_looked.wait(PATIENCE)
+        shared.ensure()
+        task = shared._task
+        second_begins.set()
+        return task
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.submit(asyncio.run, first()), threads.submit(asyncio.run, second())
+        assert one.result(PATIENCE) is other.result(PATIENCE)

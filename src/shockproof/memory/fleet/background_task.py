@@ -6,10 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from shockproof.vocabulary.clock import Clock
+from shockproof.vocabulary.shared_lock import shared_lock
 
-__all__ = ["end", "rest", "wake"]
+__all__ = ["beginning", "end", "end_where_it_runs", "is_alive", "rest", "wake"]
+
+beginning: Final = shared_lock()
+"""Held while it is looked whether there is a task, and one is begun: loops of two threads may need it at the same moment."""
+
+
+def is_alive(task: asyncio.Task[None] | None) -> bool:
+    """Whether *task* goes on."""
+    return task is not None and not task.done() and not task.get_loop().is_closed()
 
 
 def wake(task: asyncio.Task[None], woken: asyncio.Event) -> None:
@@ -27,6 +38,38 @@ def end(task: asyncio.Task[None] | None) -> None:
     if task is not None and not task.done():
         with contextlib.suppress(RuntimeError):  # its loop has just ended
             task.get_loop().call_soon_threadsafe(task.cancel)
+
+
+async def end_where_it_runs(
+    task: asyncio.Task[None],
+    leave: Callable[[], Coroutine[Any, Any, None]],  # Any: what a coroutine may be sent
+) -> bool:
+    """
+    Cancel *task*, then *leave*, both on its loop; whether that was done: a loop that stands still does nothing.
+
+    Cancelled, so is what was begun there.
+    """
+
+    async def ends() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await leave()
+
+    loop = task.get_loop()
+    if loop is asyncio.get_running_loop():
+        await ends()
+        return True
+    if not loop.is_running():
+        end(task)
+        return False
+    ending = ends()
+    try:
+        there = asyncio.run_coroutine_threadsafe(ending, loop)
+    except RuntimeError:  # it has just been closed
+        ending.close()
+        return False
+    await asyncio.wrap_future(there)
+    return True
 
 
 async def rest(clock: Clock, seconds: float, woken: asyncio.Event) -> None:

@@ -276,17 +276,17 @@ class Fleet:
             record.ensure()
         if self.state is not None:
             self.state.ensure()
-        if self._is_outlasting:
-            # Nothing is lost by that: the next task renews the same lease.
-            self._is_outlasting = False
-            outlasting, self._task = self._task, None
-            background_task.end(outlasting)
-        task = self._task
-        is_idle = not self._circuits and self._ownership is None
-        if is_idle or (task is not None and not task.done() and not task.get_loop().is_closed()):
-            return
-        self._woken, self._was_looked_at = asyncio.Event(), asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="shockproof fleet")
+        with background_task.beginning:
+            if self._is_outlasting:
+                # Nothing is lost by that: the next task renews the same lease.
+                self._is_outlasting = False
+                outlasting, self._task = self._task, None
+                background_task.end(outlasting)
+            is_idle = not self._circuits and self._ownership is None
+            if is_idle or background_task.is_alive(self._task):
+                return
+            self._woken, self._was_looked_at = asyncio.Event(), asyncio.Event()
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="shockproof fleet")
 
     async def looked(self) -> None:
         """Return when the store was asked for the first time, whether it answered or not."""
@@ -306,26 +306,29 @@ class Fleet:
         for record in self._records:
             await record.aclose()
         task, self._task = self._task, None
-        outlasts = None
-        if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            ownership = self._ownership
-            try:
-                if ownership is not None and ownership.may_still_send:
-                    outlasts = ownership
-                elif ownership is not None:
-                    await ownership.give_back()
-                for shared in self._circuits.values():
-                    shared.is_over = shared.lease is not None
-                    await self._give_back(shared)
-            except StoreUnavailableError:
-                pass  # leases end by themselves
-        self._state, self._since, self._last_error = "unused", None, None
-        if outlasts is None:
+        if task is None or not background_task.is_alive(task):
             await self._close_the_store()
+        elif not await background_task.end_where_it_runs(task, self._leave):
+            if self._ownership is not None:
+                self._ownership.drop("the loop that kept it stands still")
+            self._is_used_on(None)
+        self._state, self._since, self._last_error = "unused", None, None
+
+    async def _leave(self) -> None:
+        ownership = self._ownership
+        outlasts = ownership is not None and ownership.may_still_send
+        try:
+            if ownership is not None and not outlasts:
+                await ownership.give_back()
+            for shared in self._circuits.values():
+                shared.is_over = shared.lease is not None
+                await self._give_back(shared)
+        except StoreUnavailableError:
+            pass  # leases end by themselves
+        if ownership is not None and outlasts:
+            self._begin_to_outlast(ownership)
         else:
-            self._begin_to_outlast(outlasts)
+            await self._close_the_store()
 
     def abandon(self) -> None:
         """

@@ -174,12 +174,12 @@ class SharedRecord(ABC):
 
     def ensure(self) -> None:
         """Keep it up on the current loop, unless a living one does already."""
-        task = self._task
-        if not self.is_used or (task is not None and not task.done() and not task.get_loop().is_closed()):
-            return
-        self._woken, self._is_woken = asyncio.Event(), True
-        self._was_looked_at = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"shockproof {self.what}")
+        with background_task.beginning:
+            if not self.is_used or background_task.is_alive(self._task):
+                return
+            self._woken, self._is_woken = asyncio.Event(), True
+            self._was_looked_at = asyncio.Event()
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"shockproof {self.what}")
 
     async def looked(self) -> None:
         """Return when the store was asked for the first time, whether it answered or not."""
@@ -193,10 +193,10 @@ class SharedRecord(ABC):
     async def aclose(self) -> None:
         """Use nothing any more, and give back what was not used."""
         task, self._task = self._task, None
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
-            return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if task is not None and background_task.is_alive(task):
+            await background_task.end_where_it_runs(task, self._leave_if_possible)
+
+    async def _leave_if_possible(self) -> None:
         try:
             await self._leave()
         except (StoreConflictError, StoreUnavailableError):

@@ -258,20 +258,20 @@ class SharedState:
 
     def ensure(self) -> None:
         """Put what is published on the current loop, unless a living one does already."""
-        task = self._task
-        if task is not None and not task.done() and not task.get_loop().is_closed():
-            return
-        self._woken = asyncio.Event()
-        self._woken.set()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="shockproof shared state")
+        with background_task.beginning:
+            if background_task.is_alive(self._task):
+                return
+            self._woken = asyncio.Event()
+            self._woken.set()
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="shockproof shared state")
 
     async def aclose(self) -> None:
         """Put what is still to be put, once, and end."""
         task, self._task = self._task, None
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
-            return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if task is not None and background_task.is_alive(task):
+            await background_task.end_where_it_runs(task, self._put_the_last)
+
+    async def _put_the_last(self) -> None:
         try:
             await self._put_pending()
         except StoreUnavailableError as error:
