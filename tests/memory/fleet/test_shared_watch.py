@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
-from shockproof import MemoryStore, StoreUnavailableError
+from shockproof import ErrorRecoveryService, MemoryStore, StoreUnavailableError
 from shockproof.memory.fleet.shared_watch import SharedWatch
 from shockproof.testing import VirtualClock
 from tests.memory.fleet.weather import Weather
@@ -84,3 +87,74 @@ async def test_who_gives_up_before_it_has_begun_takes_it_from_nobody(way: Weathe
     with pytest.raises(asyncio.CancelledError):
         await hasty
     assert way.steps == 1
+
+
+async def test_one_that_tells_nothing_of_what_was_read_is_begun_anew_for_all(way: Weather) -> None:
+    """A network may forget a connection without a word to anybody."""
+    shared = SharedWatch(way, "limits/")
+    async with shared.watch("limits/a") as first, shared.watch("limits/b") as second:
+        way.falls_silent()
+        shared.doubt("limits/a", 1)
+        shared.doubt("limits/b", 1)
+        for changes in (first, second):
+            with pytest.raises(StoreUnavailableError):
+                await anext(changes)
+    async with shared.watch("limits/a") as changes:
+        shared.doubt("limits/a", 1)
+        version = await way.inner.put("limits/a", b"x")
+        assert (await anext(changes)).value == b"x"
+        shared.doubt("limits/a", version)
+        await asyncio.sleep(60.0)  # it was only late
+        await way.inner.put("limits/a", b"y")
+        assert (await anext(changes)).value == b"y"
+
+
+async def test_a_process_whose_watches_were_lost_without_a_word_has_news_at_once_again(
+    clock: VirtualClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looks now and then, finds what it was not told, and draws its conclusion: of circuits, and of a rate limit."""
+    caplog.set_level(logging.INFO, "shockproof")
+    inner = MemoryStore(clock=clock)
+    ways = [Weather(inner) for _ in range(3)]
+    bots = [
+        ErrorRecoveryService(
+            tmp_path / str(number) / "state", tmp_path / str(number) / "errors", store=way, clock=clock,
+            process_name=f"bot-{number}", machine_name=f"machine-{number}", rng=random.Random(number),
+        )
+        for number, way in enumerate(ways)
+    ]  # fmt: skip
+    services = [
+        bot.service(
+            "venue", shared=True, rate_limit="100/s", max_retries=0, circuit_threshold=1, circuit_quorum=1
+        )
+        for bot in bots
+    ]
+    for bot in bots[:2]:
+        await bot.start()
+    await asyncio.sleep(60.0)
+
+    async def fails() -> None:
+        raise ConnectionError("down")
+
+    async def delay() -> float:
+        """Seconds until the other one knows that this one has opened."""
+        bots[0].reset_circuit_breaker("venue")
+        await asyncio.sleep(30.0)
+        with pytest.raises(ConnectionError):
+            await services[0].call(fails)
+        at = clock.monotonic()
+        while "bot-0" not in bots[1].get_health_status()["shared"]["votes"].get("venue", []):  # noqa: ASYNC110 - the store says so
+            await asyncio.sleep(0.01)
+        return clock.monotonic() - at
+
+    assert await delay() < 0.1
+    ways[1].falls_silent()
+    await bots[2].start()  # which changes the record of the limit
+    await delay()
+    await asyncio.sleep(15.0)
+    assert caplog.text.count("begun anew") == 2
+    assert await delay() < 0.1
+    await asyncio.sleep(60.0)
+    assert caplog.text.count("begun anew") == 2
+    for bot in bots:
+        await bot.aclose()

@@ -17,6 +17,7 @@ class Weather:
         self.inner = inner
         self.kind = "fair"
         self.steps = 0
+        self._silences = 0
         self._watching: set[asyncio.Task[Any]] = set()
 
     def turn(self, kind: str) -> None:
@@ -24,6 +25,10 @@ class Weather:
         if kind not in {"fair", "full", "slow"}:
             for task in self._watching:
                 task.get_loop().call_soon(task.cancel)
+
+    def falls_silent(self) -> None:
+        """The watches of now tell nothing any more, and nobody is told so; later ones do."""
+        self._silences += 1
 
     async def _pass(self) -> None:
         self.steps += 1
@@ -70,6 +75,7 @@ class Weather:
             yield self._cut(changes)
 
     async def _cut(self, changes: AsyncIterator[StoreChange]) -> AsyncIterator[StoreChange]:
+        silences = self._silences
         while True:
             getting: asyncio.Task[StoreChange] = asyncio.ensure_future(anext(changes))  # type: ignore[arg-type]  # it is a coroutine
             self._watching.add(getting)
@@ -82,7 +88,8 @@ class Weather:
                 raise
             finally:
                 self._watching.discard(getting)
-            yield change
+            if silences == self._silences:
+                yield change
 
     async def aclose(self) -> None:
         pass

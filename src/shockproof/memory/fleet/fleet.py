@@ -49,6 +49,8 @@ _TRIAL_LASTS: Final = 60.0
 """Seconds that it stays there."""
 _LOOK_EVERY: Final = 10.0
 """Seconds between two looks at all records: a network may drop a connection without a word."""
+_TOLD_WITHIN: Final = 5.0
+"""Seconds in which a watch tells of what a look has found, or it is taken for dead."""
 _CONFLICT_APART: Final = 0.002
 """Seconds, multiplied and at random, by which those who write at the same moment get out of each other's way."""
 _AT_ONCE: Final = 16
@@ -115,6 +117,8 @@ class Fleet:
         """Where it may have connections of the store."""
         self._woken = asyncio.Event()
         self._was_looked_at = asyncio.Event()
+        self._was_told = False
+        """Whether the watch has told of anything since a look found what it had not told of."""
         self._state: Literal["unused", "reachable", "away"] = "unused"
         self._since: float | None = None
         self._last_error: str | None = None
@@ -421,7 +425,7 @@ class Fleet:
         await self._clock.sleep(seconds)
 
     async def _session(self) -> None:
-        """Listen and tell, until the store does not answer."""
+        """Listen and tell, until the store does not answer, or tells nothing of what is there."""
         async with self._store.watch(_CIRCUITS) as changes:
             await self._look()
             if self._ownership is not None:
@@ -448,6 +452,7 @@ class Fleet:
 
     async def _listen(self, changes: AsyncIterator[StoreChange]) -> None:
         async for change in changes:
+            self._was_told = True
             name = change.key.removeprefix(_CIRCUITS)
             if change.value is None:
                 self._known.pop(name, None)
@@ -458,15 +463,19 @@ class Fleet:
                 self._learned(shared, self._known.get(name))
                 self._woken.set()
 
-    async def _look(self) -> None:
-        """Read all records: at first, and now and then."""
+    async def _look(self) -> bool:
+        """Read all records: at first, and now and then. Whether one is newer than anything that was told."""
         entries = await self._store.entries(_CIRCUITS)
-        self._known = {entry.key.removeprefix(_CIRCUITS): entry for entry in entries}
+        before, self._known = self._known, {entry.key.removeprefix(_CIRCUITS): entry for entry in entries}
+        is_new = any(
+            name not in before or entry.version > before[name].version for name, entry in self._known.items()
+        )
         for name, shared in list(self._circuits.items()):
             self._learned(shared, self._known.get(name))
+        return is_new
 
     async def _work(self, *beside: asyncio.Task[None]) -> None:
-        look_at = self._clock.monotonic() + self._spread(_LOOK_EVERY)
+        look_at, is_late = self._clock.monotonic() + self._spread(_LOOK_EVERY), False
         while True:
             self._woken.clear()
             for task in beside:
@@ -479,8 +488,13 @@ class Fleet:
             due = min(look_at, await self._attend_to_circuits())
             now = self._clock.monotonic()
             if now >= look_at:
-                await self._look()
-                look_at = self._clock.monotonic() + self._spread(_LOOK_EVERY)
+                if is_late and not self._was_told:
+                    _log.info("a watch of %r tells nothing any more, and is begun anew", self._store)
+                    return
+                is_late = await self._look()
+                if is_late:
+                    self._was_told = False
+                look_at = self._clock.monotonic() + (_TOLD_WITHIN if is_late else self._spread(_LOOK_EVERY))
                 continue
             await background_task.rest(self._clock, max(due - now, _LEAST_WAIT), self._woken)
 

@@ -266,9 +266,11 @@ class SharedRecord(ABC):
         Raises:
             StoreUnavailableError: the store did not answer, or somebody else has begun it in between.
         """
-        self._has_news = False
+        self._has_news, had_news, known = False, self._has_news, self._version
         entry = await self._store.get(self._key)
         if entry is not None:
+            if known is not None and entry.version > known and not (had_news or self._has_news):
+                self._watch.doubt(self._key, entry.version)
             value = unmarked(entry.value, self._era)
             if value is None:  # others may have noticed first
                 self._era = await self._store.era()
