@@ -55,6 +55,7 @@ from shockproof.memory.journal.operation_table import OperationEntry
 from shockproof.memory.journal.record import Kind
 from shockproof.memory.journal.sending import is_sending, key_of, service_of
 from shockproof.testing import VirtualClock, VirtualTimeLoop
+from shockproof.vocabulary.statuses import ErrorSeverity
 from tests.memory.disk.simulated_disk import SimulatedDisk, crash_states
 
 TIMEOUT, LATEST, SETTLE, SHORT_SETTLE = 2.0, 4.0, 10.0, 5.0
@@ -306,7 +307,15 @@ class Recorded:
     def __init__(self, machine: Orders, life: Life) -> None:
         self.machine, self.life = machine, life
 
-    def record(self, error: BaseException, *, function_name: str, **more: Any) -> None:
+    def record(
+        self,
+        error: BaseException,
+        severity: ErrorSeverity,
+        service_name: str,
+        function_name: str,
+        *told: Any,
+        **more: Any,
+    ) -> None:
         if function_name == "once":
             self.machine.without |= {
                 call.place for call in self.life.calls if call.is_close and not self.machine.is_done(call)

@@ -61,15 +61,17 @@ def failure_of(
     else:
         failure = Failure(ticket, elapsed(plan, started, timer))
     # Here and below what nearly every error passes is asked first, without a call.
-    if isinstance(error, MAY_BE_MARKED) and take_never_began(error):
-        # It waited for a thread all the time, or was refused one.
-        plan.classifier.never_began()
-        failure.verdict = Verdict(Outcome.NEUTRAL)
-    ended_by_us = False
+    ended_by_us = is_cancelled = False
+    if isinstance(error, MAY_BE_MARKED):
+        is_cancelled = isinstance(error, asyncio.CancelledError)
+        if take_never_began(error):
+            # It waited for a thread all the time, or was refused one.
+            plan.classifier.never_began()
+            failure.verdict = Verdict(Outcome.NEUTRAL)
     if timer is not None:
         ended_by_us = timer.stop()
         failure.stalled = ended_by_us and timer.stalled
-    if isinstance(error, asyncio.CancelledError):
+    if is_cancelled:
         if not ended_by_us or timer is None:
             ticket.released()
             return None
@@ -150,7 +152,7 @@ async def execute(
         way = plan.short_way()
         if way is not None:
             return await in_place(plan, fn, args, kwargs, *way)
-    call = OngoingCall(plan, name_of(fn), elapsed=0.0 if failure is None else failure.duration)
+    call = OngoingCall(plan, name_of(fn), 0.0 if failure is None else failure.duration)
     primary: Exception | None = None
     result: Any = None  # Any: whatever the function returns
     try:
@@ -235,8 +237,8 @@ async def _attempts(
             if failure is None:
                 lane = call.lane()
                 if lane is not None and is_direct:  # what `_run` does for such a one, without its frame
-                    coroutine = fn(*args, **kwargs)
-                    timer = call.start_timer()
+                    coroutine = fn(*args, **kwargs) if kwargs else fn(*args)
+                    timer = None if plan.limit is None else call.start_timer()
                     started = plan.stopwatch() if timer is None else timer.started
                     try:
                         result = await coroutine

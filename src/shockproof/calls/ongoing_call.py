@@ -192,8 +192,8 @@ class OngoingCall:
         self,
         plan: Plan,
         function_name: str,
-        *,
         elapsed: float = 0.0,
+        *,
         repeats: bool = True,
         falls_back: bool = True,
         persists: bool = False,
@@ -786,13 +786,10 @@ class OngoingCall:
         retry_after, pause = verdict.retry_after, 0.0
         if self.persists and plan.retry.asks_for_a_pause(retry_after, self.remaining(now)):
             retry_after, pause = None, min(verdict.retry_after or 0.0, _LONGEST_PAUSE)
+        remaining = None if self._deadline_at is None else self._deadline_at - now
+        base_delay = None if adaptive is None else adaptive.base_delay(kind, plan.backoff.base_delay)
         decision = plan.retry.after_failure(
-            error,
-            retries=self._failed,
-            previous_delay=self._previous_delay,
-            retry_after=retry_after,
-            remaining=None if self._deadline_at is None else self._deadline_at - now,
-            base_delay=None if adaptive is None else adaptive.base_delay(kind, plan.backoff.base_delay),
+            error, self._failed, self._previous_delay, retry_after, remaining, base_delay
         )
         delay = decision.delay
         if delay is None:
@@ -859,15 +856,9 @@ class OngoingCall:
             severity = ErrorSeverity.CRITICAL
         else:
             severity = _MEDIUM if delay is not None else ErrorSeverity.HIGH
+        text = message if len(message) <= LONGEST_TEXT else None  # what was cut is asked for once more
         plan.runtime.recorder.record(
-            shown,
-            severity=severity,
-            service_name=state.name,
-            function_name=self.function_name,
-            retry_count=self._failed,
-            now=now,
-            at=at,
-            text=message if len(message) <= LONGEST_TEXT else None,  # what was cut is asked for once more
+            shown, severity, state.name, self.function_name, self._failed, now, at, text
         )
 
     def _tell(self, decision: Decision, outcome: Outcome, duration: float, at: float) -> None:
@@ -966,5 +957,6 @@ class OngoingCall:
         if self.trace is not None and self.plan.whole_trace is None:
             self.trace.leave()
         if self._mark is not None:
-            end_retry(*self._mark)
+            mark, token = self._mark  # with a star the call would take twice as long
+            end_retry(mark, token)
             self._mark = None

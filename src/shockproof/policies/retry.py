@@ -82,7 +82,6 @@ class RetryRule:
     def after_failure(
         self,
         error: Exception | None,
-        *,
         retries: int,
         previous_delay: float,
         retry_after: float | None,

@@ -42,9 +42,11 @@ def goes_by_real_time(loop: asyncio.AbstractEventLoop) -> bool:
     """
     # A test may have given other times to the class, or to this very loop.
     tells = getattr(type(loop), "time", None)
-    if tells is not _ORDINARY_TIME and getattr(tells, "__module__", None) not in _AS_OF_THIS_TURN:
-        return False
-    return "time" not in getattr(loop, "__dict__", ())
+    if tells is _ORDINARY_TIME:  # nearly always
+        return "time" not in loop.__dict__
+    return getattr(tells, "__module__", None) in _AS_OF_THIS_TURN and "time" not in getattr(
+        loop, "__dict__", ()
+    )
 
 
 class Clock(Protocol):

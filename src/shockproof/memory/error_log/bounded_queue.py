@@ -119,7 +119,7 @@ class BoundedQueue(Generic[T]):
     def __repr__(self) -> str:
         return f"<BoundedQueue {self.counts()}>"
 
-    def put(self, item: T, *, rank: int, size: int, at: float) -> None:
+    def put(self, item: T, rank: int, size: int, at: float) -> None:
         """
         Add a record; what has to go for it is counted.
 

@@ -253,17 +253,16 @@ class CapturedError:
 
 def capture(
     error: BaseException,
-    *,
     severity: ErrorSeverity,
     service_name: str,
     function_name: str,
     retry_count: int,
     timestamp: float,
-    context: Mapping[str, object] | None = None,
     captured_at: float = 0.0,
+    context: Mapping[str, object] | None = None,
     redactor: Redactor | None = None,
-    said: str = "",
     text: str | None = None,
+    said: str = "",
 ) -> CapturedError:
     """
     Take an error down. Never raises, never waits, reads no file.
@@ -275,12 +274,12 @@ def capture(
         function_name: the function that failed.
         retry_count: 0 for the first attempt.
         timestamp: wall time in seconds since 1970 UTC.
+        captured_at: the clock's monotonic reading.
         context: whatever the user wants to find in the record; plain JSON values are copied, all
             others become a short ``repr``, within bounds.
-        captured_at: the clock's monotonic reading.
         redactor: takes out the secrets, not here but where the record is rendered or read.
-        said: what the program said about it, which stands before the error's own text.
         text: what `text_of` says, from whom has asked already; None: it is asked here.
+        said: what the program said about it, which stands before the error's own text.
     """
     kind = type(error)
     module = qualname = ""

