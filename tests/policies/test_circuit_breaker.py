@@ -442,6 +442,26 @@ def test_a_lane_that_nobody_opened_stays_closed_when_the_circuit_closes() -> Non
         assert (circuit.entrance.lane is circuit.closed) is is_open
 
 
+def test_the_first_period_is_the_entrance_and_decides_nothing_in_a_later_one() -> None:
+    """Two objects would be two waits for memory among many services; what is counted there of a period ends with it."""
+    circuit = Circuit(threshold=2, timeout=60.0)
+    first, entrance = admitted(circuit, 0.0), circuit.entrance
+    assert first is entrance
+    first.failed(0.0, CAUSE)
+    first.failed(0.0, CAUSE)
+    assert circuit.state(0.0) == "open"
+    admitted(circuit, 60.0).succeeded(60.0)
+    assert circuit.closed is not entrance is circuit.entrance
+
+    first.failed(61.0, CAUSE)
+    first.failed(61.0, CAUSE)
+    assert circuit.state(61.0) == "closed"
+    admitted(circuit, 61.0).failed(61.0, CAUSE)
+    first.succeeded(61.0)
+    admitted(circuit, 61.0).failed(61.0, CAUSE)
+    assert circuit.state(61.0) == "open"
+
+
 def test_a_lane_that_is_closed_sends_everybody_the_long_way() -> None:
     """A service that gets a limit or a listener at run time asks for each call again."""
     circuit = Circuit(threshold=1, timeout=60.0)

@@ -114,9 +114,10 @@ _lock: Final = shared_lock()
 
 class Entrance:
     """
-    All that a healthy call touches of a service, in one line of the processor's cache.
+    All that a healthy call touches of a service.
 
-    Among a hundred thousand services a call mostly waits for memory, once for each object that it reads.
+    Among a hundred thousand services a call mostly waits for memory, once for each object that it reads. So the admission that
+    most circuits give for all their life, that of their first closed period, is the entrance itself.
     """
 
     __slots__ = ("lane", "stirred", "successes")
@@ -235,9 +236,10 @@ class Circuit(_WhatEveryRefusalReads):
         if probes != 1:
             self.probes = probes
         self.rates = NO_RATES
-        self.closed: Closed | _PassThrough | None = Closed(self)
+        first = Closed(self)
+        self.closed: Closed | _PassThrough | None = first
         """The admission of everybody while the circuit is closed; None while it is not."""
-        self.entrance = Entrance()
+        self.entrance: Entrance = first
         self._lane_is_open = False
         self.last_error: str | None = None
         self.suspected_at: int | None = None
@@ -595,12 +597,17 @@ class Circuit(_WhatEveryRefusalReads):
         return f"<Circuit{mode} open since {opened_at:.3f} for {self._admits_from() - opened_at:g} s>"
 
 
-class Closed:
-    """One closed period: the ticket of everyone in it, and the count that may end it."""
+class Closed(Entrance):
+    """
+    One closed period: the ticket of everyone in it, and the count that may end it.
+
+    The first of a circuit is its entrance for good; of the later ones nobody uses what they have of one.
+    """
 
     __slots__ = ("_circuit", "_window", "streak")
 
     def __init__(self, circuit: Circuit) -> None:
+        super().__init__()
         self._circuit = circuit
         self._window = circuit.rates.new_window() if circuit.rates.are_on else None
         self.streak = 0
