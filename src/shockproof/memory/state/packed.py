@@ -107,7 +107,7 @@ class Packed:
         return f"<Packed {len(self)} entries>"
 
     def __len__(self) -> int:
-        return sum(len(part.entries) for part in self.parts)
+        return len(self.keys)
 
     def items(self) -> Iterator[tuple[str, Entry]]:
         """The entries, in their order."""
