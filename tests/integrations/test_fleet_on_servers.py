@@ -54,7 +54,7 @@ async def test_a_large_state_goes_through_the_store_to_the_next_machine(
     server_of_its_own: Server, tmp_path: Path
 ) -> None:
     """Larger than what etcd takes at a time."""
-    admin = store_at(server_of_its_own)
+    admin = store_at(server_of_its_own, timeout=PATIENCE)
     await admin.put(
         "owned/account 7", marked(b"an earlier owner: nobody has to wait for it", await admin.era())
     )
@@ -64,7 +64,7 @@ async def test_a_large_state_goes_through_the_store_to_the_next_machine(
         bot = ErrorRecoveryService(
             tmp_path / f"machine {number}" / "state",
             tmp_path / f"machine {number}" / "errors",
-            store=store_at(server_of_its_own),
+            store=store_at(server_of_its_own, timeout=PATIENCE),  # at its end it puts a state once
             owns="account 7",
             share_state=True,
         )

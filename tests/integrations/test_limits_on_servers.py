@@ -24,7 +24,7 @@ async def test_one_limit_is_one_through_everything_that_befalls_its_store(
     server_of_its_own: Server, tmp_path: Path
 ) -> None:
     """What the venue has counted is the limit in the end, and never more: also when the store has forgotten everything."""
-    store = store_at(server_of_its_own)
+    store = store_at(server_of_its_own, timeout=PATIENCE)
     await store.put("limits/venue", marked(LimitRecord({}).to_bytes(), await store.era()))
     received: list[tuple[float, str]] = []
 
