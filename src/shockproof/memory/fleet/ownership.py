@@ -64,6 +64,7 @@ class OwnersFiles(Protocol):
     @property
     def may_still_send(self) -> bool:
         """Whether something that was begun here may still be on its way."""
+        ...
 
     @property
     def hindrance(self) -> str | None:
