@@ -115,6 +115,16 @@ ENDS = {
         0,
     ),
     "an exit handler of the user that comes first": ("log\natexit.register(put, 100, 400)\nput(0, 100)", 0),
+    "an object of the program that is taken down with the interpreter": (
+        """
+        class Connection:
+            def __del__(self):
+                put(100, 400)
+        connection = Connection()
+        put(0, 100)
+        """,
+        0,
+    ),
     "an exit handler of the user that comes last": ("atexit.register(put, 100, 400)\nput(0, 100)", 0),
 }
 
@@ -153,6 +163,25 @@ def test_what_an_exit_handler_records_is_waited_for_where_the_machine_stands_sti
 
     assert (returncode, err) == (0, "")
     assert sorted(written(tmp_path)) == list(range(COUNT))
+
+
+def test_errors_that_come_too_late_to_be_written_are_told_of_at_once(tmp_path: Path) -> None:
+    """The first of all comes while the interpreter is taken down: nothing can be loaded any more, and nobody waits for it."""
+    returncode, _, err = run(
+        """
+        class Connection:
+            def __del__(self):
+                put(0, 2)
+        connection = Connection()
+        """,
+        tmp_path / "errors",
+    )
+
+    assert returncode == 0
+    assert (
+        err
+        == f"shockproof: errors can no longer be written to {tmp_path}/errors (the interpreter is shutting down)\n"
+    )
 
 
 def test_an_end_with_a_hanging_disk_is_bounded_and_says_what_is_lost(tmp_path: Path) -> None:

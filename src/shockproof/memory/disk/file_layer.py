@@ -19,6 +19,9 @@ from io import BufferedIOBase, BufferedReader, FileIO
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+if sys.platform != "win32":
+    import fcntl
+
 __all__ = ["PATIENCE", "SYSTEM_FILES", "FileLayer", "FileStamp", "NotAFileError", "SystemFiles", "write_all"]
 
 
@@ -273,8 +276,6 @@ class SystemFiles:
     def fsync(self, handle: int) -> None:
         if sys.platform == "darwin":
             # There, fsync reaches the drive and not the platter.
-            import fcntl
-
             fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
         else:
             os.fsync(handle)
@@ -356,8 +357,6 @@ class SystemFiles:
 
     def hold(self, handle: int) -> bool:
         if sys.platform != "win32":
-            import fcntl
-
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -369,8 +368,6 @@ class SystemFiles:
 
     def let_go(self, handle: int) -> None:
         if sys.platform != "win32":
-            import fcntl
-
             with contextlib.suppress(OSError):  # there are none here, or no file any more
                 fcntl.flock(handle, fcntl.LOCK_UN)
 
@@ -386,8 +383,6 @@ class SystemFiles:
             ) from None
         try:
             if sys.platform != "win32":
-                import fcntl
-
                 # flock and not lockf: its lock ends with this handle, and not with any other of the file.
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(handle, 0)
@@ -400,8 +395,6 @@ class SystemFiles:
     def _lock(self, handle: int, path: Path) -> None:
         if sys.platform == "win32":
             return
-        import fcntl
-
         give_up_at = time.monotonic() + self._lock_timeout
         while True:
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import Future
@@ -24,7 +25,6 @@ from shockproof.memory.disk.file_layer import SYSTEM_FILES, FileLayer
 from shockproof.memory.error_log.bounded_queue import BoundedQueue, Gap, WhenFull
 from shockproof.memory.error_log.capture import CapturedError
 from shockproof.memory.error_log.error_files import day_in, error_files, file_name
-from shockproof.memory.error_log.frozen_values import clean_text
 from shockproof.vocabulary.clock import Clock, SystemClock
 from shockproof.vocabulary.statuses import ErrorSeverity
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shockproof.memory.error_log.error_reading import ErrorReading
     from shockproof.memory.error_log.error_retention import Retention
     from shockproof.memory.error_log.folding import Folding
+    from shockproof.memory.error_log.last_lines import LastLines
 
 __all__ = ["ErrorLog", "ErrorLogStatistics"]
 
@@ -180,6 +181,7 @@ class ErrorLog:
 
             self._folding = Folding(fold, ignore_numbers=fold_numbers)
         self._files: dict[date, tuple[int, AppendFile]] = {}
+        self._last_lines: LastLines | None = None
         self._last_error: str | None = None
         self._start_over()
         background.after_fork(self._in_the_child)
@@ -342,6 +344,9 @@ class ErrorLog:
         self._start_over()
 
     def _wake(self) -> None:
+        if sys.is_finalizing():
+            self._write_here()
+            return
         self._is_asleep = False
         self._is_closed = False
         try:
@@ -410,7 +415,24 @@ class ErrorLog:
             self._last_error = f"{type(error).__name__}: {error}"
             flush.answer(written=False)
 
+    def _write_here(self) -> None:
+        # In the thread that records, loop or not: no other gets the interpreter any more.
+        why: object = "the interpreter is shutting down"
+        if self._last_lines is not None and not self._batch and not self._next_batch:
+            try:
+                self._queue.settle(self._last_lines.write(self._take()))
+                return
+            except OSError as error:
+                why = f"{type(error).__name__}: {error}"
+        self._is_asleep = False  # not again for each of them
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(f"shockproof: errors can no longer be written to {self.directory} ({why})\n")
+
     def _drain_at_exit(self, timeout: float) -> str | None:
+        from shockproof.memory.error_log.last_lines import LastLines
+
+        self._last_lines = LastLines(self.directory, self._day_of, self._layer)
         if self.close_blocking(timeout):
             return None
         self._is_worth_waiting = False
@@ -548,7 +570,7 @@ class ErrorLog:
         # The first error of the process imports json here, off everybody's loop.
         with background.imports:
             from shockproof.memory.disk.pacing import Pace
-            from shockproof.memory.error_log.json_line import add_json_line, gap_line
+            from shockproof.memory.error_log.json_line import add_line
 
         groups: list[_Lines] = []
         pieces: list[bytes] = []
@@ -562,13 +584,7 @@ class ErrorLog:
                 if last_day is not None:
                     groups.append(_Lines(last_day, b"".join(pieces), count))
                 pieces, count, last_day = [], 0, day
-            if isinstance(entry, Gap):
-                pieces.append(gap_line(entry))
-            else:
-                try:
-                    add_json_line(entry, pieces)
-                except Exception as failure:  # noqa: BLE001  one odd record must neither be lost nor take others along
-                    add_json_line(_instead_of(entry, failure), pieces)
+            add_line(entry, pieces)
             count += 1
             if not number % _LOOK_EVERY:
                 self._beats += 1
@@ -665,17 +681,6 @@ class ErrorLog:
         if today != self._tidied_on and (self._tidying is None or self._tidying.done()):
             self._tidied_on = today
             self._tidying = self._writer.start_task(self._retention.tidy(today, self._writer))
-
-
-def _instead_of(error: CapturedError, failure: Exception) -> CapturedError:
-    return CapturedError(
-        timestamp=float(error.timestamp),
-        error_type=clean_text(error.error_type, 200),
-        error_message=f"<this record could not be encoded: {type(failure).__name__}>",
-        severity=error.severity,
-        service_name=clean_text(error.service_name, 200),
-        function_name=clean_text(error.function_name, 200),
-    )
 
 
 def _ring_for_nothing(bell: asyncio.Event, silence: list[bool]) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from json.encoder import encode_basestring_ascii as quoted
-from typing import TYPE_CHECKING
 
-from shockproof.memory.error_log.capture import iso_time, quoted_name
+from shockproof.memory.error_log.bounded_queue import Gap
+from shockproof.memory.error_log.capture import CapturedError, iso_time, quoted_name
+from shockproof.memory.error_log.frozen_values import clean_text, freeze
 from shockproof.vocabulary.statuses import ErrorSeverity
 
-if TYPE_CHECKING:
-    from shockproof.memory.error_log.bounded_queue import Gap
-    from shockproof.memory.error_log.capture import CapturedError
-
-__all__ = ["add_json_line", "gap_line", "json_line"]
+__all__ = ["add_json_line", "add_line", "gap_line", "json_line"]
 
 # Not pydantic_core, which encodes twice as fast: it has to be imported first, which takes ten times as
 # long as everything else that the first error of a process needs, and refuses a lone surrogate. The
@@ -64,6 +61,17 @@ def add_json_line(error: CapturedError, pieces: list[bytes]) -> None:
     pieces += (begin, frames, end)
 
 
+def add_line(entry: CapturedError | Gap, pieces: list[bytes]) -> None:
+    """Add the line of whatever comes out of the queue. One odd record is neither lost nor takes others along."""
+    if isinstance(entry, Gap):
+        pieces.append(gap_line(entry))
+        return
+    try:
+        add_json_line(entry, pieces)
+    except Exception as failure:  # noqa: BLE001  whatever its fields hold
+        add_json_line(_instead_of(entry, failure), pieces)
+
+
 def json_line(error: CapturedError) -> bytes:
     """The line as a whole."""
     pieces: list[bytes] = []
@@ -90,12 +98,21 @@ def gap_line(gap: Gap) -> bytes:
     return json.dumps(fields).encode("ascii") + b"\n"
 
 
+def _instead_of(error: CapturedError, failure: Exception) -> CapturedError:
+    return CapturedError(
+        timestamp=float(error.timestamp),
+        error_type=clean_text(error.error_type, 200),
+        error_message=f"<this record could not be encoded: {type(failure).__name__}>",
+        severity=error.severity,
+        service_name=clean_text(error.service_name, 200),
+        function_name=clean_text(error.function_name, 200),
+    )
+
+
 def _encoded(context: object) -> str:
     try:
         return _encode(context)
     except (ValueError, TypeError, RecursionError):
         # A record made by hand may hold anything; what capture froze never comes here.
-        from shockproof.memory.error_log.frozen_values import freeze
-
         frozen, _ = freeze(context if isinstance(context, dict) else {"context": context})
         return _encode(frozen)
