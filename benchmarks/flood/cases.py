@@ -68,12 +68,12 @@ def read_back(directory: Path) -> tuple[set[int], int, int]:
     return numbers, lines, dropped
 
 
-async def flood(name: str, count: int) -> dict[str, float]:
-    """All at once: ten errors in each turn of the loop."""
+async def flood(name: str, count: int, stacks: int = 1) -> dict[str, float]:
+    """All at once: ten errors in each turn of the loop, from so many different stacks in turn."""
     with tempfile.TemporaryDirectory() as folder:
         log_dir = Path(folder, "log")
         log_dir.mkdir()
-        fail = failing(Path(folder))
+        fail = failing(Path(folder), stacks)
         contender: Contender = CONTENDERS[name]()
         errors = [contender.prepare(fail(number), number) for number in range(count)]
         await contender.open(log_dir / FILE)
@@ -250,7 +250,7 @@ async def first_error() -> dict[str, float]:
 
 
 CASES: dict[str, Any] = {
-    "flood": lambda name, count: flood(name, int(count)),
+    "flood": lambda name, count, stacks: flood(name, int(count), int(stacks)),
     "slow": lambda name, seconds: slow(name, float(seconds)),
     "mishap": mishap,
     "executor_full": executor_full,

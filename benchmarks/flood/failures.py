@@ -1,5 +1,5 @@
 """
-Errors as a bot has them: 17 frames of different functions, a message that is never the same twice.
+Errors as a bot has them: 17 frames of different functions, a message that is never the same twice; one stack, or many.
 
 Each module's functions stand in a file of their own, which has the source lines that a traceback shows.
 """
@@ -14,17 +14,26 @@ from pathlib import Path
 FRAMES = 17
 
 
-def failing(directory: Path) -> Callable[[int], ConnectionError]:
-    """A function that gives the error with that number, raised anew through 17 frames, about 2 KB of traceback."""
+def failing(directory: Path, stacks: int = 1) -> Callable[[int], ConnectionError]:
+    """
+    A function that gives the error with that number, raised anew through 17 frames, about 2 KB of traceback.
+
+    With more than one of *stacks* each function has two lines from which it calls the next, and the error with the next number
+    takes another way.
+    """
     lines = [
         "def fetch_16(session, symbol, timeout, number):",
         '    raise ConnectionError(f"could not fetch the quote of {symbol}, request {number}: connection reset by peer")',
     ]
     for depth in reversed(range(FRAMES - 2)):
         inner = f"fetch_{depth + 1 if depth < FRAMES - 3 else 16}"
+        lines += ["", f"def fetch_{depth}(session, symbol, timeout, number):"]
+        if stacks > 1:
+            lines += [
+                f"    if number % {stacks} >> {depth} & 1:",
+                f"        return {inner}(session, symbol=symbol, timeout=timeout, number=number)",
+            ]
         lines += [
-            "",
-            f"def fetch_{depth}(session, symbol, timeout, number):",
             f"    return {inner}(session, symbol=symbol, timeout=timeout, number=number)",
         ]
     path = directory / "venue_client.py"

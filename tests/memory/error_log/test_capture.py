@@ -10,11 +10,12 @@ import sys
 import traceback
 import weakref
 from collections.abc import Callable
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import NoReturn
 
 import pytest
 
+from shockproof.memory.error_log import capture as capturing
 from shockproof.memory.error_log.capture import CapturedError, capture, iso_time
 from shockproof.memory.error_log.json_line import json_line
 from shockproof.memory.error_log.redaction import Redactor
@@ -152,6 +153,59 @@ def test_functions_that_read_the_same_are_told_apart_by_their_files() -> None:
 
     assert ["strategy_a.py" in str(text) for text in texts] == [True] * 3 + [False] * 3
     assert ["strategy_b.py" in str(text) for text in texts] == [False] * 3 + [True] * 3
+
+
+def by_ways(number: int, depth: int = 0) -> NoReturn:
+    """Fails by another way through the same lines for each number."""
+    if depth == 6:
+        raise ValueError(number)
+    if number >> depth & 1:
+        by_ways(number, depth + 1)
+    by_ways(number, depth + 1)
+
+
+def way(number: int) -> CapturedError:
+    try:
+        by_ways(number)
+    except ValueError as error:
+        return taken(error)
+
+
+def test_a_new_way_through_known_frames_asks_for_no_line_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More ways than are remembered, in turn: each is put together of the same few frames."""
+    texts = capturing.SourceTexts(None)
+    monkeypatch.setattr(capturing, "_plain_texts", texts)
+    monkeypatch.setattr(capturing, "_MOST_TRACE_TEXTS", 8)
+    asked: list[int] = []
+    line_of = capturing._line_of
+
+    def count(code: CodeType, instruction: int) -> int:
+        asked.append(instruction)
+        return line_of(code, instruction)
+
+    monkeypatch.setattr(capturing, "_line_of", count)
+    ways = [way(number) for number in range(64)]
+    for _ in range(2):
+        for one in ways:
+            assert json.loads(json_line(one))["stack_trace"] == one.render()
+
+    assert len({one.render() for one in ways}) == 64
+    assert len(asked) == 4  # of this file's `way`, two calls, and what fails
+    assert len(texts._traces) <= 8
+
+
+def test_the_newer_half_of_what_is_remembered_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When there is no room for another trace, or another frame."""
+    texts = capturing.SourceTexts(None)
+    monkeypatch.setattr(capturing, "_MOST_TRACE_TEXTS", 8)
+    monkeypatch.setattr(capturing, "_MOST_FRAME_TEXTS", 2)
+    frames = [way(number).chain[0][3] for number in range(9)]
+    shown = [texts.json_of(one, 0) for one in frames]
+
+    assert all(texts.json_of(one, 0) is known for one, known in zip(frames[4:], shown[4:], strict=True))
+    assert len(texts._traces) == 5
+    assert texts.json_of(frames[0], 0) == shown[0]
+    assert len(texts._frames) <= 2
 
 
 def test_taking_down_and_asking_read_no_file(monkeypatch: pytest.MonkeyPatch) -> None:

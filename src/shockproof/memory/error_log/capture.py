@@ -19,7 +19,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from operator import is_
 from textwrap import indent
 from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from shockproof.memory.error_log.frozen_values import clean_text, freeze, safe_repr, shortened
 from shockproof.memory.error_log.redaction import Redactor
@@ -45,6 +45,11 @@ _MOST_NAMES: Final = 4_096
 _LONGEST_SOURCE: Final = 500
 
 _MOST_TRACE_TEXTS: Final = 512
+_MOST_ALIKE: Final = 4
+"""Traces with the same instructions in other functions that are kept."""
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 # Plain tuples of plain values throughout: the garbage collector lets go of them at first sight, so that
 # thousands of waiting records do not lengthen its pauses. (Code objects are plain in that sense.)
@@ -61,6 +66,7 @@ to it, the leaves of a group (depth is folded), and how many leaves were left ou
 """
 
 _HEADER: Final = "Traceback (most recent call last):\n"
+_QUOTED_HEADER: Final = quoted(_HEADER)[1:-1]
 _CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -547,14 +553,16 @@ def _said_json(link: _Link, message_json: str) -> str:
     return said
 
 
-def _joined(frames: _Frames, left_out: int, frame_text: Callable[[str, int, str], str]) -> str:
+def _joined(
+    frames: _Frames, left_out: int, text_of_frame: Callable[[CodeType, int], str], newline: str = "\n"
+) -> str:
     texts = [
-        frame_text(code.co_filename, _line_of(code, instruction), code.co_name)
+        text_of_frame(code, instruction)
         for code, instruction in zip(frames[::2], frames[1::2], strict=True)
         if isinstance(code, CodeType) and isinstance(instruction, int)  # they are; said for the type checkers
     ]
     if left_out:
-        texts.insert(_FIRST_FRAMES, f"  ... {left_out} frames left out ...\n")
+        texts.insert(_FIRST_FRAMES, f"  ... {left_out} frames left out ...{newline}")
     return "".join(texts)
 
 
@@ -563,10 +571,6 @@ def _line_of(code: CodeType, instruction: int) -> int:
         if begins <= instruction < ends and line is not None:
             return line
     return code.co_firstlineno  # of a traceback that somebody made by hand
-
-
-def _without_source(frames: _Frames, left_out: int) -> str:
-    return _joined(frames, left_out, _place)
 
 
 def _place(file: str, line: int, function: str) -> str:
@@ -583,46 +587,64 @@ class SourceTexts:
 
     def __init__(self, redactor: Redactor | None) -> None:
         self._redactor = redactor
-        self._frames: dict[tuple[str, int, str], str] = {}
-        # By lines: of each trace with these lines its code, its text, and the same in JSON. Looking for the code as well
-        # would hash it, and functions of two files that read the same are equal to Python: so the code is compared by
-        # what it is, and not by what it says.
-        self._traces: dict[tuple[_Frames, int], list[tuple[_Frames, str, bytes]]] = {}
-        self._number_of_traces = 0
+        self._lines: dict[tuple[str, int, str], str] = {}
+        # A new way through functions that have failed before is joined of what is known of each of them. By what a code is, and
+        # not by what it says: hashing that takes long, and functions of two files that read the same are equal to Python.
+        self._frames: dict[tuple[int, int], tuple[CodeType, str, str]] = {}
+        # By instructions: of each trace with these its code, and what stands in the file.
+        self._traces: dict[tuple[_Frames, int], list[tuple[_Frames, bytes]]] = {}
 
     def of(self, frames: _Frames, left_out: int) -> str:
         """The text of a whole trace."""
-        return self._texts(frames, left_out)[1]
+        return _joined(frames, left_out, self._text)
 
     def json_of(self, frames: _Frames, left_out: int) -> bytes:
         """The same with a traceback's first line before it, as it stands in a string of JSON, without the quotes around it."""
-        return self._texts(frames, left_out)[2]
+        code = frames[::2]
+        instructions = frames[1::2], left_out
+        traces = self._traces.get(instructions)
+        if traces is not None:
+            for known, shown in traces:
+                if all(map(is_, known, code)):
+                    return shown
+        shown = (_QUOTED_HEADER + _joined(frames, left_out, self._quoted, "\\n")).encode("ascii")
+        if traces is not None and len(traces) < _MOST_ALIKE:
+            traces.append((code, shown))
+        else:
+            if len(self._traces) >= _MOST_TRACE_TEXTS:
+                _forget_half(self._traces)
+            self._traces[instructions] = [(code, shown)]
+        return shown
 
     def known(self, frames: _Frames, left_out: int) -> str:
-        """The same for threads that may read no file: without source lines if nobody has rendered it so far."""
-        code = frames[::2]
-        for known, text, _ in self._traces.get((frames[1::2], left_out), ()):
-            if all(map(is_, known, code)):
-                return text
-        return _without_source(frames, left_out)
+        """As `of`, for threads that may read no file: without the source lines that nobody has read so far."""
+        return _joined(frames, left_out, self._known)
 
-    def _texts(self, frames: _Frames, left_out: int) -> tuple[_Frames, str, bytes]:
-        code = frames[::2]
-        lines = frames[1::2], left_out
-        for texts in self._traces.get(lines, ()):
-            if all(map(is_, texts[0], code)):
-                return texts
-        text = _joined(frames, left_out, self._frame)
-        texts = code, text, quoted(_HEADER + text)[1:-1].encode("ascii")
-        if self._number_of_traces >= _MOST_TRACE_TEXTS:
-            self._traces.clear()
-            self._number_of_traces = 0
-        self._traces.setdefault(lines, []).append(texts)
-        self._number_of_traces += 1
-        return texts
+    def _text(self, code: CodeType, instruction: int) -> str:
+        return self._frame(code, instruction)[1]
 
-    def _frame(self, file: str, line: int, function: str) -> str:
-        text = self._frames.get((file, line, function))
+    def _quoted(self, code: CodeType, instruction: int) -> str:
+        known = self._frames.get((id(code), instruction))
+        return self._frame(code, instruction)[2] if known is None else known[2]
+
+    def _known(self, code: CodeType, instruction: int) -> str:
+        known = self._frames.get((id(code), instruction))
+        if known is not None:
+            return known[1]
+        return _place(code.co_filename, _line_of(code, instruction), code.co_name)
+
+    def _frame(self, code: CodeType, instruction: int) -> tuple[CodeType, str, str]:
+        known = self._frames.get((id(code), instruction))
+        if known is None:
+            text = self._line(code.co_filename, _line_of(code, instruction), code.co_name)
+            if len(self._frames) >= _MOST_FRAME_TEXTS:
+                _forget_half(self._frames)
+            # With its code, so that no other one gets its number.
+            known = self._frames[id(code), instruction] = code, text, quoted(text)[1:-1]
+        return known
+
+    def _line(self, file: str, line: int, function: str) -> str:
+        text = self._lines.get((file, line, function))
         if text is None:
             redactor = self._redactor
             source = shortened(linecache.getline(file, line).strip(), _LONGEST_SOURCE, redactor)
@@ -630,10 +652,16 @@ class SourceTexts:
             text = clean_text(place + (f"    {source}\n" if source else ""), 2_000, redactor)
             if redactor is not None:
                 text = redactor.text(text)
-            if len(self._frames) >= _MOST_FRAME_TEXTS:
-                self._frames.clear()
-            self._frames[file, line, function] = text
+            if len(self._lines) >= _MOST_FRAME_TEXTS:
+                _forget_half(self._lines)
+            self._lines[file, line, function] = text
         return text
+
+
+def _forget_half(known: dict[T, U]) -> None:
+    # The older one: of all, those that are asked for next would have to be made anew as well.
+    for key in list(islice(known, len(known) // 2)):
+        known.pop(key, None)  # another thread may be at it, too
 
 
 def _source_texts(redactor: Redactor | None) -> SourceTexts:
