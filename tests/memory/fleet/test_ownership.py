@@ -365,6 +365,26 @@ async def test_who_stood_still_while_another_one_was_the_first_owner_knows_of_it
     assert files.former == [f"journal {id(theirs)}"]
 
 
+async def test_who_stood_still_while_another_one_owned_the_account_takes_it_over_from_that_one(
+    inner: Forgetful, clock: VirtualClock
+) -> None:
+    """And not from the one before, of whose journal it may be itself: the lease is not to be had by what was read then."""
+    await keep_until(Ownership("account 7", "before", Files(), clock, Listeners()), inner)
+    await asyncio.sleep(40.0)
+    theirs, files, sleepy = Files(), Files(), Sleepy(inner, clock)
+    sleeper = Ownership("account 7", "sleeper", files, clock, Listeners())
+    asleep = asyncio.create_task(sleeper.keep(sleepy))
+    await asyncio.sleep(0.1)
+    await keep_until(Ownership("account 7", "next", theirs, clock, Listeners()), inner)
+    await asyncio.sleep(40.0)
+
+    sleepy.is_awake.set()
+    await asleep
+    assert not sleeper.is_held
+    await keep_until(sleeper, sleepy)
+    assert files.former == [f"journal {id(theirs)}"]
+
+
 async def test_reconciling_waits_until_it_is_ones_own_to_do(joins: Joins) -> None:
     """Two never settle the same orders."""
     first, second = await pair(joins)

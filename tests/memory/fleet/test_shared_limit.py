@@ -312,6 +312,8 @@ async def test_who_ends_in_peace_gives_back_what_it_has_not_used(clock: VirtualC
     await first.close()
     assert await second.send(20, within=1.0)
     assert not await second.send(1, within=1.0)
+    await asyncio.sleep(20.0)  # the others have looked for the dead since
+    assert not await second.send(1, within=1.0)
     await desk.close()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shockproof import StoreUnavailableError
+from shockproof import MemoryStore, StoreUnavailableError, take_lease
 from shockproof.memory.fleet import shared_state
 from shockproof.memory.fleet.ownership import Ownership
 from shockproof.memory.fleet.shared_state import SharedState
@@ -31,6 +33,7 @@ class Files:
     """Of a machine of its own; nothing befalls them here."""
 
     hindrance = None
+    may_still_send = False
 
     def __init__(self, number: int) -> None:
         self._identity = f"journal {number}"
@@ -111,6 +114,73 @@ class Bot:
         for result in results:
             if isinstance(result, AssertionError):
                 raise result
+
+
+class Disturbed(MemoryStore):
+    """Something happens right behind a put of the head."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock=clock)
+        self.then: Callable[[], Any] | None = None  # Any: a coroutine, whatever it gives
+
+    async def put(self, key: str, value: bytes, **options: Any) -> int:
+        version = await super().put(key, value, **options)
+        if key == "state/account 7" and self.then is not None:
+            then, self.then = self.then, None
+            await then()
+        return version
+
+
+async def owner_of(store: MemoryStore, clock: VirtualClock) -> tuple[Ownership, SharedState]:
+    """It owns the account, and has found nothing there."""
+    ownership = Ownership("account 7", "bot", Files(1), clock, Listeners())
+    shared = SharedState(store, ownership, complete=Bot._as_it_is, clock=clock, rng=random.Random(1))
+    shared.is_asked_again("first")
+    while not ownership.is_held:  # noqa: ASYNC110 - on virtual time, as long as the owner itself rests
+        await asyncio.sleep(max(await ownership.keep(store), 0.001))
+    shared.saw(await shared.read())
+    return ownership, shared
+
+
+def test_a_former_owner_leaves_no_part_of_its_state_where_the_next_one_puts_its_own(
+    clock: VirtualClock,
+) -> None:
+    """Its lease was given to another one while it believed that it had it: the store alone can tell."""
+
+    async def history() -> None:
+        store = MemoryStore(clock=clock)
+        ownership, shared = await owner_of(store, clock)
+        assert ownership.lease is not None
+        key, _ = ownership.lease.guard
+        await store.delete(key)
+        assert await take_lease(store, ownership.lease.name, clock=clock) is not None
+        shared.publish(shared.next_save(), 0.0, b"larger than a part" * 10)
+        await shared._put_pending()
+        assert await store.entries("state/account 7") == []
+
+    with patch.object(shared_state, "_PART", 50):
+        clock.run(history())
+
+
+def test_what_was_put_while_the_store_was_started_again_is_put_once_more(clock: VirtualClock) -> None:
+    """It has answered, and forgotten it."""
+
+    async def history() -> None:
+        store = Disturbed(clock)
+        _, shared = await owner_of(store, clock)
+
+        async def starts_again() -> None:
+            await store.delete("state/account 7")
+            shared.is_asked_again("second")
+
+        store.then = starts_again
+        shared.publish(shared.next_save(), 0.0, b"position 100")
+        await shared._put_pending()
+        stored = await shared.read()
+        assert stored is not None
+        assert stored.data == b"position 100"
+
+    clock.run(history())
 
 
 @settings(max_examples=10, deadline=None)

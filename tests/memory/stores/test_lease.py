@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from shockproof import MemoryStore, StoreUnavailableError, take_lease
+from shockproof.memory.stores import lease as leases
 from shockproof.memory.stores.state_store import Guard
 from shockproof.testing import VirtualClock
 
@@ -46,6 +49,21 @@ async def test_the_holder_stops_before_anybody_else_can_have_it(clock: VirtualCl
     assert not await store.is_free(lease.guard)
     clock.advance(4.0)
     assert await store.is_free(lease.guard)
+
+
+async def test_a_lease_goes_on_ending_while_its_holders_machine_sleeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store does not sleep: its holder counts by the clock that goes on, and not by the one that stands still."""
+    running = [1000.0]
+    clocks = SimpleNamespace(clock_gettime=lambda number: running[number], monotonic=lambda: 5.0)
+    monkeypatch.setattr(leases, "time", clocks)
+    monkeypatch.setattr(leases, "_RUNNING", 0)
+    lease = await take_lease(MemoryStore(), "journal", length=20.0)
+    assert lease is not None
+    assert lease.remaining == pytest.approx(18.0)
+    running[0] += 18.0
+    assert not lease.is_held
 
 
 async def test_a_lease_that_took_too_long_to_come_is_not_held(clock: VirtualClock) -> None:
