@@ -185,8 +185,8 @@ class ErrorRecoveryService:
             Default: nothing.
         share_state: keep what `save_state` saves in the *store*, too, for whoever owns what *owns* names next: `restore_state` takes
             the newer one of both. It is put there in the background, up to 8 MiB compressed. Default: False.
-        process_name: as what this process counts among them. Default: host and
-            process number, and one that is gone from this host counts no longer when another one of it does.
+        process_name: as what this process counts among them. Default: host,
+            process number and eight digits, and one that is gone from this host counts no longer when another one of it does.
         machine_name: as what the machine counts on which it runs, for ``circuit_quorum``; machines whose fate is one, such as those
             behind one line, may have one name. Default: the host's name, which in a container is its own.
         clock: where time comes from, see `Clock`. Default: the real time.

@@ -119,7 +119,7 @@ async def take_lease(
         store: where it is kept.
         name: what is to be owned, such as ``"journal of account 7"``.
         length: seconds that it is held without a renewal, more than 0, by the store's clock. Default 15.
-        holder: who takes it, to be shown. Default: host and process number.
+        holder: who takes it, to be shown. Default: host, process number and eight digits.
         clock: by what its holder counts. Default: the real time.
         guard: another key, and the version that has to be there. Default: none.
 
