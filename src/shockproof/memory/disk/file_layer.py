@@ -17,9 +17,9 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager
 from io import BufferedIOBase, BufferedReader, FileIO
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-if sys.platform != "win32":
+if TYPE_CHECKING or sys.platform != "win32":
     import fcntl
 
 __all__ = ["PATIENCE", "SYSTEM_FILES", "FileLayer", "FileStamp", "NotAFileError", "SystemFiles", "write_all"]
