@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import time
 import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FunctionType
 
 from cost import by_hand
@@ -32,7 +35,7 @@ from cost.ours import Call, Case, Ours
 from opentelemetry.trace import NoOpTracerProvider
 from published import SECTIONS, Bar, bars, table
 
-from shockproof import CircuitOpenError, ErrorRecoveryService, Handle
+from shockproof import CircuitOpenError, ErrorRecoveryService, Event, Handle
 from shockproof.integrations.opentelemetry import trace_calls
 from shockproof.integrations.prometheus import ShockproofCollector
 
@@ -240,6 +243,27 @@ async def rows(ours: Ours, watched: Handle, traced: Handle, *, with_rivals: bool
     return table
 
 
+async def each_policy(ours: Ours, directory: str) -> list[tuple[str, str]]:
+    """What a decorated call costs with the defaults and one policy more."""
+    heard = ErrorRecoveryService(f"{directory}/heard state", f"{directory}/heard errors")
+
+    async def listener(event: Event) -> None: ...
+
+    heard.on_event(listener)
+    watched = ErrorRecoveryService(
+        f"{directory}/monitored state", f"{directory}/monitored errors", loop_monitor=True
+    )
+    calls = {
+        "nothing more": ours.plain(bare),
+        **ours.policies,
+        "a listener to events": heard.service("heard")(bare),
+        "the loop monitor": watched.service("monitored")(bare),
+    }
+    async with heard, watched:
+        figures = [await measure(Row(name, repeated(call), None)) for name, call in calls.items()]
+    return [(one.row.name, f"{one.ours:.1f}") for one in figures]
+
+
 # -- what is no ratio to a bare await ------------------------------------------------------------------------------
 
 
@@ -397,6 +421,24 @@ async def many_services(recovery: ErrorRecoveryService) -> list[str]:
     ]
 
 
+def elsewhere(interpreters: Sequence[str]) -> list[tuple[str, ...]]:
+    """Some rows under other interpreters, and under uvloop: what they say, and whatever of them is not here is left out."""
+    here, source = Path(__file__).with_name("cost") / "elsewhere.py", Path(__file__).parents[1] / "src"
+    found: list[tuple[str, ...]] = []
+    there = [(one,) for one in interpreters if shutil.which(one) is not None]
+    for python, *words in [(sys.executable,), (sys.executable, "uvloop"), *there]:
+        command = [python, str(here), str(source), *words]
+        answer = subprocess.run(command, capture_output=True, check=False, text=True)  # noqa: S603 - an interpreter
+        if answer.returncode:
+            print(f"left out: {' '.join([python, *words])}: {answer.stderr.strip().splitlines()[-1:]}")
+            continue
+        told = json.loads(answer.stdout)
+        found.append(
+            (" and ".join([told.pop("version"), *words]), *(f"{ratio:.1f}" for ratio in told.values()))
+        )
+    return found
+
+
 def start_time(program: str) -> str:
     """Milliseconds of processor time that *program* takes beyond importing asyncio, the bytecode cached."""
     code = f"import time\nimport asyncio\nbegun = time.process_time()\n{program}\nprint(time.process_time() - begun)"
@@ -415,7 +457,12 @@ def start_time(program: str) -> str:
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
-def markdown(figures: list[Figures], others: list[tuple[str, str, str]]) -> str:
+def markdown(
+    figures: list[Figures],
+    policies: list[tuple[str, str]],
+    others: list[tuple[str, str, str]],
+    places: list[tuple[str, ...]],
+) -> str:
     calls = [
         (
             one.row.name,
@@ -428,7 +475,12 @@ def markdown(figures: list[Figures], others: list[tuple[str, str, str]]) -> str:
     ]
     parts = [
         table(["case", "by hand", "best of the others", "shockproof", "aim"], calls),
+        table(["healthy and decorated, with the defaults and", "times a bare await"], policies),
         table(["case", "shockproof", "aim"], others),
+        table(
+            ["CPython", "decorated", "`call`", "timeout and deadline", "`guard()` block", "refused"],
+            places,
+        ),
     ]
     detailed = [one for one in figures if len(one.rivals) > 1]
     if detailed:
@@ -458,7 +510,9 @@ def picture(figures: list[Figures]) -> str:
     return bars("What a call costs", "times a bare await", groups)
 
 
-async def ratios(*, with_rivals: bool) -> tuple[list[Figures], list[tuple[str, str, str]]]:
+async def ratios(
+    *, with_rivals: bool
+) -> tuple[list[Figures], list[tuple[str, str]], list[tuple[str, str, str]]]:
     with tempfile.TemporaryDirectory() as directory:
         async with ErrorRecoveryService(f"{directory}/state", f"{directory}/errors") as recovery:
             ours = Ours(recovery, bare)
@@ -473,6 +527,7 @@ async def ratios(*, with_rivals: bool) -> tuple[list[Figures], list[tuple[str, s
             gc.freeze()
             gc.disable()
             figures = [await measure(row) for row in table]
+            policies = await each_policy(ours, directory)
             gc.enable()
             await ours.check_that_timers_are_armed()
             others = [
@@ -500,7 +555,7 @@ async def ratios(*, with_rivals: bool) -> tuple[list[Figures], list[tuple[str, s
                 ),
                 ("the same through `call`", many_called, "2"),
             ]
-    return figures, others
+    return figures, policies, others
 
 
 def refusals_kept() -> str:
@@ -516,11 +571,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What a call costs.")
     parser.add_argument("--ours", action="store_true", help="without the other libraries")
     parser.add_argument("--write", action="store_true", help=f"rewrite the tables of {SECTION.page}")
+    parser.add_argument(
+        "--python",
+        nargs="*",
+        default=["python3.12", "python3.13", "python3.14"],
+        help="other interpreters, which need nothing installed; those that are not here are left out",
+    )
     given = parser.parse_args()
     if given.write and given.ours:
         parser.error("--write needs the other libraries: leave --ours out")
     with_rivals = not given.ours
-    figures, others = asyncio.run(ratios(with_rivals=with_rivals))
+    figures, policies, others = asyncio.run(ratios(with_rivals=with_rivals))
     others += [
         ("memory kept by a refusal that was caught", refusals_kept(), "0 B"),
         ("`import shockproof`, beyond asyncio", start_time("import shockproof"), "12 ms"),
@@ -537,7 +598,7 @@ def main() -> int:
             (f"`import {name}`, beyond asyncio", start_time(f"import {name}"), "-")
             for name in ("nopanic", "resilix")
         ]
-    text = markdown(figures, others)
+    text = markdown(figures, policies, others, elsewhere(given.python))
     print(text)
     if given.write:
         from cost import rivals

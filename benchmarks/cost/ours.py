@@ -7,11 +7,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from shockproof import AttemptTimeoutError, CircuitOpenError, ErrorRecoveryService, Handle
+from shockproof import (
+    AdaptiveConcurrency,
+    AttemptTimeoutError,
+    CircuitOpenError,
+    ErrorRecoveryService,
+    Handle,
+    RetryBudget,
+)
 
 Call = Callable[[int], Awaitable[int]]
 Case = Callable[[int], Awaitable[None]]
+
+
+POLICIES: dict[str, dict[str, Any]] = {  # Any: what each of the options takes
+    "a rate limit": {"rate_limit": "1000000000/s"},
+    "a bulkhead that sizes itself": {"max_concurrent": AdaptiveConcurrency(initial=100)},
+    "a retry budget": {"retry_budget": RetryBudget()},
+    "retries that follow the kind of error": {"adaptive": True},
+    "a failure rate": {"failure_rate": 0.5},
+    "slow calls": {"slow_call_after": 1.0, "slow_call_rate": 0.5},
+    "calls that hang": {"max_call_age": 60.0},
+    "a hedge": {"hedge_after": 5.0},
+    "a timeout": {"timeout": 5.0},
+    "a timeout with a grace": {"timeout": 5.0, "grace": 1.0},
+    "results that are failures": {"retry_if_result": lambda result: result is None},
+}
 
 
 class Ours:
@@ -42,6 +65,11 @@ class Ours:
 
         self.refused = refused
         self.stood_in = self.opened.using(fallback=cached)(refused.__wrapped__)  # type: ignore[attr-defined]  # functools.wraps gives it
+
+        self.policies: dict[str, Call] = {
+            name: recovery.service(name, **options)(function) for name, options in POLICIES.items()
+        }
+        """Each with the defaults, and one policy more."""
 
     async def open(self) -> None:
         """Open the circuit of `opened`."""
