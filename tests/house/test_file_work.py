@@ -13,7 +13,7 @@ SOURCES = Path(__file__).parents[2] / "src" / "shockproof"
 OUTSIDE = {
     "memory/disk/file_layer.py": "the interface itself, for the real disk",
     "memory/disk/append_file.py": "hands what is written to aiofiles",
-    "memory/journal/moments.py": "asks the kernel for the number of this boot",
+    "memory/disk/boot.py": "asks the kernel for the number of this boot",
     "memory/stores/file_store.py": "hands its file to SQLite, which locks and syncs it by itself",
     "endpoints/unix_socket.py": "names a socket, of which nothing has to outlive a crash",
     "endpoints/status_page.py": "reads the style and the script that come with the package",
