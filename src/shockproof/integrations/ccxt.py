@@ -427,6 +427,9 @@ _ONLY_OF_PLAIN: Final = frozenset({"bitget", "woo"})
 _LIST_ALL: Final = frozenset({"alpaca", "bybit", "bybiteu", "bybitid"})
 """Others, whose lists hold the open orders and all that ended."""
 
+_ALL_HOLD_OPEN: Final = frozenset({"binance", "binancecoinm", "binanceus", "binanceusdm"})
+"""Of those who are asked by the key, whose list of all orders holds the open ones, too: asking for them again would only use up limits."""
+
 _ALL_THAT_ENDED: Final = "fetchCanceledAndClosedOrders"
 _LISTS: Final = ("fetchOrders", "fetchOpenOrders", "fetchClosedOrders")
 
@@ -486,8 +489,10 @@ async def _find_listed(
 ) -> LookUp[Order]:
     # "emulated" is no list of the venue's. What ccxt calls all orders is at many venues a history, without the open ones; at Kraken's futures
     # those that ended in the last five seconds. Among closed ones many list the filled alone, and cancelled ones may be filled in part.
-    lists: dict[str, Callable[..., Any]] = {"fetchOpenOrders": exchange.fetch_open_orders}  # Any: ccxt's own
     has_all = exchange.has.get("fetchOrders") is True
+    lists: dict[str, Callable[..., Any]] = {}  # Any: ccxt's own
+    if not (has_all and by_id and exchange.id in _ALL_HOLD_OPEN):
+        lists["fetchOpenOrders"] = exchange.fetch_open_orders
     if has_all and (by_id or exchange.id in _LIST_ALL):
         lists["fetchOrders"] = exchange.fetch_orders
     elif exchange.has.get(_ALL_THAT_ENDED) is True:
